@@ -1,0 +1,47 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both install into .venv first if needed.
+# Needs Python 3.10 to 3.12, make and a C compiler; uses uv where it is, else venv and pip.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := nerfstudio,onnx,dev
+
+# The first interpreter that really starts and is of a supported version (version managers leave dead shims).
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
+
+.PHONY: install demo test lint bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.12 found; install one or run make PYTHON=/path/to/python."; exit 1; }
+	@echo "Installing into $(VENV) (about 6 GB with PyTorch; a few minutes)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --allow-existing --quiet --python "$(PYTHON)" $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]"; \
+	else \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"; \
+	fi
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/mnif-demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/time_to_psnr.py
+	$(BIN)/python benchmarks/render.py
+	$(BIN)/python benchmarks/scaling.py
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

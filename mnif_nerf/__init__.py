@@ -1,0 +1,30 @@
+"""Generative neural fields by mixtures of neural implicit functions (mNIF, NeurIPS 2023, arXiv 2310.19464)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Names resolve on first use, so that `import mnif_nerf` and every --help stay light.
+_EXPORTS = {
+    "MNIFPipeline": "mnif_nerf.pipelines.generation",
+    "NeuralObject": "mnif_nerf.pipelines.generation",
+    "MixtureField": "mnif_nerf.fields.mixture",
+    "FieldSpec": "mnif_nerf.fields.mixture",
+    "CompactField": "mnif_nerf.fields.compact",
+    "LatentPrior": "mnif_nerf.priors.prior",
+    "MNIFError": "mnif_nerf.errors",
+}
+__all__ = [*_EXPORTS, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    raise AttributeError(f"module 'mnif_nerf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

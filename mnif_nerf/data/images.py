@@ -1,0 +1,116 @@
+"""Decoding pictures, compositing on white, and telling object from background."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mnif_nerf.errors import MNIFError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+_LOSSLESS_THRESHOLD, _LOSSY_THRESHOLD = 6, 24  # JPEG rings by a dozen grey levels around edges
+_ALPHA_THRESHOLD = 2
+
+
+@dataclass(frozen=True)
+class Background:
+    """What lies behind the objects: is it (or does it composite to) white, does alpha mark the object."""
+
+    white: bool
+    alpha: bool
+    threshold: int
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) from the file's header.
+
+    Raises:
+        MNIFError: not a readable image.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from None
+
+
+def read_image(path: Path, height: int, width: int) -> np.ndarray:
+    """Decode to uint8 [H, W, 3], or [H, W, 4] where the file has an alpha channel.
+
+    Raises:
+        MNIFError: unreadable or truncated, more than 8 bits per channel, or not H x W.
+    """
+    try:
+        with Image.open(path) as picture:
+            deep = picture.mode.startswith("I") or picture.mode == "F"
+            transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+            pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from None
+    if deep:
+        raise MNIFError(f"{path}: more than 8 bits per channel; save it as an 8-bit RGB or RGBA image.")
+    if pixels.shape[:2] != (height, width):
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise MNIFError(
+            f"{path}: {size} pixels, expected {width}x{height} like the first image; resize one of them."
+        )
+    return pixels
+
+
+def composite_white(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] from straight-alpha uint8 [..., 4] on white, rounded; RGB passes through."""
+    if pixels.shape[-1] == 3:
+        return pixels
+    alpha = pixels[..., 3:].astype(np.uint16)
+    return ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def inspect_background(paths: list[Path], height: int, width: int, sample: int = 64) -> Background:
+    """Look at up to `sample` views spread over `paths`.
+
+    Alpha marks the object where any sampled view has a value below 255. The background counts as white where
+    at least nine tenths of the sampled views have a border that is at least three quarters white.
+
+    Raises:
+        MNIFError: a sampled image cannot be read.
+    """
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).round().astype(int))
+    lossy = any(paths[i].suffix.lower() != ".png" for i in chosen)
+    threshold = _LOSSY_THRESHOLD if lossy else _LOSSLESS_THRESHOLD
+    alpha, white_views = False, 0
+    for i in chosen:
+        pixels = read_image(paths[i], height, width)
+        alpha |= pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
+        differs = 255 - composite_white(pixels).min(-1) > threshold
+        border = np.concatenate([differs[0], differs[-1], differs[:, 0], differs[:, -1]])
+        white_views += border.mean() <= 0.25
+    return Background(white=bool(white_views >= 0.9 * len(chosen)), alpha=alpha, threshold=threshold)
+
+
+def silhouette(pixels: np.ndarray, background: Background) -> np.ndarray:
+    """bool [H, W], the object: by alpha where that marks it, else by difference from white, holes filled."""
+    if background.alpha and pixels.shape[-1] == 4:
+        return pixels[..., 3] > _ALPHA_THRESHOLD
+    return fill_holes(255 - pixels[..., :3].min(-1) > background.threshold)
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Add to bool [H, W] whatever is not connected to the border (white paint inside a silhouette)."""
+    from scipy import ndimage
+
+    labels, count = ndimage.label(~mask)
+    outside = np.zeros(count + 1, dtype=bool)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        outside[edge] = True
+    outside[0] = False
+    return ~outside[labels]
+
+
+def _unreadable(path: Path, error: BaseException) -> MNIFError:
+    reason = "no such file" if isinstance(error, FileNotFoundError) else "truncated, or not an image"
+    return MNIFError(f"{path}: cannot be read as an image ({reason}); fetch or render it again.")

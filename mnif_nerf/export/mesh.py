@@ -1,0 +1,230 @@
+"""A field's surface as a coloured, closed triangle mesh (marching cubes on log density).
+
+The mesh of `field_to_mesh` is in the library's own axes (z up, +x forward, +y left). `to_export_axes` turns it to the
+axes of glTF (y up, +z forward); `mnif_nerf.export.mesh_files.write_mesh` does so by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.density import (
+    CHUNK,
+    check_resolution,
+    default_level,
+    density_grid,
+    field_device,
+    surface_thickness,
+)
+from mnif_nerf.export.mesh_files import ExportMesh, to_export_axes, write_mesh
+from mnif_nerf.rendering.occupancy import RadianceField
+
+__all__ = ["density_grid", "field_to_mesh", "mesh_report", "surface_colors", "to_export_axes", "write_mesh"]
+
+# Grid, its logarithm, the padded copy marching cubes reads (as double), and a margin for the triangles.
+_BYTES_PER_CELL = 24
+# Log densities are cut here: farther from the surface than a factor of 400 they only shift vertices towards a node.
+_CLIP = 6.0
+# Values this close to the level would put vertices of different edges on one node, which breaks watertightness.
+_NUDGE = 1e-2
+
+
+def field_to_mesh(
+    field: RadianceField,
+    resolution: int = 128,
+    level: float | None = None,
+    cells: Tensor | None = None,
+    keep: Literal["largest", "all"] = "largest",
+    smooth: int = 0,
+    max_faces: int | None = None,
+    colors: bool = True,
+    half_extent: float = 0.5,
+    chunk: int = CHUNK,
+) -> ExportMesh:
+    """The surface of a field as a closed mesh with outward triangles, in the library's axes (z up, +x forward).
+
+    Marching cubes runs on log density, which is close to linear across a surface of a softplus field, so vertices
+    lie where a linear interpolation of density itself would be biased outward. One empty layer around the grid
+    closes objects that reach the box.
+
+    Args:
+        field: with `density` and `radiance` (see `CompactField`).
+        resolution: cells along an edge of the box; 256 takes about 0.4 GB.
+        level: density of the surface, 1/world unit; `default_level` when None. Lower is fatter.
+        cells: bool `[C, C, C]` where the object can be (the union of the training hulls), or None.
+        keep: "largest" keeps the shell that encloses the largest volume; "all" keeps everything.
+        smooth: Taubin smoothing steps (shrink-free); 0 for none, 10 is visible.
+        max_faces: decimate to at most this many triangles (quadric error), or None.
+        colors: whether vertices get the field's colours.
+        half_extent: half the edge of the box, in world units.
+        chunk: points per field query.
+
+    Returns:
+        the mesh; `metadata` holds "axes", "level" and "components_found" (shells before `keep`).
+
+    Raises:
+        MNIFError: an option out of range, a resolution that does not fit in memory, nothing reaches the level, or
+            a damaged field.
+    """
+    level = default_level(half_extent) if level is None else level
+    _check_options(level, keep, smooth, max_faces)
+    check_resolution(resolution, _BYTES_PER_CELL)
+    values = density_grid(field, resolution, half_extent, cells, chunk, level).numpy()
+    vertices, faces = _marching_cubes(values, level, half_extent)
+    labels, volumes = _components(vertices, faces)
+    found = len(volumes)
+    if keep == "largest" and found > 1:
+        vertices, faces = _select(vertices, faces, labels[faces[:, 0]] == int(np.argmax(np.abs(volumes))))
+    mesh = ExportMesh(vertices, faces, process=False)
+    mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found})
+    if smooth:
+        trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=smooth)
+    if max_faces is not None and len(mesh.faces) > max_faces:
+        mesh = _decimate(mesh, max_faces)
+    if colors:
+        rgb = surface_colors(field, mesh.vertices, mesh.vertex_normals, half_extent, chunk)
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_to_rgba8(rgb))
+    return mesh
+
+
+@torch.no_grad()
+def surface_colors(
+    field: RadianceField,
+    vertices: np.ndarray,
+    normals: np.ndarray,
+    half_extent: float = 0.5,
+    chunk: int = CHUNK,
+    samples: int = 4,
+) -> np.ndarray:
+    """Colours a camera would see looking straight down at a surface.
+
+    A field's colour is only trained where light is absorbed, which is a little under the level set; exactly on it
+    the background's white leaks in. So colours are composited along the inward normal, over `surface_thickness`.
+
+    Args:
+        field: with `radiance`.
+        vertices: `[N, 3]`, world units.
+        normals: `[N, 3]`, outward.
+        half_extent: half the edge of the box.
+        chunk: points per field query.
+        samples: S, depths per vertex.
+
+    Returns:
+        float32 `[N, 3]` in [0, 1].
+    """
+    step = surface_thickness(half_extent) / samples
+    depths = (torch.arange(samples) + 0.5) * step
+    device = field_device(field)
+    result = np.empty((len(vertices), 3), dtype=np.float32)
+    for first in range(0, len(vertices), max(1, chunk // samples)):
+        part = slice(first, first + max(1, chunk // samples))
+        origin = torch.from_numpy(np.array(vertices[part], dtype=np.float32))
+        inward = -torch.from_numpy(np.array(normals[part], dtype=np.float32))
+        points = origin[:, None] + depths[None, :, None] * inward[:, None]
+        rgb, density = field.radiance(points.reshape(-1, 3).to(device))
+        rgb, density = rgb.view(len(origin), samples, 3), density.view(len(origin), samples)
+        optical = density * step
+        before = optical.cumsum(dim=1) - optical
+        # A floor on the weights gives an exactly transparent vertex its plain mean colour instead of 0 / 0.
+        weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-6
+        result[part] = ((weights[..., None] * rgb).sum(1) / weights.sum(1, keepdim=True)).float().cpu().numpy()
+    return result
+
+
+def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
+    """Facts about a mesh.
+
+    Returns:
+        triangles, vertices, watertight, volume (world units cubed, only where watertight, else None), components
+        (closed shells in this mesh), components_found (before the largest was kept), level (None if not known).
+    """
+    components = len(_components(np.asarray(mesh.vertices), np.asarray(mesh.faces))[1])
+    watertight = bool(mesh.is_watertight)
+    return {
+        "triangles": len(mesh.faces),
+        "vertices": len(mesh.vertices),
+        "watertight": watertight,
+        "volume": float(mesh.volume) if watertight else None,
+        "components": components,
+        "components_found": int(mesh.metadata.get("components_found", components)),
+        "level": mesh.metadata.get("level"),
+    }
+
+
+def _check_options(level: float, keep: str, smooth: int, max_faces: int | None) -> None:
+    if not (np.isfinite(level) and level > 0):
+        raise MNIFError(f"level {level} is not a density; use a positive number (the default is 22).")
+    if keep not in ("largest", "all"):
+        raise MNIFError(f"keep {keep!r} is not known; use largest or all.")
+    if smooth < 0:
+        raise MNIFError(f"smooth {smooth} is negative; use 0 for none, or about 10.")
+    if max_faces is not None and max_faces < 4:
+        raise MNIFError(f"max-faces {max_faces} cannot close a surface; use at least 4 (20000 is usual).")
+
+
+def _marching_cubes(values: np.ndarray, level: float, half_extent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices `[V, 3]` (world units) and outward faces `[F, 3]` of the level set of densities `[G, G, G]`."""
+    import mcubes
+
+    highest = float(values.max())
+    if highest <= level:
+        raise MNIFError(
+            f"nothing in the field reaches the density level {level:.3g} (its maximum is {highest:.3g}); "
+            "lower it with --level, or train for longer."
+        )
+    resolution = values.shape[0]
+    padded = np.full((resolution + 2,) * 3, -_CLIP, dtype=np.float32)
+    inner = padded[1:-1, 1:-1, 1:-1]
+    np.log(np.maximum(values, level * np.exp(-_CLIP), dtype=np.float32), out=inner)
+    inner -= np.log(level)
+    np.clip(inner, -_CLIP, _CLIP, out=inner)
+    near = np.abs(inner) < _NUDGE
+    inner[near] = np.copysign(_NUDGE, inner[near])
+    vertices, faces = mcubes.marching_cubes(padded, 0.0)
+    return (vertices - 0.5) * (2 * half_extent / resolution) - half_extent, faces.astype(np.int64)
+
+
+def _components(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shell of each vertex `[V]`, and the signed volume of each shell `[C]` (a cavity's is negative)."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    start, end = faces.flatten(), faces[:, [1, 2, 0]].flatten()
+    graph = coo_matrix((np.ones(len(start), dtype=np.int8), (start, end)), shape=(len(vertices),) * 2)
+    _, labels = connected_components(graph, directed=False)
+    corners = vertices[faces]
+    volumes = np.einsum("fi,fi->f", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6
+    # Vertices no triangle uses would count as shells of their own: number only the labels that faces carry.
+    used, face_labels = np.unique(labels[faces[:, 0]], return_inverse=True)
+    renumber = np.full(labels.max() + 1, -1)
+    renumber[used] = np.arange(len(used))
+    return renumber[labels], np.bincount(face_labels, weights=volumes)
+
+
+def _select(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    faces = faces[chosen]
+    used, index = np.unique(faces, return_inverse=True)
+    return vertices[used], index.reshape(faces.shape)
+
+
+def _decimate(mesh: ExportMesh, max_faces: int) -> ExportMesh:
+    import fast_simplification
+
+    reduction = 1.0 - max_faces / len(mesh.faces)
+    vertices, faces = fast_simplification.simplify(
+        np.asarray(mesh.vertices, dtype=np.float32), np.asarray(mesh.faces, dtype=np.int32), reduction
+    )
+    smaller = ExportMesh(vertices, faces, process=False)
+    smaller.metadata.update(mesh.metadata)
+    return smaller
+
+
+def _to_rgba8(rgb: np.ndarray) -> np.ndarray:
+    opaque = np.full((len(rgb), 1), 255, dtype=np.uint8)
+    return np.concatenate([np.rint(rgb.clip(0, 1) * 255).astype(np.uint8), opaque], axis=1)

@@ -1,0 +1,112 @@
+"""The collapsed field: one plain small SIREN, all that viewer, renderer and exporters ever see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.heads import color_from_raw, density_from_raw
+from mnif_nerf.fields.siren import siren_forward
+from mnif_nerf.files import atomic_file
+
+_FORMAT = "mnif_nerf.compact_field"
+
+
+class CompactField(nn.Module):
+    """One SIREN with fixed weights; the sine frequency w0 is already multiplied into them.
+
+    Args:
+        weights: one `[out, in]` per layer.
+        biases: one `[out]` per layer.
+        final_sine: whether the output layer is a sine too.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], final_sine: bool = False) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
+        self.biases = nn.ParameterList(nn.Parameter(b.detach().clone(), requires_grad=False) for b in biases)
+        self.final_sine = final_sine
+
+    def evaluate(self, points: Tensor) -> Tensor:
+        """Raw values `[out, N]` at feature-major points `[in, N]`."""
+        weights = [weight.unsqueeze(0) for weight in self.weights]
+        biases = [bias.view(1, -1, 1) for bias in self.biases]
+        return siren_forward(weights, biases, points.unsqueeze(0), self.final_sine)[0]
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Raw values `[N, out]` at points `[N, in]`."""
+        return self.evaluate(points.T).T
+
+    def radiance(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours `[N, 3]` in [0, 1] and densities `[N]` >= 0 (1/world unit) at points `[N, 3]`."""
+        raw = self.evaluate(points.T)
+        return color_from_raw(raw[:3]).T, density_from_raw(raw[3])
+
+    def density(self, points: Tensor) -> Tensor:
+        """Densities `[N]` >= 0 (1/world unit) at points `[N, 3]`."""
+        return density_from_raw(self.evaluate(points.T)[3])
+
+    def save(self, path: Path | str) -> Path:
+        """Write the network as one safetensors file (about 70 KB for the paper's SRN shape)."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        metadata = {"format": _FORMAT, "final_sine": json.dumps(self.final_sine), "layers": str(len(self.weights))}
+        with atomic_file(path) as temporary:
+            save_file(tensors, str(temporary), metadata=metadata)
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> CompactField:
+        """Read back `save`.
+
+        Raises:
+            MNIFError: the file is missing, or does not hold a collapsed field.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise MNIFError(f"{path}: no such file.")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise MNIFError(f"{path}: not a readable safetensors file ({error}).") from None
+        if metadata.get("format") != _FORMAT:
+            raise MNIFError(f"{path}: does not hold a collapsed field; write one with CompactField.save.")
+        layers = range(int(metadata["layers"]))
+        weights = [tensors[f"weights.{layer}"] for layer in layers]
+        biases = [tensors[f"biases.{layer}"] for layer in layers]
+        return cls(weights, biases, final_sine=json.loads(metadata["final_sine"]))
+
+    def to_onnx(self, path: Path | str) -> Path:
+        """Write the network as ONNX: input "points" `[N, in]`, output "raw" `[N, out]`, N free.
+
+        Raises:
+            MNIFError: the onnx extra is not installed.
+        """
+        try:
+            import onnx  # noqa: F401
+        except ImportError:
+            raise MNIFError("ONNX export needs the onnx extra: pip install 'mnif_nerf[onnx]'.") from None
+        path = Path(path)
+        example = torch.zeros(2, self.weights[0].shape[1])
+        with atomic_file(path) as temporary:
+            torch.onnx.export(
+                self.cpu().eval(),
+                (example,),
+                str(temporary),
+                input_names=["points"],
+                output_names=["raw"],
+                dynamic_axes={"points": {0: "N"}, "raw": {0: "N"}},
+                dynamo=False,
+            )
+        return path

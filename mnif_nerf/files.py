@@ -1,0 +1,91 @@
+"""Writing files and folders that are whole or absent: a temporary name beside the target, then a rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mnif_nerf.errors import MNIFError, disk_errors
+
+
+@contextlib.contextmanager
+def atomic_file(target: Path | str) -> Iterator[Path]:
+    """Yield a temporary path (same folder, same suffix) that replaces `target` when the block ends well.
+
+    On any exception, Ctrl-C included, the temporary file is removed and `target` stays as it was.
+
+    Raises:
+        MNIFError: the disk is full or the folder cannot be written.
+    """
+    target = Path(target)
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}", dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide published files from other users
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `target` that becomes `target` when the block ends well.
+
+    Args:
+        target: the folder to create.
+        replace: whether an existing `target` is replaced; otherwise it is an error.
+
+    Raises:
+        MNIFError: `target` exists and `replace` is false, or the disk is full or cannot be written.
+    """
+    target = Path(target)
+    if target.exists() and not replace:
+        raise MNIFError(f"{target}: exists already; choose another name or remove it first.")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            if target.exists():
+                retired = temporary.with_suffix(".old")
+                os.replace(target, retired)
+                os.replace(temporary, target)
+                shutil.rmtree(retired, ignore_errors=True)
+            else:
+                os.replace(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(target: Path | str, content: Any) -> None:
+    """Write `content` as indented JSON, atomically."""
+    with atomic_file(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        MNIFError: the file is missing or is not valid JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MNIFError(f"{path}: no such file.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MNIFError(f"{path}: not valid JSON ({error}); write it again with the command that made it.") from None

@@ -1,0 +1,86 @@
+"""Auto-decoding: a table of latent codes, one row per training instance, and the optimiser of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LatentTable(nn.Module):
+    """One latent code per training instance (paper, section 3.2, auto-decoding).
+
+    Args:
+        num_instances: rows N.
+        dim: D.
+        init_std: spread of the initial codes; 0 starts every instance from the average of the bases.
+        seed: of the initial codes.
+    """
+
+    def __init__(self, num_instances: int, dim: int, init_std: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(init_std * torch.randn(num_instances, dim, generator=generator))
+
+    def forward(self, instances: Tensor) -> Tensor:
+        """Codes `[B, D]` of `instances` `[B]`, with a sparse gradient: a step costs the same for any N."""
+        return F.embedding(instances, self.weight, sparse=True)
+
+
+class RowAdam(torch.optim.Optimizer):
+    """Adam that touches only the rows with a gradient, and counts steps per row.
+
+    torch's SparseAdam corrects the moments' bias by the number of steps of the whole table. A row that is first
+    visited late would then move by up to (1 - beta1) / sqrt(1 - beta2) times the learning rate; here every row's
+    first step is one learning rate long, whenever it comes.
+
+    Args:
+        params: tables `[N, D]` with sparse or dense gradients (a dense one updates every row).
+        lr: learning rate, the length of a typical step per coordinate.
+        betas: decay of the first and second moments.
+        eps: added to the root of the second moment.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 5e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-10,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of the rows that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    self._update(table, group)
+        return loss
+
+    def _update(self, table: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[table]
+        if not state:
+            state["exp_avg"] = torch.zeros_like(table)
+            state["exp_avg_sq"] = torch.zeros_like(table)
+            state["row_steps"] = torch.zeros(len(table), 1, device=table.device)
+        if table.grad.is_sparse:
+            gradient = table.grad.coalesce()
+            rows, values = gradient.indices()[0], gradient.values()
+        else:
+            rows, values = torch.arange(len(table), device=table.device), table.grad
+        beta1, beta2 = group["betas"]
+        steps = state["row_steps"][rows] + 1
+        mean = state["exp_avg"][rows].lerp_(values, 1 - beta1)
+        square = state["exp_avg_sq"][rows].lerp_(values * values, 1 - beta2)
+        state["row_steps"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, mean, square
+        denominator = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+        table.index_add_(0, rows, mean / (1 - beta1**steps) / denominator, alpha=-group["lr"])

@@ -1,0 +1,130 @@
+"""nerfstudio's dataparser `srn`: one scene of a data set in the SRN layout, as cameras and image files.
+
+nerfstudio imports this module while its own data managers are still being defined, so it imports none of them, and
+neither models nor pipelines. The multi-scene training data does not pass through here: 122,900 cameras in a Python
+loop take half a minute, the packed store none (`models/datamanager.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+
+from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
+
+HALF_EXTENT = 0.5
+
+
+@dataclass
+class SrnDataParserConfig(DataParserConfig):
+    """One scene of a data set in the SRN layout: <root>/<category>_<split>/<scene>/{rgb,pose,intrinsics.txt}."""
+
+    _target: type = field(default_factory=lambda: SrnDataParser)
+    data: Path = Path("data/srn_cars")
+    """Folder that holds the splits."""
+    scene: str = ""
+    """Scene to show: its index or its name; empty means the environment's MNIF_SCENE, or else the first."""
+    heldout_views_per_scene: int = 2
+    """Views of every training scene never trained on, where the data set has no split of held-out views."""
+
+
+@dataclass
+class SrnDataParser(DataParser):
+    """Reads one training scene: "train" gives the views trained on, "val" and "test" the held-out ones.
+
+    Raises:
+        MNIFError: as `data.srn.read_scene`, told as one line under nerfstudio's commands.
+    """
+
+    config: SrnDataParserConfig
+    includes_time: bool = False
+    downscale_factor: int = 1
+
+    @tell_user
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        from mnif_nerf.data.layout import locate, scene_folders
+        from mnif_nerf.data.srn import read_scene
+
+        layout = locate(self.config.data)
+        folders = scene_folders(layout.folder("train")[1])
+        names = tuple(folder.name for folder in folders)
+        shown = choose_scene(names, self.config.scene)
+        if any(name in layout.splits for name in HELD_OUT_SPLITS):
+            if split != "train":
+                others = {folder.name: folder for folder in scene_folders(layout.folder("train_val")[1])}
+                folder = others.get(names[shown])
+            else:
+                folder = folders[shown]
+            scene = read_scene(folder or folders[shown])
+            assert scene is not None
+            picked = np.arange(len(scene.poses) if folder else 0)
+        else:
+            scene = read_scene(folders[shown])
+            assert scene is not None
+            held = heldout_positions(len(scene.poses), self.config.heldout_views_per_scene)
+            picked = np.setdiff1d(np.arange(len(scene.poses)), held) if split == "train" else held
+        cameras = make_cameras(
+            scene.poses[picked],
+            np.broadcast_to(np.asarray(scene.intrinsics, dtype=np.float32), (len(picked), 3)),
+            scene.height,
+            scene.width,
+            np.full(len(picked), shown),
+        )
+        paths = [scene.image_paths[int(view)] for view in picked]
+        return make_outputs(paths, cameras, names, shown)
+
+
+def make_cameras(
+    poses: np.ndarray, intrinsics: np.ndarray, height: int, width: int, scenes: Sequence[int] | np.ndarray
+) -> Cameras:
+    """nerfstudio cameras from OpenCV ones.
+
+    Args:
+        poses: `[V, 4, 4]` camera-to-world, OpenCV (x right, y down, z forward).
+        intrinsics: `[V, 3]` focal, cx, cy in pixels.
+        height, width: of the images.
+        scenes: `[V]` scene indices, which travel as `metadata["scene_idx"]` `[V, 1]`.
+    """
+    c2w = torch.from_numpy(np.array(poses[:, :3], dtype=np.float32))
+    c2w[:, :, 1:3] *= -1  # OpenGL: y up, z backward
+    focal, cx, cy = torch.from_numpy(np.array(intrinsics, dtype=np.float32)).T
+    return Cameras(
+        camera_to_worlds=c2w,
+        fx=focal,
+        fy=focal.clone(),
+        cx=cx,
+        cy=cy,
+        width=width,
+        height=height,
+        camera_type=CameraType.PERSPECTIVE,
+        metadata={"scene_idx": torch.as_tensor(np.asarray(scenes), dtype=torch.long).view(-1, 1)},
+    )
+
+
+def make_outputs(
+    paths: list[Path], cameras: Cameras, names: tuple[str, ...], shown: int, half_extent: float = HALF_EXTENT
+) -> DataparserOutputs:
+    """Outputs over a white background, with what the model must know of the whole set in `metadata`."""
+    corner = torch.full((3,), half_extent)
+    return DataparserOutputs(
+        image_filenames=paths,
+        cameras=cameras,
+        alpha_color=torch.ones(3),
+        scene_box=SceneBox(aabb=torch.stack([-corner, corner])),
+        metadata={"num_scenes": len(names), "scene_names": names, "shown_scene": shown},
+    )
+
+
+srn_dataparser = DataParserSpecification(
+    config=SrnDataParserConfig(), description="One scene of a data set in the SRN layout (cars, chairs, your own)."
+)

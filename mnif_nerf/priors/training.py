@@ -1,0 +1,280 @@
+"""Training of the denoiser on whitened latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
+from mnif_nerf.priors.schedulers import PREDICTIONS, make_scheduler
+from mnif_nerf.priors.whitening import MODES, WhiteningMode
+
+OnStep = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """How a latent prior is trained.
+
+    Attributes:
+        whitening: "pca", "per-dimension" or "none".
+        rank: largest number of principal directions kept.
+        explained_variance: share of the variance that the kept principal directions hold, in (0, 1].
+        prediction: what the denoiser predicts: "v_prediction", "sample" (the authors' choice) or "epsilon".
+        num_train_timesteps: T of the noising process.
+        width, blocks: size of the denoiser; None chooses it from the data (`DenoiserSpec.for_data`).
+        dropout: share of features dropped in each block during training.
+        steps: optimiser steps; None chooses them from the data (`default_steps`).
+        batch_size: latents per step; a smaller data set is drawn from repeatedly.
+        learning_rate: peak rate, after a warm-up of 5 % of the steps; falls to 0 as a cosine.
+        weight_decay: AdamW's, on matrices only.
+        ema_decay: decay of the weight average that is sampled; rises to this value over the first steps.
+        neighbour_mixing: largest share of the way from a latent to one of its near neighbours at which a
+            training example is drawn (0: the latents themselves).
+        latent_noise: deviation, in whitened units, of noise added to every training example.
+        held_out: share of the latents kept out of training for the reported held-out loss (0: train on all).
+        seed: of everything random here.
+    """
+
+    whitening: WhiteningMode = "pca"
+    rank: int | None = None
+    explained_variance: float = 0.95
+    prediction: str = "v_prediction"
+    num_train_timesteps: int = 1000
+    width: int | None = None
+    blocks: int | None = None
+    dropout: float = 0.0
+    steps: int | None = None
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    ema_decay: float = 0.995
+    neighbour_mixing: float = 0.5
+    latent_noise: float = 0.0
+    held_out: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.whitening not in MODES:
+            raise MNIFError(f"whitening: unknown mode {self.whitening!r}; choose one of {', '.join(MODES)}.")
+        if self.prediction not in PREDICTIONS:
+            raise MNIFError(
+                f"prediction: unknown type {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}."
+            )
+        if self.steps is not None and self.steps < 1:
+            raise MNIFError(f"steps: {self.steps}, expected at least 1 training step.")
+        if self.batch_size < 1:
+            raise MNIFError(f"batch_size: {self.batch_size}, expected at least 1.")
+        shares = {"neighbour_mixing": self.neighbour_mixing, "held_out": self.held_out, "dropout": self.dropout}
+        for name, share in {**shares, "ema_decay": self.ema_decay}.items():
+            if not 0 <= share < 1:
+                raise MNIFError(f"{name}: {share}, expected a share in [0, 1).")
+        if self.latent_noise < 0 or self.learning_rate <= 0 or self.weight_decay < 0:
+            raise MNIFError(
+                f"latent_noise {self.latent_noise}, learning_rate {self.learning_rate}, weight_decay "
+                f"{self.weight_decay}: expected none below 0, and a learning rate above 0."
+            )
+
+    def denoiser_spec(self, num_latents: int, dim: int) -> DenoiserSpec:
+        """The denoiser's size for `num_latents` vectors of `dim` whitened dimensions."""
+        chosen = DenoiserSpec.for_data(num_latents, dim)
+        return DenoiserSpec(
+            dim, self.width or chosen.width, self.blocks or chosen.blocks, chosen.time_features, self.dropout
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> PriorConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            MNIFError: an unknown key, as in a folder that another version wrote.
+        """
+        unknown = set(content) - {f.name for f in fields(cls)}
+        if unknown:
+            raise MNIFError(
+                f"prior settings: unknown {', '.join(sorted(unknown))}; train the prior again with this version."
+            )
+        return cls(**content)
+
+
+def default_steps(num_latents: int) -> int:
+    return 2000
+
+
+@dataclass
+class TrainingReport:
+    """What came of a training run; losses are means over dimensions and all diffusion times.
+
+    Attributes:
+        steps: optimiser steps taken.
+        train_loss: mean loss of the last tenth of the steps.
+        held_out_loss: loss of the averaged weights on the held-out latents; None where all were trained on.
+        gaussian_loss: loss of the Gaussian prior on the same held-out latents, the mark to beat.
+    """
+
+    steps: int
+    train_loss: float
+    held_out_loss: float | None = None
+    gaussian_loss: float | None = None
+
+
+def near_neighbours(points: Tensor, count: int) -> Tensor:
+    """Indices [N, min(count, N - 1)] of the nearest other points of each of `points` [N, K]."""
+    distances = torch.cdist(points, points)
+    distances.fill_diagonal_(math.inf)
+    return distances.topk(min(count, len(points) - 1), largest=False).indices
+
+
+class ExampleSource:
+    """Draws training examples: latents, moved toward a near neighbour, with noise, at unit variance again.
+
+    A denoiser that fits a few hundred points perfectly can only return those points. Examples between near
+    neighbours ask it for the space between them, which on latents is mostly still inside the data; noise
+    alone would leave the data in every direction. Both change the spread, so that each dimension is brought
+    back to the deviation of the latents.
+    """
+
+    def __init__(self, whitened: Tensor, mixing: float, noise: float, generator: torch.Generator, neighbours: int = 8):
+        self.points, self.mixing, self.noise, self.generator = whitened, mixing, noise, generator
+        self.neighbours = near_neighbours(whitened, neighbours)
+        self.gain = torch.ones_like(whitened[0])
+        if mixing > 0 or noise > 0:
+            self.mean = whitened.mean(0)
+            spread = self.draw(8192).std(0)
+            self.gain = whitened.std(0) / spread.clamp(min=1e-6)
+
+    def draw(self, count: int) -> Tensor:
+        """[count, K] examples."""
+        size, g = self.points.shape, self.generator
+        chosen = torch.randint(size[0], (count,), generator=g)
+        examples = self.points[chosen]
+        if self.mixing > 0:
+            rank = torch.randint(self.neighbours.shape[1], (count,), generator=g)
+            share = self.mixing * torch.rand(count, 1, generator=g)
+            examples = torch.lerp(examples, self.points[self.neighbours[chosen, rank]], share)
+        if self.noise > 0:
+            examples = examples + self.noise * torch.randn(count, size[1], generator=g)
+        if self.mixing > 0 or self.noise > 0:
+            examples = self.mean + (examples - self.mean) * self.gain
+        return examples
+
+
+def train_denoiser(
+    whitened: Tensor, config: PriorConfig, on_step: OnStep | None = None, device: torch.device | str = "cpu"
+) -> tuple[Denoiser, TrainingReport]:
+    """Train a denoiser and return its averaged weights.
+
+    Args:
+        whitened: [N, K], N >= 2, on the CPU.
+        config: how; its seed fixes the result on one machine, whatever the state of torch's global generator.
+        on_step: called after every step with (step, loss).
+        device: where to train.
+
+    Returns:
+        The denoiser (EMA weights, evaluation mode) and a `TrainingReport`.
+    """
+    from torch.optim.swa_utils import AveragedModel
+
+    generator = torch.Generator().manual_seed(config.seed)
+    train, held = _split(whitened, config.held_out, generator)
+    steps = config.steps or default_steps(len(train))
+    source = ExampleSource(train, config.neighbour_mixing, config.latent_noise, generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        denoiser = Denoiser(config.denoiser_spec(len(train), train.shape[1])).to(device)
+        average = AveragedModel(denoiser, multi_avg_fn=_ramped_average(config.ema_decay))
+        optimizer, schedule = _optimizer(denoiser, config, steps)
+        noising = make_scheduler("ddpm", config.prediction, config.num_train_timesteps)
+        recent: list[float] = []
+        for step in range(steps):
+            clean = source.draw(config.batch_size)
+            # Times spread evenly over the batch: less variance in the gradient than independent draws.
+            order = torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)
+            times = (order / len(clean) * config.num_train_timesteps).long()
+            noise = torch.randn(clean.shape, generator=generator)
+            loss = _loss(denoiser, noising, clean, noise, times, device)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(denoiser)
+            value = loss.item()
+            recent = [*recent[-(steps // 10) :], value]
+            if on_step is not None:
+                on_step(step, value)
+    averaged = average.module.eval()
+    report = TrainingReport(steps, sum(recent) / len(recent))
+    if len(held):
+        report.held_out_loss, report.gaussian_loss = held_out_losses(averaged, noising, held, device)
+    return averaged, report
+
+
+def _split(whitened: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    count = min(round(share * len(whitened)), len(whitened) - 2)
+    order = torch.randperm(len(whitened), generator=generator)
+    return whitened[order[count:]], whitened[order[:count]]
+
+
+def _loss(model: Any, noising: Any, clean: Tensor, noise: Tensor, times: Tensor, device: Any) -> Tensor:
+    noisy = noising.add_noise(clean, noise, times)
+    if noising.config.prediction_type == "v_prediction":
+        target = noising.get_velocity(clean, noise, times)
+    else:
+        target = clean if noising.config.prediction_type == "sample" else noise
+    return torch.nn.functional.mse_loss(model(noisy.to(device), times.to(device)), target.to(device))
+
+
+def _optimizer(denoiser: Denoiser, config: PriorConfig, steps: int) -> tuple[Any, Any]:
+    matrices = [p for p in denoiser.parameters() if p.ndim > 1]
+    vectors = [p for p in denoiser.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+    warm_up = max(1, steps // 20)
+
+    def rate(step: int) -> float:
+        if step < warm_up:
+            return (step + 1) / warm_up
+        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def _ramped_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """EMA whose decay rises as (1 + n) / (10 + n), so that the random start is forgotten quickly."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+@torch.no_grad()
+def held_out_losses(model: Denoiser, noising: Any, held: Tensor, device: Any) -> tuple[float, float]:
+    """Losses of the model and of the Gaussian prior on `held` [H, K], over the same times and noises."""
+    generator = torch.Generator().manual_seed(0)
+    total = noising.config.num_train_timesteps
+    times = torch.arange(0, total, max(1, total // 64)).repeat_interleave(len(held))
+    clean = held.repeat(len(times) // len(held), 1)
+    noise = torch.randn(clean.shape, generator=generator)
+    own = _loss(model, noising, clean, noise, times, device)
+
+    def gaussian(noisy: Tensor, at: Tensor) -> Tensor:
+        alpha = noising.alphas_cumprod[at.cpu()].sqrt()[:, None].to(noisy)
+        if noising.config.prediction_type == "v_prediction":
+            return torch.zeros_like(noisy)
+        return noisy * (alpha if noising.config.prediction_type == "sample" else (1 - alpha**2).sqrt())
+
+    return own.item(), _loss(gaussian, noising, clean, noise, times, device).item()

@@ -1,0 +1,91 @@
+"""Pinhole cameras in the OpenCV convention (x right, y down, z forward), world z up, and where to put them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# SRN Cars: 131.25 pixels of focal length at 128 pixels of width, cameras 1.3 units from the object's centre.
+DEFAULT_FOCAL_OVER_WIDTH = 131.25 / 128
+DEFAULT_RADIUS = 1.3
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera: focal length and principal point in pixels, image size in pixels."""
+
+    focal: float
+    cx: float
+    cy: float
+    height: int
+    width: int
+
+    @classmethod
+    def default(cls, resolution: int, focal_over_width: float = DEFAULT_FOCAL_OVER_WIDTH) -> Intrinsics:
+        """A square, centred camera; by default with the field of view of SRN Cars."""
+        return cls(focal_over_width * resolution, resolution / 2, resolution / 2, resolution, resolution)
+
+
+def orbit_pose(elevation: float, azimuth: float, radius: float = DEFAULT_RADIUS) -> Tensor:
+    """Camera-to-world `[4, 4]` looking at the origin.
+
+    Args:
+        elevation: degrees above the ground plane, -90 to 90.
+        azimuth: degrees around z, 0 on the +x axis (in front of a car), 90 on +y (its left side).
+        radius: distance from the origin in world units.
+    """
+    e, a = math.radians(elevation), math.radians(azimuth)
+    position = radius * torch.tensor([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
+    # From the azimuth alone, so that the view from straight above is defined too.
+    right = torch.tensor([-math.sin(a), math.cos(a), 0.0])
+    forward = -position / radius
+    down = torch.linalg.cross(forward, right)
+    pose = torch.eye(4)
+    pose[:3] = torch.stack([right, down, forward, position], dim=1)
+    return pose
+
+
+def sphere_poses(count: int, seed: int = 0, radius: float = DEFAULT_RADIUS) -> Tensor:
+    """`[count, 4, 4]` cameras spread evenly over the whole sphere (Fibonacci lattice, turned by `seed`)."""
+    generator = torch.Generator().manual_seed(seed)
+    turn = 360.0 * torch.rand(1, generator=generator).item()
+    golden = 180.0 * (3.0 - math.sqrt(5.0))
+    heights = [1.0 - 2.0 * (i + 0.5) / count for i in range(count)]
+    poses = [orbit_pose(math.degrees(math.asin(h)), turn + golden * i, radius) for i, h in enumerate(heights)]
+    return torch.stack(poses)
+
+
+def spiral_poses(count: int, turns: float = 4.0, radius: float = DEFAULT_RADIUS) -> Tensor:
+    """`[count, 4, 4]` cameras on a spiral over the upper hemisphere, from the horizon up (as SRN's test views)."""
+    steps = [(i + 0.5) / count for i in range(count)]
+    return torch.stack([orbit_pose(math.degrees(math.asin(0.05 + 0.9 * t)), 360.0 * turns * t, radius) for t in steps])
+
+
+def pixel_directions(pixels: Tensor, rotation: Tensor, focal: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
+    """Unit world directions `[..., 3]` through pixel centres.
+
+    Args:
+        pixels: `[..., 2]` integer (column, row).
+        rotation: camera-to-world rotations `[..., 3, 3]`.
+        focal, cx, cy: in pixels, `[...]`.
+    """
+    x = (pixels[..., 0] + 0.5 - cx) / focal
+    y = (pixels[..., 1] + 0.5 - cy) / focal
+    directions = rotation[..., 0] * x.unsqueeze(-1) + rotation[..., 1] * y.unsqueeze(-1) + rotation[..., 2]
+    return directions / directions.norm(dim=-1, keepdim=True)
+
+
+def pixel_rays(c2w: Tensor, intrinsics: Intrinsics) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions `[H * W, 3]` of every pixel, row by row, of the camera `c2w` `[4, 4]`."""
+    rows, columns = torch.meshgrid(
+        torch.arange(intrinsics.height, device=c2w.device),
+        torch.arange(intrinsics.width, device=c2w.device),
+        indexing="ij",
+    )
+    pixels = torch.stack([columns, rows], dim=-1).view(-1, 2)
+    focal, cx, cy = (torch.tensor(v, device=c2w.device) for v in (intrinsics.focal, intrinsics.cx, intrinsics.cy))
+    directions = pixel_directions(pixels, c2w[:3, :3], focal, cx, cy)
+    return c2w[:3, 3].expand_as(directions), directions

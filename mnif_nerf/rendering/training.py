@@ -1,0 +1,101 @@
+"""The training step's maths: sample rays, evaluate the field, compare with the images.
+
+Works on any field that maps `(latents [B, D], feature-major points [B, 3, N])` to raw values `[B, 4, N]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.fields.heads import color_from_raw, density_from_raw
+from mnif_nerf.rendering.batch import RayBatch
+from mnif_nerf.rendering.volume import ray_weights
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and sample counts of the radiance losses.
+
+    Attributes:
+        samples_per_ray: S, jittered, inside the hull.
+        mask_weight: squared error of the accumulation against the silhouette.
+        carve_weight: opacity of points outside the hull, over `carve_length`.
+        carve_length: world units of travel at which a carve point's opacity is measured.
+    """
+
+    samples_per_ray: int = 8
+    mask_weight: float = 0.02
+    carve_weight: float = 0.1
+    carve_length: float = 0.1
+
+
+def sample_distances(near: Tensor, far: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+    """Distances `[B, R, S]`, one in each of S equal bins of [near, far] `[B, R]`, jittered when a generator is given."""
+    offset: Tensor | float = 0.5
+    if generator is not None:
+        offset = torch.rand(*near.shape, samples, generator=generator).to(near.device)
+    bins = torch.arange(samples, device=near.device, dtype=near.dtype) + offset
+    return near.unsqueeze(-1) + bins * ((far - near) / samples).unsqueeze(-1)
+
+
+def render_batch(
+    evaluate: Callable[[Tensor], Tensor],
+    batch: RayBatch,
+    samples: int,
+    generator: torch.Generator | None = None,
+    extra_points: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Render the rays of B instances.
+
+    Args:
+        evaluate: maps feature-major points `[B, 3, N]` to raw values `[B, 4, N]`.
+        batch: R rays of each instance.
+        samples: S.
+        generator: of the jitter (on the CPU, whatever the device, so that runs repeat across devices).
+        extra_points: `[B, C, 3]` evaluated in the same pass.
+
+    Returns:
+        rgb `[B, 3, R]` over white, accumulation `[B, R]`, density `[B, C]` at the extra points.
+    """
+    t = sample_distances(batch.near, batch.far, samples, generator)
+    count, rays = t.shape[0], t.shape[1]
+    origins, directions = batch.origins.transpose(1, 2), batch.directions.transpose(1, 2)
+    points = (origins.unsqueeze(-1) + directions.unsqueeze(-1) * t.unsqueeze(1)).view(count, 3, rays * samples)
+    if extra_points is not None:
+        points = torch.cat([points, extra_points.transpose(1, 2)], dim=2)
+    raw = evaluate(points)
+    density = density_from_raw(raw[:, 3])
+    spacing = ((batch.far - batch.near) / samples).unsqueeze(-1)
+    weights = ray_weights(density[:, : rays * samples].view(count, rays, samples) * spacing)
+    colors = color_from_raw(raw[:, :3, : rays * samples]).view(count, 3, rays, samples)
+    accumulation = weights.sum(dim=-1)
+    rgb = (weights.unsqueeze(1) * colors).sum(dim=-1) + (1.0 - accumulation).unsqueeze(1)
+    return rgb, accumulation, density[:, rays * samples :]
+
+
+def radiance_losses(
+    evaluate: Callable[[Tensor], Tensor],
+    batch: RayBatch,
+    config: LossConfig,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Losses of one step, each already weighted: their sum is what is minimised.
+
+    Every term is a sum over instances of a mean over rays, divided by B, so that a latent code's gradient does not
+    depend on how many rays it was given.
+
+    Returns:
+        `rgb` (mean squared error), `mask` and `carve` (where their weight and data are there).
+    """
+    carve = batch.carve_points if config.carve_weight > 0 and batch.carve_points.shape[1] > 0 else None
+    rgb, accumulation, outside = render_batch(evaluate, batch, config.samples_per_ray, generator, carve)
+    losses = {"rgb": (rgb - batch.rgb.transpose(1, 2)).square().mean()}
+    if config.mask_weight > 0:
+        losses["mask"] = config.mask_weight * (accumulation - batch.mask).square().mean()
+    if carve is not None:
+        losses["carve"] = config.carve_weight * (1.0 - torch.exp(-config.carve_length * outside)).mean()
+    return losses
