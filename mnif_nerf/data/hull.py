@@ -61,15 +61,20 @@ def carve_scene(
         return SceneHull(cells, touching | silhouettes, "strict", True)
     reachable = project(cube, poses, intrinsics, height, width, half_extent)
     fits = _explains(reachable, silhouettes)
-    inside = silhouettes & reachable
-    if cells.any() and _explains(touching, inside):
-        return SceneHull(cells, touching | silhouettes, "strict", fits)
-    if inside.any():
+    if not fits and cells.any():
+        # A larger hull tells an object that reaches outside from masks and poses that contradict each other.
+        # It ends well before the cameras: cells that are too near to be judged would explain anything.
+        larger = carve(silhouettes, poses, intrinsics, 2 * resolution, 2 * half_extent)
+        distance = np.linalg.norm(cell_centres(2 * resolution, 2 * half_extent), axis=1).reshape(larger.shape)
+        larger &= distance < 0.6 * np.linalg.norm(poses[:, :3, 3], axis=1).min()
+        if _explains(project(larger, poses, intrinsics, height, width, 2 * half_extent), silhouettes):
+            return SceneHull(cells, touching | silhouettes, "strict", fits)
+    if silhouettes.any():
         votes = excluding_views(silhouettes, poses, intrinsics, resolution, half_extent)
-        for tolerance in range(1, len(poses) // 8 + 1):
+        for tolerance in range(1, len(poses) // 16 + 1):
             cells = votes <= tolerance
             touching = project(cells, poses, intrinsics, height, width, half_extent)
-            if cells.any() and _explains(touching, inside):
+            if cells.any() and _explains(touching, silhouettes & reachable, tolerance):
                 return SceneHull(cells, touching | silhouettes, "loose", fits)
     return SceneHull(cube, reachable | silhouettes, "full", fits)
 
@@ -242,11 +247,11 @@ def _surface(cells: np.ndarray) -> np.ndarray:
     return cells & ~inner
 
 
-def _explains(touching: np.ndarray, silhouettes: np.ndarray) -> bool:
-    """Does the hull's projection cover (nearly) every silhouette?"""
+def _explains(touching: np.ndarray, silhouettes: np.ndarray, exceptions: int = 0) -> bool:
+    """Does the hull's projection cover (nearly) every silhouette, but for some views?"""
     pixels = silhouettes.sum((1, 2))
     covered = (silhouettes & touching).sum((1, 2))
-    return bool((covered >= _COVERAGE * pixels).all())
+    return int((covered < _COVERAGE * pixels).sum()) <= exceptions
 
 
 def _spread_order(count: int) -> np.ndarray:

@@ -73,8 +73,9 @@ def composite_white(pixels: np.ndarray) -> np.ndarray:
 def inspect_background(paths: list[Path], height: int, width: int, sample: int = 64) -> Background:
     """Look at up to `sample` views spread over `paths`.
 
-    Alpha marks the object where any sampled view has a value below 255. The background counts as white where
-    at least nine tenths of the sampled views have a border that is at least three quarters white.
+    Alpha marks the object where at least half of the sampled views have transparent pixels; compositing then
+    makes the rest white. Else the background counts as white where at least nine tenths of the sampled views
+    have a border that is at least three quarters white.
 
     Raises:
         MNIFError: a sampled image cannot be read.
@@ -82,14 +83,15 @@ def inspect_background(paths: list[Path], height: int, width: int, sample: int =
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).round().astype(int))
     lossy = any(paths[i].suffix.lower() != ".png" for i in chosen)
     threshold = _LOSSY_THRESHOLD if lossy else _LOSSLESS_THRESHOLD
-    alpha, white_views = False, 0
+    transparent_views, white_views = 0, 0
     for i in chosen:
         pixels = read_image(paths[i], height, width)
-        alpha |= pixels.shape[-1] == 4 and bool((pixels[..., 3] < 255).any())
+        transparent_views += pixels.shape[-1] == 4 and bool((pixels[..., 3] <= _ALPHA_THRESHOLD).any())
         differs = 255 - composite_white(pixels).min(-1) > threshold
         border = np.concatenate([differs[0], differs[-1], differs[:, 0], differs[:, -1]])
         white_views += border.mean() <= 0.25
-    return Background(white=bool(white_views >= 0.9 * len(chosen)), alpha=alpha, threshold=threshold)
+    alpha = bool(transparent_views >= 0.5 * len(chosen))
+    return Background(white=alpha or bool(white_views >= 0.9 * len(chosen)), alpha=alpha, threshold=threshold)
 
 
 def silhouette(pixels: np.ndarray, background: Background) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Densities of a collapsed field on a regular grid, in bounded memory, and the level that counts as surface."""
+"""Densities of a collapsed field on a grid, in bounded memory, and the level that counts as surface."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField, resize_cells
 
 COARSE_RESOLUTION = 64
-CHUNK = 1 << 15
-# A skipped coarse cell holds less than this share of the surface level at its own centre and at all 26 neighbours'.
+CHUNK = 1 << 14  # activations of this many points stay in the processor's cache
+# A skipped coarse cell has less than this share of the surface level at its own and all neighbours' centres.
 _IGNORE = 0.02
 
 
 def surface_thickness(half_extent: float = 0.5) -> float:
-    """The depth, in world units, over which a surface is expected to become opaque: 1/32 of the box's edge."""
+    """The depth (world units) over which a surface is expected to become opaque: 1/32 of the box's edge."""
     return 2.0 * half_extent / 32.0
 
 
 def default_level(half_extent: float = 0.5) -> float:
-    """The density taken as the surface: alpha = 1 - exp(-density * thickness) is one half over `surface_thickness`.
+    """The density taken as the surface: 1 - exp(-density * `surface_thickness`) is one half.
 
-    A camera sees a surface about where the optical depth along the ray reaches log 2. In a field that stays at the
-    returned density (22.2 for the unit box) that is one thirty-second of the box below the skin, which is also the
-    cell of the hulls that training samples in: finer density layers are not separated by training. The level
-    deliberately does not depend on the export resolution, so 64^3 and 256^3 meshes describe the same surface.
+    A camera sees a surface about where the optical depth along the ray reaches log 2. In a field that stays
+    at the returned density (22.2 for the unit box) that is one thirty-second of the box below the skin, the
+    size of a cell of the hulls that training samples in. The level deliberately does not depend on the export
+    resolution, so 64^3 and 256^3 meshes describe the same surface.
     """
     return math.log(2.0) / surface_thickness(half_extent)
 
@@ -44,8 +44,8 @@ def density_grid(
 ) -> Tensor:
     """Densities at the centres of a grid's cells; cell (i, j, k) is centred at -h + (i + 0.5) * 2h / G.
 
-    Where the grid is at least twice `COARSE_RESOLUTION`, a coarse pass finds the cells whose surroundings are all
-    nearly empty (below 2 % of `level`) and leaves them at 0, which makes 256^3 several times quicker.
+    Where the grid is at least twice `COARSE_RESOLUTION`, a coarse pass finds the cells whose surroundings
+    are all nearly empty (below 2 % of `level`) and leaves them at 0: 256^3 gets several times quicker.
 
     Args:
         field: with `density(points [N, 3]) -> [N]`.
@@ -59,7 +59,8 @@ def density_grid(
         float32 `[G, G, G]` on the CPU, indexed [x, y, z].
 
     Raises:
-        MNIFError: the resolution is below 2 or cannot fit in memory, or the field gives NaN or infinite densities.
+        MNIFError: the resolution is below 2 or cannot fit in memory, or the field gives NaN or infinite
+            densities.
     """
     check_resolution(resolution, bytes_per_cell=5)
     active = None if cells is None else _as_bool_cells(cells)
@@ -85,7 +86,10 @@ def _query(
 ) -> Tensor:
     """Densities `[G, G, G]`, computed slab by slab along x and only inside `active` `[C, C, C]`."""
     device = field_device(field)
-    axis = (torch.arange(resolution, dtype=torch.float32) + 0.5) * (2 * half_extent / resolution) - half_extent
+    chunk = max(chunk, 1 << 19) if device.type == "cuda" else chunk
+    axis = (torch.arange(resolution, dtype=torch.float32) + 0.5) * (
+        2 * half_extent / resolution
+    ) - half_extent
     values = torch.zeros(resolution, resolution, resolution)
     slab = max(1, min(resolution, chunk // resolution**2))
     inside = None if active is None else resize_cells(active, resolution)
@@ -101,7 +105,9 @@ def _query(
             points = torch.stack([axis[x], axis[yz // resolution], axis[yz % resolution]], dim=1)
             plane[part] = field.density(points.to(device)).float().cpu()
     if not torch.isfinite(values).all():
-        raise MNIFError("the field gives NaN or infinite densities; its weights are damaged, so train it again.")
+        raise MNIFError(
+            "the field gives NaN or infinite densities; its weights are damaged, so train it again."
+        )
     return values
 
 
@@ -130,7 +136,7 @@ def check_resolution(resolution: int, bytes_per_cell: int) -> None:
 
 
 def available_memory() -> int | None:
-    """Free bytes: the kernel's MemAvailable, or the container's limit where that is lower; None if unknown."""
+    """Free bytes: the kernel's MemAvailable, or a container's lower limit; None if unknown."""
     found = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():

@@ -1,7 +1,7 @@
 """A field's surface as a coloured, closed triangle mesh (marching cubes on log density).
 
-The mesh of `field_to_mesh` is in the library's own axes (z up, +x forward, +y left). `to_export_axes` turns it to the
-axes of glTF (y up, +z forward); `mnif_nerf.export.mesh_files.write_mesh` does so by itself.
+The mesh of `field_to_mesh` is in the library's own axes (z up, +x forward, +y left). `to_export_axes` turns
+it to the axes of glTF (y up, +z forward); `mnif_nerf.export.mesh_files.write_mesh` does so by itself.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ __all__ = ["density_grid", "field_to_mesh", "mesh_report", "surface_colors", "to
 
 # Grid, its logarithm, the padded copy marching cubes reads (as double), and a margin for the triangles.
 _BYTES_PER_CELL = 24
-# Log densities are cut here: farther from the surface than a factor of 400 they only shift vertices towards a node.
+# Log densities are cut here: farther from the surface than a factor of 400 they only shift vertices towards
+# a node.
 _CLIP = 6.0
-# Values this close to the level would put vertices of different edges on one node, which breaks watertightness.
+# Values this close to the level would put vertices of different edges on one node, which breaks
+# watertightness.
 _NUDGE = 1e-2
 
 
@@ -47,11 +49,11 @@ def field_to_mesh(
     half_extent: float = 0.5,
     chunk: int = CHUNK,
 ) -> ExportMesh:
-    """The surface of a field as a closed mesh with outward triangles, in the library's axes (z up, +x forward).
+    """The surface of a field as a closed mesh with outward triangles, in the library's own axes.
 
-    Marching cubes runs on log density, which is close to linear across a surface of a softplus field, so vertices
-    lie where a linear interpolation of density itself would be biased outward. One empty layer around the grid
-    closes objects that reach the box.
+    Marching cubes runs on log density, which is close to linear across a surface of a softplus field, so
+    vertices lie where a linear interpolation of density itself would be biased outward. One empty layer
+    around the grid closes objects that reach the box.
 
     Args:
         field: with `density` and `radiance` (see `CompactField`).
@@ -69,12 +71,11 @@ def field_to_mesh(
         the mesh; `metadata` holds "axes", "level" and "components_found" (shells before `keep`).
 
     Raises:
-        MNIFError: an option out of range, a resolution that does not fit in memory, nothing reaches the level, or
-            a damaged field.
+        MNIFError: an option out of range, a resolution that does not fit in memory, nothing reaches the
+            level, or a damaged field.
     """
+    check_request(resolution, level, keep, smooth, max_faces)
     level = default_level(half_extent) if level is None else level
-    _check_options(level, keep, smooth, max_faces)
-    check_resolution(resolution, _BYTES_PER_CELL)
     values = density_grid(field, resolution, half_extent, cells, chunk, level).numpy()
     vertices, faces = _marching_cubes(values, level, half_extent)
     labels, volumes = _components(vertices, faces)
@@ -104,8 +105,9 @@ def surface_colors(
 ) -> np.ndarray:
     """Colours a camera would see looking straight down at a surface.
 
-    A field's colour is only trained where light is absorbed, which is a little under the level set; exactly on it
-    the background's white leaks in. So colours are composited along the inward normal, over `surface_thickness`.
+    A field's colour is only trained where light is absorbed, which is a little under the level set; exactly
+    on it the background's white leaks in. So colours are composited along the inward normal, over
+    `surface_thickness`.
 
     Args:
         field: with `radiance`.
@@ -133,7 +135,9 @@ def surface_colors(
         before = optical.cumsum(dim=1) - optical
         # A floor on the weights gives an exactly transparent vertex its plain mean colour instead of 0 / 0.
         weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-6
-        result[part] = ((weights[..., None] * rgb).sum(1) / weights.sum(1, keepdim=True)).float().cpu().numpy()
+        result[part] = (
+            ((weights[..., None] * rgb).sum(1) / weights.sum(1, keepdim=True)).float().cpu().numpy()
+        )
     return result
 
 
@@ -141,8 +145,9 @@ def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
     """Facts about a mesh.
 
     Returns:
-        triangles, vertices, watertight, volume (world units cubed, only where watertight, else None), components
-        (closed shells in this mesh), components_found (before the largest was kept), level (None if not known).
+        triangles, vertices, watertight, volume (world units cubed, only where watertight, else None),
+        components (closed shells in this mesh), components_found (before the largest was kept), level (None
+        if not known).
     """
     components = len(_components(np.asarray(mesh.vertices), np.asarray(mesh.faces))[1])
     watertight = bool(mesh.is_watertight)
@@ -157,8 +162,16 @@ def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
     }
 
 
-def _check_options(level: float, keep: str, smooth: int, max_faces: int | None) -> None:
-    if not (np.isfinite(level) and level > 0):
+def check_request(
+    resolution: int, level: float | None, keep: str, smooth: int = 0, max_faces: int | None = None
+) -> None:
+    """Refuse what `field_to_mesh` would refuse, before any work is done.
+
+    Raises:
+        MNIFError: an option out of range, or a resolution that does not fit in memory.
+    """
+    check_resolution(resolution, _BYTES_PER_CELL)
+    if level is not None and not (np.isfinite(level) and level > 0):
         raise MNIFError(f"level {level} is not a density; use a positive number (the default is 22).")
     if keep not in ("largest", "all"):
         raise MNIFError(f"keep {keep!r} is not known; use largest or all.")
@@ -169,7 +182,7 @@ def _check_options(level: float, keep: str, smooth: int, max_faces: int | None) 
 
 
 def _marching_cubes(values: np.ndarray, level: float, half_extent: float) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices `[V, 3]` (world units) and outward faces `[F, 3]` of the level set of densities `[G, G, G]`."""
+    """Vertices `[V, 3]` (world units) and outward faces `[F, 3]` of a level set of `[G, G, G]`."""
     import mcubes
 
     highest = float(values.max())

@@ -1,6 +1,7 @@
 """Mesh files: axes, formats, and a GLB writer whose colours look the same in every conforming viewer.
 
-All files are written with y up and +z forward, as glTF asks: (x, y, z) of this library becomes (y, z, x), a rotation.
+All files are written with y up and +z forward, as glTF asks: (x, y, z) of this library becomes (y, z, x), a
+rotation.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ def to_export_axes(mesh: trimesh.Trimesh) -> ExportMesh:
 def write_mesh(mesh: trimesh.Trimesh, path: Path | str) -> Path:
     """Write a mesh as .glb, .ply, .obj or .stl with y up and +z forward, atomically.
 
-    Vertex colours go into GLB, PLY and OBJ; STL has none. In GLB they are linear (what glTF defines COLOR_0 to be), so
-    three.js, Blender and the like show the field's colours; PLY and OBJ keep the sRGB values.
+    Vertex colours go into GLB, PLY and OBJ; STL has none. In GLB they are linear (what glTF defines COLOR_0
+    to be), so three.js, Blender and the like show the field's colours; PLY and OBJ keep the sRGB values.
 
     Args:
         mesh: in the library's axes, or in glTF's where `metadata["axes"]` says "y-up".
@@ -84,8 +85,8 @@ def linear_from_srgb(values: np.ndarray) -> np.ndarray:
 def _glb_bytes(mesh: trimesh.Trimesh) -> bytes:
     """One mesh as binary glTF 2.0 with float colours and a rough, non-metal material.
 
-    trimesh's own writer keeps 8-bit colours, too coarse for dark paint in linear light, and names no material, for
-    which viewers assume full metal and draw the object nearly black.
+    trimesh's own writer keeps 8-bit colours, too coarse for dark paint in linear light, and names no
+    material, for which viewers assume full metal and draw the object nearly black.
     """
     index = np.asarray(mesh.faces, dtype=np.uint32).reshape(-1)
     attributes = {
@@ -95,7 +96,9 @@ def _glb_bytes(mesh: trimesh.Trimesh) -> bytes:
     if mesh.visual.kind == "vertex":
         srgb = np.asarray(mesh.visual.vertex_colors[:, :3]) / 255.0
         attributes["COLOR_0"] = linear_from_srgb(srgb).astype(np.float32)
-    views, accessors, blobs = [], [], []
+    views: list[dict[str, Any]] = []
+    accessors: list[dict[str, Any]] = []
+    blobs: list[bytes] = []
 
     def add(array: np.ndarray, target: int, **accessor: Any) -> int:
         offset = sum(len(blob) for blob in blobs)
@@ -134,7 +137,13 @@ def _glb_container(text: bytes, binary: bytes) -> bytes:
     total = 12 + 8 + len(text) + 8 + len(binary)
     header = struct.pack("<4sII", b"glTF", 2, total)
     return b"".join(
-        [header, struct.pack("<I4s", len(text), b"JSON"), text, struct.pack("<I4s", len(binary), b"BIN\0"), binary]
+        [
+            header,
+            struct.pack("<I4s", len(text), b"JSON"),
+            text,
+            struct.pack("<I4s", len(binary), b"BIN\0"),
+            binary,
+        ]
     )
 
 

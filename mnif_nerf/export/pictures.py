@@ -42,7 +42,8 @@ def contact_sheet(
     """Pictures in a grid on white.
 
     Args:
-        rows: pictures as `to_image` takes them; rows may differ in length. Every cell has the size of the largest.
+        rows: pictures as `to_image` takes them; rows may differ in length. Every cell has the size of the
+            largest.
         captions: one text under each picture, cut to the cell's width.
         row_labels: one text above each row.
         title: above everything.
@@ -89,12 +90,12 @@ def contact_sheet(
 
 
 def comparison_rows(groups: Mapping[str, Sequence[Any]], title: str = "") -> Image.Image:
-    """One labelled row per group, so that columns can be compared: {"training": [...], "reconstruction": [...]}."""
+    """One labelled row per group, so that columns can be compared: {"truth": [...], "model": [...]}."""
     return contact_sheet(list(groups.values()), row_labels=list(groups), title=title)
 
 
 def image_grid(pictures: Sequence[Any], columns: int | None = None) -> Image.Image:
-    """Pictures of one size side by side without gaps or text; the grid is nearly square unless `columns` is given."""
+    """Pictures of one size side by side without gaps or text; nearly square unless `columns` is given."""
     images = [to_image(picture) for picture in pictures]
     if not images:
         raise MNIFError("a grid needs at least one picture.")

@@ -1,7 +1,8 @@
-"""Turntables as MP4 (H.264, plays everywhere) or GIF. The encoder comes with imageio-ffmpeg: none on PATH is needed."""
+"""Turntables as MP4 (H.264, plays everywhere) or GIF, with the encoder that imageio-ffmpeg carries."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.pictures import to_image
+from mnif_nerf.export.pictures import image_grid, to_image
 from mnif_nerf.files import atomic_file
 
 VIDEO_FORMATS = ("mp4", "gif")
@@ -19,7 +20,8 @@ VIDEO_FORMATS = ("mp4", "gif")
 def write_video(frames: Iterable[Any], path: Path | str, fps: int = 24) -> Path:
     """Write frames as .mp4 or .gif (the suffix chooses), atomically; frames are taken one at a time.
 
-    MP4 has 4:2:0 colour (what browsers and phones play), which needs even sizes: odd ones get a repeated edge.
+    MP4 has 4:2:0 colour (what browsers and phones play), which needs even sizes: odd ones get a repeated
+    edge.
 
     Args:
         frames: pictures as `to_image` takes them, all of one size.
@@ -27,7 +29,8 @@ def write_video(frames: Iterable[Any], path: Path | str, fps: int = 24) -> Path:
         fps: frames per second.
 
     Raises:
-        MNIFError: no frames, an unknown suffix, frames of different sizes, or a folder that cannot be written.
+        MNIFError: no frames, an unknown suffix, frames of different sizes, or a folder that cannot be
+            written.
     """
     path = Path(path)
     kind = path.suffix[1:].lower()
@@ -59,9 +62,15 @@ def _checked(frames: Iterable[Any], path: Path) -> Iterator[Image.Image]:
 def _write_mp4(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
     import imageio
 
-    with imageio.get_writer(
-        path, format="FFMPEG", fps=fps, codec="libx264", pixelformat="yuv420p", quality=8, macro_block_size=1
-    ) as writer:  # type: ignore[attr-defined]
+    options: dict[str, Any] = {
+        "codec": "libx264",
+        "pixelformat": "yuv420p",
+        "quality": 8,
+        "macro_block_size": 1,
+    }
+    # closing(), because the writer's own context manager leaves the encoder running after an exception.
+    writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, **options)
+    with contextlib.closing(writer):
         for image in frames:
             array = np.asarray(image)
             odd = [(0, array.shape[0] % 2), (0, array.shape[1] % 2), (0, 0)]
@@ -69,9 +78,10 @@ def _write_mp4(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
 
 
 def _write_gif(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
-    # One palette for all frames: a palette of its own per frame makes flat paint flicker.
-    first = next(frames).quantize(256)
-    rest = [frame.quantize(palette=first) for frame in frames]
-    first.save(
-        path, format="GIF", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, disposal=1
-    )
+    pictures = list(frames)
+    # One palette for all frames, from a spread of them: a palette per frame makes flat paint flicker.
+    spread = pictures[:: max(1, len(pictures) // 8)]
+    palette = image_grid(spread).quantize(256)
+    first, *rest = [picture.quantize(palette=palette) for picture in pictures]
+    duration = round(1000 / fps)
+    first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0, disposal=1)

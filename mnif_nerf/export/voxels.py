@@ -28,7 +28,7 @@ def field_to_occupancy(
     cells: Tensor | None = None,
     half_extent: float = 0.5,
 ) -> np.ndarray:
-    """Which cells of the box are inside the object: bool `[G, G, G]`, density at the cell's centre above `level`.
+    """Which cells are inside the object: bool `[G, G, G]`, density at the cell's centre above `level`.
 
     Args:
         field: with `density` (see `CompactField`).
@@ -53,10 +53,14 @@ def write_voxels(occupancy: np.ndarray, path: Path | str, half_extent: float = 0
     path = Path(path)
     kind = path.suffix[1:].lower()
     if kind not in VOXEL_FORMATS:
-        raise MNIFError(f"{path}: unknown voxel format {path.suffix!r}; use one of {', '.join(VOXEL_FORMATS)}.")
+        raise MNIFError(
+            f"{path}: unknown voxel format {path.suffix!r}; use one of {', '.join(VOXEL_FORMATS)}."
+        )
     occupancy = np.asarray(occupancy, dtype=bool)
     if occupancy.ndim != 3 or len(set(occupancy.shape)) != 1:
-        raise MNIFError(f"{path}: voxels of shape {list(occupancy.shape)} are not a cube; expected [G, G, G].")
+        raise MNIFError(
+            f"{path}: voxels of shape {list(occupancy.shape)} are not a cube; expected [G, G, G]."
+        )
     with atomic_file(path) as temporary:
         if kind == "binvox":
             temporary.write_bytes(binvox_bytes(occupancy, half_extent))
@@ -68,7 +72,8 @@ def write_voxels(occupancy: np.ndarray, path: Path | str, half_extent: float = 0
 def binvox_bytes(occupancy: np.ndarray, half_extent: float = 0.5) -> bytes:
     """Bool `[G, G, G]` in binvox format, version 1: a text header, then (value, count <= 255) byte pairs.
 
-    In the file z runs faster than x, and y fastest. `translate` is the box's lower corner and `scale` its edge.
+    In the file z runs faster than x, and y fastest. `translate` is the box's lower corner and `scale` its
+    edge.
     """
     flat = np.asarray(occupancy, dtype=np.uint8).transpose(0, 2, 1).reshape(-1)
     starts = np.flatnonzero(np.diff(flat, prepend=flat[0] ^ 1))
@@ -79,7 +84,9 @@ def binvox_bytes(occupancy: np.ndarray, half_extent: float = 0.5) -> bytes:
     pairs = np.stack([np.repeat(flat[starts], pieces), counts], axis=1)
     corner = f"{-half_extent:.9g}"
     size = " ".join(str(n) for n in occupancy.shape)
-    header = f"#binvox 1\ndim {size}\ntranslate {corner} {corner} {corner}\nscale {2 * half_extent:.9g}\ndata\n"
+    header = (
+        f"#binvox 1\ndim {size}\ntranslate {corner} {corner} {corner}\nscale {2 * half_extent:.9g}\ndata\n"
+    )
     return header.encode() + pairs.tobytes()
 
 
@@ -99,7 +106,10 @@ def read_npz(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as content:
             shape = tuple(int(n) for n in content["shape"])
             bits = np.unpackbits(content["occupancy"], count=int(np.prod(shape)), bitorder="little")
-            return bits.reshape(shape).astype(bool), {"bounds": content["bounds"], "axes": str(content["axes"])}
+            return bits.reshape(shape).astype(bool), {
+                "bounds": content["bounds"],
+                "axes": str(content["axes"]),
+            }
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise MNIFError(f"{path}: not voxels written by mnif-export-mesh ({error}).") from None
 

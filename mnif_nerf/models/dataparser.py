@@ -1,8 +1,8 @@
 """nerfstudio's dataparser `srn`: one scene of a data set in the SRN layout, as cameras and image files.
 
-nerfstudio imports this module while its own data managers are still being defined, so it imports none of them, and
-neither models nor pipelines. The multi-scene training data does not pass through here: 122,900 cameras in a Python
-loop take half a minute, the packed store none (`models/datamanager.py`).
+nerfstudio imports this module while its own data managers are still being defined, so it imports none of
+them, and neither models nor pipelines. The multi-scene training data does not pass through here: 122,900
+cameras in a Python loop take half a minute, the packed store none (`models/datamanager.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HALF_EXTENT = 0.5
 
 @dataclass
 class SrnDataParserConfig(DataParserConfig):
-    """One scene of a data set in the SRN layout: <root>/<category>_<split>/<scene>/{rgb,pose,intrinsics.txt}."""
+    """One scene of a data set in the SRN layout: <root>/<category>_<split>/<scene>/{rgb,pose}/."""
 
     _target: type = field(default_factory=lambda: SrnDataParser)
     data: Path = Path("data/srn_cars")
@@ -126,5 +126,6 @@ def make_outputs(
 
 
 srn_dataparser = DataParserSpecification(
-    config=SrnDataParserConfig(), description="One scene of a data set in the SRN layout (cars, chairs, your own)."
+    config=SrnDataParserConfig(),
+    description="One scene of a data set in the SRN layout (cars, chairs, your own).",
 )

@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 def tell_user(function: Callable[..., Result]) -> Callable[..., Result]:
     """Decorate what nerfstudio calls directly: an `MNIFError` becomes `SystemExit("error: ...")`.
 
-    nerfstudio's commands catch no errors, so this is the only place where the traceback can be kept away. Python
-    prints a `SystemExit`'s text to stderr and exits with code 1.
+    nerfstudio's commands catch no errors, so this is the only place where the traceback can be kept away.
+    Python prints a `SystemExit`'s text to stderr and exits with code 1.
     """
 
     @functools.wraps(function)

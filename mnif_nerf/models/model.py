@@ -1,8 +1,8 @@
 """nerfstudio's model: the mixture field, one latent per training instance, and what is shown of them.
 
-Training and rendering take different roads. A training step mixes the drawn instances' networks once and evaluates
-them together. Rendering collapses one latent into a small network, finds where it is occupied, and renders that;
-both are kept until the field changes.
+Training and rendering take different roads. A training step mixes the drawn instances' networks once and
+evaluates them together. Rendering collapses one latent into a small network, finds where it is occupied, and
+renders that; both are kept until the field changes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
@@ -25,10 +25,10 @@ from torch.nn import Parameter
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
 from mnif_nerf.latents.table import LatentTable
-from mnif_nerf.metrics.images import psnr, ssim
+from mnif_nerf.metrics.images import psnr
+from mnif_nerf.models.scoring import ImageScores, pinhole_rays
 from mnif_nerf.rendering.batch import RayBatch
-from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
-from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.occupancy import OccupancyGrid, grid_points
 from mnif_nerf.rendering.training import LossConfig, radiance_losses
 from mnif_nerf.rendering.views import render_rays
 
@@ -94,9 +94,10 @@ class MNIFModelConfig(ModelConfig):
             init=self.init,
         )
 
-    def loss_config(self) -> LossConfig:
-        """Weights and sample counts of the losses."""
-        return LossConfig(self.samples_per_ray, self.mask_weight, self.carve_weight, self.carve_length)
+    def loss_config(self, samples_per_ray: int | None = None) -> LossConfig:
+        """Weights of the losses and samples per ray (another number of them, where given)."""
+        samples = samples_per_ray or self.samples_per_ray
+        return LossConfig(samples, self.mask_weight, self.carve_weight, self.carve_length)
 
 
 class MNIFModel(Model):
@@ -105,7 +106,7 @@ class MNIFModel(Model):
     config: MNIFModelConfig
 
     def populate_modules(self) -> None:
-        """Build field and latents from the random seed that nerfstudio has set; nothing is fetched or read."""
+        """Build field and latents from the random seed that nerfstudio has set; nothing is fetched."""
         super().populate_modules()
         metadata = self.kwargs["metadata"]
         self.data_names: tuple[str, ...] = tuple(metadata["scene_names"])
@@ -115,12 +116,15 @@ class MNIFModel(Model):
         seed = torch.initial_seed() % 2**31
         self.latents = LatentTable(len(self.names), self.config.latent_dim, self.config.latent_init_std, seed)
         self._losses = self.config.loss_config()
-        self._rows: list[int] | None = None  # row of each scene of the data, where the checkpoint has other scenes
+        # Latent row of each scene of the data (-1: none), where the checkpoint's scenes are not the data's.
+        self._rows: list[int] | None = None
         self._shown: Tensor | None = None
         self._fitted: Tensor | None = None
         self._kept: OrderedDict[bytes, tuple[Any, OccupancyGrid]] = OrderedDict()
         self._warned: set[str] = set()
-        self._lpips: list[Any] = []  # in a list, so that its weights stay out of the checkpoint
+        self._scores = ImageScores(self.config.lpips)
+        bounds = metadata.get("bounds")
+        self.register_buffer("bounds", torch.ones(1, 1, 1, dtype=torch.bool) if bounds is None else bounds)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Basis networks ("fields"), latent projection ("projection") and latent codes ("latents")."""
@@ -155,7 +159,9 @@ class MNIFModel(Model):
         if self.config.latent_noise > 0:
             noise = torch.randn(codes.shape, generator=generator).to(codes.device)
             latents = codes + self.config.latent_noise * noise
-        losses = radiance_losses(lambda points: self.field.evaluate(latents, points), rays, self._losses, generator)
+        losses = radiance_losses(
+            lambda points: self.field.evaluate(latents, points), rays, self._losses, generator
+        )
         train_psnr = -10.0 * torch.log10(losses["rgb"].detach())
         if self.config.latent_weight > 0:
             losses["latent"] = self.config.latent_weight * codes.square().mean()
@@ -193,8 +199,8 @@ class MNIFModel(Model):
     def latent_of(self, scene: int | None) -> Tensor:
         """The code `[D]` a camera of `scene` is rendered with; the shown one for None. Never raises.
 
-        A scene that the checkpoint does not know gets the mean code, and is named once on the console: another
-        scene's code would look like a wrong result of the right one.
+        A scene that the checkpoint does not know gets the mean code, and is named once on the console:
+        another scene's code would look like a wrong result of the right one.
         """
         table = self.latents.weight.detach() if self._fitted is None else self._fitted
         if scene is None:
@@ -207,8 +213,14 @@ class MNIFModel(Model):
             row = scene
         if 0 <= row < len(table):
             return table[row]
-        self._warn(f"scene {scene} is not among the {len(table)} this model was trained on; showing their mean.")
+        self._warn(
+            f"scene {scene} is not among the {len(table)} this model was trained on; showing their mean."
+        )
         return table.mean(dim=0)
+
+    def knows(self, scene: int) -> bool:
+        """Whether the model was trained on this scene of the data."""
+        return self._rows is None or self._rows[scene] >= 0
 
     def collapsed(self, latent: Tensor) -> tuple[Any, OccupancyGrid]:
         """The small network of a latent code `[D]` and its occupancy grid, kept until the field changes."""
@@ -216,7 +228,10 @@ class MNIFModel(Model):
         kept = self._kept.get(key)
         if kept is None:
             compact = self.field.collapse(latent).to(self.device)
-            kept = (compact, OccupancyGrid.from_field(compact, self.config.grid_resolution, device=self.device))
+            grid = OccupancyGrid.from_field(
+                compact, self.config.grid_resolution, bounds=self.bounds, device=self.device
+            )
+            kept = (compact, grid)
             self._kept[key] = kept
             while len(self._kept) > _KEPT_FIELDS:
                 self._kept.popitem(last=False)
@@ -250,9 +265,21 @@ class MNIFModel(Model):
         return {name: value.view(*shape, value.shape[-1]) for name, value in out.items()}
 
     @torch.no_grad()
-    def render(self, origins: Tensor, directions: Tensor, scene: int | None) -> dict[str, Tensor]:
-        """Render rays `[R, 3]` of one scene, `rgb` first (the viewer shows the first output)."""
+    def render(
+        self, origins: Tensor, directions: Tensor, scene: int | None, crop: OrientedBox | None = None
+    ) -> dict[str, Tensor]:
+        """Render rays `[R, 3]` of one scene, `rgb` first (the viewer shows the first output).
+
+        Args:
+            origins, directions: world units, unit length.
+            scene: as in `latent_of`.
+            crop: nothing outside this box is shown, to the precision of the occupancy grid's cells.
+        """
         compact, grid = self.collapsed(self.latent_of(scene))
+        if crop is not None:
+            points = grid_points(grid.resolution, grid.half_extent, self.device)
+            inside = crop.within(points).view(grid.cells.shape)
+            grid = OccupancyGrid(grid.cells & inside, grid.least_density * inside, grid.half_extent)
         out = render_rays(
             compact,
             origins.to(self.device, torch.float32),
@@ -263,7 +290,9 @@ class MNIFModel(Model):
         return {name: out[name] for name in ("rgb", "depth", "accumulation")}
 
     @torch.no_grad()
-    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+    def get_outputs_for_camera(
+        self, camera: Cameras, obb_box: OrientedBox | None = None
+    ) -> dict[str, Tensor]:
         """Render one camera: `rgb`, `depth`, `accumulation`, each `[H, W, C]`.
 
         Cameras of the viewer and of camera paths name no scene; they get the shown latent.
@@ -273,11 +302,11 @@ class MNIFModel(Model):
         scenes = (camera.metadata or {}).get("scene_idx")
         scene = int(scenes.reshape(-1)[0]) if isinstance(scenes, Tensor) else None
         height, width = int(camera.height.reshape(-1)[0]), int(camera.width.reshape(-1)[0])
-        rays = None if obb_box is not None else _pinhole_rays(camera, height, width)
+        rays = pinhole_rays(camera, height, width)
         if rays is None:
-            bundle = camera.generate_rays(camera_indices=0, keep_shape=True, obb_box=obb_box)
+            bundle = camera.generate_rays(camera_indices=0, keep_shape=True)
             rays = bundle.origins.reshape(-1, 3), bundle.directions.reshape(-1, 3)
-        out = self.render(*rays, scene)
+        out = self.render(*rays, scene, obb_box)
         return {name: value.view(height, width, -1) for name, value in out.items()}
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
@@ -290,42 +319,12 @@ class MNIFModel(Model):
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics of one rendered view as floats, and pictures: truth beside render, depth, accumulation."""
-        rendered = outputs["rgb"]
-        truth = batch["image"][..., :3].to(rendered)
-        metrics = {"psnr": float(psnr(rendered, truth)), "ssim": float(ssim(rendered, truth))}
-        if self.config.lpips:
-            distance = self._measure_lpips(rendered, truth)
-            if distance is not None:
-                metrics["lpips"] = distance
-        near, far = float(outputs["depth"].min()), float(outputs["depth"].max())
-        depth = ((outputs["depth"] - near) / max(far - near, 1e-6)).expand(-1, -1, 3)
-        images = {
-            "img": torch.cat([truth, rendered], dim=1),
-            "accumulation": outputs["accumulation"].expand(-1, -1, 3),
-            "depth": depth,
-        }
-        return metrics, images
-
-    def _measure_lpips(self, rendered: Tensor, truth: Tensor) -> float | None:
-        if not self._lpips:
-            try:
-                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-                self._lpips.append(LearnedPerceptualImagePatchSimilarity(normalize=True).to(rendered.device))
-            except (ImportError, OSError, RuntimeError) as error:
-                self._lpips.append(None)
-                self._warn(f"LPIPS is left out: its weights cannot be loaded ({error}).")
-        if self._lpips[0] is None:
-            return None
-        pair = [image.permute(2, 0, 1).unsqueeze(0) for image in (rendered, truth)]
-        value = float(self._lpips[0](*pair))
-        self._lpips[0].reset()
-        return value
+        return self._scores(outputs, batch["image"])
 
     # --------------------------------------------------------------------------------------------- checkpoint
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint must know beside the weights: the instances' names, in the order of the latents."""
+        """What a checkpoint must know beside the weights: above all the names that go with the latents."""
         return {"version": CHECKPOINT_VERSION, "names": list(self.names), "field": self.field.spec.to_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -336,14 +335,17 @@ class MNIFModel(Model):
             position = {name: row for row, name in enumerate(self.names)}
             self._rows = [position.get(name, -1) for name in self.data_names]
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Load a checkpoint, also one of another number of instances than the data on disk has.
 
         Raises:
             MNIFError: the checkpoint is of another version, or of a field of another shape.
         """
         extra = state_dict.get("_extra_state")
-        version = extra.get("version") if isinstance(extra, dict) else None
+        extra = extra if isinstance(extra, dict) else {}
+        version = extra.get("version")
         if version != CHECKPOINT_VERSION:
             raise MNIFError(
                 f"the checkpoint has format {version}, this mnif_nerf reads {CHECKPOINT_VERSION}; "
@@ -351,13 +353,12 @@ class MNIFModel(Model):
             )
         if extra["field"] != self.field.spec.to_dict():
             raise MNIFError(
-                f"the checkpoint's field ({_differences(extra['field'], self.field.spec.to_dict())}) does not fit the "
-                "configuration; pass the settings it was trained with."
+                f"the checkpoint's field ({_differences(extra['field'], self.field.spec.to_dict())}) does "
+                "not fit the configuration; pass the settings it was trained with."
             )
-        weight = state_dict["latents.weight"]
-        if weight.shape != self.latents.weight.shape:
-            # The same Parameter with other contents, so that an optimiser built before still holds it.
-            self.latents.weight.data = torch.zeros(weight.shape, device=self.latents.weight.device)
+        # The same Parameter with other contents, so that an optimiser built before still holds it.
+        self.latents.weight.data = torch.zeros_like(state_dict["latents.weight"], device=self.device)
+        self.bounds = torch.zeros_like(state_dict["bounds"], device=self.device)
         self._kept.clear()
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
@@ -367,20 +368,8 @@ class MNIFModel(Model):
             CONSOLE.print(f"[yellow]{text}")
 
 
-def _pinhole_rays(camera: Cameras, height: int, width: int) -> tuple[Tensor, Tensor] | None:
-    """Rays of an undistorted camera with square pixels, ten times faster than nerfstudio's; None for others."""
-    fx, fy, cx, cy = (float(getattr(camera, name).reshape(-1)[0]) for name in ("fx", "fy", "cx", "cy"))
-    distorted = camera.distortion_params is not None and bool(camera.distortion_params.any())
-    if int(camera.camera_type.reshape(-1)[0]) != CameraType.PERSPECTIVE.value or distorted:
-        return None
-    if abs(fx - fy) > 1e-5 * fx:
-        return None
-    c2w = torch.eye(4, device=camera.device)
-    c2w[:3] = camera.camera_to_worlds.reshape(-1, 3, 4)[0]
-    c2w[:3, 1:3] *= -1
-    return pixel_rays(c2w, Intrinsics(fx, cx, cy, height, width))
-
-
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> str:
     keys = [key for key in first if first.get(key) != second.get(key)]
-    return ", ".join(f"{key} {first[key]}, here {second.get(key)}" for key in keys) or "keys of another version"
+    return (
+        ", ".join(f"{key} {first[key]}, here {second.get(key)}" for key in keys) or "keys of another version"
+    )

@@ -1,7 +1,8 @@
-"""Optimiser and learning-rate settings for nerfstudio that leave checkpoints readable with `weights_only=True`.
+"""Optimiser and learning-rate settings for nerfstudio that leave checkpoints readable with
+`weights_only=True`.
 
-nerfstudio's own decaying schedules compute with numpy; their numpy scalars land in the checkpoint, which torch >= 2.6
-then refuses to read. These return Python floats.
+nerfstudio's own decaying schedules compute with numpy; their numpy scalars land in the checkpoint, which
+torch >= 2.6 then refuses to read. These return Python floats.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from mnif_nerf.latents.table import RowAdam
 
 
 def warmup_cosine(step: int, warmup_steps: int, max_steps: int, final_fraction: float) -> float:
-    """Factor on the learning rate at `step`: linear warm-up to 1, then a half cosine down to `final_fraction`.
+    """Factor on the learning rate at `step`: linear warm-up to 1, then a half cosine down to
+    `final_fraction`.
 
     Args:
         step: number of steps already taken.

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,19 +40,25 @@ class ViewList:
     def __len__(self) -> int:
         return len(self.views)
 
+    def where(self, wanted: np.ndarray) -> ViewList:
+        """Those of the pictures for which `wanted` `[V]` is true."""
+        return ViewList(self.store, self.views[wanted], self.scenes[wanted])
+
+    @property
+    def owners(self) -> np.ndarray:
+        """`[V]` scenes of the pictures as `store` counts them."""
+        return np.asarray(np.searchsorted(self.store.view_offsets, self.views, side="right") - 1)
+
     @property
     def intrinsics(self) -> np.ndarray:
         """`[V, 3]` focal, cx, cy in pixels."""
-        own = np.searchsorted(self.store.view_offsets, self.views, side="right") - 1
-        return self.store.intrinsics[own]
+        return self.store.intrinsics[self.owners]
 
     @property
     def names(self) -> list[str]:
         """`[V]` "scene/view" of every picture."""
-        own = np.searchsorted(self.store.view_offsets, self.views, side="right") - 1
-        return [
-            f"{self.store.names[s]}/{view - self.store.view_offsets[s]:06d}" for s, view in zip(own, self.views)
-        ]
+        within = self.views - self.store.view_offsets[self.owners]
+        return [f"{self.store.names[s]}/{view:06d}" for s, view in zip(self.owners, within)]
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
@@ -61,7 +68,7 @@ def spread(count: int, wanted: int) -> np.ndarray:
 
 
 def heldout_positions(num_views: int, wanted: int) -> np.ndarray:
-    """Which of a training scene's views are held out where no split of them exists: evenly spaced, never all."""
+    """Views of a training scene held out where no split of such views exists: evenly spaced, never all."""
     return spread(num_views, max(0, min(wanted, num_views - 1)))
 
 
@@ -85,15 +92,16 @@ def choose_scene(names: tuple[str, ...], wanted: str = "") -> int:
     if wanted.isdecimal() and int(wanted) < len(names):
         return int(wanted)
     raise MNIFError(
-        f"{source}={wanted}: no such scene; give an index from 0 to {len(names) - 1} or a name such as {names[0]}."
+        f"{source}={wanted}: no such scene; give an index from 0 to {len(names) - 1} "
+        f"or a name such as {names[0]}."
     )
 
 
 class TrainingViews:
     """The training split, and the views of its scenes that are never trained on.
 
-    Those are the split `train_val` where the data set has one; otherwise `heldout_per_scene` evenly spaced training
-    views of every scene (at least one view always stays for training). Stores open on first use.
+    Those are the split `train_val` where the data set has one; otherwise `heldout_per_scene` evenly spaced
+    training views of every scene (at least one view always stays for training). Stores open on first use.
 
     Args:
         root: data folder.
@@ -212,7 +220,8 @@ def open_unseen(
     found = next((name for name in (split, "test", "val") if name in present), None)
     if found is None:
         raise MNIFError(
-            f"{root}: no split of unseen scenes (val or test); evaluate with --pipeline.eval-mode heldout-views."
+            f"{root}: no split of unseen scenes (val or test); "
+            "evaluate with --pipeline.eval-mode heldout-views."
         )
     store = open_store(Path(root), found)
     chosen = spread(store.num_scenes, num_scenes)
@@ -225,8 +234,40 @@ def open_unseen(
         scored.append((k, first + rest[spread(len(rest), views_per_scene)]))
     unseen = UnseenViews([store.names[int(s)] for s in chosen], _join(store, fitted), _join(store, scored))
     if len(unseen.scored) == 0:
-        raise MNIFError(f"{root}: scenes of split {found} have a single view; to fit and to score takes two or more.")
+        raise MNIFError(
+            f"{root}: scenes of split {found} have a single view; to fit and to score takes two or more."
+        )
     return unseen
+
+
+def pictures_of(views: ViewList, num_scenes: int) -> SimpleNamespace:
+    """A store in memory that holds these pictures alone, for a ray sampler; without hulls, so any pixel is
+    drawn.
+
+    Args:
+        views: scene-major, their `scenes` counting from 0.
+        num_scenes: K.
+    """
+    store = views.store
+    counts = np.bincount(views.scenes, minlength=num_scenes)
+    first = np.asarray(np.searchsorted(views.scenes, np.arange(num_scenes)))
+    return SimpleNamespace(
+        names=tuple(views.names[i].rsplit("/", 1)[0] for i in first),
+        num_scenes=num_scenes,
+        num_views=len(views),
+        view_offsets=np.concatenate([[0], counts.cumsum()]).astype(np.int64),
+        poses=np.array(store.poses[views.views]),
+        intrinsics=np.array(views.intrinsics[first]),
+        height=store.height,
+        width=store.width,
+        images=np.array(store.images[views.views]),
+        silhouettes=None if store.silhouettes is None else np.array(store.silhouettes[views.views]),
+        touching=None,
+        hulls=None,
+        hull_resolution=store.hull_resolution,
+        half_extent=store.half_extent,
+        white_background=store.white_background,
+    )
 
 
 def _join(store: PackedStore, parts: list[tuple[int, np.ndarray]]) -> ViewList:

@@ -96,8 +96,8 @@ def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> An
     described = classes.get(str(config.get("_class_name")))
     if described is None or config.get("beta_schedule") != _BETA_SCHEDULE or "prediction_type" not in config:
         raise MNIFError(
-            f"scheduler_config.json: a {config.get('_class_name')} with {config.get('beta_schedule')!r} betas, expected "
-            f"one of {', '.join(classes)} with {_BETA_SCHEDULE!r}; train the prior again."
+            f"scheduler_config.json: a {config.get('_class_name')} with {config.get('beta_schedule')!r} "
+            f"betas, expected one of {', '.join(classes)} with {_BETA_SCHEDULE!r}; train the prior again."
         )
     if name is not None and name != described:
         return make_scheduler(name, config["prediction_type"], int(config.get("num_train_timesteps", 1000)))
@@ -173,7 +173,12 @@ def reverse_process(
 
 
 def _ancestral_step(
-    scheduler: Any, prediction: Tensor, t: int, x: Tensor, streams: Sequence[torch.Generator], temperature: float
+    scheduler: Any,
+    prediction: Tensor,
+    t: int,
+    x: Tensor,
+    streams: Sequence[torch.Generator],
+    temperature: float,
 ) -> Tensor:
     if temperature == 1.0 or t == 0:
         return scheduler.step(prediction, t, x, generator=list(streams)).prev_sample

@@ -1,4 +1,4 @@
-"""Whitening of latents: the prior works on centred, unit-variance coordinates, whatever scale training left."""
+"""Whitening of latents: the prior works on centred, unit-variance coordinates, whatever training left."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ class Whitening(nn.Module):
         super().__init__()
         if basis.shape != (mean.shape[0], scale.shape[0]):
             raise MNIFError(
-                f"whitening: a mean of {mean.shape[0]} and a scale of {scale.shape[0]} numbers do not fit a basis "
-                f"of shape {tuple(basis.shape)}; train the prior again."
+                f"whitening: a mean of {mean.shape[0]} and a scale of {scale.shape[0]} numbers do not fit a "
+                f"basis of shape {tuple(basis.shape)}; train the prior again."
             )
         self.mode = mode
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("basis", basis.float())
-        self.register_buffer("scale", scale.float())
+        # Contiguous, so that a saved and loaded whitening takes the same matrix product, to the bit.
+        self.register_buffer("mean", mean.float().contiguous())
+        self.register_buffer("basis", basis.float().contiguous())
+        self.register_buffer("scale", scale.float().contiguous())
 
     @classmethod
     def fit(
@@ -58,18 +59,22 @@ class Whitening(nn.Module):
             explained_variance: keep the fewest principal directions that hold this share of the variance, in
                 (0, 1] ("pca" only).
 
-        Directions without variance are dropped (`invert` puts the mean there), so K may be smaller than D, and
-        is 0 when all latents are equal.
+        Directions without variance are dropped (`invert` puts the mean there), so K may be smaller than D,
+        and is 0 when all latents are equal.
 
         Raises:
             MNIFError: unknown mode, bad rank or share, or latents that are not a [N >= 1, D] table.
         """
         if latents.ndim != 2 or latents.shape[0] < 1:
-            raise MNIFError(f"whitening: latents of shape {tuple(latents.shape)}, expected [N, D] with N >= 1.")
+            raise MNIFError(
+                f"whitening: latents of shape {tuple(latents.shape)}, expected [N, D] with N >= 1."
+            )
         if rank is not None and rank < 1:
             raise MNIFError(f"whitening: rank {rank}, expected at least 1.")
         if explained_variance is not None and not 0 < explained_variance <= 1:
-            raise MNIFError(f"whitening: explained variance {explained_variance}, expected a share in (0, 1].")
+            raise MNIFError(
+                f"whitening: explained variance {explained_variance}, expected a share in (0, 1]."
+            )
         z = latents.detach().cpu().double()
         if mode == "none":
             dim = z.shape[1]
@@ -122,8 +127,10 @@ def _fit_pca(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scale = singular / max(len(z) - 1, 1) ** 0.5
     kept = scale > _noise_floor(z, scale)
     basis = directions[kept].T
-    # An eigenvector's sign is arbitrary and differs between LAPACK builds: fix it so that seeds repeat elsewhere.
-    largest = basis.abs().argmax(0, keepdim=True) if basis.shape[1] else basis.new_zeros((1, 0), dtype=torch.long)
+    # A singular vector's sign is arbitrary and differs between LAPACK builds: fix it, so that seeds repeat.
+    largest = (
+        basis.abs().argmax(0, keepdim=True) if basis.shape[1] else basis.new_zeros((1, 0), dtype=torch.long)
+    )
     signs = basis.gather(0, largest).sign()
     return mean, basis * signs, scale[kept]
 

@@ -64,7 +64,7 @@ def render_batch(
     t = sample_distances(batch.near, batch.far, samples, generator)
     count, rays = t.shape[0], t.shape[1]
     origins, directions = batch.origins.transpose(1, 2), batch.directions.transpose(1, 2)
-    points = (origins.unsqueeze(-1) + directions.unsqueeze(-1) * t.unsqueeze(1)).view(count, 3, rays * samples)
+    points = (origins.unsqueeze(-1) + directions.unsqueeze(-1) * t.unsqueeze(1)).reshape(count, 3, rays * samples)
     if extra_points is not None:
         points = torch.cat([points, extra_points.transpose(1, 2)], dim=2)
     raw = evaluate(points)

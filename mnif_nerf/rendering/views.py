@@ -52,6 +52,8 @@ def render_rays(
     out["depth"][:, 0] = torch.maximum(far, near)
     start, end = _sampled_interval(origins, directions, near, far, grid)
     for rays in (end > start).nonzero().flatten().split(chunk):
+        if len(rays) == 0:
+            continue
         part = _render_chunk(
             field, origins[rays], directions[rays], near[rays], far[rays], start[rays], end[rays], grid, step
         )

@@ -1,0 +1,171 @@
+"""`mnif-data`: make, fetch and check data sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from mnif_nerf.errors import run_command
+
+Axis = Literal["auto", "x", "y", "z"]
+Direction = Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"]
+
+
+@dataclass(frozen=True)
+class ProceduralCars:
+    """Make coloured cars of seven body types and render them in the SRN layout, with 64^3 occupancy.
+
+    A folder that an earlier run with the same settings left unfinished is completed.
+
+    Attributes:
+        output: the folder to write.
+        num_train: training cars.
+        num_val: validation cars, none of them in the training set.
+        num_test: test cars, likewise.
+        train_views: pictures of each training car, from all around.
+        heldout_views: pictures of each training car kept for evaluation (cars_train_val), from a spiral above.
+        test_views: pictures of each validation and test car, from a spiral above.
+        resolution: height and width of a picture in pixels.
+        seed: of everything.
+        occupancy: write occupancy/<split>/<car>.npz.
+        workers: processes; one per core by default.
+    """
+
+    output: Path = Path("data/procedural_cars")
+    num_train: int = 128
+    num_val: int = 8
+    num_test: int = 16
+    train_views: int = 16
+    heldout_views: int = 4
+    test_views: int = 24
+    resolution: int = 64
+    seed: int = 0
+    occupancy: bool = True
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class FromMeshes:
+    """Render a folder of .glb, .gltf, .obj, .ply, .off or .stl files in the SRN layout.
+
+    Meshes are centred and scaled to a bounding-box diagonal of 1. What cannot be read is skipped and named.
+
+    Attributes:
+        input: folder that holds the meshes, at any depth.
+        output: the folder to write.
+        category: names the split folders; the input folder's name by default.
+        up: the files' up axis; auto is y for .glb, .gltf and .obj, z for .ply, .off and .stl.
+        forward: the files' axis that points to an object's front; auto is +z where y is up, else +x.
+        train_views: pictures of each training mesh, from all around.
+        heldout_views: pictures of each training mesh kept for evaluation, from a spiral above.
+        test_views: pictures of each validation and test mesh, from a spiral above.
+        resolution: height and width of a picture in pixels.
+        val_fraction: share of the meshes for validation; at least one from 4 meshes on.
+        test_fraction: share of the meshes for testing; at least one from 4 meshes on.
+        seed: of the split and the cameras.
+        workers: processes; one per core by default.
+    """
+
+    input: tyro.conf.Positional[Path]
+    output: Path
+    category: str | None = None
+    up: Axis = "auto"
+    forward: Direction = "auto"
+    train_views: int = 50
+    heldout_views: int = 8
+    test_views: int = 24
+    resolution: int = 128
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Download:
+    """Fetch a published data set (srn-cars, srn-chairs), check it and unpack it; goes on after an interruption.
+
+    Attributes:
+        name: of the data set, or any name together with --url.
+        output: the folder to put it in.
+        url: address or local path of the archive; the environment variable MNIF_URL_SRN_CARS serves as well.
+        sha256: the checksum that the archive must have.
+    """
+
+    name: tyro.conf.Positional[str]
+    output: Path = Path("data")
+    url: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Read a whole data set, say what it holds and what is wrong with it.
+
+    Attributes:
+        root: the folder that holds <category>_train and so on.
+    """
+
+    root: tyro.conf.Positional[Path]
+
+
+Command = (
+    Annotated[ProceduralCars, tyro.conf.subcommand("procedural-cars")]
+    | Annotated[FromMeshes, tyro.conf.subcommand("from-meshes")]
+    | Annotated[Download, tyro.conf.subcommand("download")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+)
+
+
+def main(command: ProceduralCars | FromMeshes | Download | Check) -> None:
+    """Run one subcommand and say what to do next."""
+    if isinstance(command, ProceduralCars):
+        _procedural_cars(command)
+    elif isinstance(command, FromMeshes):
+        _from_meshes(command)
+    elif isinstance(command, Download):
+        from mnif_nerf.data.download import download
+
+        folder = download(command.name, command.output, url=command.url, sha256=command.sha256)
+        print(f"Next: mnif-data check {folder}")
+    else:
+        from mnif_nerf.data.check import check
+
+        report = check(command.root)
+        print(report)
+        if report.rsplit("problems: ", 1)[-1].startswith("none"):
+            print(f"Next: ns-train mnif --data {command.root}")
+        else:
+            raise SystemExit(1)
+
+
+def _procedural_cars(command: ProceduralCars) -> None:
+    from mnif_nerf.data.procedural import make_procedural_cars
+
+    folder = make_procedural_cars(**vars(command))
+    cars = command.num_train + command.num_val + command.num_test
+    print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
+    print(f"Next: ns-train mnif-lite --data {folder}")
+
+
+def _from_meshes(command: FromMeshes) -> None:
+    from mnif_nerf.data.meshes import render_mesh_folder
+
+    summary = render_mesh_folder(**vars(command))
+    for path, reason in summary.skipped:
+        print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
+    shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
+    print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
+    print(f"Next: ns-train mnif-lite --data {summary.output}")
+
+
+def entrypoint() -> None:
+    """Console script `mnif-data`."""
+    run_command(lambda: main(tyro.cli(Command, prog="mnif-data", description=__doc__)))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    entrypoint()

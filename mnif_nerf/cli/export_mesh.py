@@ -1,0 +1,252 @@
+"""mnif-export-mesh: objects of a trained run as meshes and voxels."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mnif_nerf.cli.generation_common import (
+    default_output,
+    file_name,
+    load_pipeline,
+    prepare_output,
+    progress_bar,
+)
+from mnif_nerf.errors import MNIFError, run_command
+
+if TYPE_CHECKING:
+    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+
+FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
+_VOXELS = ("binvox", "npz")
+
+
+@dataclass
+class ExportOptions:
+    """Write objects as meshes (glb, ply, obj, stl) or voxels (binvox, npz), and report.json about them.
+
+    Mesh files have y up and +z forward, as glTF asks. Voxels keep the library's axes: [x, y, z], z up, +x
+    forward.
+    """
+
+    load_config: str
+    """The run's config.yml, the run folder, a model folder, or owner/name on the Hugging Face Hub."""
+    num_samples: int = 8
+    """How many objects (of --source samples, or the first of --source training without --instance)."""
+    format: str = "glb"
+    """One or more of glb, ply, obj, stl, binvox, npz, separated by commas."""
+    resolution: int = 128
+    """Cells along an edge of the scene box; 256 is fine on most machines."""
+    source: Literal["samples", "training", "latent"] = "samples"
+    """New samples, training instances, or latents from --latent-file."""
+    instance: tuple[str, ...] = ()
+    """With --source training: names or numbers (from 0) of the instances."""
+    latent_file: Path | None = None
+    """With --source latent: a .safetensors with "latents" [n, D] or "latent" [D], as mnif-sample writes."""
+    seed: int = 0
+    """Seed of the samples."""
+    sampler: str = "dpm-solver++"
+    """As in mnif-sample."""
+    steps: int | None = None
+    """As in mnif-sample."""
+    temperature: float = 1.0
+    """As in mnif-sample."""
+    level: float | None = None
+    """Density that counts as surface (1/world unit); by default 22.2. Lower is fatter."""
+    smooth: int = 0
+    """Smoothing steps that do not shrink the mesh; 10 is visible."""
+    max_faces: int | None = None
+    """Decimate to at most this many triangles."""
+    keep: Literal["largest", "all"] = "largest"
+    """Keep the largest connected shell, or everything."""
+    output: Path | None = None
+    """Folder to write to; by default <run>/meshes/<source>."""
+    device: str | None = None
+    """cpu or cuda; by default CUDA where there is one."""
+
+
+def main(options: ExportOptions) -> Path:
+    """Run the command; returns the output folder.
+
+    Raises:
+        MNIFError: an option out of range, an unknown instance or format, a model without a prior, a
+            resolution that does not fit, a folder that cannot be written, or not one object with a surface.
+    """
+    formats = parse_formats(options.format)
+    _check(options)
+    pipe = load_pipeline(options.load_config, options.device)
+    objects = _objects(pipe, options)
+    output = options.output or default_output(options.load_config, "meshes", _folder_name(options))
+    prepare_output(output)
+    reports: list[dict[str, Any]] = []
+    with progress_bar("exporting", len(objects)) as advance:
+        for item in objects:
+            reports.append(_export(item, formats, output, options))
+            advance()
+    _write_report(reports, output, options)
+    _say(reports, output)
+    failures = [report["error"] for report in reports if "error" in report]
+    if len(failures) == len(reports):
+        raise MNIFError(failures[0])
+    return output
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """Formats from a comma-separated list.
+
+    Raises:
+        MNIFError: an unknown format, or none.
+    """
+    formats = tuple(
+        dict.fromkeys(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())
+    )
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        what = f"unknown format {unknown[0]!r}" if unknown else "no format"
+        raise MNIFError(f"--format {text}: {what}; use one or more of {', '.join(FORMATS)}.")
+    return formats
+
+
+def _check(options: ExportOptions) -> None:
+    from mnif_nerf.export.mesh import check_request
+
+    if options.num_samples < 1:
+        raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
+    if options.instance and options.source != "training":
+        raise MNIFError("--instance names training instances; add --source training.")
+    if options.source == "latent" and options.latent_file is None:
+        raise MNIFError("--source latent needs --latent-file (a latents.safetensors that mnif-sample wrote).")
+    if options.latent_file is not None and options.source != "latent":
+        raise MNIFError("--latent-file is only read with --source latent; add it.")
+    check_request(options.resolution, options.level, options.keep, options.smooth, options.max_faces)
+
+
+def _objects(pipe: MNIFPipeline, options: ExportOptions) -> list[NeuralObject]:
+    if options.source == "samples":
+        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
+    if options.source == "latent":
+        assert options.latent_file is not None
+        latents = read_latents(options.latent_file)
+        return [pipe.decode(latent, f"{options.latent_file.stem}{k:03d}") for k, latent in enumerate(latents)]
+    chosen: list[str | int] = list(options.instance)
+    return [pipe.instance(name) for name in chosen or range(min(options.num_samples, len(pipe.names)))]
+
+
+def read_latents(path: Path) -> Any:
+    """Latents `[n, D]` from a safetensors file with "latents" [n, D] or "latent" [D].
+
+    Raises:
+        MNIFError: the file is missing, damaged, or holds neither.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise MNIFError(f"{path}: no such file; mnif-sample writes latents.safetensors.")
+    try:
+        tensors = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise MNIFError(f"{path}: not a readable safetensors file ({error}).") from None
+    found = tensors.get("latents", tensors.get("latent"))
+    if found is None:
+        raise MNIFError(
+            f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save."
+        )
+    return found.reshape(-1, found.shape[-1]).float()
+
+
+def _folder_name(options: ExportOptions) -> str:
+    if options.source == "samples":
+        return f"seed{options.seed}"
+    return "training" if options.latent_file is None else f"latent-{file_name(options.latent_file.stem)}"
+
+
+def _export(
+    item: NeuralObject, formats: tuple[str, ...], output: Path, options: ExportOptions
+) -> dict[str, Any]:
+    """Write one object in every format; a surface that cannot be made is reported, not raised."""
+    from mnif_nerf.export.mesh import mesh_report, write_mesh
+    from mnif_nerf.export.voxels import write_voxels
+
+    start = time.perf_counter()
+    name = file_name(item.name)
+    report: dict[str, Any] = {"name": item.name, "files": []}
+    mesh_formats = [kind for kind in formats if kind not in _VOXELS]
+    voxel_formats = [kind for kind in formats if kind in _VOXELS]
+    try:
+        if mesh_formats:
+            mesh = item.mesh(
+                options.resolution, options.level, options.keep, options.smooth, options.max_faces
+            )
+            report.update(mesh_report(mesh))
+        if voxel_formats:
+            occupancy = item.occupancy(options.resolution, options.level)
+            report["occupied_voxels"] = int(occupancy.sum())
+            if not occupancy.any():
+                raise MNIFError(
+                    f"{item.name}: not one voxel reaches the density level; lower it with --level."
+                )
+    except MNIFError as error:
+        return {**report, "error": str(error)}
+    for kind in mesh_formats:
+        report["files"].append(write_mesh(mesh, output / f"{name}.{kind}").name)
+    for kind in voxel_formats:
+        report["files"].append(write_voxels(occupancy, output / f"{name}.{kind}", item.half_extent).name)
+    report["seconds"] = round(time.perf_counter() - start, 2)
+    return report
+
+
+def _write_report(reports: list[dict[str, Any]], output: Path, options: ExportOptions) -> None:
+    from mnif_nerf.files import write_json
+
+    settings = {
+        key: value for key, value in dataclasses.asdict(options).items() if key not in ("output", "device")
+    }
+    settings["latent_file"] = None if options.latent_file is None else str(options.latent_file)
+    axes = {"meshes": "y up, +z forward, +x left", "voxels": "[x, y, z], z up, +x forward, +y left"}
+    write_json(output / "report.json", {"settings": settings, "axes": axes, "objects": reports})
+
+
+def _say(reports: list[dict[str, Any]], output: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("object", "triangles", "watertight", "volume", "shells kept / found", "files", "s")
+    for report in reports:
+        if "error" in report:
+            table.add_row(report["name"], "none: see below")
+            continue
+        volume, known = report.get("volume"), "triangles" in report
+        table.add_row(
+            report["name"],
+            f"{report['triangles']:,}" if known else f"{report['occupied_voxels']:,} voxels",
+            ("yes" if report["watertight"] else "no") if known else "",
+            "" if volume is None else f"{volume:.4f}",
+            f"{report['components']} / {report['components_found']}" if known else "",
+            " ".join(report["files"]),
+            f"{report['seconds']:.1f}",
+        )
+    Console().print(table)
+    for report in reports:
+        if "error" in report:
+            print(f"{report['name']}: not written, {report['error']}")
+    print(f"wrote {sum(len(r['files']) for r in reports)} files and report.json to {output}")
+    print("next: open a .glb in Blender, in Windows 3D Viewer, or on https://gltf-viewer.donmccurdy.com")
+
+
+def entrypoint() -> None:
+    """The console script."""
+
+    def run() -> None:
+        import tyro
+
+        main(tyro.cli(ExportOptions))
+
+    run_command(run)
+
+
+if __name__ == "__main__":
+    entrypoint()

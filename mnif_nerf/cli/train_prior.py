@@ -1,0 +1,98 @@
+"""mnif-train-prior: train the latent prior of a run again, with other settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mnif_nerf.errors import run_command
+
+if TYPE_CHECKING:
+    from mnif_nerf.priors.prior import LatentPrior
+
+
+@dataclass
+class TrainPriorOptions:
+    """Train the latent prior on the latents of a run, replacing the one in its model folder.
+
+    Options left out have the values that ns-train uses.
+    """
+
+    load_config: Path
+    """The run's config.yml, the run folder, or a model folder."""
+    steps: int | None = None
+    """Training steps; by default chosen from the number of latents."""
+    seed: int | None = None
+    """Of the initial weights, the noise and the order of the latents."""
+    whitening: Literal["pca", "per-dimension", "none"] | None = None
+    """How latents are brought to unit variance."""
+    rank: int | None = None
+    """Most principal directions kept (pca)."""
+    explained_variance: float | None = None
+    """Share of the latents' variance that the kept principal directions hold (pca)."""
+    prediction: Literal["v_prediction", "sample", "epsilon"] | None = None
+    """What the denoiser predicts."""
+    width: int | None = None
+    """Features per layer of the denoiser; by default chosen from the data."""
+    blocks: int | None = None
+    """Residual blocks of the denoiser; by default chosen from the data."""
+    dropout: float | None = None
+    """Share of features dropped during training."""
+    batch_size: int | None = None
+    """Latents per step."""
+    learning_rate: float | None = None
+    """Peak learning rate."""
+    neighbour_mixing: float | None = None
+    """Largest share of the way to a near neighbour at which training examples are drawn; 0 for none."""
+    latent_noise: float | None = None
+    """Deviation of noise added to training examples, in whitened units."""
+    held_out: float | None = None
+    """Share of the latents kept out of training, to report a loss on them."""
+
+
+def main(options: TrainPriorOptions) -> Path:
+    """Run the command; returns the prior's folder.
+
+    Raises:
+        MNIFError: no model, a setting out of range, or a folder that cannot be written.
+    """
+    from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_prior
+    from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+
+    folder = locate_model(options.load_config)
+    given = {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
+    given.pop("load_config")
+    config = PriorConfig(**given)
+    model = read_model(folder, with_prior=False)
+    prior = LatentPrior.fit(model.latents, config)
+    target = write_prior(prior, folder)
+    _say(prior, target, options)
+    return target
+
+
+def _say(prior: LatentPrior, target: Path, options: TrainPriorOptions) -> None:
+    report = prior.report
+    assert report is not None, "a prior that was just trained has its report"
+    held = ""
+    if report.held_out_loss is not None:
+        held = f", held-out loss {report.held_out_loss:.4f} (Gaussian prior: {report.gaussian_loss:.4f})"
+    print(f"prior trained for {report.steps} steps: loss {report.train_loss:.4f}{held}")
+    print(f"wrote {target}")
+    print(f"next: mnif-sample --load-config {options.load_config} --num-samples 16 --seed 0")
+
+
+def entrypoint() -> None:
+    """The console script."""
+
+    def run() -> None:
+        import tyro
+
+        main(tyro.cli(TrainPriorOptions))
+
+    run_command(run)
+
+
+if __name__ == "__main__":
+    entrypoint()

@@ -1,0 +1,223 @@
+"""A folder of meshes becomes a data set in the SRN layout: the same renderer, cameras and files as for our cars."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mnif_nerf.data.mesh_files import MESH_SUFFIXES, frame, read_surface
+from mnif_nerf.data.raytrace import MAX_RESOLUTION, Camera
+from mnif_nerf.data.scene_jobs import Pictures, heldout_poses, render_pictures, run_jobs, training_poses
+from mnif_nerf.data.writer import claim_output, write_manifest
+from mnif_nerf.errors import MNIFError
+
+SMALLEST_SPLIT = 4
+"""From so many meshes on, a validation or test fraction above 0 gets at least one."""
+
+
+@dataclass
+class MeshSummary:
+    """What `render_mesh_folder` made: the folder, scene names per split, and (file, reason) of what was skipped."""
+
+    output: Path
+    category: str
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _MeshJob:
+    path: Path
+    up: str
+    forward: str
+    pictures: tuple[Pictures, ...] = ()
+    camera: Camera | None = None
+
+
+def render_mesh_folder(
+    input: Path | str,
+    output: Path | str,
+    category: str | None = None,
+    up: str = "auto",
+    forward: str = "auto",
+    train_views: int = 50,
+    heldout_views: int = 8,
+    test_views: int = 24,
+    resolution: int = 128,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> MeshSummary:
+    """Render every mesh below a folder from all sides and write `<output>/<category>_{train,train_val,val,test}`.
+
+    Args:
+        input: folder of .glb, .gltf, .obj, .ply, .off or .stl files, at any depth.
+        output: the folder to write; one made earlier from the same files and settings is completed.
+        category: names the split folders; None takes the input folder's name.
+        up, forward: the files' axes, see `mnif_nerf.data.mesh_files.read_surface`.
+        train_views: pictures per training mesh, over the whole sphere.
+        heldout_views: pictures of the training meshes from a held-out spiral; 0 for none.
+        test_views: pictures per validation or test mesh, spiral.
+        resolution: height and width in pixels.
+        val_fraction, test_fraction: shares of the meshes; rounded, but at least one mesh each where the share is
+            above 0 and there are 4 meshes or more; no validation and no test mesh below that.
+        seed: of the split and the cameras.
+        workers: processes, None for one per core.
+        progress: whether to show bars.
+
+    Returns:
+        What was written and what was skipped. A mesh that is unreadable, empty or not finite is skipped.
+
+    Raises:
+        MNIFError: no such folder, no mesh in it, none readable, a setting that makes no sense, an output that
+            holds something else.
+    """
+    from mnif_nerf.rendering.cameras import Intrinsics
+
+    input, output = Path(input), Path(output)
+    settings = dict(
+        up=up, forward=forward, train_views=train_views, heldout_views=heldout_views, test_views=test_views,
+        resolution=resolution, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed,
+    )  # fmt: skip
+    _check_settings(train_views, heldout_views, test_views, resolution, val_fraction, test_fraction, seed)
+    frame(".glb", up, forward)
+    files = find_meshes(input, output)
+    category = _clean(category or input.resolve().name or "meshes")
+    names = scene_names(files, input)
+    reasons = run_jobs(_probe, [_MeshJob(path, up, forward) for path in files], workers, progress, "Reading meshes")
+    skipped = [(path, reason) for path, reason in zip(files, reasons) if reason is not None]
+    readable = {name: path for name, path, reason in zip(names, files, reasons) if reason is None}
+    if not readable:
+        raise MNIFError(f"{input}: none of its {len(files)} meshes can be used; the first: {skipped[0][1]}")
+    splits = split_names(sorted(readable), val_fraction, test_fraction, seed)
+    claim_output(output, "from-meshes", {**settings, "category": category, "meshes": _digest(files, input)})
+    camera, spiral, heldout = Intrinsics.default(resolution), heldout_poses(test_views), heldout_poses(heldout_views or 1)
+    jobs = []
+    for split, members in splits.items():
+        for name in members:
+            pictures = [Pictures(output / f"{category}_{split}" / name, spiral)]
+            if split == "train":
+                poses = training_poses(train_views, np.random.default_rng([seed, sorted(readable).index(name)]))
+                pictures = [Pictures(output / f"{category}_train" / name, poses)]
+                pictures += [Pictures(output / f"{category}_train_val" / name, heldout)] if heldout_views else []
+            if not all(item.folder.exists() for item in pictures):
+                jobs.append(_MeshJob(readable[name], up, forward, tuple(pictures), camera))
+    run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
+    settings.update(category=category, meshes=_digest(files, input))
+    more = {"splits": splits, "skipped": {str(path): reason for path, reason in skipped}}
+    write_manifest(output, "from-meshes", settings, complete=True, **more)
+    return MeshSummary(output, category, splits, skipped)
+
+
+def find_meshes(input: Path, output: Path | None = None) -> list[Path]:
+    """Mesh files below `input`, sorted; hidden ones and those below `output` are left out.
+
+    Raises:
+        MNIFError: no such folder, or no mesh file in it.
+    """
+    if not input.is_dir():
+        problem = "is a file" if input.exists() else "no such folder"
+        raise MNIFError(f"{input}: {problem}; give the folder that holds your meshes.")
+    found = []
+    for path in sorted(input.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(input).parts)
+        inside = output is not None and path.resolve().is_relative_to(output.resolve()) and output != input
+        if path.suffix.lower() in MESH_SUFFIXES and path.is_file() and not hidden and not inside:
+            found.append(path)
+    if not found:
+        raise MNIFError(f"{input}: no mesh in it; expected files that end in {', '.join(MESH_SUFFIXES)}.")
+    return found
+
+
+def scene_names(files: list[Path], root: Path) -> list[str]:
+    """A folder name for each file: its stem, or, where stems repeat, its path below `root`, then its ending."""
+    def named(level: int, path: Path) -> str:
+        relative = path.relative_to(root)
+        long = "-".join(relative.with_suffix("").parts)
+        return _clean((path.stem, long, f"{long}-{relative.suffix[1:]}")[level])
+
+    names = [named(0, path) for path in files]
+    for level in (1, 2):
+        repeated = Counter(name.casefold() for name in names)
+        names = [named(level, p) if repeated[n.casefold()] > 1 else n for n, p in zip(names, files)]
+    taken: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        while taken[name.casefold()]:
+            taken[names[index].casefold()] += 1
+            name = f"{names[index]}-{taken[names[index].casefold()]}"
+        taken[name.casefold()] += 1
+        names[index] = name
+    return names
+
+
+def split_names(names: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[str]]:
+    """Share out scenes: {"train": [...], "val": [...], "test": [...]}, empty splits left out.
+
+    Raises:
+        MNIFError: nothing would be left for training.
+    """
+    counts = []
+    for fraction in (val_fraction, test_fraction):
+        least = 1 if fraction > 0 and len(names) >= SMALLEST_SPLIT else 0
+        counts.append(max(least, round(fraction * len(names))) if len(names) >= SMALLEST_SPLIT else 0)
+    num_val, num_test = counts
+    if num_val + num_test >= len(names):
+        raise MNIFError(
+            f"--val-fraction {val_fraction} and --test-fraction {test_fraction}: leave none of {len(names)} meshes "
+            "for training; choose smaller fractions."
+        )
+    order = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
+    shares = {
+        "train": sorted(order[num_val + num_test :]),
+        "val": sorted(order[:num_val]),
+        "test": sorted(order[num_val : num_val + num_test]),
+    }
+    return {split: members for split, members in shares.items() if members}
+
+
+def _probe(job: _MeshJob) -> str | None:
+    """Why a mesh cannot be used, or None."""
+    try:
+        read_surface(job.path, job.up, job.forward)
+    except MNIFError as error:
+        return str(error)
+    return None
+
+
+def _draw(job: _MeshJob) -> None:
+    assert job.camera is not None
+    render_pictures(read_surface(job.path, job.up, job.forward), job.pictures, job.camera, 3)
+
+
+def _clean(name: str) -> str:
+    """A name that is a plain folder on every system."""
+    return re.sub(r"[^\w.\-]+", "_", name).strip("._") or "mesh"
+
+
+def _digest(files: list[Path], root: Path) -> str:
+    """Number of files and a digest of their names and sizes, to notice that the folder changed."""
+    listing = "\n".join(f"{path.relative_to(root).as_posix()} {path.stat().st_size}" for path in files)
+    return f"{len(files)} files, {hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+
+
+def _check_settings(
+    train_views: int, heldout_views: int, test_views: int, resolution: int, val: float, test: float, seed: int
+) -> None:
+    for name, count in (("train-views", train_views), ("test-views", test_views), ("resolution", resolution)):
+        if count < 1:
+            raise MNIFError(f"--{name} {count}: must be 1 or more.")
+    for name, count in (("heldout-views", heldout_views), ("seed", seed)):
+        if count < 0:
+            raise MNIFError(f"--{name} {count}: must be 0 or more.")
+    for name, share in (("val-fraction", val), ("test-fraction", test)):
+        if not 0 <= share < 1:
+            raise MNIFError(f"--{name} {share}: must be at least 0 and below 1.")
+    if resolution > MAX_RESOLUTION:
+        raise MNIFError(f"--resolution {resolution}: must be {MAX_RESOLUTION} or less.")

@@ -1,0 +1,164 @@
+"""Procedural cars as surfaces, occupancy and a data set in the SRN layout: deterministic by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnif_nerf.data.car_assembly import build_car
+from mnif_nerf.data.car_design import SPLIT_CODES, CarParameters, body_type, sample_car
+from mnif_nerf.data.car_parts import Array, Part
+from mnif_nerf.data.raytrace import MAX_RESOLUTION, Camera, Surface
+from mnif_nerf.data.scene_jobs import Pictures, heldout_poses, render_pictures, run_jobs, training_poses
+from mnif_nerf.data.voxelise import occupancy_of_mesh
+from mnif_nerf.data.writer import claim_output, write_manifest, write_occupancy
+from mnif_nerf.errors import MNIFError
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same seed gives another car: folders of different versions are not mixed."""
+OCCUPANCY_RESOLUTION = 64
+
+
+def normalised_parts(car: CarParameters) -> list[Part]:
+    """The car's parts, centred on the origin and scaled to a bounding-box diagonal of 1."""
+    parts = build_car(car)
+    low = np.min([part.vertices.min(0) for part in parts], axis=0)
+    high = np.max([part.vertices.max(0) for part in parts], axis=0)
+    centre, scale = (low + high) / 2, 1.0 / np.linalg.norm(high - low)
+    return [Part((part.vertices - centre) * scale, part.faces, part.colors) for part in parts]
+
+
+def car_surface(car: CarParameters | int | Sequence[int]) -> Surface:
+    """A car (or the car of a seed) as one coloured surface in the unit-diagonal frame."""
+    if not isinstance(car, CarParameters):
+        car = sample_car(car)
+    parts = normalised_parts(car)
+    offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
+    return Surface(
+        vertices=np.concatenate([part.vertices for part in parts]),
+        faces=np.concatenate([part.faces + offset for part, offset in zip(parts, offsets)]),
+        corner_colors=np.repeat(np.concatenate([part.colors for part in parts])[:, None], 3, axis=1),
+    )
+
+
+def car_occupancy(car: CarParameters | int | Sequence[int], resolution: int = 64) -> Array:
+    """Which cells of [-0.5, 0.5]^3 the car fills: bool [G, G, G] in x, y, z order.
+
+    Every part is closed and is filled on its own; the results are OR-ed, since crossings of overlapping shells
+    would cancel.
+
+    Raises:
+        MNIFError: `resolution` is below 1.
+    """
+    if not isinstance(car, CarParameters):
+        car = sample_car(car)
+    filled = [occupancy_of_mesh(part.vertices, part.faces, resolution) for part in normalised_parts(car)]
+    return np.logical_or.reduce(filled)
+
+
+@dataclass(frozen=True)
+class _CarJob:
+    """All files of one car."""
+
+    seed: tuple[int, ...]
+    body: str
+    pictures: tuple[Pictures, ...]
+    camera: Camera
+    supersampling: int
+    occupancy: Path | None
+    occupancy_resolution: int
+
+
+def make_procedural_cars(
+    output: Path | str,
+    num_train: int = 128,
+    num_val: int = 8,
+    num_test: int = 16,
+    train_views: int = 16,
+    heldout_views: int = 4,
+    test_views: int = 24,
+    resolution: int = 64,
+    seed: int = 0,
+    occupancy: bool = True,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write a data set of procedural cars in the SRN layout, or complete one that was interrupted.
+
+    `<output>/cars_train` (cameras over the whole sphere), `cars_train_val` (the same cars from a held-out spiral),
+    `cars_val` and `cars_test` (other cars, spiral), `occupancy/<split>/<scene>.npz` (64^3, see
+    `mnif_nerf.data.writer.read_occupancy`) and `dataset.json`. Scenes are named `<number>-<body type>`.
+
+    Args:
+        output: the folder; one made earlier with the same settings is completed, scenes already there are kept.
+        num_train, num_val, num_test: cars per split; val and test may be 0.
+        train_views, heldout_views, test_views: pictures per car; heldout_views may be 0.
+        resolution: height and width in pixels.
+        seed: of everything; the splits draw from disjoint streams.
+        occupancy: whether to write the occupancy files.
+        workers: processes, None for one per core.
+        progress: whether to show a bar.
+
+    Returns:
+        `output` as a Path.
+
+    Raises:
+        MNIFError: a count that makes no sense, a folder that holds something else or was made with other
+            settings, a full disk.
+    """
+    from mnif_nerf.rendering.cameras import Intrinsics
+
+    settings = dict(
+        num_train=num_train, num_val=num_val, num_test=num_test, train_views=train_views,
+        heldout_views=heldout_views, test_views=test_views, resolution=resolution, seed=seed, occupancy=occupancy,
+        generator=GENERATOR_VERSION,
+    )  # fmt: skip
+    _check_settings(settings)
+    output = Path(output)
+    claim_output(output, "procedural-cars", settings)
+    camera = Intrinsics.default(resolution)
+    spirals = {"train": heldout_poses(max(heldout_views, 1)), "other": heldout_poses(test_views)}
+    jobs = []
+    for split, count in (("train", num_train), ("val", num_val), ("test", num_test)):
+        for index in range(count):
+            entropy = (seed, SPLIT_CODES[split], index)
+            body = body_type(seed, split, index)
+            name = f"{index:04d}-{body}" if split == "train" else f"{split}-{index:04d}-{body}"
+            if split == "train":
+                poses = training_poses(train_views, np.random.default_rng([*entropy, 1]))
+                pictures = [Pictures(output / "cars_train" / name, poses)]
+                if heldout_views:
+                    pictures.append(Pictures(output / "cars_train_val" / name, spirals["train"]))
+            else:
+                pictures = [Pictures(output / f"cars_{split}" / name, spirals["other"])]
+            cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
+            jobs.append(_CarJob(entropy, body, tuple(pictures), camera, 3, cells, OCCUPANCY_RESOLUTION))
+    run_jobs(_draw_car, [job for job in jobs if _is_missing(job)], workers, progress, "Rendering cars")
+    write_manifest(output, "procedural-cars", settings, complete=True)
+    return output
+
+
+def _draw_car(job: _CarJob) -> None:
+    car = sample_car(job.seed, job.body)
+    render_pictures(car_surface(car), job.pictures, job.camera, job.supersampling)
+    if job.occupancy is not None and not job.occupancy.exists():
+        write_occupancy(job.occupancy, car_occupancy(car, job.occupancy_resolution))
+
+
+def _is_missing(job: _CarJob) -> bool:
+    folders = [pictures.folder for pictures in job.pictures]
+    return not all(path.exists() for path in (*folders, *([job.occupancy] if job.occupancy else [])))
+
+
+def _check_settings(settings: dict[str, int]) -> None:
+    for name in ("num_train", "train_views", "test_views", "resolution"):
+        if settings[name] < 1:
+            raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 1 or more.")
+    for name in ("num_val", "num_test", "heldout_views", "seed"):
+        if settings[name] < 0:
+            raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 0 or more.")
+    if settings["resolution"] > MAX_RESOLUTION:
+        raise MNIFError(f"--resolution {settings['resolution']}: must be {MAX_RESOLUTION} or less.")

@@ -1,0 +1,203 @@
+"""Fetching one large file over HTTP: resumable, checked, never spliced from two versions."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mnif_nerf.errors import MNIFError, disk_errors
+from mnif_nerf.files import read_json, write_json
+
+_CHUNK = 1 << 18
+_TIMEOUT = 30.0
+_CUT_CONNECTIONS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+Progress = Callable[[int, "int | None"], None]
+
+
+@dataclass(frozen=True)
+class Version:
+    """What tells one version of a remote file from another: kept beside the unfinished download."""
+
+    url: str
+    etag: str | None
+    modified: str | None
+    size: int | None
+
+
+def fetch(
+    url: str,
+    target: Path,
+    progress: Progress = lambda done, total: None,
+    attempts: int = 6,
+    pause: float = 2.0,
+) -> None:
+    """Download `url` to `target`, going on from `<target>.part` where an earlier run was cut off.
+
+    The server is asked for the rest only if the file is still the same (If-Range with its ETag or date, and
+    the total size); a changed file, or a server without ranges, starts from the beginning. A cut connection
+    is retried with growing pauses. `progress(done, total)` counts bytes; `total` may be None.
+
+    Raises:
+        MNIFError: a bad address, a refusal by the server, a web page instead of a file, no connection after
+            `attempts` tries without progress, a full disk.
+    """
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise MNIFError(
+            f"{url}: not an http(s) address; give one, or the path of an archive on this machine."
+        )
+    part = target.with_name(target.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            with disk_errors(part):
+                if _fetch_once(url, part, progress):
+                    os.replace(part, target)
+                    _version_file(part).unlink(missing_ok=True)
+                    return
+            reason = "the connection was cut"
+        except urllib.error.HTTPError as error:
+            if error.code not in _RETRIED:
+                remedy = "check the address, or give another with --url"
+                raise MNIFError(
+                    f"{url}: the server answered {error.code} {error.reason}; {remedy}."
+                ) from None
+            reason = f"the server answered {error.code} {error.reason}"
+        except _CUT_CONNECTIONS as error:
+            reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+        after = part.stat().st_size if part.exists() else 0
+        failures = 1 if after > before else failures + 1
+        if failures >= attempts:
+            raise MNIFError(
+                f"{url}: {reason} ({failures} tries); run the command again to go on from {after} bytes."
+            )
+        time.sleep(pause * 2 ** (failures - 1))
+
+
+def sha256_of(path: Path, progress: Progress = lambda done, total: None) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+            done += len(block)
+            progress(done, total)
+    return digest.hexdigest()
+
+
+def _fetch_once(url: str, part: Path, progress: Progress) -> bool:
+    """One request; True where the file is complete afterwards. An answer that is no sequel drops `part`."""
+    known = _known_version(url, part)
+    start = part.stat().st_size if known else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "mnif-data", "Accept-Encoding": "identity"})
+    if start and known:
+        request.add_header("Range", f"bytes={start}-")
+        validator = known.etag or known.modified
+        if validator:
+            request.add_header("If-Range", validator)
+    try:
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and known and known.size == start:
+            return True
+        if error.code == 416:
+            _forget(part)
+            return False
+        raise
+    with response:
+        version = _version_of(url, response)
+        if response.status == 206:
+            if not _continues(response, version, known, start):
+                _forget(part)
+                return False
+        else:
+            start = 0
+        _refuse_web_page(url, response)
+        _require_space(part, version, start)
+        if start == 0:
+            _forget(part)
+            write_json(_version_file(part), asdict(version))
+        return _receive(response, part, start, version.size, progress)
+
+
+def _receive(response: Any, part: Path, start: int, total: int | None, progress: Progress) -> bool:
+    done = start
+    with open(part, "ab") as file:
+        progress(done, total)
+        while block := response.read(_CHUNK):
+            file.write(block)
+            done += len(block)
+            progress(done, total)
+    if total is not None and done > total:
+        _forget(part)
+        return False
+    return total is None or done == total
+
+
+def _known_version(url: str, part: Path) -> Version | None:
+    """The version that `part` was begun from, if it can be continued."""
+    if not part.exists() or not part.stat().st_size:
+        return None
+    try:
+        known = Version(**read_json(_version_file(part)))
+    except (MNIFError, TypeError):
+        return None
+    return known if known.url == url and (known.etag or known.modified or known.size) else None
+
+
+def _version_of(url: str, response: Any) -> Version:
+    etag = response.headers.get("ETag")
+    if etag and etag.startswith("W/"):
+        etag = None  # a weak tag does not promise the same bytes
+    size: int | None = None
+    if response.status == 206:
+        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        size = int(total) if total.isdigit() else None
+    elif response.headers.get("Content-Length", "").isdigit():
+        size = int(response.headers["Content-Length"])
+    return Version(url, etag, response.headers.get("Last-Modified"), size)
+
+
+def _continues(response: Any, version: Version, known: Version | None, start: int) -> bool:
+    """Is this partial answer the rest of the very file that was begun?"""
+    first = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    if known is None or first != str(start):
+        return False
+    pairs = ((version.etag, known.etag), (version.modified, known.modified), (version.size, known.size))
+    return all(new is None or old is None or new == old for new, old in pairs)
+
+
+def _refuse_web_page(url: str, response: Any) -> None:
+    if response.headers.get_content_type() == "text/html":
+        raise MNIFError(
+            f"{url}: the server sent a web page instead of a file (Google Drive does so for a used-up quota);"
+            " download the file with a browser and give its path with --url."
+        )
+
+
+def _require_space(part: Path, version: Version, start: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if version.size is not None and version.size - start > free:
+        needed = f"{(version.size - start) / 1e6:.0f} MB to download and {free / 1e6:.0f} MB free"
+        raise MNIFError(f"{part.parent}: {needed}; free some space or choose another folder.")
+
+
+def _version_file(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _version_file(part).unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""Occupancy of closed triangle meshes on a regular grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnif_nerf.errors import MNIFError
+
+Array = npt.NDArray[Any]
+
+
+def occupancy_of_mesh(vertices: Array, faces: Array, resolution: int = 64, half_extent: float = 0.5) -> Array:
+    """Which cell centres lie inside one closed mesh, by counting crossings along vertical lines.
+
+    Args:
+        vertices, faces: [V, 3] and [F, 3]; every edge must be shared by two faces. The surface may touch itself
+            but not overlap itself (overlapping shells would cancel: do each alone and join the results).
+        resolution: cells along each axis.
+        half_extent: the grid covers [-half_extent, half_extent]^3.
+
+    Returns:
+        bool [G, G, G] in x, y, z order; cell (i, j, k) has its centre at -half_extent + (i + 0.5) * cell.
+
+    Raises:
+        MNIFError: `resolution` is below 1.
+    """
+    if resolution < 1:
+        raise MNIFError(f"occupancy resolution {resolution}: must be 1 or more.")
+    cell = 2 * half_extent / resolution
+    # Grid units, with a shift far below a cell, so that no centre falls exactly on an edge or a vertex.
+    shift = np.array([1.7e-6, 2.9e-6, 0.0])
+    corners = ((np.asarray(vertices, np.float64) + half_extent) / cell - 0.5 - shift)[faces]
+    low = np.clip(np.ceil(corners[..., :2].min(1)), 0, resolution).astype(np.int64)
+    high = np.clip(np.floor(corners[..., :2].max(1)) + 1, 0, resolution).astype(np.int64)
+    sizes = np.maximum(high - low, 0)
+    counts = sizes[:, 0] * sizes[:, 1]
+    face = np.repeat(np.arange(len(corners)), counts)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    columns = low[face] + np.stack([within // sizes[face, 1], within % sizes[face, 1]], axis=1)
+    a, b, c = corners[face, 0], corners[face, 1], corners[face, 2]
+    weights = np.stack([_area(b, c, columns), _area(c, a, columns), _area(a, b, columns)], axis=1)
+    total = weights.sum(axis=1)
+    hit = ((weights > 0).all(1) | (weights < 0).all(1)) & (np.abs(total) > 1e-14)
+    height = (weights[hit] * np.stack([a[hit, 2], b[hit, 2], c[hit, 2]], axis=1)).sum(1) / total[hit]
+    crossings = np.zeros((resolution, resolution, resolution + 1), np.int32)
+    first_above = np.clip(np.ceil(height), 0, resolution).astype(np.int64)
+    np.add.at(crossings, (columns[hit, 0], columns[hit, 1], first_above), 1)
+    return np.cumsum(crossings[..., :-1], axis=2) % 2 == 1
+
+
+def _area(first: Array, second: Array, point: Array) -> Array:
+    """Twice the signed area of the triangles (first, second, point) seen along z."""
+    return (first[:, 0] - point[:, 0]) * (second[:, 1] - point[:, 1]) - (first[:, 1] - point[:, 1]) * (
+        second[:, 0] - point[:, 0]
+    )

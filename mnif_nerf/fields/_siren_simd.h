@@ -1,0 +1,136 @@
+/* The vectorised pieces of the SIREN kernel, for one instruction set.
+ *
+ * _siren_kernel.c includes this file once per instruction set, with
+ *   NAME(x)  x with the instruction set's suffix,
+ *   TARGET   the function attribute that turns the instruction set on,
+ *   LANES    floats per register,
+ *   COLUMNS  registers per tile row, so that TILE_ROWS * COLUMNS accumulators fit the register file.
+ *
+ * Buffers are point-major, [points, features], with features padded by zeros to a multiple of 16: then all three
+ * products of training (forward, gradient of the inputs, gradient of the weights) are sums of outer products whose
+ * vectors run along features, and nothing is ever transposed.
+ */
+
+typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float NAME(quad) __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* c[r, :] = init[r, :] + sum_k a[r, k] * b[k, :] for one tile; rows and columns are constants at every call. */
+static inline __attribute__((always_inline)) TARGET void NAME(tile)(
+    const int rows, const int columns, ptrdiff_t depth, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
+    const float *b, ptrdiff_t b_k, const float *init, ptrdiff_t init_row, float *c, ptrdiff_t c_row)
+{
+    NAME(vec) sum[TILE_ROWS][COLUMNS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < columns; v++)
+            sum[r][v] = *(const NAME(vec) *)(init + r * init_row + v * LANES);
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        NAME(vec) row[COLUMNS];
+        UNROLL for (int v = 0; v < columns; v++)
+            row[v] = *(const NAME(vec) *)(b + k * b_k + v * LANES);
+        UNROLL for (int r = 0; r < rows; r++) {
+            const float scale = a[r * a_row + k * a_k];
+            UNROLL for (int v = 0; v < columns; v++)
+                sum[r][v] += scale * row[v];
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < columns; v++)
+            *(NAME(vec) *)(c + r * c_row + v * LANES) = sum[r][v];
+}
+
+#define TILE(R, C) NAME(tile)(R, C, depth, a, a_row, a_k, b, b_k, init, init_row, c, c_row)
+#define TILE_OF_ROWS(R)                                                                                              \
+    switch (columns) {                                                                                               \
+    case 1: TILE(R, 1); break;                                                                                       \
+    case 2: TILE(R, 2); break;                                                                                       \
+    case 3: TILE(R, 3); break;                                                                                       \
+    default: TILE(R, COLUMNS); break;                                                                                \
+    }
+
+static TARGET void NAME(any_tile)(int rows, int columns, ptrdiff_t depth, const float *a, ptrdiff_t a_row,
+                                  ptrdiff_t a_k, const float *b, ptrdiff_t b_k, const float *init,
+                                  ptrdiff_t init_row, float *c, ptrdiff_t c_row)
+{
+    switch (rows) {
+    case 1: TILE_OF_ROWS(1) break;
+    case 2: TILE_OF_ROWS(2) break;
+    case 3: TILE_OF_ROWS(3) break;
+    default: TILE_OF_ROWS(TILE_ROWS) break;
+    }
+}
+
+/* c = init + a b for `rows` rows and `width` (a multiple of 16) columns; init may be c, or one row (init_row = 0). */
+static TARGET void NAME(product)(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t depth, const float *a, ptrdiff_t a_row,
+                                 ptrdiff_t a_k, const float *b, ptrdiff_t b_k, const float *init,
+                                 ptrdiff_t init_row, float *c, ptrdiff_t c_row)
+{
+    for (ptrdiff_t at = 0; at < width;) {
+        const ptrdiff_t left = (width - at) / LANES;
+        const int columns = left < COLUMNS ? (int)left : COLUMNS;
+        for (ptrdiff_t r = 0; r < rows; r += TILE_ROWS) {
+            const int count = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
+            NAME(any_tile)(count, columns, depth, a + r * a_row, a_row, a_k, b + at, b_k,
+                           init + r * init_row + at, init_row, c + r * c_row + at, c_row);
+        }
+        at += columns * LANES;
+    }
+}
+
+#undef TILE
+#undef TILE_OF_ROWS
+
+/* The output layer: `outputs` is a small multiple of 4, too narrow for whole registers.
+ * c[p, o] = bias[o] + sum_k a[p, k] * b[k, o], eight points at a time to hide the latency of the additions. */
+static TARGET void NAME(narrow_product)(ptrdiff_t points, ptrdiff_t outputs, ptrdiff_t depth, const float *a,
+                                        ptrdiff_t a_row, const float *b, const float *bias, float *c)
+{
+    for (ptrdiff_t o = 0; o < outputs; o += 4) {
+        const NAME(quad) start = *(const NAME(quad) *)(bias + o);
+        ptrdiff_t p = 0;
+        for (; p + 8 <= points; p += 8) {
+            NAME(quad) sum[8];
+            UNROLL for (int r = 0; r < 8; r++) sum[r] = start;
+            for (ptrdiff_t k = 0; k < depth; k++) {
+                const NAME(quad) row = *(const NAME(quad) *)(b + k * outputs + o);
+                UNROLL for (int r = 0; r < 8; r++) sum[r] += a[(p + r) * a_row + k] * row;
+            }
+            UNROLL for (int r = 0; r < 8; r++) *(NAME(quad) *)(c + (p + r) * outputs + o) = sum[r];
+        }
+        for (; p < points; p++) {
+            NAME(quad) sum = start;
+            for (ptrdiff_t k = 0; k < depth; k++)
+                sum += a[p * a_row + k] * *(const NAME(quad) *)(b + k * outputs + o);
+            *(NAME(quad) *)(c + p * outputs + o) = sum;
+        }
+    }
+}
+
+/* value[i] = sin(value[i]). */
+static TARGET void NAME(sine)(float *restrict value, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        value[i] = sine_of(value[i]);
+}
+
+/* value[i] = sin(value[i]) and cosine[i] = cos(value[i]). */
+static TARGET void NAME(sine_cosine)(float *restrict value, float *restrict cosine, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        sine_cosine_of(value[i], value + i, cosine + i);
+}
+
+/* value[i] *= factor[i]. */
+static TARGET void NAME(multiply)(float *restrict value, const float *restrict factor, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        value[i] *= factor[i];
+}
+
+static const struct operations NAME(operations) = {
+    NAME(product), NAME(narrow_product), NAME(sine), NAME(sine_cosine), NAME(multiply),
+};
+
+#undef NAME
+#undef TARGET
+#undef LANES
+#undef COLUMNS

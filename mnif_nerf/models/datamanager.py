@@ -1,0 +1,287 @@
+"""nerfstudio's data manager over the packed store: training rays grouped by instance, and one scene to look
+at.
+
+It is a `VanillaDataManager` because ns-render and ns-export ask for one, but shares none of its loading:
+images stay uint8 in the memory-mapped store, and commands that only show something read one scene's files and
+open no store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import (
+    DataManager,
+    VanillaDataManager,
+    VanillaDataManagerConfig,
+)
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+from torch import Tensor
+from torch.nn import Parameter
+
+from mnif_nerf.data.images import composite_white, read_image
+from mnif_nerf.data.sampler import RayBatchSampler
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.models.dataparser import SrnDataParserConfig, make_cameras, make_outputs
+from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.views import TrainingViews, ViewList
+from mnif_nerf.rendering.batch import RayBatch
+from mnif_nerf.rendering.cameras import pixel_directions
+from mnif_nerf.rendering.occupancy import dilate
+
+
+@dataclass
+class MNIFDataManagerConfig(VanillaDataManagerConfig):
+    """Rays of several instances per step, from a data set in the SRN layout."""
+
+    _target: type = field(default_factory=lambda: MNIFDataManager)
+    dataparser: SrnDataParserConfig = field(default_factory=SrnDataParserConfig)
+    """Where the data is, and which scene is shown."""
+    scenes_per_step: int = 16
+    """Instances per training step."""
+    rays_per_scene: int = 64
+    """Rays of each of them."""
+    carve_points: int = 64
+    """Points outside the hull of each of them, where density is pushed to zero."""
+    eval_num_scenes: int = 8
+    """Instances an evaluation looks at, spread evenly over the set."""
+    eval_views_per_scene: int = 2
+    """Held-out views of each of them."""
+
+
+class SceneImages(InputDataset):
+    """Pictures of the shown scene, read from its files and composited on white."""
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray:
+        """uint8 `[H, W, 3]`."""
+        camera = self.cameras[image_idx]
+        path = self._dataparser_outputs.image_filenames[image_idx]
+        return composite_white(read_image(path, int(camera.height), int(camera.width)))
+
+
+class StoredImages(InputDataset):
+    """Pictures of several scenes, from the packed store."""
+
+    def __init__(self, outputs: DataparserOutputs, views: ViewList) -> None:
+        super().__init__(outputs)
+        self.views = views
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray:
+        """uint8 `[H, W, 3]`."""
+        return np.array(self.views.store.images[self.views.views[image_idx]])
+
+
+class MNIFDataManager(VanillaDataManager):
+    """See the module.
+
+    Args:
+        config: batch sizes and the data's place.
+        device: where batches end up.
+        test_mode: "val" while training; "test" and "inference" show one scene and open no store before it is
+            asked for.
+        world_size, local_rank: of distributed training; ranks draw differently because nerfstudio seeds them
+            so.
+    """
+
+    config: MNIFDataManagerConfig
+
+    @tell_user
+    def __init__(
+        self,
+        config: MNIFDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **_: Any,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.test_mode = test_mode
+        self.test_split = "val" if test_mode == "val" else "test"
+        self.world_size, self.local_rank = world_size, local_rank
+        self.sampler = None
+        if config.data is not None:
+            config.dataparser.data = Path(config.data)
+        config.data = Path(config.dataparser.data)
+        self.seed = torch.initial_seed() % 2**31
+        self.dataparser = config.dataparser.setup()
+        self.includes_time = False
+        self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs("train")
+        self.train_dataset = SceneImages(self.train_dataparser_outputs)
+        self.eval_dataset = SceneImages(self.dataparser.get_dataparser_outputs(self.test_split))
+        self.exclude_batch_keys_from_device = ["image", "mask"]
+        if test_mode == "val":
+            self.train_dataset.metadata["bounds"] = self.bounds()
+        DataManager.__init__(self)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the training scenes, in the order of `scene_idx`."""
+        return self.train_dataset.metadata["scene_names"]
+
+    @cached_property
+    def views(self) -> TrainingViews:
+        """The packed training split and its held-out views; opened (and built where absent) on first use."""
+        return TrainingViews(
+            Path(self.config.dataparser.data), self.config.dataparser.heldout_views_per_scene
+        )
+
+    def bounds(self) -> Tensor | None:
+        """Union of all visual hulls, grown by one cell: bool `[G, G, G]` ([x, y, z]); None without hulls."""
+        store = self.views.train
+        if store.hulls is None:
+            return None
+        size = store.hull_resolution
+        union = np.bitwise_or.reduce(store.hulls, axis=0)
+        bits = np.unpackbits(union, bitorder="little")[: size**3]
+        return dilate(torch.from_numpy(bits.reshape(size, size, size)).bool())
+
+    def setup_train(self) -> None:
+        """Prepare the drawing of rays; only while training."""
+        self.train_pixel_sampler = SimpleNamespace(num_rays_per_batch=self.config.train_num_rays_per_batch)  # type: ignore[assignment]
+        if self.test_mode == "val":
+            count = self.rays.scenes_per_step * self.rays.rays_per_scene
+            self.train_pixel_sampler.num_rays_per_batch = count
+
+    def setup_eval(self) -> None:
+        """Nothing: the evaluation views open on first use."""
+
+    @cached_property
+    def rays(self) -> RayBatchSampler:
+        """Draws the training batches; every draw depends on the seed and the step alone."""
+        return RayBatchSampler(
+            self.views.train,
+            self.config.scenes_per_step,
+            self.config.rays_per_scene,
+            self.config.carve_points,
+            self.device,
+            self.seed,
+            torch.from_numpy(self.views.trained),
+        )
+
+    def draw(self, step: int) -> RayBatch:
+        """The rays of training step `step`, grouped by instance."""
+        return self.rays.draw(step)
+
+    @cached_property
+    def evaluation_views(self) -> ViewList:
+        """Held-out views of a few training scenes.
+
+        Raises:
+            MNIFError: no view is held out.
+        """
+        views = self.views.evaluation(self.config.eval_num_scenes, self.config.eval_views_per_scene)
+        if len(views) == 0:
+            raise MNIFError(
+                f"{self.config.data}: no view is held out, so there is nothing to evaluate; add a split "
+                "train_val or set --pipeline.datamanager.dataparser.heldout-views-per-scene to 1 or more."
+            )
+        return views
+
+    def dataset_of(self, views: ViewList, names: tuple[str, ...] | None = None) -> StoredImages:
+        """A data set of stored pictures, whose cameras carry `views.scenes` as `scene_idx`."""
+        store = views.store
+        cameras = make_cameras(
+            store.poses[views.views], views.intrinsics, store.height, store.width, views.scenes
+        )
+        paths = [Path(f"{name}.png") for name in views.names]
+        return StoredImages(make_outputs(paths, cameras, names or self.names, 0), views)
+
+    def loader_of(self, views: ViewList, names: tuple[str, ...] | None = None) -> FixedIndicesEvalDataloader:
+        """Yields `(camera, batch)` for every picture of `views` in order."""
+        return FixedIndicesEvalDataloader(input_dataset=self.dataset_of(views, names), device=self.device)
+
+    @cached_property
+    def fixed_indices_eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """The evaluation views in order: what ns-eval and steps_per_eval_all_images average over."""
+        return self.loader_of(self.evaluation_views)
+
+    @cached_property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """Held-out cameras of the shown scene (ns-render spiral starts at the first)."""
+        return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
+        """Rays as nerfstudio's tools know them, flattened to `[B * R]`, with `image` `[B * R, 3]`.
+
+        The training pipeline uses `draw` instead. In test modes all rays are of the shown scene, and new at
+        every call (ns-export asks for step 0 again and again).
+        """
+        self.train_count += 1
+        if self.test_mode != "val":
+            count = self.get_train_rays_per_batch()
+            return self.random_rays(self.views.training(self._shown), count, self.train_count)
+        rays = self.draw(step)
+        scenes = rays.scenes.repeat_interleave(rays.rgb.shape[1])
+        bundle = _bundle(rays.origins.flatten(0, 1), rays.directions.flatten(0, 1), scenes)
+        bundle.nears, bundle.fars = rays.near.reshape(-1, 1), rays.far.reshape(-1, 1)
+        return bundle, {"image": rays.rgb.flatten(0, 1)}
+
+    def next_eval(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
+        """Random rays of the evaluation views with `image` `[R, 3]`; the same for the same step."""
+        self.eval_count += 1
+        return self.random_rays(self.evaluation_views, self.get_eval_rays_per_batch(), step)
+
+    def next_eval_image(self, step: int) -> tuple[Any, dict[str, Any]]:
+        """One evaluation view after the other: `(Cameras [1], batch)`."""
+        loader = self.fixed_indices_eval_dataloader
+        picked = self.eval_count % len(loader.input_dataset)
+        self.eval_count += 1
+        return loader.get_camera(picked)
+
+    @property
+    def _shown(self) -> int:
+        return int(self.train_dataset.metadata["shown_scene"])
+
+    def random_rays(self, views: ViewList, count: int, seed: int) -> tuple[RayBundle, dict[str, Any]]:
+        """Rays of `count` random pixels of `views`, and their colours `image` `[count, 3]`, by seed."""
+        store = views.store
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + seed) % 2**63)
+        picked = torch.randint(len(views), (count,), generator=generator).numpy()
+        pixel = torch.randint(store.height * store.width, (count,), generator=generator)
+        column, row = pixel % store.width, pixel // store.width
+        pose = torch.from_numpy(store.poses[views.views[picked]])
+        focal, cx, cy = torch.from_numpy(np.ascontiguousarray(views.intrinsics[picked])).T
+        directions = pixel_directions(torch.stack([column, row], dim=-1), pose[:, :3, :3], focal, cx, cy)
+        color = store.images[views.views[picked], row.numpy(), column.numpy()]
+        bundle = _bundle(pose[:, :3, 3], directions, torch.from_numpy(views.scenes[picked]))
+        return bundle.to(self.device), {"image": (torch.from_numpy(color).float() / 255.0).to(self.device)}
+
+    def get_train_rays_per_batch(self) -> int:
+        """Rays of one training step."""
+        sampler: Any = self.train_pixel_sampler
+        return sampler.num_rays_per_batch if sampler else self.config.train_num_rays_per_batch
+
+    def get_eval_rays_per_batch(self) -> int:
+        """Rays of one evaluation batch."""
+        return self.config.eval_num_rays_per_batch
+
+    def get_datapath(self) -> Path:
+        """The data folder."""
+        return Path(self.config.dataparser.data)
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Nothing is learned here; the latents belong to the model."""
+        return {}
+
+
+def _bundle(origins: Tensor, directions: Tensor, scenes: Tensor) -> RayBundle:
+    """A ray bundle `[R]` with `scene_idx` `[R, 1]`; pixel areas are not used by any field here."""
+    column = torch.zeros(len(origins), 1, device=origins.device)
+    return RayBundle(
+        origins=origins.contiguous(),
+        directions=directions,
+        pixel_area=column,
+        camera_indices=column.long(),
+        metadata={"scene_idx": scenes.view(-1, 1)},
+    )

@@ -1,0 +1,309 @@
+"""Generation: a trained model as a callable that returns objects. Works without nerfstudio."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import read_json
+from mnif_nerf.machine import default_device_type
+from mnif_nerf.pipelines.model_folder import FORMAT, StoredModel, locate_model, read_model, write_model
+from mnif_nerf.pipelines.objects import NeuralObject
+
+if TYPE_CHECKING:
+    from mnif_nerf.priors.prior import LatentPrior
+    from mnif_nerf.priors.whitening import Whitening
+
+__all__ = ["MNIFPipeline", "NeuralObject"]
+
+
+class MNIFPipeline:
+    """A trained category: sample new objects, bring back training instances, interpolate, find neighbours.
+
+        pipe = MNIFPipeline.from_pretrained("outputs/.../model")
+        cars = pipe(num_samples=4, seed=0)
+        cars[0].render(elevation=20, azimuth=45, resolution=256)
+        cars[0].mesh(resolution=128).export("car.glb")
+
+    Args:
+        model: what a model folder holds, on the device to work on.
+    """
+
+    def __init__(self, model: StoredModel) -> None:
+        self.model = model
+        self._neighbor_space: Whitening | None = None
+
+    # --- reading and writing ------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_repo_id: Path | str, device: torch.device | str | None = None
+    ) -> MNIFPipeline:
+        """Load a model folder, a run folder, a run's config.yml, or "owner/name" from the Hugging Face Hub.
+
+        Args:
+            path_or_repo_id: what to load; a local path wins over a repository of the same name.
+            device: CUDA where there is one, else the CPU, when None.
+
+        Raises:
+            MNIFError: nothing there, a damaged or unfinished model, or one of another format version.
+        """
+        chosen = _choose_device(device)
+        local = Path(path_or_repo_id)
+        if not local.exists() and _looks_like_repository(str(path_or_repo_id)):
+            local = _download(str(path_or_repo_id))
+        return cls(read_model(locate_model(local), chosen))
+
+    def save_pretrained(self, folder: Path | str) -> Path:
+        """Write the model folder (safetensors and JSON), replacing an older model there as a whole.
+
+        Raises:
+            MNIFError: `folder` holds something that is not a model, or the disk cannot take it.
+        """
+        folder = Path(folder)
+        if folder.exists() and not _may_replace(folder):
+            raise MNIFError(f"{folder}: holds something else than a model; choose an empty or new folder.")
+        return write_model(self.model, folder)
+
+    def push_to_hub(
+        self, repo_id: str, private: bool = False, commit_message: str = "Upload mNIF model"
+    ) -> str:
+        """Upload the model to the Hugging Face Hub (log in first: `hf auth login`); returns its address.
+
+        Raises:
+            MNIFError: the hub refuses or cannot be reached.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "model")
+            (folder / "README.md").write_text(_model_card(self.model, repo_id), encoding="utf-8")
+            try:
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=commit_message)
+            except Exception as error:  # the hub's client lets its HTTP library's own errors through
+                reason = _first_line(error)
+                raise MNIFError(
+                    f"{repo_id}: could not be uploaded ({reason}); check the name and log in."
+                ) from error
+        return f"https://huggingface.co/{repo_id}"
+
+    # --- objects ------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        num_samples: int = 1,
+        seed: int = 0,
+        sampler: str = "dpm-solver++",
+        steps: int | None = None,
+        temperature: float = 1.0,
+    ) -> list[NeuralObject]:
+        """New objects from the latent prior; the same seed gives the same objects.
+
+        Args:
+            num_samples: how many.
+            seed: sample i of a seed does not depend on `num_samples`.
+            sampler: "dpm-solver++", "ddim", "ddpm", or a baseline: see `LatentPrior.sample`.
+            steps: denoiser evaluations; the sampler's own default when None (30 for dpm-solver++).
+            temperature: below 1 draws nearer to the typical object (less variety), 1 is the model itself.
+
+        Raises:
+            MNIFError: no prior yet, or an argument out of range.
+        """
+        latents = self.sample_latents(num_samples, seed, sampler, steps, temperature)
+        return [self.decode(latent, f"sample{index:03d}") for index, latent in enumerate(latents)]
+
+    def sample_latents(
+        self,
+        num_samples: int = 1,
+        seed: int = 0,
+        sampler: str = "dpm-solver++",
+        steps: int | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Latents `[num_samples, D]` from the prior; the arguments are those of calling the pipeline."""
+        if num_samples < 1:
+            raise MNIFError(f"num-samples {num_samples} leaves nothing to do; ask for at least 1.")
+        prior = self._need_prior()
+        return prior.sample(num_samples, seed=seed, sampler=sampler, steps=steps, temperature=temperature)
+
+    def decode(self, latent: Tensor | Sequence[float], name: str = "object") -> NeuralObject:
+        """The object of a latent `[D]`.
+
+        Raises:
+            MNIFError: a latent of another size, or with NaNs.
+        """
+        code = torch.as_tensor(latent, dtype=torch.float32, device=self.model.latents.device)
+        if not torch.isfinite(code).all():
+            raise MNIFError(f"{name}: the latent has NaN or infinite numbers; it cannot be decoded.")
+        field = self.model.field.collapse(code)
+        return NeuralObject(code, field, name, self.model.cells, self.model.half_extent, self.model.camera)
+
+    def instance(self, name_or_index: str | int) -> NeuralObject:
+        """A training instance, by name or by index.
+
+        Raises:
+            MNIFError: no such instance (the nearest names are suggested).
+        """
+        index = self._instance_index(name_or_index)
+        return self.decode(self.model.latents[index], self.model.names[index])
+
+    def interpolate(self, a: Any, b: Any, num: int = 8) -> list[NeuralObject]:
+        """`num` objects from `a` to `b`, both included exactly.
+
+        The path is straight in whitened latent coordinates. Whitening is an affine map, so this is the
+        straight line between the latents themselves, which (unlike the whitened detour) also keeps
+        directions the prior drops.
+
+        Args:
+            a, b: a `NeuralObject`, a latent `[D]`, or a training instance's name or index.
+            num: at least 2.
+
+        Raises:
+            MNIFError: fewer than 2 steps, or an end that does not exist.
+        """
+        if num < 2:
+            raise MNIFError(f"an interpolation of {num} objects has no two ends; ask for at least 2.")
+        start, end = self._latent_of(a), self._latent_of(b)
+        shares = torch.linspace(0, 1, num).tolist()
+        return [self.decode(torch.lerp(start, end, share), f"step{k:02d}") for k, share in enumerate(shares)]
+
+    def nearest(self, latent: Tensor | NeuralObject) -> tuple[str, float]:
+        """The training instance nearest to a latent, and the distance to it.
+
+        Returns:
+            its name and the root-mean-square difference per whitened dimension: 0 is a copy, and two
+            independent instances are about 1.4 apart.
+        """
+        space = self._whitening()
+        difference = space.apply(self.model.latents) - space.apply(self._latent_of(latent))
+        distances = difference.square().sum(dim=1).div(max(space.dim, 1)).sqrt()
+        index = int(distances.argmin())
+        return self.model.names[index], float(distances[index])
+
+    # --- helpers ------------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the training instances."""
+        return self.model.names
+
+    @property
+    def latents(self) -> Tensor:
+        """Latents `[N, D]` of the training instances."""
+        return self.model.latents
+
+    @property
+    def prior(self) -> LatentPrior | None:
+        """The latent prior, or None until it is trained."""
+        return self.model.prior
+
+    def _need_prior(self) -> LatentPrior:
+        if self.model.prior is None:
+            raise MNIFError(
+                "this model has no latent prior yet, so it cannot sample; train one with "
+                "mnif-train-prior --load-config."
+            )
+        return self.model.prior
+
+    def _instance_index(self, name_or_index: str | int) -> int:
+        names = self.model.names
+        if isinstance(name_or_index, int):
+            if not -len(names) <= name_or_index < len(names):
+                raise MNIFError(
+                    f"instance {name_or_index} does not exist; there are {len(names)}, numbered from 0."
+                )
+            return name_or_index % len(names)
+        if name_or_index in names:
+            return names.index(name_or_index)
+        if name_or_index.isdecimal():
+            return self._instance_index(int(name_or_index))
+        close = difflib.get_close_matches(name_or_index, names, n=3, cutoff=0.0)
+        raise MNIFError(
+            f"instance {name_or_index!r} is not in this model; did you mean {' or '.join(close)}?"
+        )
+
+    def _latent_of(self, end: Any) -> Tensor:
+        if isinstance(end, NeuralObject):
+            return end.latent
+        if isinstance(end, (str, int)):
+            return self.model.latents[self._instance_index(end)]
+        return torch.as_tensor(end, dtype=torch.float32, device=self.model.latents.device)
+
+    def _whitening(self) -> Whitening:
+        if self.model.prior is not None:
+            return self.model.prior.whitening
+        if self._neighbor_space is None:
+            from mnif_nerf.priors.whitening import Whitening
+
+            self._neighbor_space = Whitening.fit(self.model.latents, mode="per-dimension")
+        return self._neighbor_space
+
+
+def _may_replace(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    config = folder / "config.json"
+    if not config.is_file():
+        return not any(folder.iterdir())
+    content = read_json(config)
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def _choose_device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device(default_device_type())
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise MNIFError(f"device {device!r} is not known; use cpu or cuda.") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise MNIFError("device cuda is not available on this machine; leave --device out, or use cpu.")
+    return chosen
+
+
+def _looks_like_repository(text: str) -> bool:
+    """Whether a path that does not exist reads as owner/name; a typo inside an existing folder does not."""
+    shape = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text)
+    return shape is not None and not text.endswith((".yml", ".json")) and not Path(text).parent.exists()
+
+
+def _download(repo_id: str) -> Path:
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"])
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+        reason = _first_line(error)
+        raise MNIFError(
+            f"{repo_id}: neither a local folder nor a model that the Hugging Face Hub gives out ({reason})."
+        ) from error
+    return Path(folder)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _model_card(model: StoredModel, repo_id: str) -> str:
+    """A README in the hub's format: what the model is and how to use it."""
+    spec = model.field.spec
+    return (
+        "---\nlibrary_name: mnif_nerf\ntags:\n- 3d\n- nerf\n- neural-fields\n---\n\n"
+        f"# {repo_id}\n\nA mixture of neural implicit functions (arXiv 2310.19464) trained on "
+        f"{len(model.names)} instances: {spec.num_bases} bases of width {spec.width}, latents of "
+        f"{spec.latent_dim} numbers, {spec.parameters_per_instance:,} parameters per object.\n\n"
+        "```python\nfrom mnif_nerf import MNIFPipeline\n\n"
+        f'pipe = MNIFPipeline.from_pretrained("{repo_id}")\n'
+        'pipe(num_samples=4, seed=0)[0].mesh(resolution=128).export("object.glb")\n```\n'
+    )

@@ -1,0 +1,283 @@
+"""The model folder (`<run>/model/`): safetensors and JSON, written by training, read without nerfstudio.
+
+config.json          format, version, field specification, instance names, camera, training settings, versions
+field.safetensors    the mixture field
+latents.safetensors  {"latents": [N, D]}, one row per training instance
+bounds.safetensors   {"cells": uint8 [G, G, G]}, where objects can be; absent if not known
+prior/               the latent prior; absent until it is trained
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.files import atomic_folder, read_json, write_json
+from mnif_nerf.rendering.cameras import DEFAULT_FOCAL_OVER_WIDTH, DEFAULT_RADIUS
+
+if TYPE_CHECKING:
+    from mnif_nerf.priors.prior import LatentPrior
+
+FORMAT = "mnif_nerf"
+FORMAT_VERSION = 1
+
+
+def default_camera() -> dict[str, float]:
+    """The camera of SRN Cars: focal length over image width, and distance from the object's centre."""
+    return {"focal_over_width": DEFAULT_FOCAL_OVER_WIDTH, "radius": DEFAULT_RADIUS}
+
+
+@dataclass
+class StoredModel:
+    """Everything a trained model needs to generate.
+
+    Attributes:
+        field: the mixture field.
+        latents: `[N, D]` float32, the training instances' codes.
+        names: N instance names.
+        cells: bool `[G, G, G]` ([x, y, z]), the union of the training hulls, or None where not known.
+        half_extent: half the edge of the scene box, world units.
+        camera: "focal_over_width" and "radius" (world units) of the training views.
+        training: settings worth keeping, JSON-ready.
+        versions: of the packages that wrote it.
+        prior: the latent prior, or None until it is trained.
+    """
+
+    field: MixtureField
+    latents: Tensor
+    names: tuple[str, ...]
+    cells: Tensor | None = None
+    half_extent: float = 0.5
+    camera: dict[str, float] = dataclasses.field(default_factory=default_camera)
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=lambda: package_versions())
+    prior: LatentPrior | None = None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of this package, Python and torch."""
+    import mnif_nerf
+
+    return {
+        "mnif_nerf": mnif_nerf.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def locate_model(path: Path | str) -> Path:
+    """The model folder that a user means by a run's config.yml, a run folder or a model folder.
+
+    Raises:
+        MNIFError: nothing there, or a run that has not written its model yet.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MNIFError(
+            f"{path}: no such file or folder; give a run's config.yml, a run folder or a model folder."
+        )
+    folder = path if path.is_dir() else path.parent
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if (folder / "config.yml").is_file():
+        raise MNIFError(
+            f"{folder}: this run has no model folder yet; let ns-train finish, or resume it with "
+            f"--load-dir {folder / 'nerfstudio_models'}."
+        )
+    runs = sorted(
+        (p.parent for depth in range(1, 5) for p in folder.glob("*/" * depth + "model/config.json")),
+        key=lambda p: p.stat().st_mtime,
+    )
+    if runs:
+        newest = runs[-1].parent
+        raise MNIFError(
+            f"{path}: holds {len(runs)} run(s), not one; name one of them, such as {newest} (the newest)."
+        )
+    raise MNIFError(f"{path}: no model here (no config.json, no model/); train one with ns-train mnif-lite.")
+
+
+def write_model(model: StoredModel, folder: Path | str) -> Path:
+    """Write the model folder, replacing an older one as a whole (its prior too).
+
+    Raises:
+        MNIFError: latents that do not fit the field or the names, or a disk that cannot take it.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    _check_latents(model.latents, model.names, model.field.spec, folder)
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "modality": "radiance",
+        "field": model.field.spec.to_dict(),
+        "half_extent": model.half_extent,
+        "camera": model.camera,
+        "training": model.training,
+        "versions": model.versions,
+        "names": list(model.names),
+    }
+    with atomic_folder(folder, replace=True) as temporary:
+        save_file(_plain(model.field.state_dict()), str(temporary / "field.safetensors"))
+        save_file(_plain({"latents": model.latents.float()}), str(temporary / "latents.safetensors"))
+        if model.cells is not None:
+            save_file(_plain({"cells": model.cells.to(torch.uint8)}), str(temporary / "bounds.safetensors"))
+        if model.prior is not None:
+            model.prior.save(temporary / "prior")
+        write_json(temporary / "config.json", config)
+    return folder
+
+
+def read_model(
+    folder: Path | str, device: torch.device | str = "cpu", with_prior: bool = True
+) -> StoredModel:
+    """Read a model folder.
+
+    Args:
+        folder: as written by `write_model`.
+        device: where the field and the latents go.
+        with_prior: whether the prior is read; a damaged one is no hindrance otherwise.
+
+    Raises:
+        MNIFError: a missing or damaged file, another format version, NaNs, or parts that do not fit each
+            other.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    try:
+        field = MixtureField(FieldSpec.from_dict(config["field"]))
+        names = tuple(str(name) for name in config["names"])
+        half_extent, camera = float(config["half_extent"]), {**default_camera(), **config.get("camera", {})}
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, MNIFError):
+            raise MNIFError(f"{folder / 'config.json'}: {error}") from None
+        raise MNIFError(f"{folder / 'config.json'}: incomplete ({error!r}); train the model again.") from None
+    _load_field(field, folder / "field.safetensors")
+    latents = _read_tensor(folder / "latents.safetensors", "latents").float()
+    _check_latents(latents, names, field.spec, folder / "latents.safetensors")
+    cells = None
+    if (folder / "bounds.safetensors").is_file():
+        cells = _read_tensor(folder / "bounds.safetensors", "cells").bool()
+        if cells.ndim != 3 or len(set(cells.shape)) != 1:
+            raise MNIFError(
+                f"{folder / 'bounds.safetensors'}: cells of shape {list(cells.shape)}, expected [G, G, G]; "
+                "delete the file to go without bounds."
+            )
+    return StoredModel(
+        field=field.to(device).eval().requires_grad_(False),
+        latents=latents.to(device),
+        names=names,
+        cells=None if cells is None else cells.to(device),
+        half_extent=half_extent,
+        camera=camera,
+        training=config.get("training", {}),
+        versions=config.get("versions", {}),
+        prior=read_prior(folder, field.spec.latent_dim, device) if with_prior else None,
+    )
+
+
+def read_prior(folder: Path, latent_dim: int, device: torch.device | str = "cpu") -> LatentPrior | None:
+    """The prior inside a model folder, or None.
+
+    Raises:
+        MNIFError: a damaged prior, or one for latents of another size.
+    """
+    if not (folder / "prior").is_dir():
+        return None
+    from mnif_nerf.priors.prior import LatentPrior
+
+    prior = LatentPrior.load(folder / "prior", device)
+    if prior.latent_dim != latent_dim:
+        raise MNIFError(
+            f"{folder / 'prior'}: made for latents of {prior.latent_dim} numbers, but the field takes "
+            f"{latent_dim}; train it again with mnif-train-prior."
+        )
+    if not all(torch.isfinite(value).all() for value in prior.state().values()):
+        raise MNIFError(f"{folder / 'prior'}: NaN or infinite weights; train it again with mnif-train-prior.")
+    return prior
+
+
+def write_prior(prior: LatentPrior, folder: Path | str) -> Path:
+    """Put a prior into a model folder, replacing an older one as a whole; returns its folder."""
+    target = Path(folder) / "prior"
+    with atomic_folder(target, replace=True) as temporary:
+        prior.save(temporary)
+    return target
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise MNIFError(
+            f"{folder / 'config.json'}: not a model of mnif_nerf; give the folder that training wrote."
+        )
+    if config.get("format_version") != FORMAT_VERSION:
+        written = config.get("versions", {}).get("mnif_nerf", "unknown")
+        raise MNIFError(
+            f"{folder / 'config.json'}: format version {config.get('format_version')} (written by mnif_nerf "
+            f"{written}), but this version reads {FORMAT_VERSION}; install the matching one, or train again."
+        )
+    return config
+
+
+def _load_field(field: MixtureField, path: Path) -> None:
+    state = _read_tensors(path)
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise MNIFError(f"{path}: {name} has NaN or infinite weights; train the model again.")
+    try:
+        field.load_state_dict(state)
+    except RuntimeError:
+        raise MNIFError(
+            f"{path}: its weights do not fit the field of config.json; the two come from different runs."
+        ) from None
+
+
+def _check_latents(latents: Tensor, names: tuple[str, ...], spec: FieldSpec, place: Path) -> None:
+    if latents.ndim != 2 or latents.shape[1] != spec.latent_dim:
+        raise MNIFError(
+            f"{place}: latents of shape {list(latents.shape)}, but the field takes {spec.latent_dim} numbers "
+            "each; the two come from different runs."
+        )
+    if len(latents) != len(names):
+        raise MNIFError(
+            f"{place}: {len(latents)} latents for {len(names)} instance names; they must be as many."
+        )
+    if not torch.isfinite(latents).all():
+        raise MNIFError(
+            f"{place}: NaN or infinite latents; train the model again with a lower learning rate."
+        )
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise MNIFError(f"{path}: missing from the model folder; copy the folder whole, or train again.")
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise MNIFError(f"{path}: not a readable safetensors file ({error}); copy it again.") from None
+
+
+def _read_tensor(path: Path, name: str) -> Tensor:
+    tensors = _read_tensors(path)
+    if name not in tensors:
+        raise MNIFError(
+            f"{path}: has no tensor named {name!r} (it holds {', '.join(sorted(tensors)) or 'nothing'})."
+        )
+    return tensors[name]
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

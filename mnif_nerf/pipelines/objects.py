@@ -1,0 +1,216 @@
+"""One generated or reconstructed object: a latent, its small network, and what can be made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.density import field_device
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.files import atomic_file
+from mnif_nerf.pipelines.model_folder import default_camera
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.views import render_view
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mnif_nerf.export.mesh_files import ExportMesh
+
+_FORMAT = "mnif_nerf.object"
+
+
+class NeuralObject:
+    """A latent `[D]` and its collapsed field, which renders, meshes and saves without the basis networks.
+
+    Args:
+        latent: `[D]`.
+        field: the collapsed field of that latent.
+        name: for captions and file names.
+        cells: bool `[G, G, G]` where the object can be, or None.
+        half_extent: half the edge of the scene box, world units.
+        camera: "focal_over_width" and "radius"; SRN's by default.
+    """
+
+    def __init__(
+        self,
+        latent: Tensor,
+        field: CompactField,
+        name: str = "object",
+        cells: Tensor | None = None,
+        half_extent: float = 0.5,
+        camera: dict[str, float] | None = None,
+    ) -> None:
+        self.latent = latent
+        self.field = field
+        self.name = name
+        self.cells = cells
+        self.half_extent = half_extent
+        self.camera = camera or default_camera()
+        self._grid: OccupancyGrid | None = None
+
+    def __repr__(self) -> str:
+        return f"NeuralObject({self.name!r}, latent of {len(self.latent)})"
+
+    @property
+    def grid(self) -> OccupancyGrid:
+        """The occupancy grid that lets renders skip empty space; built once, on first use."""
+        if self._grid is None:
+            self._grid = OccupancyGrid.from_field(
+                self.field, half_extent=self.half_extent, bounds=self.cells, device=field_device(self.field)
+            )
+        return self._grid
+
+    def render(
+        self,
+        elevation: float = 20.0,
+        azimuth: float = 45.0,
+        resolution: int = 256,
+        radius: float | None = None,
+    ) -> Image.Image:
+        """A picture on white, seen from outside towards the object's centre.
+
+        Args:
+            elevation: degrees above the horizon, -90 to 90.
+            azimuth: degrees around the vertical: 0 sees the front (+x), 90 the left side (+y), 180 the back.
+            resolution: pixels along an edge.
+            radius: distance of the camera, world units; the training cameras' (1.3) when None.
+
+        Raises:
+            MNIFError: a resolution below 1, or a camera inside the scene box.
+        """
+        from mnif_nerf.export.pictures import to_image
+
+        if resolution < 1:
+            raise MNIFError(f"resolution {resolution} has no pixels; use at least 1 (256 is usual).")
+        radius = self.camera["radius"] if radius is None else radius
+        if radius <= self.half_extent:
+            raise MNIFError(
+                f"radius {radius} puts the camera inside the object; use more than {self.half_extent}."
+            )
+        pose = orbit_pose(elevation, azimuth, radius).to(field_device(self.field))
+        intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
+        return to_image(render_view(self.field, pose, intrinsics, self.grid, self.half_extent)["rgb"])
+
+    def views(
+        self, num: int = 4, resolution: int = 128, elevation: float = 20.0, first_azimuth: float = 45.0
+    ) -> list[Image.Image]:
+        """`num` pictures evenly around the object, counter-clockwise as seen from above."""
+        if num < 1:
+            raise MNIFError(f"views {num} is too few; ask for at least 1.")
+        return [self.render(elevation, first_azimuth + 360.0 * k / num, resolution) for k in range(num)]
+
+    def orbit(
+        self, frames: int = 48, resolution: int = 128, elevation: float = 20.0
+    ) -> Iterator[Image.Image]:
+        """The frames of a turntable, rendered as they are asked for."""
+        for k in range(frames):
+            yield self.render(elevation, 45.0 + 360.0 * k / frames, resolution)
+
+    def turntable(
+        self,
+        path: Path | str,
+        frames: int = 48,
+        resolution: int = 128,
+        elevation: float = 20.0,
+        fps: int = 24,
+    ) -> Path:
+        """Write one turn around the object as .mp4 or .gif.
+
+        Raises:
+            MNIFError: no frames, an unknown suffix, or a folder that cannot be written.
+        """
+        from mnif_nerf.export.video import write_video
+
+        return write_video(self.orbit(frames, resolution, elevation), path, fps)
+
+    def mesh(
+        self,
+        resolution: int = 128,
+        level: float | None = None,
+        keep: Literal["largest", "all"] = "largest",
+        smooth: int = 0,
+        max_faces: int | None = None,
+        colors: bool = True,
+    ) -> ExportMesh:
+        """The surface as a closed, coloured `trimesh.Trimesh` in glTF's axes: y up, +z forward, +x left.
+
+        `mesh().export("car.glb")` (or .ply, .obj, .stl) writes it as it is. See
+        `mnif_nerf.export.mesh.field_to_mesh`, which has the same mesh in the library's axes, for the
+        arguments.
+
+        Raises:
+            MNIFError: a resolution that does not fit in memory, or nothing that reaches the level.
+        """
+        from mnif_nerf.export.mesh import field_to_mesh, to_export_axes
+
+        mesh = field_to_mesh(
+            self.field, resolution, level, self.cells, keep, smooth, max_faces, colors, self.half_extent
+        )
+        return to_export_axes(mesh)
+
+    def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
+        """Which cells are inside: bool `[G, G, G]`, index [x, y, z], z up, +x forward."""
+        from mnif_nerf.export.voxels import field_to_occupancy
+
+        return field_to_occupancy(self.field, resolution, level, self.cells, self.half_extent)
+
+    def save(self, path: Path | str) -> Path:
+        """Write latent, network and bounds as one safetensors file (about 100 KB), atomically."""
+        from safetensors.torch import save_file
+
+        path = Path(path)
+        tensors = {"latent": self.latent.float()}
+        tensors.update({f"field.{name}": value for name, value in self.field.state_dict().items()})
+        if self.cells is not None:
+            tensors["cells"] = self.cells.to(torch.uint8)
+        about = {
+            "name": self.name,
+            "half_extent": self.half_extent,
+            "camera": self.camera,
+            "layers": len(self.field.weights),
+            "final_sine": self.field.final_sine,
+        }
+        with atomic_file(path) as temporary:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                str(temporary),
+                metadata={"format": _FORMAT, "object": json.dumps(about)},
+            )
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str, device: torch.device | str = "cpu") -> NeuralObject:
+        """Read back `save`.
+
+        Raises:
+            MNIFError: the file is missing, damaged or of another kind.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise MNIFError(f"{path}: no such file.")
+        try:
+            with safe_open(str(path), framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise MNIFError(f"{path}: not a readable safetensors file ({error}).") from None
+        if metadata.get("format") != _FORMAT:
+            raise MNIFError(f"{path}: does not hold a neural object; write one with NeuralObject.save.")
+        about: dict[str, Any] = json.loads(metadata["object"])
+        layers = range(about["layers"])
+        weights = [tensors[f"field.weights.{layer}"] for layer in layers]
+        biases = [tensors[f"field.biases.{layer}"] for layer in layers]
+        field = CompactField(weights, biases, about["final_sine"])
+        cells = tensors["cells"].bool() if "cells" in tensors else None
+        return cls(tensors["latent"], field, about["name"], cells, about["half_extent"], about["camera"])

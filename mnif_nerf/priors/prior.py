@@ -1,0 +1,387 @@
+"""The latent prior (stage 2): learns the distribution of the training latents and draws new ones.
+
+Follows the paper's stage 2 (a DDPM on latents, arXiv 2310.19464, section 3.3) with whitening by PCA, a small
+denoiser, averaged weights, and a few-step sampler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import atomic_folder, read_json, write_json
+from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
+from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
+from mnif_nerf.priors.schedulers import (
+    DEFAULT_STEPS,
+    check_sampler,
+    make_scheduler,
+    reverse_process,
+    sample_streams,
+    scheduler_config,
+    scheduler_from_config,
+)
+from mnif_nerf.priors.training import OnStep, PriorConfig, TrainingReport, default_steps, train_denoiser
+from mnif_nerf.priors.whitening import Whitening
+
+FORMAT = "mnif_nerf.prior"
+FORMAT_VERSION = 1
+
+_CALIBRATION_SAMPLES = 512
+# A larger correction would hide a denoiser that has not learned anything.
+_GAIN_RANGE = (0.8, 1.25)
+
+
+class LatentPrior:
+    """A trained prior: whitening, denoiser, scheduler settings and the (whitened) latents it was trained on.
+
+    Make one with `LatentPrior.fit` or `LatentPrior.load`.
+    """
+
+    def __init__(
+        self,
+        whitening: Whitening,
+        denoiser: Denoiser,
+        scheduler: dict[str, Any],
+        train: Tensor,
+        calibration: tuple[Tensor, Tensor],
+        config: PriorConfig,
+        report: TrainingReport | None = None,
+    ) -> None:
+        self.whitening, self.denoiser = whitening, denoiser
+        self.scheduler, self.train = scheduler, train
+        self.gain, self.shift = calibration
+        self.config, self.report = config, report
+
+    @classmethod
+    def fit(
+        cls,
+        latents: Tensor,
+        config: PriorConfig | None = None,
+        progress: bool = True,
+        on_step: OnStep | None = None,
+        device: torch.device | str | None = None,
+    ) -> LatentPrior:
+        """Train a prior.
+
+        Args:
+            latents: [N, D], one row per training instance, N >= 2.
+            config: how; defaults are sized to the data.
+            progress: whether a progress bar is shown.
+            on_step: called after every step with (step, loss).
+            device: where to train; default, where the latents are.
+
+        Raises:
+            MNIFError: fewer than 2 latents, a NaN or infinite number among them, or all latents equal.
+        """
+        config = config or PriorConfig()
+        latents = _checked_table(latents)
+        device = torch.device(device if device is not None else latents.device)
+        whitening = Whitening.fit(latents.cpu(), config.whitening, config.rank, config.explained_variance)
+        whitened = whitening.apply(latents.cpu())
+        if whitening.dim == 0 or not bool((whitened != whitened[0]).any()):
+            raise MNIFError(f"latents: all {len(latents)} are equal; train stage 1 before the prior.")
+        kept_out = min(round(config.held_out * len(latents)), len(latents) - 2)
+        total = config.steps or default_steps(len(latents) - kept_out)
+        with _progress_bar(total, progress, on_step) as report_step:
+            denoiser, report = train_denoiser(whitened, config, report_step, device)
+        settings = scheduler_config(
+            make_scheduler("dpm-solver++", config.prediction, config.num_train_timesteps)
+        )
+        identity = (torch.ones(whitening.dim, device=device), torch.zeros(whitening.dim, device=device))
+        prior = cls(whitening.to(device), denoiser, settings, whitened.to(device), identity, config, report)
+        if config.calibrate:
+            prior.gain, prior.shift = prior._calibration()
+        return prior
+
+    @property
+    def latent_dim(self) -> int:
+        """D, the size of a latent."""
+        return self.whitening.latent_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prior's tensors are."""
+        return self.train.device
+
+    def to(self, device: torch.device | str) -> LatentPrior:
+        """Move the prior to a device, in place."""
+        self.whitening.to(device)
+        self.denoiser.to(device)
+        self.train, self.gain, self.shift = (x.to(device) for x in (self.train, self.gain, self.shift))
+        return self
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        sampler: str = "dpm-solver++",
+        steps: int | None = None,
+        temperature: float = 1.0,
+        batch: int = 1024,
+    ) -> Tensor:
+        """Draw new latents.
+
+        Args:
+            n: how many.
+            seed: at least 0; sample i of a seed is the same for every `n`, `batch` and device (to rounding).
+            sampler: "dpm-solver++", "ddim", "ddpm" (ancestral, the authors'), or without diffusion "gaussian"
+                and "interpolation" (of two near training latents).
+            steps: evaluations of the denoiser; None takes 30, 100 and 1,000 in that order. Fewer than 10 are
+                too few for any of them. The samplers without diffusion have none.
+            temperature: factor on the initial and on all added noise; 1 is the model itself, less is
+                nearer to typical instances and less varied. For the samplers without diffusion, a factor on
+                the distance from the mean.
+            batch: how many are drawn at once (memory only).
+
+        Returns:
+            [n, D] latents.
+
+        Raises:
+            MNIFError: n, steps or batch below 1, steps above the number of training timesteps, an unknown
+                sampler, or a temperature or seed below 0.
+        """
+        check_sampler(sampler, BASELINES)
+        if n < 1:
+            raise MNIFError(f"number of samples: {n}, expected at least 1.")
+        if batch < 1:
+            raise MNIFError(f"batch: {batch}, expected at least 1.")
+        if not 0 <= temperature < float("inf"):
+            raise MNIFError(
+                f"temperature: {temperature}, expected a number of at least 0 (1 is the model itself)."
+            )
+        if seed < 0:
+            raise MNIFError(f"seed: {seed}, expected at least 0.")
+        parts = []
+        for first in range(0, n, batch):
+            streams = sample_streams(min(batch, n - first), seed, first)
+            parts.append(self.whitening.invert(self._draw(streams, sampler, steps, temperature)))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def nearest(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest training latent of each latent, to tell new instances from copies.
+
+        Args:
+            latents: [n, D].
+
+        Returns:
+            (distance [n], index [n]): the root mean square difference over the whitened dimensions (1 is
+            one standard deviation), and the row of the training latent. Compare with `spacing()`.
+
+        Raises:
+            MNIFError: latents of another size.
+        """
+        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
+            raise MNIFError(
+                f"latents: shape {tuple(latents.shape)}, expected [n, {self.latent_dim}], the size "
+                "that the prior was trained on."
+            )
+        whitened = self.whitening.apply(latents.to(self.train))
+        distance, index = torch.cdist(whitened, self.train).min(1)
+        return distance / self.whitening.dim**0.5, index
+
+    def spacing(self) -> float:
+        """The median distance from a training latent to its nearest other one, in the unit of `nearest`."""
+        index = near_neighbours(self.train, 1)[:, 0]
+        distance = (self.train - self.train[index]).square().mean(1).sqrt()
+        return float(distance.median())
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors of the prior by name, as `save` writes them."""
+        tensors = {f"denoiser.{name}": value for name, value in self.denoiser.state_dict().items()}
+        tensors |= {f"whitening.{name}": value for name, value in self.whitening.state_dict().items()}
+        tensors |= {"train": self.train, "calibration.gain": self.gain, "calibration.shift": self.shift}
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+    def save(self, folder: Path | str) -> None:
+        """Write `prior.json`, `prior.safetensors` and `scheduler/scheduler_config.json`, all or nothing.
+
+        An existing prior in `folder` is replaced.
+
+        Raises:
+            MNIFError: `folder` holds something that is not a prior, or the disk is full or cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        if folder.exists() and (
+            not folder.is_dir() or (any(folder.iterdir()) and not (folder / "prior.json").exists())
+        ):
+            raise MNIFError(
+                f"{folder}: exists and is not a prior folder; choose another name or remove it first."
+            )
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "latent_dim": self.latent_dim,
+            "dim": self.whitening.dim,
+            "num_latents": len(self.train),
+            "whitening": self.whitening.mode,
+            "denoiser": self.denoiser.spec.to_dict(),
+            "training": self.config.to_dict(),
+            "report": None if self.report is None else asdict(self.report),
+        }
+        with atomic_folder(folder, replace=True) as temporary:
+            save_file(self.state(), temporary / "prior.safetensors")
+            write_json(temporary / "scheduler" / "scheduler_config.json", self.scheduler)
+            write_json(temporary / "prior.json", content)
+
+    @classmethod
+    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> LatentPrior:
+        """Read what `save` wrote.
+
+        Raises:
+            MNIFError: no prior there, one of another format version, or files that do not fit together.
+        """
+        folder = Path(folder)
+        if not (folder / "prior.json").is_file():
+            raise MNIFError(f"{folder}: holds no latent prior (prior.json); train one with mnif-train-prior.")
+        content = _checked_header(folder / "prior.json")
+        tensors = _read_tensors(folder / "prior.safetensors")
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler_from_config(scheduler)
+        try:
+            spec = DenoiserSpec.from_dict(content["denoiser"])
+            config = PriorConfig.from_dict(content["training"])
+            report = None if content.get("report") is None else TrainingReport(**content["report"])
+            sizes = (int(content["num_latents"]), int(content["latent_dim"]), int(content["dim"]))
+            mode = str(content["whitening"])
+        except (KeyError, TypeError) as error:
+            raise MNIFError(
+                f"{folder / 'prior.json'}: missing or unknown entry {error}; train the prior again."
+            ) from None
+        with torch.device("meta"):
+            denoiser = Denoiser(spec)
+        _check_shapes(folder / "prior.safetensors", tensors, denoiser, sizes)
+        weights = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
+        denoiser.load_state_dict(weights, assign=True)
+        whitening = Whitening(
+            *(tensors[f"whitening.{name}"] for name in ("mean", "basis", "scale")), mode=mode
+        )
+        calibration = (tensors["calibration.gain"], tensors["calibration.shift"])
+        denoiser = denoiser.eval().requires_grad_(False)
+        return cls(whitening, denoiser, scheduler, tensors["train"], calibration, config, report).to(device)
+
+    def _draw(
+        self, streams: list[torch.Generator], sampler: str, steps: int | None, temperature: float
+    ) -> Tensor:
+        if steps is not None and steps < 1:
+            raise MNIFError(f"steps: {steps}, expected at least 1.")
+        if sampler == "gaussian":
+            return sample_gaussian(self.train, streams, temperature)
+        if sampler == "interpolation":
+            return sample_interpolations(self.train, streams, temperature)
+        scheduler = scheduler_from_config(self.scheduler, sampler)
+        limit = int(scheduler.config.num_train_timesteps)
+        if steps is not None and steps > limit:
+            raise MNIFError(
+                f"steps: {steps}, expected at most {limit}, the timesteps the prior was trained with."
+            )
+        count = min(DEFAULT_STEPS[sampler], limit) if steps is None else steps
+        drawn = reverse_process(
+            self.denoiser, scheduler, count, streams, self.whitening.dim, temperature, self.device
+        )
+        return drawn * self.gain + self.shift
+
+    def _calibration(self) -> tuple[Tensor, Tensor]:
+        """Gain and shift per dimension that give samples the training latents' deviations and means."""
+        streams = sample_streams(_CALIBRATION_SAMPLES, self.config.seed, first=2**32)
+        drawn = self._draw(streams, "dpm-solver++", None, 1.0)
+        gain = (self.train.std(0) / drawn.std(0).clamp(min=1e-6)).clamp(*_GAIN_RANGE)
+        return gain, self.train.mean(0) - gain * drawn.mean(0)
+
+
+@contextlib.contextmanager
+def _progress_bar(total: int, shown: bool, on_step: OnStep | None) -> Iterator[OnStep | None]:
+    if not shown:
+        yield on_step
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        "latent prior",
+        BarColumn(),
+        "{task.completed}/{task.total} steps",
+        TextColumn("loss {task.fields[loss]:.3f}"),
+    )
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task("latent prior", total=total, loss=float("nan"))
+
+        def step_done(step: int, loss: float) -> None:
+            if step % 20 == 0 or step + 1 == total:
+                bar.update(task, completed=step + 1, loss=loss)
+            if on_step is not None:
+                on_step(step, loss)
+
+        yield step_done
+
+
+def _checked_table(latents: Tensor) -> Tensor:
+    if latents.ndim != 2 or latents.shape[1] < 1:
+        raise MNIFError(
+            f"latents: shape {tuple(latents.shape)}, expected [N, D], one row per training instance."
+        )
+    if len(latents) < 2:
+        raise MNIFError(
+            f"latents: {len(latents)}, expected at least 2; a prior needs more than one instance."
+        )
+    broken = (~torch.isfinite(latents)).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise MNIFError(
+            f"latents: row {broken[0]} holds a NaN or infinite number ({len(broken)} such rows); train "
+            "stage 1 again with a lower latent learning rate."
+        )
+    return latents.detach().float()
+
+
+def _checked_header(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise MNIFError(f"{path}: not the description of a latent prior; train one with mnif-train-prior.")
+    if content.get("format_version") != FORMAT_VERSION:
+        raise MNIFError(
+            f"{path}: format version {content.get('format_version')}, this package reads {FORMAT_VERSION}; "
+            "train the prior again with mnif-train-prior."
+        )
+    return content
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise MNIFError(f"{path}: cannot be read ({error}); train the prior again.") from None
+
+
+def _check_shapes(
+    path: Path, tensors: dict[str, Tensor], denoiser: Denoiser, sizes: tuple[int, int, int]
+) -> None:
+    count, latent_dim, dim = sizes
+    expected: dict[str, tuple[int, ...]] = {
+        f"denoiser.{k}": tuple(v.shape) for k, v in denoiser.state_dict().items()
+    }
+    expected |= {
+        "whitening.mean": (latent_dim,),
+        "whitening.basis": (latent_dim, dim),
+        "whitening.scale": (dim,),
+    }
+    expected |= {"train": (count, dim), "calibration.gain": (dim,), "calibration.shift": (dim,)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise MNIFError(
+                f"{path}: {name} has shape {found.get(name)}, prior.json says {expected.get(name)}; "
+                "train the prior again."
+            )

@@ -1,0 +1,28 @@
+"""Builds the optional CPU kernel; everything else about the package is in pyproject.toml."""
+
+import sys
+
+from setuptools import Extension, setup
+
+FOLDER = "mnif_nerf/fields/"
+
+kernel = Extension(
+    "mnif_nerf.fields._siren_kernel",
+    sources=[FOLDER + "_siren_kernel.c"],
+    depends=[FOLDER + "_siren_simd.h"],
+    # Not -ffast-math: the sine rounds by adding and subtracting a large number, and NaN must stay NaN.
+    extra_compile_args=[
+        "-std=gnu11",
+        "-O3",
+        "-ffp-contract=fast",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-pthread",
+    ],
+    extra_link_args=["-pthread"],
+    # A box without a C compiler installs all the same; torch then computes what the kernel would.
+    optional=True,
+)
+
+# Visual C++ knows neither pthreads nor vector extensions.
+setup(ext_modules=[] if sys.platform == "win32" else [kernel])

@@ -1,0 +1,329 @@
+"""The commands mnif-sample, mnif-export-mesh and mnif-train-prior."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tiny_model import tiny_model
+
+from mnif_nerf.cli import export_mesh, sample, train_prior
+from mnif_nerf.cli.export_mesh import ExportOptions, parse_formats
+from mnif_nerf.cli.sample import SampleOptions
+from mnif_nerf.cli.train_prior import TrainPriorOptions
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.voxels import read_npz
+from mnif_nerf.pipelines.model_folder import read_model, write_model
+from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder: config.yml (never read) and model/."""
+    model = tiny_model(num_instances=12)
+    model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=5))
+    run = tmp_path_factory.mktemp("runs") / "2026-01-01"
+    write_model(model, run / "model")
+    (run / "config.yml").write_text("!!python/object:nerfstudio.never.Read {}\n")
+    return run
+
+
+@pytest.fixture
+def run(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "run"))
+
+
+def _sample(run: Path, **options: object) -> SampleOptions:
+    small = {"num_samples": 3, "views": 2, "resolution": 16, "frames": 3, "turntable_resolution": 10}
+    return SampleOptions(load_config=str(run / "config.yml"), **{**small, **options})
+
+
+def _export(run: Path, **options: object) -> ExportOptions:
+    return ExportOptions(
+        load_config=str(run / "config.yml"), **{"num_samples": 2, "resolution": 16, **options}
+    )
+
+
+# --- mnif-sample ------------------------------------------------------------------------------------------
+
+
+def test_sample_writes_everything(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = sample.main(_sample(run))
+    assert output == run / "samples" / "seed0-3"
+    assert {p.name for p in output.iterdir()} == {
+        "contact_sheet.png",
+        "turntable.mp4",
+        "latents.safetensors",
+        "samples.json",
+        "views",
+    }
+    facts = json.loads((output / "samples.json").read_text())
+    assert (facts["seed"], facts["sampler"], len(facts["samples"])) == (0, "dpm-solver++", 3)
+    names = [f"car_{k:02d}" for k in range(12)]
+    for entry in facts["samples"]:
+        assert entry["nearest_training_instance"] in names
+        assert entry["distance"] > 0
+        for view in entry["views"]:
+            assert Image.open(output / view).size == (16, 16)
+    assert load_file(str(output / "latents.safetensors"))["latents"].shape == (3, 5)
+    printed = capsys.readouterr().out
+    assert "mnif-export-mesh" in printed
+    assert "contact_sheet.png" in printed
+
+
+def test_sample_repeats(run: Path, tmp_path: Path) -> None:
+    first = sample.main(_sample(run, output=tmp_path / "a", turntable=False))
+    again = sample.main(_sample(run, output=tmp_path / "b", turntable=False))
+    assert (first / "contact_sheet.png").read_bytes() == (again / "contact_sheet.png").read_bytes()
+    assert not (first / "turntable.mp4").exists()
+
+
+def test_sample_interpolates(run: Path) -> None:
+    output = sample.main(_sample(run, interpolate=("car_02", "5"), num_samples=4, turntable=False))
+    latents = load_file(str(output / "latents.safetensors"))["latents"]
+    stored = read_model(run / "model").latents
+    assert torch.equal(latents[[0, -1]], stored[[2, 5]])
+    assert (
+        json.loads((output / "samples.json").read_text())["samples"][0]["nearest_training_instance"]
+        == "car_02"
+    )
+
+
+def test_many_samples_share_rows(run: Path) -> None:
+    many = sample.main(_sample(run, num_samples=10, turntable=False))
+    few = sample.main(_sample(run, num_samples=8, turntable=False))
+    assert Image.open(many / "contact_sheet.png").height < Image.open(few / "contact_sheet.png").height
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_samples": 0}, "--num-samples 0"),
+        ({"views": 0}, "--views 0"),
+        ({"resolution": 0}, "--resolution 0"),
+        ({"frames": 0}, "--frames 0"),
+        ({"sampler": "magic"}, "magic"),
+        ({"steps": 0}, "steps"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"interpolate": ("car_02", "car_99")}, "car_99.*did you mean"),
+        ({"interpolate": ("0", "1"), "num_samples": 1}, "--num-samples 2"),
+        ({"device": "toaster"}, "toaster"),
+    ],
+)
+def test_sample_refuses(run: Path, options: dict, words: str) -> None:
+    with pytest.raises(MNIFError, match=words) as caught:
+        sample.main(_sample(run, **options))
+    assert "\n" not in str(caught.value)
+    assert not (run / "samples").exists()
+
+
+def test_output_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MNIFError, match="is a file"):
+        sample.main(_sample(run, output=tmp_path / "file"))
+    with pytest.raises(MNIFError, match="part of this path is a file"):
+        export_mesh.main(_export(run, output=tmp_path / "file" / "deeper"))
+
+
+def test_read_only_output(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)  # tests may run as root, whom permission bits do not stop
+    with pytest.raises(MNIFError, match="no permission"):
+        sample.main(_sample(run, output=tmp_path / "out"))
+
+
+def test_run_without_a_prior(run: Path) -> None:
+    shutil.rmtree(run / "model" / "prior")
+    for call in (lambda: sample.main(_sample(run)), lambda: export_mesh.main(_export(run))):
+        with pytest.raises(MNIFError, match="mnif-train-prior"):
+            call()
+    assert export_mesh.main(_export(run, source="training")).is_dir()
+
+
+def test_interrupted_sampling_leaves_whole_files_only(run: Path, tmp_path: Path, monkeypatch) -> None:
+    import mnif_nerf.export.video as video
+
+    def interrupt(frames, path: Path, fps: int) -> None:
+        next(frames)
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video, "_write_mp4", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sample.main(_sample(run, output=tmp_path / "out"))
+    left = {p.name for p in (tmp_path / "out").iterdir()}
+    assert left == {"contact_sheet.png", "views"}
+
+
+# --- mnif-export-mesh -------------------------------------------------------------------------------------
+
+
+def test_export_every_format(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = export_mesh.main(_export(run, format="glb,ply,obj,stl,binvox,npz"))
+    assert output == run / "meshes" / "seed0"
+    report = json.loads((output / "report.json").read_text())
+    assert [entry["name"] for entry in report["objects"]] == ["sample000", "sample001"]
+    for entry in report["objects"]:
+        assert len(entry["files"]) == 6
+        assert entry["watertight"]
+        for name in entry["files"][:4]:
+            read = trimesh.load(output / name, force="mesh")
+            assert read.volume == pytest.approx(entry["volume"], rel=1e-3)
+        voxels = trimesh.load(output / entry["files"][4])
+        assert voxels.matrix.sum() == entry["occupied_voxels"]
+        assert (voxels.matrix == read_npz(output / entry["files"][5])[0]).all()
+    assert "y up" in report["axes"]["meshes"]
+    assert "watertight" in capsys.readouterr().out
+
+
+def test_export_training_instances(run: Path) -> None:
+    output = export_mesh.main(_export(run, source="training", instance=("car_03", "7")))
+    assert {p.name for p in output.iterdir()} == {"car_03.glb", "car_07.glb", "report.json"}
+    with pytest.raises(MNIFError, match="did you mean car_03"):
+        export_mesh.main(_export(run, source="training", instance=("car03",)))
+
+
+def test_export_saved_latents(run: Path, tmp_path: Path) -> None:
+    model = read_model(run / "model")
+    save_file({"latents": model.latents[:2].contiguous()}, str(tmp_path / "two.safetensors"))
+    output = export_mesh.main(_export(run, source="latent", latent_file=tmp_path / "two.safetensors"))
+    direct = export_mesh.main(_export(run, source="training"))
+    first, second = (trimesh.load(p, force="mesh") for p in (output / "two000.glb", direct / "car_00.glb"))
+    assert first.vertices == pytest.approx(second.vertices)
+    save_file({"other": torch.zeros(2)}, str(tmp_path / "other.safetensors"))
+    for name, words in (("absent", "no such file"), ("other", "neither latents nor latent")):
+        with pytest.raises(MNIFError, match=words):
+            export_mesh.main(_export(run, source="latent", latent_file=tmp_path / f"{name}.safetensors"))
+    save_file({"latents": torch.zeros(2, 4)}, str(tmp_path / "small.safetensors"))
+    with pytest.raises(MNIFError, match="takes 5 numbers"):
+        export_mesh.main(_export(run, source="latent", latent_file=tmp_path / "small.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"num_samples": 0}, "--num-samples 0"),
+        ({"format": "fbx"}, "unknown format 'fbx'"),
+        ({"format": " , "}, "no format"),
+        ({"resolution": 0}, "resolution 0"),
+        ({"resolution": 200_000}, "GiB"),
+        ({"level": -2.0}, "level"),
+        ({"level": 1e9}, "reaches the density level"),
+        ({"level": 1e9, "format": "npz"}, "not one voxel"),
+        ({"smooth": -1}, "smooth"),
+        ({"max_faces": 0}, "max-faces"),
+        ({"source": "latent"}, "--latent-file"),
+        ({"instance": ("car_00",)}, "--source training"),
+        ({"latent_file": Path("x")}, "--source latent"),
+    ],
+)
+def test_export_refuses(run: Path, options: dict, words: str) -> None:
+    with pytest.raises(MNIFError, match=words):
+        export_mesh.main(_export(run, **options))
+    assert not list(run.glob("meshes/*/*.glb"))
+
+
+def test_one_empty_object_does_not_stop_the_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnif_nerf.pipelines.objects import NeuralObject
+
+    whole = NeuralObject.mesh
+
+    def mesh(self: NeuralObject, *arguments: object) -> object:
+        if self.name == "sample000":
+            raise MNIFError("nothing in the field reaches the density level.")
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(NeuralObject, "mesh", mesh)
+    output = export_mesh.main(_export(run))
+    assert [p.name for p in output.glob("*.glb")] == ["sample001.glb"]
+    assert "reaches" in json.loads((output / "report.json").read_text())["objects"][0]["error"]
+
+
+def test_format_lists() -> None:
+    assert parse_formats("glb, .PLY,glb") == ("glb", "ply")
+
+
+# --- mnif-train-prior -------------------------------------------------------------------------------------
+
+
+def test_train_prior_replaces_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = TrainPriorOptions(
+        run, steps=4, whitening="per-dimension", width=16, blocks=1, seed=1, held_out=0.25
+    )
+    target = train_prior.main(options)
+    assert target == run / "model" / "prior"
+    assert [p.name for p in target.parent.iterdir() if "tmp" in p.name or "old" in p.name] == []
+    prior = read_model(run / "model").prior
+    assert prior is not None
+    assert prior.whitening.mode == "per-dimension"
+    printed = capsys.readouterr().out
+    assert "4 steps" in printed
+    assert "held-out loss" in printed
+    assert "mnif-sample" in printed
+
+
+def test_train_prior_mends_a_damaged_one(run: Path) -> None:
+    for file in (run / "model" / "prior").rglob("*.*"):
+        if file.is_file():
+            file.write_text("broken")
+    with pytest.raises(MNIFError):
+        sample.main(_sample(run))
+    train_prior.main(TrainPriorOptions(run, steps=3))
+    assert sample.main(_sample(run, turntable=False)).is_dir()
+
+
+def test_interrupted_prior_training_keeps_the_old_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {p: p.read_bytes() for p in (run / "model").rglob("*") if p.is_file()}
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LatentPrior, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior.main(TrainPriorOptions(run, steps=3))
+    assert {p: p.read_bytes() for p in (run / "model").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("options", [{"steps": 0}, {"held_out": 2.0}, {"learning_rate": -1.0}, {"rank": 0}])
+def test_train_prior_refuses(run: Path, options: dict) -> None:
+    with pytest.raises(MNIFError):
+        train_prior.main(TrainPriorOptions(run, **options))
+
+
+# --- as console scripts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["sample", "export_mesh", "train_prior"])
+def test_help_imports_nothing_heavy(module: str) -> None:
+    script = (
+        "import sys\n"
+        f"from mnif_nerf.cli import {module}\n"
+        f"sys.argv = ['{module}', '--help']\n"
+        "try:\n"
+        f"    {module}.entrypoint()\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'trimesh', 'diffusers', 'nerfstudio', 'scipy', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--load-config" in done.stdout
+
+
+def test_errors_are_one_line_with_exit_code_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mnif_nerf.cli.sample", "--load-config", str(tmp_path / "absent")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,104 @@
+"""The latent table's row-wise optimiser, and fitting with frozen networks."""
+
+from __future__ import annotations
+
+import torch
+
+from mnif_nerf.fields import FieldSpec, MixtureField
+from mnif_nerf.latents.fitting import FitConfig, fit_latents
+from mnif_nerf.latents.table import LatentTable, RowAdam
+from mnif_nerf.rendering.batch import RayBatch
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
+from mnif_nerf.rendering.intervals import box_interval
+from mnif_nerf.rendering.training import LossConfig, render_batch
+
+
+def test_row_adam_equals_torch_adam_on_each_rows_own_visits():
+    torch.manual_seed(0)
+    table = LatentTable(6, 3, init_std=1.0)
+    start = table.weight.detach().clone()
+    optimizer = RowAdam(table.parameters(), lr=0.1, betas=(0.9, 0.99), eps=1e-10)
+    rows = [torch.nn.Parameter(start[i].clone()) for i in range(6)]
+    singles = [torch.optim.Adam([row], lr=0.1, betas=(0.9, 0.99), eps=1e-10) for row in rows]
+    target = torch.randn(6, 3)
+    for step in range(12):
+        visited = torch.tensor([[0, 1], [2, 0], [3, 4], [1, 3]][step % 4])
+        optimizer.zero_grad()
+        (table(visited) - target[visited]).square().sum().backward()
+        optimizer.step()
+        for i in visited.tolist():
+            singles[i].zero_grad()
+            (rows[i] - target[i]).square().sum().backward()
+            singles[i].step()
+    torch.testing.assert_close(table.weight.detach(), torch.stack([row.detach() for row in rows]))
+    assert torch.equal(table.weight[5], start[5])  # never visited, never moved
+
+
+def test_row_adam_sums_the_gradients_of_a_row_drawn_twice():
+    table = LatentTable(3, 2)
+    optimizer = RowAdam(table.parameters(), lr=0.1)
+    table(torch.tensor([1, 1])).sum().backward()
+    optimizer.step()
+    assert torch.allclose(table.weight[1], torch.tensor(-0.1))
+    assert torch.equal(table.weight[0], torch.zeros(2))
+
+
+def test_row_adam_state_survives_a_round_trip():
+    def run(break_at: int | None) -> torch.Tensor:
+        torch.manual_seed(1)
+        table = LatentTable(4, 2, init_std=1.0)
+        optimizer = RowAdam(table.parameters(), lr=0.05)
+        for step in range(8):
+            if step == break_at:
+                state = optimizer.state_dict()
+                optimizer = RowAdam(table.parameters(), lr=0.05)
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            table(torch.tensor([step % 4])).square().sum().backward()
+            optimizer.step()
+        return table.weight.detach()
+
+    assert torch.equal(run(None), run(5))
+
+
+class RenderedInstances:
+    """Rays of known instances of a field, as an observation source."""
+
+    def __init__(self, field: MixtureField, latents: torch.Tensor) -> None:
+        self.num_scenes = len(latents)
+        camera = Intrinsics.default(12)
+        rays = [pixel_rays(orbit_pose(20, azimuth), camera) for azimuth in (0, 120, 240)]
+        origins = torch.cat([o for o, _ in rays]).expand(self.num_scenes, -1, 3)
+        directions = torch.cat([d for _, d in rays]).expand(self.num_scenes, -1, 3)
+        near, far = box_interval(origins, directions, 0.5)
+        hit = (far > near)[0]
+        origins, directions, near, far = (v[:, hit] for v in (origins, directions, near, far))
+        empty = torch.zeros(self.num_scenes, 0, 3)
+        self.batch = RayBatch(
+            torch.arange(self.num_scenes), origins, directions, near, far, origins, torch.ones_like(near), empty
+        )
+        with torch.no_grad():
+            rgb, self.batch.mask, _ = render_batch(lambda p: field.evaluate(latents, p), self.batch, 8)
+        self.batch.rgb = rgb.transpose(1, 2)
+
+    def draw(self, step: int) -> RayBatch:
+        return self.batch
+
+
+def test_fitting_recovers_known_latents_and_leaves_the_field_alone():
+    field = MixtureField(FieldSpec(num_bases=4, latent_dim=2, width=16, hidden_layers=1, w0=3.0), seed=0)
+    with torch.no_grad():
+        field.bases[-1].mul_(3.0)  # an untrained field hardly varies; make its instances visibly different
+    before = [p.clone() for p in field.parameters()]
+    truth = torch.tensor([[1.0, -0.5], [-1.0, 0.8]])
+    training = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+    source = RenderedInstances(field, truth)
+    losses: list[float] = []
+    fitted = fit_latents(
+        field, source, training, FitConfig(steps=200, lr=0.05, prior_weight=0.0), LossConfig(8, 0.02, 0.0),
+        on_step=lambda _, loss: losses.append(loss),
+    )  # fmt: skip
+    assert losses[-1] < 0.05 * losses[0]
+    torch.testing.assert_close(fitted, truth, atol=0.15, rtol=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, field.parameters()))
+    assert all(p.requires_grad and p.grad is None for p in field.parameters())

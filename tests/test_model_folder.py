@@ -1,0 +1,243 @@
+"""The model folder: round trips, damages, the hub (never reached: its functions are replaced)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import tiny_model
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_model, write_prior
+from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a (barely trained) prior."""
+    model = tiny_model(num_instances=12)
+    model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=5))
+    return write_model(model, tmp_path_factory.mktemp("run") / "model")
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def pipe(trained: Path) -> MNIFPipeline:
+    return MNIFPipeline.from_pretrained(trained, device="cpu")
+
+
+# --- the folder -------------------------------------------------------------------------------------------
+
+
+def test_folder_round_trip(pipe: MNIFPipeline, tmp_path: Path) -> None:
+    written = pipe.save_pretrained(tmp_path / "copy")
+    again = MNIFPipeline.from_pretrained(written, device="cpu")
+    assert again.names == pipe.names
+    assert torch.equal(again.latents, pipe.latents)
+    assert torch.equal(again.model.cells, pipe.model.cells)
+    for name, value in pipe.model.field.state_dict().items():
+        assert torch.equal(again.model.field.state_dict()[name], value)
+    assert torch.equal(again(2, seed=3)[1].latent, pipe(2, seed=3)[1].latent)
+    assert sorted(p.suffix for p in written.rglob("*") if p.is_file()) == [".json"] * 3 + [".safetensors"] * 4
+    assert json.loads((written / "config.json").read_text())["format_version"] == 1
+
+
+def test_run_folder_config_and_model_folder_mean_the_same(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run" / "model")
+    (tmp_path / "run" / "config.yml").write_text("!!python/object:never.read {}\n")
+    for path in ("run", "run/config.yml", "run/model", "run/model/config.json"):
+        assert locate_model(tmp_path / path) == tmp_path / "run" / "model"
+
+
+def test_a_folder_of_runs_names_the_newest(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "outputs/cars/mnif/2026-01-01/model")
+    with pytest.raises(MNIFError, match="2026-01-01"):
+        locate_model(tmp_path / "outputs")
+
+
+def test_places_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(MNIFError, match="no such file"):
+        locate_model(tmp_path / "absent")
+    with pytest.raises(MNIFError, match="no model here"):
+        locate_model(tmp_path)
+    (tmp_path / "config.yml").touch()
+    with pytest.raises(MNIFError, match="no model folder yet"):
+        locate_model(tmp_path / "config.yml")
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _edit_tensors(path: Path, change) -> None:
+    tensors = load_file(str(path))
+    change(tensors)
+    save_file(tensors, str(path))
+
+
+DAMAGES = {
+    "version": (lambda f: _edit_config(f, format_version=99), "format version 99"),
+    "other format": (lambda f: _edit_config(f, format="other"), "not a model of mnif_nerf"),
+    "not json": (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
+    "no names": (lambda f: _edit_config(f, names=None), "incomplete"),
+    "unknown field key": (lambda f: _edit_config(f, field={"wings": 2}), "wings"),
+    "fewer names": (lambda f: _edit_config(f, names=["one"]), "12 latents for 1 instance names"),
+    "no field": (lambda f: (f / "field.safetensors").unlink(), "field.safetensors: missing"),
+    "no latents": (lambda f: (f / "latents.safetensors").unlink(), "latents.safetensors: missing"),
+    "truncated": (
+        lambda f: (f / "field.safetensors").write_bytes(b"\x10" * 40),
+        "not a readable safetensors",
+    ),
+    "nan weights": (
+        lambda f: _edit_tensors(f / "field.safetensors", lambda t: t["bases.0"].fill_(torch.nan)),
+        "NaN or infinite weights",
+    ),
+    "nan latents": (
+        lambda f: _edit_tensors(f / "latents.safetensors", lambda t: t["latents"].fill_(torch.inf)),
+        "NaN or infinite latents",
+    ),
+    "latent size": (
+        lambda f: _edit_tensors(f / "latents.safetensors", lambda t: t.update(latents=torch.zeros(12, 3))),
+        "field takes 5",
+    ),
+    "field shape": (
+        lambda f: _edit_tensors(f / "field.safetensors", lambda t: t.update({"bases.0": torch.zeros(2, 2)})),
+        "do not fit the field",
+    ),
+    "bounds shape": (
+        lambda f: _edit_tensors(f / "bounds.safetensors", lambda t: t.update(cells=torch.zeros(2, 3, 2))),
+        "expected \\[G, G, G\\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_folders_are_one_sentence(damage: str, folder: Path) -> None:
+    break_it, words = DAMAGES[damage]
+    break_it(folder)
+    with pytest.raises(MNIFError, match=words) as caught:
+        MNIFPipeline.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_prior_of_another_latent_size(folder: Path) -> None:
+    write_prior(LatentPrior.fit(torch.randn(9, 3), PriorConfig(steps=2)), folder)
+    with pytest.raises(MNIFError, match="latents of 3 numbers"):
+        MNIFPipeline.from_pretrained(folder)
+
+
+def test_prior_with_nans(folder: Path) -> None:
+    _edit_tensors(
+        folder / "prior" / "prior.safetensors", lambda t: t["denoiser.output.bias"].fill_(torch.nan)
+    )
+    with pytest.raises(MNIFError, match="prior: NaN or infinite weights"):
+        MNIFPipeline.from_pretrained(folder)
+
+
+def test_bounds_and_prior_may_be_absent(folder: Path) -> None:
+    (folder / "bounds.safetensors").unlink()
+    shutil.rmtree(folder / "prior")
+    pipe = MNIFPipeline.from_pretrained(folder)
+    assert pipe.model.cells is None
+    assert pipe.prior is None
+    assert pipe.instance(0).render(resolution=8).size == (8, 8)
+    assert pipe.nearest(pipe.latents[3]) == (pipe.names[3], 0.0)
+    with pytest.raises(MNIFError, match="mnif-train-prior"):
+        pipe()
+
+
+def test_writing_replaces_a_model_but_nothing_else(pipe: MNIFPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "model")
+    pipe.save_pretrained(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(MNIFError, match="something else"):
+        pipe.save_pretrained(tmp_path / "photos")
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_interrupted_writing_keeps_the_old_model(pipe: MNIFPipeline, folder: Path, monkeypatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LatentPrior, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.save_pretrained(folder)
+    with pytest.raises(KeyboardInterrupt):
+        write_prior(pipe.prior, folder)
+    assert [p.name for p in folder.parent.iterdir()] == ["model"]
+    assert read_model(folder).prior is not None
+
+
+# --- the hub (never reached: its two functions are replaced) ----------------------------------------------
+
+
+def test_hub_round_trip(pipe: MNIFPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    hub = tmp_path / "hub"
+    created: list[tuple[str, bool]] = []
+
+    class FakeApi:
+        def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
+            created.append((repo_id, private))
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+            shutil.copytree(folder_path, hub / repo_id)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **_: str(hub / repo_id))
+    monkeypatch.chdir(tmp_path)
+    assert pipe.push_to_hub("someone/cars", private=True) == "https://huggingface.co/someone/cars"
+    assert created == [("someone/cars", True)]
+    assert "someone/cars" in (hub / "someone/cars/README.md").read_text()
+    again = MNIFPipeline.from_pretrained("someone/cars")
+    assert torch.equal(again.latents, pipe.latents)
+    assert again.prior is not None
+
+
+def test_hub_failures_are_one_sentence(
+    pipe: MNIFPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    class FakeApi:
+        def create_repo(self, *_: object, **__: object) -> None:
+            raise ConnectionError("401 Client Error\nlong traceback")
+
+    def unreachable(*_: object, **__: object) -> str:
+        raise OSError("cannot reach the hub\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MNIFError, match=r"^someone/cars: could not be uploaded \(401 Client Error\)"):
+        pipe.push_to_hub("someone/cars")
+    with pytest.raises(MNIFError, match=r"neither a local folder nor .* \(cannot reach the hub\)\.$"):
+        MNIFPipeline.from_pretrained("someone/cars")
+
+
+def test_a_typo_in_an_existing_folder_does_not_ask_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    for path in ("outputs/typo", "outputs/typo/config.yml", "./owner/name", "/owner/name", "name"):
+        with pytest.raises(MNIFError, match="no such file"):
+            MNIFPipeline.from_pretrained(path)

@@ -1,0 +1,112 @@
+"""Contact sheets, PNGs and videos."""
+
+from __future__ import annotations
+
+import imageio
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.pictures import comparison_rows, contact_sheet, image_grid, save_png, to_image
+from mnif_nerf.export.video import write_video
+
+RED = Image.new("RGB", (20, 16), (255, 0, 0))
+BLUE = Image.new("RGB", (20, 16), (0, 0, 255))
+
+
+def test_every_kind_of_picture_is_taken() -> None:
+    floats = torch.tensor([[[0.0, 0.5, 1.0]]])
+    assert to_image(floats).getpixel((0, 0)) == (0, 128, 255)
+    assert to_image(np.array([[[1, 2, 3]]], dtype=np.uint8)).getpixel((0, 0)) == (1, 2, 3)
+    assert to_image(np.array([[[np.nan, -1.0, 2.0]]])).getpixel((0, 0)) == (0, 0, 255)
+    with pytest.raises(MNIFError, match=r"\[H, W, 3\]"):
+        to_image(np.zeros((4, 4)))
+
+
+def test_contact_sheet_holds_the_pictures_in_order() -> None:
+    plain = np.asarray(contact_sheet([[RED, BLUE], [BLUE, RED]]))
+    assert (plain == [255, 0, 0]).all(axis=-1).sum() == 2 * 20 * 16
+    red_columns = np.flatnonzero((plain[:16] == [255, 0, 0]).all(axis=-1).any(axis=0))
+    blue_columns = np.flatnonzero((plain[:16] == [0, 0, 255]).all(axis=-1).any(axis=0))
+    assert red_columns.max() < blue_columns.min()
+
+
+def test_captions_labels_and_title_take_space_and_leave_ink() -> None:
+    plain = contact_sheet([[RED]])
+    full = contact_sheet([[RED]], captions=[["a very long caption"]], row_labels=["row"], title="title")
+    assert full.height > plain.height + 20
+    dark = (np.asarray(full).max(axis=-1) < 150).sum()
+    assert dark > 20
+    assert (np.asarray(full) == [255, 0, 0]).all(axis=-1).sum() == 20 * 16  # no text over a picture
+
+
+def test_comparison_rows_and_uneven_rows() -> None:
+    sheet = comparison_rows({"truth": [RED, RED, RED], "model": [BLUE]})
+    assert (np.asarray(sheet) == [0, 0, 255]).all(axis=-1).sum() == 20 * 16
+
+
+def test_grid_is_nearly_square_and_gapless() -> None:
+    grid = image_grid([RED, BLUE, RED])
+    assert grid.size == (40, 32)
+    assert grid.getpixel((39, 0)) == (0, 0, 255)
+    assert grid.getpixel((39, 31)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rows": []},
+        {"rows": [[]]},
+        {"rows": [[RED]], "captions": [["a", "b"]]},
+        {"rows": [[RED]], "row_labels": ["a", "b"]},
+    ],
+)
+def test_bad_sheets_are_refused(arguments: dict) -> None:
+    with pytest.raises(MNIFError):
+        contact_sheet(**arguments)
+
+
+def test_png_round_trip(tmp_path) -> None:
+    again = Image.open(save_png(RED, tmp_path / "deep" / "red.png"))
+    assert again.size == (20, 16)
+    assert again.getpixel((3, 3)) == (255, 0, 0)
+    with pytest.raises(MNIFError, match=r"\.png"):
+        save_png(RED, tmp_path / "red.bmp")
+
+
+def test_mp4_without_ffmpeg_on_the_path_and_with_odd_sizes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    frames = (Image.new("RGB", (33, 17), (k * 20, 100, 50)) for k in range(10))
+    path = write_video(frames, tmp_path / "turn.mp4", fps=10)
+    read = [frame for frame in imageio.get_reader(path)]  # noqa: C416  (its length is infinite)
+    assert len(read) == 10
+    assert read[0].shape == (18, 34, 3)
+    assert np.abs(read[9].mean(axis=(0, 1)) - [180, 100, 50]).max() < 12
+    assert imageio.get_reader(path).get_meta_data()["pix_fmt"].startswith("yuv420p")
+
+
+def test_gif(tmp_path) -> None:
+    path = write_video([RED, BLUE, RED], tmp_path / "turn.gif", fps=5)
+    with Image.open(path) as movie:
+        assert movie.n_frames == 3
+        assert movie.info["duration"] == 200
+
+
+def test_interrupted_or_bad_videos_leave_nothing(tmp_path) -> None:
+    def interrupted():
+        yield RED
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_video(interrupted(), tmp_path / "turn.mp4")
+    with pytest.raises(MNIFError, match="one size"):
+        write_video([RED, Image.new("RGB", (5, 5))], tmp_path / "turn.mp4")
+    with pytest.raises(MNIFError, match="at least one frame"):
+        write_video([], tmp_path / "turn.gif")
+    with pytest.raises(MNIFError, match=r"\.mp4 or \.gif"):
+        write_video([RED], tmp_path / "turn.avi")
+    with pytest.raises(MNIFError, match="fps"):
+        write_video([RED], tmp_path / "turn.mp4", fps=0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,74 @@
+"""Voxel files: round trips through our reader and through trimesh's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_model import Ball
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.voxels import binvox_bytes, field_to_occupancy, read_npz, write_voxels
+
+
+def _decode(content: bytes) -> np.ndarray:
+    """The slow, obvious reading of a binvox file: bool [x, y, z]."""
+    header, body = content.split(b"data\n", 1)
+    size = [int(n) for n in header.split(b"dim ")[1].split(b"\n")[0].split()]
+    flat: list[int] = []
+    for value, count in zip(body[0::2], body[1::2]):
+        flat.extend([value] * count)
+    return np.array(flat, dtype=bool).reshape(size[0], size[2], size[1]).transpose(0, 2, 1)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 9), st.floats(0, 1), st.integers(0, 1000))
+def test_binvox_decodes_to_what_was_written(size: int, share: float, seed: int) -> None:
+    occupancy = np.random.default_rng(seed).random((size, size, size)) < share
+    assert (_decode(binvox_bytes(occupancy)) == occupancy).all()
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_long_runs_are_split(value: bool) -> None:
+    occupancy = np.full((16, 16, 16), value)
+    assert (_decode(binvox_bytes(occupancy)) == occupancy).all()
+
+
+def test_trimesh_reads_binvox_in_our_axes(tmp_path) -> None:
+    occupancy = field_to_occupancy(Ball(0.15, (0.2, 0.0, 0.1)), 24)
+    read = trimesh.load(write_voxels(occupancy, tmp_path / "ball.binvox"))
+    assert (read.matrix == occupancy).all()
+    assert read.translation == pytest.approx([-0.5] * 3)
+
+
+def test_npz_round_trip_with_bounds_and_axes(tmp_path) -> None:
+    occupancy = np.random.default_rng(0).random((5, 5, 5)) < 0.5
+    again, about = read_npz(write_voxels(occupancy, tmp_path / "v.npz", half_extent=0.7))
+    assert (again == occupancy).all()
+    assert about["bounds"] == pytest.approx(np.array([[-0.7] * 3, [0.7] * 3]))
+    assert "+x forward" in about["axes"]
+
+
+def test_occupancy_is_where_density_passes_the_level() -> None:
+    field = Ball(0.25)
+    occupancy = field_to_occupancy(field, 20)
+    axis = (np.arange(20) + 0.5) / 20 - 0.5
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    assert (occupancy == (radius < 0.25)).all()
+    cells = torch.zeros(2, 2, 2, dtype=torch.bool)
+    assert not field_to_occupancy(field, 20, cells=cells).any()
+
+
+def test_bad_voxels_are_refused(tmp_path) -> None:
+    with pytest.raises(MNIFError, match="not a cube"):
+        write_voxels(np.zeros((2, 3, 2), dtype=bool), tmp_path / "v.npz")
+    with pytest.raises(MNIFError, match="binvox, npz"):
+        write_voxels(np.zeros((2, 2, 2), dtype=bool), tmp_path / "v.vox")
+    with pytest.raises(MNIFError, match="no such file"):
+        read_npz(tmp_path / "absent.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(MNIFError, match="not voxels"):
+        read_npz(tmp_path / "text.npz")
