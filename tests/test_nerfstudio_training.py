@@ -79,12 +79,10 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_resume_goes_on(
         return original(model, *args)
 
     config = tiny_config(data, tmp_path, **{"steps_per_save": 8})
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(SystemExit, match="step-000000008.ckpt is kept") as caught,
-    ):
+    with monkeypatch.context() as patch:
         patch.setattr(MNIFModel, "get_training_outputs", interrupted)
-        Run(config)
+        with pytest.raises(SystemExit, match=r"step-000000008\.ckpt is kept") as caught:
+            Run(config)
     assert f"--load-dir {config.get_checkpoint_dir()}" in str(caught.value)
     assert (config.get_base_dir() / "model" / "field.safetensors").is_file()
     resumed = Run(tiny_config(data, tmp_path, name="on", **{"load_dir": config.get_checkpoint_dir()}))
@@ -144,6 +142,7 @@ def test_evaluation_is_logged(straight: Run) -> None:
     assert [event.step for event in averages] == [8, 16]
     assert 3 < averages[-1].value < 40
     assert events.Tags()["images"]
+    assert [event.step for event in events.Scalars("learning_rate/fields")] == [0]  # steps_per_log is 100
 
 
 def test_unseen_scenes_are_fitted_not_looked_up(data: Path, tmp_path: Path) -> None:

@@ -145,10 +145,9 @@ def test_denoiser_sizes() -> None:
 def test_prior_recovers_two_crescents() -> None:
     train, fresh = crescents(160, 0), crescents(4000, 1)
     losses: list[float] = []
-    config = PriorConfig(steps=600, explained_variance=1.0)
+    config = PriorConfig(steps=500, width=64, explained_variance=1.0)
     prior = LatentPrior.fit(train, config, progress=False, on_step=lambda _, loss: losses.append(loss))
-    assert len(losses) == 600
-    assert sum(losses[-50:]) < 0.8 * sum(losses[:50])
+    assert len(losses) == 500
     samples = prior.sample(400, seed=1)
     assert ((samples.mean(0) - train.mean(0)) / train.std(0)).abs().max() < 0.15
     assert (samples.std(0) / train.std(0) - 1).abs().max() < 0.12
@@ -188,9 +187,10 @@ def test_fit_repeats_and_leaves_global_randomness_alone() -> None:
     torch.manual_seed(1)
     first = LatentPrior.fit(latents, SMALL, progress=False).state()
     torch.manual_seed(2)
-    before = torch.get_rng_state()
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
     second = LatentPrior.fit(latents, SMALL, progress=False).state()
     assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
     assert all(torch.equal(first[name], second[name]) for name in first)
     other = LatentPrior.fit(latents, PriorConfig(**{**SMALL.to_dict(), "seed": 1}), progress=False).state()
     assert not torch.equal(first["denoiser.input.weight"], other["denoiser.input.weight"])
@@ -250,7 +250,7 @@ def test_nearest_training_latent(small_prior: LatentPrior) -> None:
     latents = small_prior.whitening.invert(small_prior.train)
     distance, index = small_prior.nearest(latents[[4, 11]])
     assert index.tolist() == [4, 11]
-    assert distance.max() < 1e-3
+    assert distance.max() < 1e-5  # a copy is told as one
     direction = torch.zeros(small_prior.whitening.dim)
     direction[0] = 100.0
     distance, _ = small_prior.nearest(small_prior.whitening.invert(direction[None]))

@@ -26,7 +26,7 @@ class ProceduralCars:
         num_val: validation cars, none of them in the training set.
         num_test: test cars, likewise.
         train_views: pictures of each training car, from all around.
-        heldout_views: pictures of each training car kept for evaluation (cars_train_val), from a spiral above.
+        heldout_views: pictures of each training car kept for evaluation (cars_train_val), from a spiral.
         test_views: pictures of each validation and test car, from a spiral above.
         resolution: height and width of a picture in pixels.
         seed: of everything.
@@ -86,7 +86,7 @@ class FromMeshes:
 
 @dataclass(frozen=True)
 class Download:
-    """Fetch a published data set (srn-cars, srn-chairs), check it and unpack it; goes on after an interruption.
+    """Fetch a published data set (srn-cars, srn-chairs), check it and unpack it; an interrupted run goes on.
 
     Attributes:
         name: of the data set, or any name together with --url.
@@ -147,7 +147,9 @@ def _procedural_cars(command: ProceduralCars) -> None:
 
     folder = make_procedural_cars(**vars(command))
     cars = command.num_train + command.num_val + command.num_test
-    print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
+    print(
+        f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)"
+    )
     print(f"Next: ns-train mnif-lite --data {folder}")
 
 

@@ -214,7 +214,7 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("object", "triangles", "watertight", "volume", "shells kept / found", "files", "s")
+    table = Table("object", "triangles", "watertight", "volume", "shells kept / found", "formats", "s")
     for report in reports:
         if "error" in report:
             table.add_row(report["name"], "none: see below")
@@ -226,7 +226,7 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
             ("yes" if report["watertight"] else "no") if known else "",
             "" if volume is None else f"{volume:.4f}",
             f"{report['components']} / {report['components_found']}" if known else "",
-            " ".join(report["files"]),
+            " ".join(Path(name).suffix[1:] for name in report["files"]),
             f"{report['seconds']:.1f}",
         )
     Console().print(table)

@@ -17,8 +17,6 @@ from mnif_nerf.cli.generation_common import (
 from mnif_nerf.errors import MNIFError, run_command
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _MOST_IN_TURNTABLE = 16
@@ -124,7 +122,7 @@ def _entry(pipe: MNIFPipeline, item: NeuralObject, options: SampleOptions) -> di
 def _write_pictures(
     objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
 ) -> None:
-    from mnif_nerf.export.pictures import contact_sheet, save_png
+    from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
 
     rows = []
     with progress_bar("rendering views", len(objects)) as advance:
@@ -135,21 +133,18 @@ def _write_pictures(
             rows.append(pictures)
             advance()
     labels = [
-        f"{e['name']}  nearest {e['nearest_training_instance']} at {e['distance']:.2f}" for e in entries
+        f"{e['name']}: nearest {e['nearest_training_instance']} at {e['distance']:.2f}" for e in entries
     ]
-    sheet = contact_sheet(*_laid_out(rows, labels), title=_title(options))
-    save_png(sheet, output / "contact_sheet.png")
-
-
-def _laid_out(rows: list[list[Image.Image]], labels: list[str]) -> tuple[list[Any], None, list[str]]:
-    """One row per object; the pictures of an object are joined, two objects to a row where there are many."""
-    if len(rows) <= 8 or len(rows[0]) > 4:
-        return rows, None, labels
-    from mnif_nerf.export.pictures import image_grid
-
     strips = [image_grid(row, columns=len(row)) for row in rows]
-    pairs = [strips[k : k + 2] for k in range(0, len(strips), 2)]
-    return pairs, None, ["   |   ".join(labels[k : k + 2]) for k in range(0, len(labels), 2)]
+    # Up to four objects stand below each other; more share a row, or the sheet gets too tall for a screen.
+    across = 1 if len(strips) <= 4 else 2
+    firsts = range(0, len(strips), across)
+    sheet = contact_sheet(
+        [strips[k : k + across] for k in firsts],
+        captions=[labels[k : k + across] for k in firsts],
+        title=_title(options),
+    )
+    save_png(sheet, output / "contact_sheet.png")
 
 
 def _title(options: SampleOptions) -> str:

@@ -44,8 +44,6 @@ class TrainPriorOptions:
     """Latents per step."""
     learning_rate: float | None = None
     """Peak learning rate."""
-    neighbour_mixing: float | None = None
-    """Largest share of the way to a near neighbour at which training examples are drawn; 0 for none."""
     latent_noise: float | None = None
     """Deviation of noise added to training examples, in whitened units."""
     held_out: float | None = None
@@ -58,6 +56,7 @@ def main(options: TrainPriorOptions) -> Path:
     Raises:
         MNIFError: no model, a setting out of range, or a folder that cannot be written.
     """
+    from mnif_nerf.machine import flush_denormals
     from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_prior
     from mnif_nerf.priors.prior import LatentPrior, PriorConfig
 
@@ -66,6 +65,7 @@ def main(options: TrainPriorOptions) -> Path:
     given.pop("load_config")
     config = PriorConfig(**given)
     model = read_model(folder, with_prior=False)
+    flush_denormals()
     prior = LatentPrior.fit(model.latents, config)
     target = write_prior(prior, folder)
     _say(prior, target, options)

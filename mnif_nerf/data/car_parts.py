@@ -1,19 +1,16 @@
 """Shapes that cars are put together from: every part is one closed triangle mesh with a colour per face.
 
-Coordinates are metres with x forward, y left, z up and the ground at z = 0. All parts come from one idea, `loft`:
-rings of points joined one to the next and capped at both ends.
+Coordinates are metres with x forward, y left, z up and the ground at z = 0. All parts come from one idea,
+`loft`: rings of points joined one to the next and capped at both ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
 Color = tuple[float, float, float]
 
 
@@ -21,12 +18,14 @@ Color = tuple[float, float, float]
 class Part:
     """A closed mesh: vertices [V, 3], outward faces [F, 3], straight face colours [F, 3] in [0, 1]."""
 
-    vertices: Array
-    faces: Array
-    colors: Array
+    vertices: np.ndarray
+    faces: np.ndarray
+    colors: np.ndarray
 
 
-def loft(rings: Array, colors: Array, first_cap: Array, last_cap: Array, crown: float = 0.0) -> Part:
+def loft(
+    rings: np.ndarray, colors: np.ndarray, first_cap: np.ndarray, last_cap: np.ndarray, crown: float = 0.0
+) -> Part:
     """Join rings into a tube and close both ends with fans.
 
     Args:
@@ -54,13 +53,13 @@ def loft(rings: Array, colors: Array, first_cap: Array, last_cap: Array, crown: 
     return Part(vertices, faces, face_colors.astype(np.float64))
 
 
-def signed_volume(vertices: Array, faces: Array) -> float:
+def signed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
     """Volume of a closed mesh, positive where the faces turn outwards."""
     corners = vertices[faces]
     return float(np.einsum("ij,ij->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))) / 6.0
 
 
-def plain(part_rings: Array, color: Color) -> Part:
+def plain(part_rings: np.ndarray, color: Color) -> Part:
     """A loft in one colour."""
     tint = np.asarray(color, np.float64)
     return loft(part_rings, tint, tint, tint)
@@ -111,7 +110,8 @@ def wheel(
     rings = np.stack(
         [
             np.stack(
-                [r * radius * np.cos(angle), np.full(segments, side * offset), r * radius * np.sin(angle)], axis=1
+                [r * radius * np.cos(angle), np.full(segments, side * offset), r * radius * np.sin(angle)],
+                axis=1,
             )
             for r, offset, _ in profile
         ]
@@ -124,10 +124,15 @@ def wheel(
     return loft(rings + np.asarray(center, np.float64), colors, np.asarray(tyre), np.asarray(rim))
 
 
-def ribbon(profile: Array, right: float, left: float, thickness: float, color: Color) -> Part:
+def ribbon(profile: np.ndarray, right: float, left: float, thickness: float, color: Color) -> Part:
     """A thin band lying on a side profile [S, 2] of (x, z), between y = `right` and y = `left`."""
     rings = [
-        [(x, right, z - thickness), (x, left, z - thickness), (x, left, z + thickness), (x, right, z + thickness)]
+        [
+            (x, right, z - thickness),
+            (x, left, z - thickness),
+            (x, left, z + thickness),
+            (x, right, z + thickness),
+        ]
         for x, z in profile
     ]
     return plain(np.asarray(rings, np.float64), color)
@@ -146,7 +151,9 @@ class BodyColors:
     top: Color
 
 
-def body_shell(stations: Array, levels: Sequence[float], shoulder: float, crown: float, colors: BodyColors) -> Part:
+def body_shell(
+    stations: np.ndarray, levels: Sequence[float], shoulder: float, crown: float, colors: BodyColors
+) -> Part:
     """The painted lower body, lofted along x.
 
     Args:
@@ -241,7 +248,7 @@ def cabin_shell(shape: CabinShape, pillar: Color, roof: Color, glass: Color) -> 
 
 
 def _cabin_ring(shape: CabinShape, height: float, inset: float) -> list[tuple[float, float, float]]:
-    """Outline at a relative height, counter-clockwise from the front right corner; `inset` in units of the edge."""
+    """Outline at a relative height, counter-clockwise from the front right; `inset` in units of the edge."""
     shrink = inset * shape.edge * (shape.top - shape.bottom)
     front, rear = (a + (b - a) * height for a, b in zip(shape.base, shape.roof))
     front, rear = front - shrink, rear + shrink
@@ -263,7 +270,7 @@ def _cabin_ring(shape: CabinShape, height: float, inset: float) -> list[tuple[fl
     return [(x, y, z) for x, y in points]
 
 
-def _cabin_columns(shape: CabinShape) -> Array:
+def _cabin_columns(shape: CabinShape) -> np.ndarray:
     """Which of the outline's stretches are windows, in the order of `_cabin_ring`."""
     side = [is_window for _, is_window in shape.side]
     front, rear, pillar = [True] * 4, [shape.rear_window] * 4, [False] * 2

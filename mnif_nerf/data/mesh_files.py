@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mnif_nerf.data.raytrace import Surface
 from mnif_nerf.errors import MNIFError
-
-Array = npt.NDArray[Any]
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".off", ".stl")
 _Y_UP = (".glb", ".gltf", ".obj")
@@ -24,8 +21,8 @@ UNCOLOURED = 0.65
 def read_surface(path: Path | str, up: str = "auto", forward: str = "auto") -> Surface:
     """Read a mesh with its colours into our frame: z up, +x forward, centred, bounding-box diagonal 1.
 
-    Scene-graph transforms are applied. Colours come from base colour textures, material colours, vertex or face
-    colours; transparency is ignored.
+    Scene-graph transforms are applied. Colours come from base colour textures, material colours, vertex or
+    face colours; transparency is ignored.
 
     Args:
         path: .glb, .gltf, .obj, .ply, .off or .stl.
@@ -53,7 +50,7 @@ def read_surface(path: Path | str, up: str = "auto", forward: str = "auto") -> S
     return surface
 
 
-def frame(suffix: str, up: str, forward: str) -> Array:
+def frame(suffix: str, up: str, forward: str) -> np.ndarray:
     """Rotation [3, 3] from a file's axes to ours (x forward, y left, z up).
 
     Raises:
@@ -78,7 +75,7 @@ def frame(suffix: str, up: str, forward: str) -> Array:
 def _pieces(path: Path) -> list[Surface]:
     import trimesh
 
-    # trimesh logs a traceback for each thing it works around; what matters is raised or visible in the result.
+    # trimesh logs a traceback for each thing it works around; what matters is raised or seen in the result.
     logging.getLogger("trimesh").setLevel(logging.CRITICAL)
     try:
         scene = trimesh.load(str(path), force="scene", process=False)
@@ -88,14 +85,17 @@ def _pieces(path: Path) -> list[Surface]:
             mesh = scene.geometry[name]
             if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
                 piece = _piece(mesh, path.suffix.lower() in (".glb", ".gltf"))
-                piece.vertices = piece.vertices @ transform[:3, :3].T + transform[:3, 3]
+                with np.errstate(invalid="ignore"):  # infinite vertices are told later
+                    piece.vertices = piece.vertices @ transform[:3, :3].T + transform[:3, 3]
                 found.append(piece)
         return found
     except MemoryError:
         raise
     except Exception as error:  # every loader raises what it likes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MNIFError(f"{path}: cannot be read as a mesh ({reason[:120]}); remove it or export it again.") from None
+        raise MNIFError(
+            f"{path}: cannot be read as a mesh ({reason[:120]}); remove it or export it again."
+        ) from None
 
 
 def _piece(mesh: Any, linear_factors: bool) -> Surface:
@@ -119,8 +119,13 @@ def _piece(mesh: Any, linear_factors: bool) -> Surface:
     materials = getattr(material, "materials", None) or [material]
     choice = getattr(visual, "face_materials", None)
     choice = np.zeros(len(faces), np.int64) if choice is None else np.asarray(choice, np.int64)
-    uv = None if visual.uv is None or len(visual.uv) != len(vertices) else np.asarray(visual.uv, np.float64)[faces]
-    texture, textures = np.full(len(faces), -1), []
+    uv = (
+        None
+        if visual.uv is None or len(visual.uv) != len(vertices)
+        else np.asarray(visual.uv, np.float64)[faces]
+    )
+    texture = np.full(len(faces), -1)
+    textures: list[np.ndarray] = []
     for index, single in enumerate(materials):
         chosen = choice == index
         picture, factor = _material(single, linear_factors)
@@ -139,7 +144,7 @@ def _piece(mesh: Any, linear_factors: bool) -> Surface:
     return Surface(vertices, faces, colors, uv if textures else None, texture if textures else None, textures)
 
 
-def _material(material: Any, linear: bool) -> tuple[Array | None, Array | None]:
+def _material(material: Any, linear: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
     """A material's picture uint8 [h, w, 3] and colour factor [3], each None where it has none."""
     picture = getattr(material, "baseColorTexture", None)
     factor = getattr(material, "baseColorFactor", None)
@@ -156,14 +161,16 @@ def _material(material: Any, linear: bool) -> tuple[Array | None, Array | None]:
     return picture, factor
 
 
-def _encode(linear: Array) -> Array:
+def _encode(linear: np.ndarray) -> np.ndarray:
     """Linear light to sRGB: glTF's colour factors are linear, its pictures and ours are not."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
+    return np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055
+    )
 
 
 def _join(pieces: list[Surface]) -> Surface:
     offsets = np.cumsum([0, *(len(piece.vertices) for piece in pieces[:-1])])
-    textures: list[Array] = []
+    textures: list[np.ndarray] = []
     uvs, texture = [], []
     for piece in pieces:
         count = len(piece.faces)

@@ -1,4 +1,4 @@
-"""A folder of meshes becomes a data set in the SRN layout: the same renderer, cameras and files as for our cars."""
+"""A folder of meshes becomes a data set in the SRN layout, by the renderer that draws our own cars."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mnif_nerf.data.mesh_files import MESH_SUFFIXES, frame, read_surface
 from mnif_nerf.data.raytrace import MAX_RESOLUTION, Camera
-from mnif_nerf.data.scene_jobs import Pictures, heldout_poses, render_pictures, run_jobs, training_poses
+from mnif_nerf.data.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
 from mnif_nerf.data.writer import claim_output, write_manifest
 from mnif_nerf.errors import MNIFError
 
@@ -22,7 +22,7 @@ SMALLEST_SPLIT = 4
 
 @dataclass
 class MeshSummary:
-    """What `render_mesh_folder` made: the folder, scene names per split, and (file, reason) of what was skipped."""
+    """What `render_mesh_folder` made: scene names per split, and (file, reason) of what was skipped."""
 
     output: Path
     category: str
@@ -55,65 +55,68 @@ def render_mesh_folder(
     workers: int | None = None,
     progress: bool = True,
 ) -> MeshSummary:
-    """Render every mesh below a folder from all sides and write `<output>/<category>_{train,train_val,val,test}`.
+    """Render every mesh below a folder and write `<output>/<category>_{train,train_val,val,test}`.
 
     Args:
         input: folder of .glb, .gltf, .obj, .ply, .off or .stl files, at any depth.
         output: the folder to write; one made earlier from the same files and settings is completed.
         category: names the split folders; None takes the input folder's name.
         up, forward: the files' axes, see `mnif_nerf.data.mesh_files.read_surface`.
-        train_views: pictures per training mesh, over the whole sphere.
-        heldout_views: pictures of the training meshes from a held-out spiral; 0 for none.
-        test_views: pictures per validation or test mesh, spiral.
+        train_views, heldout_views, test_views: pictures per mesh, see `ViewPlan`.
         resolution: height and width in pixels.
-        val_fraction, test_fraction: shares of the meshes; rounded, but at least one mesh each where the share is
-            above 0 and there are 4 meshes or more; no validation and no test mesh below that.
+        val_fraction, test_fraction: shares of the meshes; rounded, but at least one mesh each where the share
+            is above 0 and there are 4 meshes or more; no validation and no test mesh below that.
         seed: of the split and the cameras.
-        workers: processes, None for one per core.
-        progress: whether to show bars.
+        workers, progress: processes (None for one per core) and whether to show bars.
 
     Returns:
         What was written and what was skipped. A mesh that is unreadable, empty or not finite is skipped.
 
     Raises:
-        MNIFError: no such folder, no mesh in it, none readable, a setting that makes no sense, an output that
-            holds something else.
+        MNIFError: no folder, no readable mesh in it, a setting that makes no sense, a foreign output folder.
     """
-    from mnif_nerf.rendering.cameras import Intrinsics
-
     input, output = Path(input), Path(output)
-    settings = dict(
-        up=up, forward=forward, train_views=train_views, heldout_views=heldout_views, test_views=test_views,
-        resolution=resolution, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed,
-    )  # fmt: skip
     _check_settings(train_views, heldout_views, test_views, resolution, val_fraction, test_fraction, seed)
-    frame(".glb", up, forward)
     files = find_meshes(input, output)
-    category = _clean(category or input.resolve().name or "meshes")
-    names = scene_names(files, input)
-    reasons = run_jobs(_probe, [_MeshJob(path, up, forward) for path in files], workers, progress, "Reading meshes")
-    skipped = [(path, reason) for path, reason in zip(files, reasons) if reason is not None]
-    readable = {name: path for name, path, reason in zip(names, files, reasons) if reason is None}
-    if not readable:
-        raise MNIFError(f"{input}: none of its {len(files)} meshes can be used; the first: {skipped[0][1]}")
+    for suffix in {path.suffix.lower() for path in files}:
+        frame(suffix, up, forward)
+    readable, skipped = _sift(files, input, up, forward, workers, progress)
     splits = split_names(sorted(readable), val_fraction, test_fraction, seed)
-    claim_output(output, "from-meshes", {**settings, "category": category, "meshes": _digest(files, input)})
-    camera, spiral, heldout = Intrinsics.default(resolution), heldout_poses(test_views), heldout_poses(heldout_views or 1)
+    category = re.sub(r"_(train|val|test)$", "", _clean(category or input.resolve().name))
+    settings = {
+        **{"category": category, "up": up, "forward": forward, "resolution": resolution, "seed": seed},
+        **{"train_views": train_views, "heldout_views": heldout_views, "test_views": test_views},
+        **{"val_fraction": val_fraction, "test_fraction": test_fraction, "meshes": _digest(files, input)},
+    }
+    claim_output(output, "from-meshes", settings)
+    plan = ViewPlan(output, category, train_views, heldout_views, test_views, resolution)
     jobs = []
-    for split, members in splits.items():
-        for name in members:
-            pictures = [Pictures(output / f"{category}_{split}" / name, spiral)]
-            if split == "train":
-                poses = training_poses(train_views, np.random.default_rng([seed, sorted(readable).index(name)]))
-                pictures = [Pictures(output / f"{category}_train" / name, poses)]
-                pictures += [Pictures(output / f"{category}_train_val" / name, heldout)] if heldout_views else []
-            if not all(item.folder.exists() for item in pictures):
-                jobs.append(_MeshJob(readable[name], up, forward, tuple(pictures), camera))
+    for index, name in enumerate(sorted(readable)):
+        split = next(split for split, members in splits.items() if name in members)
+        pictures = plan.pictures(split, name, (seed, index))
+        if not all(item.folder.exists() for item in pictures):
+            jobs.append(_MeshJob(readable[name], up, forward, pictures, plan.camera))
     run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
-    settings.update(category=category, meshes=_digest(files, input))
     more = {"splits": splits, "skipped": {str(path): reason for path, reason in skipped}}
     write_manifest(output, "from-meshes", settings, complete=True, **more)
     return MeshSummary(output, category, splits, skipped)
+
+
+def _sift(
+    files: list[Path], root: Path, up: str, forward: str, workers: int | None, progress: bool
+) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Readable meshes by scene name, and (file, reason) of the others.
+
+    Raises:
+        MNIFError: none can be read.
+    """
+    jobs = [_MeshJob(path, up, forward) for path in files]
+    reasons = run_jobs(_probe, jobs, workers, progress, "Reading meshes")
+    skipped = [(path, reason) for path, reason in zip(files, reasons) if reason is not None]
+    if len(skipped) == len(files):
+        raise MNIFError(f"{root}: none of its {len(files)} meshes can be used; the first: {skipped[0][1]}")
+    names = scene_names(files, root)
+    return {name: path for name, path, reason in zip(names, files, reasons) if reason is None}, skipped
 
 
 def find_meshes(input: Path, output: Path | None = None) -> list[Path]:
@@ -137,7 +140,8 @@ def find_meshes(input: Path, output: Path | None = None) -> list[Path]:
 
 
 def scene_names(files: list[Path], root: Path) -> list[str]:
-    """A folder name for each file: its stem, or, where stems repeat, its path below `root`, then its ending."""
+    """A folder name for each file: its stem, or, if stems repeat, its path below `root`, then its suffix."""
+
     def named(level: int, path: Path) -> str:
         relative = path.relative_to(root)
         long = "-".join(relative.with_suffix("").parts)
@@ -157,7 +161,9 @@ def scene_names(files: list[Path], root: Path) -> list[str]:
     return names
 
 
-def split_names(names: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[str]]:
+def split_names(
+    names: list[str], val_fraction: float, test_fraction: float, seed: int
+) -> dict[str, list[str]]:
     """Share out scenes: {"train": [...], "val": [...], "test": [...]}, empty splits left out.
 
     Raises:
@@ -170,8 +176,8 @@ def split_names(names: list[str], val_fraction: float, test_fraction: float, see
     num_val, num_test = counts
     if num_val + num_test >= len(names):
         raise MNIFError(
-            f"--val-fraction {val_fraction} and --test-fraction {test_fraction}: leave none of {len(names)} meshes "
-            "for training; choose smaller fractions."
+            f"--val-fraction {val_fraction} and --test-fraction {test_fraction}: leave none of {len(names)} "
+            "meshes for training; choose smaller fractions."
         )
     order = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
     shares = {
@@ -193,7 +199,7 @@ def _probe(job: _MeshJob) -> str | None:
 
 def _draw(job: _MeshJob) -> None:
     assert job.camera is not None
-    render_pictures(read_surface(job.path, job.up, job.forward), job.pictures, job.camera, 3)
+    render_pictures(read_surface(job.path, job.up, job.forward), job.pictures, job.camera)
 
 
 def _clean(name: str) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 
 from mnif_nerf.data.car_assembly import build_car
 from mnif_nerf.data.car_design import SPLIT_CODES, CarParameters, body_type, sample_car
-from mnif_nerf.data.car_parts import Array, Part
+from mnif_nerf.data.car_parts import Part
 from mnif_nerf.data.raytrace import MAX_RESOLUTION, Camera, Surface
-from mnif_nerf.data.scene_jobs import Pictures, heldout_poses, render_pictures, run_jobs, training_poses
+from mnif_nerf.data.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
 from mnif_nerf.data.voxelise import occupancy_of_mesh
 from mnif_nerf.data.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.errors import MNIFError
@@ -44,11 +44,11 @@ def car_surface(car: CarParameters | int | Sequence[int]) -> Surface:
     )
 
 
-def car_occupancy(car: CarParameters | int | Sequence[int], resolution: int = 64) -> Array:
+def car_occupancy(car: CarParameters | int | Sequence[int], resolution: int = 64) -> np.ndarray:
     """Which cells of [-0.5, 0.5]^3 the car fills: bool [G, G, G] in x, y, z order.
 
-    Every part is closed and is filled on its own; the results are OR-ed, since crossings of overlapping shells
-    would cancel.
+    Every part is closed and is filled on its own; the results are OR-ed, since crossings of overlapping
+    shells would cancel.
 
     Raises:
         MNIFError: `resolution` is below 1.
@@ -67,9 +67,7 @@ class _CarJob:
     body: str
     pictures: tuple[Pictures, ...]
     camera: Camera
-    supersampling: int
     occupancy: Path | None
-    occupancy_resolution: int
 
 
 def make_procedural_cars(
@@ -88,12 +86,12 @@ def make_procedural_cars(
 ) -> Path:
     """Write a data set of procedural cars in the SRN layout, or complete one that was interrupted.
 
-    `<output>/cars_train` (cameras over the whole sphere), `cars_train_val` (the same cars from a held-out spiral),
-    `cars_val` and `cars_test` (other cars, spiral), `occupancy/<split>/<scene>.npz` (64^3, see
+    `<output>/cars_train` (cameras over the whole sphere), `cars_train_val` (the same cars from a held-out
+    spiral), `cars_val` and `cars_test` (other cars, spiral), `occupancy/<split>/<scene>.npz` (64^3, see
     `mnif_nerf.data.writer.read_occupancy`) and `dataset.json`. Scenes are named `<number>-<body type>`.
 
     Args:
-        output: the folder; one made earlier with the same settings is completed, scenes already there are kept.
+        output: the folder; one made earlier with the same settings is completed, scenes in it are kept.
         num_train, num_val, num_test: cars per split; val and test may be 0.
         train_views, heldout_views, test_views: pictures per car; heldout_views may be 0.
         resolution: height and width in pixels.
@@ -109,33 +107,23 @@ def make_procedural_cars(
         MNIFError: a count that makes no sense, a folder that holds something else or was made with other
             settings, a full disk.
     """
-    from mnif_nerf.rendering.cameras import Intrinsics
-
-    settings = dict(
-        num_train=num_train, num_val=num_val, num_test=num_test, train_views=train_views,
-        heldout_views=heldout_views, test_views=test_views, resolution=resolution, seed=seed, occupancy=occupancy,
-        generator=GENERATOR_VERSION,
-    )  # fmt: skip
+    settings = {
+        **{"num_train": num_train, "num_val": num_val, "num_test": num_test, "train_views": train_views},
+        **{"heldout_views": heldout_views, "test_views": test_views, "resolution": resolution, "seed": seed},
+        **{"occupancy": occupancy, "generator": GENERATOR_VERSION},
+    }
     _check_settings(settings)
     output = Path(output)
     claim_output(output, "procedural-cars", settings)
-    camera = Intrinsics.default(resolution)
-    spirals = {"train": heldout_poses(max(heldout_views, 1)), "other": heldout_poses(test_views)}
+    plan = ViewPlan(output, "cars", train_views, heldout_views, test_views, resolution)
     jobs = []
     for split, count in (("train", num_train), ("val", num_val), ("test", num_test)):
         for index in range(count):
             entropy = (seed, SPLIT_CODES[split], index)
             body = body_type(seed, split, index)
             name = f"{index:04d}-{body}" if split == "train" else f"{split}-{index:04d}-{body}"
-            if split == "train":
-                poses = training_poses(train_views, np.random.default_rng([*entropy, 1]))
-                pictures = [Pictures(output / "cars_train" / name, poses)]
-                if heldout_views:
-                    pictures.append(Pictures(output / "cars_train_val" / name, spirals["train"]))
-            else:
-                pictures = [Pictures(output / f"cars_{split}" / name, spirals["other"])]
             cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
-            jobs.append(_CarJob(entropy, body, tuple(pictures), camera, 3, cells, OCCUPANCY_RESOLUTION))
+            jobs.append(_CarJob(entropy, body, plan.pictures(split, name, (*entropy, 1)), plan.camera, cells))
     run_jobs(_draw_car, [job for job in jobs if _is_missing(job)], workers, progress, "Rendering cars")
     write_manifest(output, "procedural-cars", settings, complete=True)
     return output
@@ -143,9 +131,9 @@ def make_procedural_cars(
 
 def _draw_car(job: _CarJob) -> None:
     car = sample_car(job.seed, job.body)
-    render_pictures(car_surface(car), job.pictures, job.camera, job.supersampling)
+    render_pictures(car_surface(car), job.pictures, job.camera)
     if job.occupancy is not None and not job.occupancy.exists():
-        write_occupancy(job.occupancy, car_occupancy(car, job.occupancy_resolution))
+        write_occupancy(job.occupancy, car_occupancy(car, OCCUPANCY_RESOLUTION))
 
 
 def _is_missing(job: _CarJob) -> bool:

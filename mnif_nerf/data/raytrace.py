@@ -7,14 +7,11 @@ direction can reproduce it exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from mnif_nerf.errors import MNIFError
-
-Array = npt.NDArray[Any]
 
 KEY_LIGHT = np.array([0.45, 0.35, 0.82]) / np.linalg.norm([0.45, 0.35, 0.82])
 """Direction towards the key light in the object's frame: from above, the front and a little from the left."""
@@ -28,7 +25,7 @@ RAYS_AT_ONCE = 500_000
 
 
 class Camera(Protocol):
-    """What a picture needs of a camera: focal length and principal point in pixels, and the picture's size."""
+    """What a picture needs of a camera: focal length, principal point and picture size in pixels."""
 
     @property
     def focal(self) -> float: ...
@@ -49,21 +46,21 @@ class Surface:
     Attributes:
         vertices: [V, 3] positions.
         faces: [F, 3] vertex indices.
-        corner_colors: [F, 3, 3] straight colours in [0, 1] at the faces' corners (factors where there is a texture).
-        uv: [F, 3, 2] texture coordinates, v upwards from the picture's bottom; None where nothing is textured.
+        corner_colors: [F, 3, 3] straight colours in [0, 1] at the faces' corners (factors on a texture).
+        uv: [F, 3, 2] texture coordinates, v upwards from the bottom; None where nothing is textured.
         texture: [F] index into `textures`, -1 for none; None where nothing is textured.
         textures: uint8 pictures [h, w, 3].
     """
 
-    vertices: Array
-    faces: Array
-    corner_colors: Array
-    uv: Array | None = None
-    texture: Array | None = None
-    textures: list[Array] = field(default_factory=list)
+    vertices: np.ndarray
+    faces: np.ndarray
+    corner_colors: np.ndarray
+    uv: np.ndarray | None = None
+    texture: np.ndarray | None = None
+    textures: list[np.ndarray] = field(default_factory=list)
 
 
-def face_normals(vertices: Array, faces: Array) -> tuple[Array, Array]:
+def face_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Unit normals [F, 3] (zero for degenerate faces) and twice the areas [F]."""
     corners = vertices[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -71,11 +68,13 @@ def face_normals(vertices: Array, faces: Array) -> tuple[Array, Array]:
     return normals / np.maximum(lengths, 1e-20)[:, None], lengths
 
 
-def corner_normals(vertices: Array, faces: Array, crease_degrees: float = CREASE_DEGREES) -> Array:
+def corner_normals(
+    vertices: np.ndarray, faces: np.ndarray, crease_degrees: float = CREASE_DEGREES
+) -> np.ndarray:
     """Smooth unit normals per face corner [F, 3, 3].
 
-    A corner averages the normals (weighted by area) of the faces that touch its position and meet its own face
-    at less than the crease angle; so curved panels are smooth and edges stay sharp.
+    A corner averages the normals (weighted by area) of the faces that touch its position and meet its own
+    face at less than the crease angle; so curved panels are smooth and edges stay sharp.
     """
     normals, areas = face_normals(vertices, faces)
     _, position = np.unique(np.round(vertices, 6), axis=0, return_inverse=True)
@@ -90,7 +89,9 @@ def corner_normals(vertices: Array, faces: Array, crease_degrees: float = CREASE
     for chunk in np.unique(chunk_of):
         chosen = groups[chunk_of == chunk]
         corner, other = _touching_pairs(order, starts[chosen], counts[chosen])
-        near = np.einsum("ij,ij->i", normals[corner // 3], normals[other // 3]) > np.cos(np.radians(crease_degrees))
+        near = np.einsum("ij,ij->i", normals[corner // 3], normals[other // 3]) > np.cos(
+            np.radians(crease_degrees)
+        )
         weights = np.where(near, areas[other // 3], 0.0)
         touched, place = np.unique(corner, return_inverse=True)
         summed = np.stack([np.bincount(place, weights * normals[other // 3, k]) for k in range(3)], axis=1)
@@ -100,7 +101,9 @@ def corner_normals(vertices: Array, faces: Array, crease_degrees: float = CREASE
     return smooth.reshape(-1, 3, 3)
 
 
-def _touching_pairs(order: Array, starts: Array, counts: Array) -> tuple[Array, Array]:
+def _touching_pairs(
+    order: np.ndarray, starts: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """All ordered pairs of corners at one position, where position g holds order[starts[g] : + counts[g]]."""
     per_corner = np.repeat(counts, counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -110,8 +113,8 @@ def _touching_pairs(order: Array, starts: Array, counts: Array) -> tuple[Array, 
     return corner, other
 
 
-def brightness(normals: Array) -> Array:
-    """Shading factor [...] of unit normals [..., 3]: a hemisphere of sky plus one key light fixed to the object."""
+def brightness(normals: np.ndarray) -> np.ndarray:
+    """Shading factor [...] of unit normals [..., 3]: a hemisphere of sky and one fixed key light."""
     return AMBIENT + SKY * normals[..., 2] + KEY * np.maximum(normals @ KEY_LIGHT, 0.0)
 
 
@@ -128,7 +131,9 @@ class SurfaceRenderer:
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
         except ImportError as error:
-            raise MNIFError(f"embreex: cannot be imported ({error}); install it with `pip install embreex`.") from None
+            raise MNIFError(
+                f"embreex: cannot be imported ({error}); install it with `pip install embreex`."
+            ) from None
         self.surface = surface
         self._vertices = np.ascontiguousarray(surface.vertices, dtype=np.float32)
         self._normals = face_normals(self._vertices.astype(np.float64), surface.faces)[0].astype(np.float32)
@@ -138,9 +143,11 @@ class SurfaceRenderer:
         self._shade = np.stack([brightness(normals), brightness(-normals)]).astype(np.float32)
         self._used = self._vertices[np.unique(surface.faces)]
         self._scene = EmbreeScene(robust=True)
-        self._mesh = TriangleMesh(self._scene, self._vertices, np.ascontiguousarray(surface.faces, dtype=np.int32))
+        self._mesh = TriangleMesh(
+            self._scene, self._vertices, np.ascontiguousarray(surface.faces, dtype=np.int32)
+        )
 
-    def render(self, c2w: Array, camera: Camera, supersampling: int = 3) -> Array:
+    def render(self, c2w: np.ndarray, camera: Camera, supersampling: int = 3) -> np.ndarray:
         """One picture with anti-aliased edges.
 
         Args:
@@ -161,10 +168,14 @@ class SurfaceRenderer:
         band = max(1, RAYS_AT_ONCE // ((right - left) * supersampling**2))
         for first in range(top, bottom, band):
             last = min(first + band, bottom)
-            picture[first:last, left:right] = self._block((first, last, left, right), c2w, camera, supersampling)
+            picture[first:last, left:right] = self._block(
+                (first, last, left, right), c2w, camera, supersampling
+            )
         return picture
 
-    def _block(self, window: tuple[int, int, int, int], c2w: Array, camera: Camera, supersampling: int) -> Array:
+    def _block(
+        self, window: tuple[int, int, int, int], c2w: np.ndarray, camera: Camera, supersampling: int
+    ) -> np.ndarray:
         """Pixels uint8 [bottom - top, right - left, 4] of a window (top, bottom, left, right)."""
         top, bottom, left, right = window
         rows, columns = (bottom - top) * supersampling, (right - left) * supersampling
@@ -181,8 +192,8 @@ class SurfaceRenderer:
         alpha = blocks[..., 3:] / supersampling**2
         return np.round(np.concatenate([colour, alpha], -1) * 255).astype(np.uint8)
 
-    def trace(self, origin: Array, directions: Array) -> Array:
-        """Shaded colour and hit flag, float32 [R, 4], of rays from one `origin` [3] along `directions` [R, 3].
+    def trace(self, origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Shaded colour and hit flag, float32 [R, 4], of rays from `origin` [3] along `directions` [R, 3].
 
         Colours of rays that meet nothing are 0.
         """
@@ -200,7 +211,7 @@ class SurfaceRenderer:
         result[rays, 3] = 1.0
         return result
 
-    def _albedo(self, face: Array, weights: Array) -> Array:
+    def _albedo(self, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Unshaded colour [R, 3] at barycentric `weights` [R, 3] of `face` [R]."""
         surface = self.surface
         colour = np.einsum("rkc,rk->rc", self._colors[face], weights)
@@ -213,7 +224,7 @@ class SurfaceRenderer:
                 colour[chosen] *= sample_texture(picture, uv[chosen])
         return colour
 
-    def _window(self, c2w: Array, camera: Camera) -> tuple[int, int, int, int]:
+    def _window(self, c2w: np.ndarray, camera: Camera) -> tuple[int, int, int, int]:
         """Pixel rows and columns (top, bottom, left, right) outside which nothing can be seen."""
         pose = np.asarray(c2w, np.float64)
         points = (self._used - pose[:3, 3]) @ pose[:3, :3]
@@ -228,10 +239,10 @@ class SurfaceRenderer:
         return int(limits[0][0]), int(limits[0][1]), int(limits[1][0]), int(limits[1][1])
 
 
-def sample_texture(picture: Array, uv: Array) -> Array:
-    """Nearest texel [R, 3] in [0, 1] of `picture` uint8 [h, w, 3] at `uv` [R, 2] (v upwards), repeating outside.
+def sample_texture(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Nearest texel [R, 3] in [0, 1] of `picture` uint8 [h, w, 3] at `uv` [R, 2] (v upwards), repeating.
 
-    Nearest, because colour maps of low-polygon models hold hard-edged swatches; supersampling does the smoothing.
+    Nearest, because colour maps of low-polygon models hold hard-edged swatches; supersampling smooths.
     """
     height, width = picture.shape[:2]
     column = np.floor((uv[:, 0] % 1.0) * width).astype(np.int64) % width

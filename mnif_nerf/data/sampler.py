@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,14 +161,27 @@ class RayBatchSampler:
         if self.hulls is None:
             return near, far
         t, width = step_positions(near, far, _MARCH_STEPS)
-        points = origins.unsqueeze(-2) + t.unsqueeze(-1) * directions.unsqueeze(-2)
-        cells = cell_index(points, self.hull_resolution, self.half_extent)
-        inside = self._bit(self.hulls, scenes[:, None, None], cells)
+        inside = self._march(scenes, origins, directions, t)
         start, end, hit = occupied_span(inside, near, width)
         # The march can step over a grazed cell; half a step of margin, and the whole box where it found nothing.
         margin = 0.5 * width.squeeze(-1)
         start = torch.where(hit, torch.maximum(start - margin, near), near)
         return start, torch.where(hit, torch.minimum(end + margin, far), far)
+
+    def _march(self, scenes: Tensor, origins: Tensor, directions: Tensor, t: Tensor) -> Tensor:
+        """Whether points at `t` `[B, R, S]` lie in a hull cell: `cell_index`, one axis at a time in half the memory."""
+        assert self.hulls is not None
+        size = self.hull_resolution
+        scale = size / (2 * self.half_extent)
+        flat = torch.zeros(t.shape, dtype=torch.int32)
+        for axis in range(3):
+            start = (origins[..., axis, None] + self.half_extent) * scale
+            cell = torch.addcmul(start, t, directions[..., axis, None], value=scale).clamp_(0, size - 1)
+            flat = flat.mul_(size).add_(cell.int())
+        rows = torch.arange(len(scenes), dtype=torch.int32)[:, None, None] * size**3
+        # The few hulls of this draw, unpacked: a byte per cell is found faster than a bit.
+        cells = torch.from_numpy(np.unpackbits(self.hulls[scenes].numpy(), axis=1, bitorder="little"))
+        return cells.view(-1).index_select(0, flat.add_(rows).view(-1)).view(t.shape) > 0
 
     def _draw_carve_points(self, scenes: Tensor, generator: torch.Generator) -> Tensor:
         """`[B, C, 3]` uniform points of the box outside the hull (a point inside is pushed to the box's corner)."""

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from mnif_nerf.data.raytrace import Camera, Surface, SurfaceRenderer
 from mnif_nerf.data.writer import write_scene
 from mnif_nerf.errors import MNIFError
 
-Array = npt.NDArray[Any]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -33,13 +31,53 @@ class Pictures:
     """One scene folder to fill: where, and from which poses [V, 4, 4]."""
 
     folder: Path
-    poses: Array
+    poses: np.ndarray
 
 
-def training_poses(count: int, rng: np.random.Generator) -> Array:
+class ViewPlan:
+    """Which pictures each scene of a data set gets, for a category, numbers of views and a resolution.
+
+    Training scenes get `train_views` over the whole sphere, and `heldout_views` from a spiral in a folder of
+    their own (`<category>_train_val`; none where 0); other scenes get `test_views` from a spiral.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        category: str,
+        train_views: int,
+        heldout_views: int,
+        test_views: int,
+        resolution: int,
+    ) -> None:
+        from mnif_nerf.rendering.cameras import (
+            Intrinsics,
+        )  # late, so that mistakes are told before torch loads
+
+        self.prefix = output / category
+        self.train_views = train_views
+        self.camera: Camera = Intrinsics.default(resolution)
+        self._heldout = heldout_poses(heldout_views) if heldout_views else None
+        self._spiral = heldout_poses(test_views)
+
+    def pictures(self, split: str, name: str, seed: Sequence[int]) -> tuple[Pictures, ...]:
+        """Folders and poses of one scene; `seed` turns the training cameras."""
+        if split != "train":
+            return (Pictures(self._folder(split, name), self._spiral),)
+        training = training_poses(self.train_views, np.random.default_rng(seed))
+        found = [Pictures(self._folder("train", name), training)]
+        if self._heldout is not None:
+            found.append(Pictures(self._folder("train_val", name), self._heldout))
+        return tuple(found)
+
+    def _folder(self, split: str, name: str) -> Path:
+        return self.prefix.with_name(f"{self.prefix.name}_{split}") / name
+
+
+def training_poses(count: int, rng: np.random.Generator) -> np.ndarray:
     """Cameras float32 [count, 4, 4] over the whole sphere, three quarters of them above the ground plane.
 
-    A golden-angle lattice with a random turn and a random offset in height, so that no two scenes share views.
+    A golden-angle lattice with a random turn and a random offset in height: no two scenes share views.
     """
     from mnif_nerf.rendering.cameras import orbit_pose
 
@@ -53,22 +91,22 @@ def training_poses(count: int, rng: np.random.Generator) -> Array:
     return np.stack([pose.numpy() for pose in poses]).astype(np.float32)
 
 
-def heldout_poses(count: int) -> Array:
+def heldout_poses(count: int) -> np.ndarray:
     """Cameras float32 [count, 4, 4] on a spiral over the upper hemisphere."""
     from mnif_nerf.rendering.cameras import spiral_poses
 
-    # A golden angle a step where there are few, else four turns and a bit: whole turns would show one side only.
+    # A golden angle a step where there are few, else four turns and a bit: whole turns show one side only.
     return spiral_poses(count, turns=min(0.381966 * count, 4.2)).numpy().astype(np.float32)
 
 
-def render_pictures(surface: Surface, pictures: Sequence[Pictures], camera: Camera, supersampling: int) -> None:
+def render_pictures(surface: Surface, pictures: Sequence[Pictures], camera: Camera) -> None:
     """Render and write those scene folders that are not there yet."""
     missing = [item for item in pictures if not item.folder.exists()]
     if not missing:
         return
     renderer = SurfaceRenderer(surface)
     for item in missing:
-        images = np.stack([renderer.render(pose, camera, supersampling) for pose in item.poses])
+        images = np.stack([renderer.render(pose, camera) for pose in item.poses])
         write_scene(item.folder, images, item.poses, camera)
 
 
@@ -91,6 +129,8 @@ def run_jobs(
     """
     if workers is not None and workers < 1:
         raise MNIFError(f"--workers {workers}: must be 1 or more.")
+    if not jobs:
+        return []
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

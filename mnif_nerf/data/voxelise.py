@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from mnif_nerf.errors import MNIFError
 
-Array = npt.NDArray[Any]
 
-
-def occupancy_of_mesh(vertices: Array, faces: Array, resolution: int = 64, half_extent: float = 0.5) -> Array:
+def occupancy_of_mesh(
+    vertices: np.ndarray, faces: np.ndarray, resolution: int = 64, half_extent: float = 0.5
+) -> np.ndarray:
     """Which cell centres lie inside one closed mesh, by counting crossings along vertical lines.
 
     Args:
-        vertices, faces: [V, 3] and [F, 3]; every edge must be shared by two faces. The surface may touch itself
-            but not overlap itself (overlapping shells would cancel: do each alone and join the results).
+        vertices, faces: [V, 3] and [F, 3]; every edge must be shared by two faces. The surface may touch
+            itself but not overlap itself (overlapping shells cancel: do each alone and join the results).
         resolution: cells along each axis.
         half_extent: the grid covers [-half_extent, half_extent]^3.
 
@@ -51,7 +48,7 @@ def occupancy_of_mesh(vertices: Array, faces: Array, resolution: int = 64, half_
     return np.cumsum(crossings[..., :-1], axis=2) % 2 == 1
 
 
-def _area(first: Array, second: Array, point: Array) -> Array:
+def _area(first: np.ndarray, second: np.ndarray, point: np.ndarray) -> np.ndarray:
     """Twice the signed area of the triangles (first, second, point) seen along z."""
     return (first[:, 0] - point[:, 0]) * (second[:, 1] - point[:, 1]) - (first[:, 1] - point[:, 1]) * (
         second[:, 0] - point[:, 0]

@@ -1,4 +1,4 @@
-"""Writing data sets in the SRN layout: scene folders that are whole or absent, and the note that says what they are."""
+"""Writing data sets in the SRN layout: scene folders that are whole or absent, and a note on their making."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from mnif_nerf.data.raytrace import Camera
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, write_json
 
-Array = npt.NDArray[Any]
-
 MANIFEST = "dataset.json"
 FORMAT_VERSION = 1
 
 
-def write_scene(folder: Path | str, images: Array, poses: Array, camera: Camera) -> None:
+def write_scene(folder: Path | str, images: np.ndarray, poses: np.ndarray, camera: Camera) -> None:
     """Write one scene folder (rgb/*.png, pose/*.txt, intrinsics.txt) that appears only when it is whole.
 
     Args:
@@ -29,7 +26,7 @@ def write_scene(folder: Path | str, images: Array, poses: Array, camera: Camera)
         camera: focal length and principal point in pixels, height and width; the same for all views.
 
     Raises:
-        MNIFError: unequal counts, a picture size other than the camera's, the folder exists, or the disk is full.
+        MNIFError: unequal counts, pictures of another size than the camera's, folder exists, disk full.
     """
     images, poses = np.asarray(images), np.asarray(poses)
     if len(images) != len(poses) or not len(images):
@@ -52,9 +49,10 @@ def write_scene(folder: Path | str, images: Array, poses: Array, camera: Camera)
         (temporary / "intrinsics.txt").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-def write_occupancy(path: Path | str, cells: Array, half_extent: float = 0.5) -> None:
-    """Write bool cells [G, G, G] (x, y, z order) as .npz: `packed` (8 cells a byte, first cell in the lowest bit),
-    `resolution`, `half_extent`.
+def write_occupancy(path: Path | str, cells: np.ndarray, half_extent: float = 0.5) -> None:
+    """Write bool cells [G, G, G] (x, y, z order) as .npz with `packed`, `resolution` and `half_extent`.
+
+    `packed` holds eight cells a byte, the first in the lowest bit.
 
     Raises:
         MNIFError: the disk is full.
@@ -66,7 +64,7 @@ def write_occupancy(path: Path | str, cells: Array, half_extent: float = 0.5) ->
         )
 
 
-def read_occupancy(path: Path | str) -> Array:
+def read_occupancy(path: Path | str) -> np.ndarray:
     """Read what `write_occupancy` wrote: bool [G, G, G] in x, y, z order.
 
     Raises:
@@ -99,7 +97,11 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
     manifest = output / MANIFEST
     if manifest.is_file():
         found = read_json(manifest)
-        if not isinstance(found, dict) or found.get("kind") != kind or found.get("format_version") != FORMAT_VERSION:
+        if (
+            not isinstance(found, dict)
+            or found.get("kind") != kind
+            or found.get("format_version") != FORMAT_VERSION
+        ):
             raise MNIFError(f"{manifest}: written by another command or version; choose another --output.")
         old = found.get("settings", {})
         # Through JSON, so that tuples and lists compare alike.
@@ -114,7 +116,9 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
     if output.exists() and not output.is_dir():
         raise MNIFError(f"{output}: is a file, not a folder; choose another --output.")
     if output.is_dir() and any(entry.name[0] != "." for entry in output.iterdir()):
-        raise MNIFError(f"{output}: not empty and without {MANIFEST}; choose another --output or empty it first.")
+        raise MNIFError(
+            f"{output}: not empty and without {MANIFEST}; choose another --output or empty it first."
+        )
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     write_manifest(output, kind, settings, complete=False)

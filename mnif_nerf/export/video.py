@@ -66,7 +66,7 @@ def _write_mp4(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
         "codec": "libx264",
         "pixelformat": "yuv420p",
         "quality": 8,
-        "macro_block_size": 1,
+        "macro_block_size": 1,  # sizes are made even below; 16 would resize the pictures
     }
     # closing(), because the writer's own context manager leaves the encoder running after an exception.
     writer: Any = imageio.get_writer(path, format="FFMPEG", fps=fps, **options)

@@ -18,14 +18,16 @@
 #include <xmmintrin.h>
 #endif
 
+#include "_siren_sine.h"
+
 #define VERSION 1          /* of this interface; kernel.py holds the same number */
 #define MAX_LAYERS 32
 #define MAX_THREADS 64
 #ifndef BLOCK
-#define BLOCK 48           /* points per block */
+#define BLOCK 32           /* points per block */
 #endif
-#define FORWARD_BLOCKS 32  /* blocks per work item of the forward pass */
-#define SLICE_BLOCKS 16    /* least blocks per slice of the gradient */
+#define FORWARD_BLOCKS 48  /* blocks per work item of the forward pass */
+#define SLICE_BLOCKS 24    /* least blocks per slice of the gradient */
 #define MAX_SLICES 8       /* of one instance; each needs its own copy of the gradient */
 #define PAD 16             /* widths of buffers are multiples of this, the widest register */
 #define TILE_ROWS 4
@@ -38,7 +40,8 @@
 
 /* One call; kernel.py mirrors this struct. Strides are in floats. */
 struct call {
-    int32_t layers, final_sine, threads, reserved;
+    int32_t layers, final_sine, threads;
+    int32_t restraint;              /* 1: no AVX-512, 2: no AVX2 either; to try out what a lesser machine runs */
     int64_t batch, points;
     int64_t x_batch, x_feature, x_point;
     const float *x;                 /* points, any strides */
@@ -61,45 +64,6 @@ struct operations {
     void (*sine_cosine)(float *, float *, ptrdiff_t);
     void (*multiply)(float *, const float *, ptrdiff_t);
 };
-
-/* ---- sine and cosine of one number, written so that compilers vectorise loops over them ---- */
-
-#define ROUND 12582912.0f /* 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold */
-
-static inline __attribute__((always_inline)) int32_t bits_of(float x) { int32_t i; memcpy(&i, &x, 4); return i; }
-static inline __attribute__((always_inline)) float float_of(int32_t i) { float x; memcpy(&x, &i, 4); return x; }
-
-/* Absurdly large arguments leave nothing to reduce to: keep the polynomials bounded. A NaN passes through. */
-static inline __attribute__((always_inline)) float clamp(float x, float limit)
-{
-    x = x > limit ? limit : x;
-    return x < -limit ? -limit : x;
-}
-
-/* x minus a multiple of pi (pi/2), in three parts; the first two have few bits, so that their products are exact. */
-static inline __attribute__((always_inline)) float sine_of(float x)
-{
-    const float turned = x * 0.31830988618f + ROUND, n = turned - ROUND;
-    float r = ((x - n * 3.140625f) - n * 9.675025939941406e-4f) - n * 1.5099580252808664e-7f;
-    r = clamp(r, 1.5716f);
-    const float s = r * r;
-    const float p = ((2.5997513e-06f * s - 1.980648e-04f) * s + 8.333015e-03f) * s - 1.6666657e-01f;
-    return float_of(bits_of(r + r * s * p) ^ (int32_t)((uint32_t)bits_of(turned) << 31));
-}
-
-static inline __attribute__((always_inline)) void sine_cosine_of(float x, float *sine, float *cosine)
-{
-    const float turned = x * 0.63661977237f + ROUND, n = turned - ROUND;
-    float r = ((x - n * 1.5703125f) - n * 4.837512969970703e-4f) - n * 7.549790126404332e-8f;
-    r = clamp(r, 0.7862f);
-    const float s = r * r;
-    const float sin_r = r + r * s * ((-1.9494949e-04f * s + 8.331973e-03f) * s - 1.6666651e-01f);
-    const float cos_r = (1.0f - 0.5f * s) + s * s * (-1.3651979e-03f * s + 4.166126e-02f);
-    const uint32_t quarter = (uint32_t)bits_of(turned);
-    const int32_t odd = -(int32_t)(quarter & 1), swap = (bits_of(sin_r) ^ bits_of(cos_r)) & odd;
-    *sine = float_of((bits_of(sin_r) ^ swap) ^ (int32_t)((quarter & 2) << 30));
-    *cosine = float_of((bits_of(cos_r) ^ swap) ^ (int32_t)(((quarter + 1) & 2) << 30));
-}
 
 /* ---- the same code for every instruction set ---- */
 
@@ -127,17 +91,17 @@ static inline __attribute__((always_inline)) void sine_cosine_of(float x, float 
 #define COLUMNS 3
 #include "_siren_simd.h"
 
-static const struct operations *best_operations(void)
+static const struct operations *best_operations(int restraint)
 {
 #if defined(__x86_64__)
-    const char *limit = getenv("MNIF_KERNEL"); /* "avx2" or "plain" try out what a lesser machine runs */
-    const int plain = limit && !strcmp(limit, "plain"), no_avx512 = plain || (limit && !strcmp(limit, "avx2"));
     __builtin_cpu_init();
-    if (!no_avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+    if (restraint < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
         return &operations_avx512;
-    if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (restraint < 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &operations_avx2;
+#else
+    (void)restraint;
 #endif
     return &operations_plain;
 }
@@ -393,7 +357,7 @@ int mnif_siren_version(void) { return VERSION; }
 /* Runs the forward pass (grad_out NULL) or the gradient; returns 0, or -1 without enough memory. */
 int mnif_siren_run(const struct call *call)
 {
-    struct shared shared = {.call = call, .op = best_operations()};
+    struct shared shared = {.call = call, .op = best_operations(call->restraint)};
     shared.blocks = (call->points + BLOCK - 1) / BLOCK;
     shared.pieces = call->grad_out ? shared.blocks / SLICE_BLOCKS : shared.blocks / FORWARD_BLOCKS;
     if (call->grad_out && shared.pieces > MAX_SLICES)

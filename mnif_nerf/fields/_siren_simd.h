@@ -15,7 +15,7 @@ typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_a
 typedef float NAME(quad) __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* c[r, :] = init[r, :] + sum_k a[r, k] * b[k, :] for one tile; rows and columns are constants at every call. */
-static inline __attribute__((always_inline)) TARGET void NAME(tile)(
+INLINE TARGET void NAME(tile)(
     const int rows, const int columns, ptrdiff_t depth, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
     const float *b, ptrdiff_t b_k, const float *init, ptrdiff_t init_row, float *c, ptrdiff_t c_row)
 {

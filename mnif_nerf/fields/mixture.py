@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
-from mnif_nerf.fields.siren import init_layer, layer_shapes, num_parameters, siren_forward
+from mnif_nerf.fields.siren import init_layer, layer_shapes, num_parameters, siren_forward_rows, split_rows
 
 _CHOICES = {
     "coefficients": ("layer-wise", "network-wise"),
@@ -66,7 +66,9 @@ class FieldSpec:
             raise MNIFError(f"field w0 is {self.w0}; it must be a positive number (the paper uses 30).")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise MNIFError(f"field {name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+                raise MNIFError(
+                    f"field {name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}."
+                )
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -92,7 +94,9 @@ class FieldSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise MNIFError(f"field specification has unknown keys {unknown}; it was written by another version.")
+            raise MNIFError(
+                f"field specification has unknown keys {unknown}; it was written by another version."
+            )
         return cls(**values)
 
 
@@ -150,20 +154,22 @@ class MixtureField(nn.Module):
         Returns:
             weights, one `[B, out, in]` per layer, and biases, one `[B, out, 1]` per layer.
         """
+        return split_rows(self.mix_rows(latents), self.spec.shapes)
+
+    def mix_rows(self, latents: Tensor) -> list[Tensor]:
+        """What `mix` yields, as one row `[B, out * in + out]` per layer (ready for `siren_forward_rows`)."""
         alpha = self.coefficients(latents)
-        weights, biases = [], []
         last = len(self.bases) - 1
-        for layer, (rows, (out, fan_in)) in enumerate(zip(self.bases, self.spec.shapes)):
+        mixed = []
+        for layer, rows in enumerate(self.bases):
             sine = layer < last or self.spec.final_activation == "sine"
-            mixed = (alpha[:, :, layer] * (self.spec.w0 if sine else 1.0)) @ rows
-            weights.append(mixed[:, : out * fan_in].view(-1, out, fan_in))
-            biases.append(mixed[:, out * fan_in :].unsqueeze(-1))
-        return weights, biases
+            mixed.append((alpha[:, :, layer] * (self.spec.w0 if sine else 1.0)) @ rows)
+        return mixed
 
     def evaluate(self, latents: Tensor, points: Tensor) -> Tensor:
         """Raw values `[B, out, N]` at feature-major points `[B, in, N]` of the instances `latents` `[B, D]`."""
-        weights, biases = self.mix(latents)
-        return siren_forward(weights, biases, points, self.spec.final_activation == "sine")
+        sine = self.spec.final_activation == "sine"
+        return siren_forward_rows(self.mix_rows(latents), self.spec.shapes, points, sine)
 
     def forward(self, latents: Tensor, points: Tensor) -> Tensor:
         """Raw values `[B, N, out]` at points `[B, N, in]` of the instances `latents` `[B, D]`."""

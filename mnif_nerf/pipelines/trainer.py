@@ -33,25 +33,6 @@ class MNIFTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: MNIFTrainer)
 
 
-class SparinglyLogged(Optimizers):
-    """Optimisers that log their learning rates every `steps_per_log` steps, as all else, and not at every
-    one.
-
-    Three TensorBoard scalars per step were half of what nerfstudio's loop costs beside the step itself.
-    """
-
-    def __init__(self, config: dict[str, Any], param_groups: dict[str, Any], steps_per_log: int) -> None:
-        super().__init__(config, param_groups)
-        self.steps_per_log = steps_per_log
-
-    def scheduler_step_all(self, step: int) -> None:
-        """Advance every schedule."""
-        for name, scheduler in self.schedulers.items():
-            scheduler.step()
-            if step_check(step, self.steps_per_log, run_at_zero=True):
-                writer.put_scalar(name=f"learning_rate/{name}", scalar=scheduler.get_last_lr()[0], step=step)
-
-
 class MNIFTrainer(Trainer):
     """See the module."""
 
@@ -70,7 +51,7 @@ class MNIFTrainer(Trainer):
             if isinstance(scheduler, WarmupCosineSchedulerConfig) and scheduler.max_steps == 0:
                 scheduler = dataclasses.replace(scheduler, max_steps=self.config.max_num_iterations)
             groups[name] = {**group, "scheduler": scheduler}
-        return SparinglyLogged(groups, self.pipeline.get_param_groups(), self.config.logging.steps_per_log)
+        return Optimizers(groups, self.pipeline.get_param_groups())
 
     @tell_user
     def train(self) -> None:
@@ -94,6 +75,18 @@ class MNIFTrainer(Trainer):
         """One step; what it returns is only logged, so it keeps no graph."""
         loss, losses, metrics = super().train_iteration(step)
         return loss.detach(), {name: value.detach() for name, value in losses.items()}, metrics
+
+    def _update_viewer_state(self, step: int) -> None:
+        """As nerfstudio's; and rates and times wait for the next logged step, as losses do.
+
+        Six TensorBoard scalars after every step cost more than all else that nerfstudio's loop adds to it.
+        """
+        super()._update_viewer_state(step)
+        if not step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
+            kept = [
+                event for event in writer.EVENT_STORAGE if event["write_type"] is not writer.EventType.SCALAR
+            ]
+            writer.EVENT_STORAGE[:] = kept
 
     def _how_to_resume(self) -> str:
         kept = latest_checkpoint(self.checkpoint_dir)

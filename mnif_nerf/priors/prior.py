@@ -28,7 +28,14 @@ from mnif_nerf.priors.schedulers import (
     scheduler_config,
     scheduler_from_config,
 )
-from mnif_nerf.priors.training import OnStep, PriorConfig, TrainingReport, default_steps, train_denoiser
+from mnif_nerf.priors.training import (
+    OnStep,
+    PriorConfig,
+    TrainingReport,
+    default_steps,
+    threads_for,
+    train_denoiser,
+)
 from mnif_nerf.priors.whitening import Whitening
 
 FORMAT = "mnif_nerf.prior"
@@ -90,7 +97,8 @@ class LatentPrior:
             raise MNIFError(f"latents: all {len(latents)} are equal; train stage 1 before the prior.")
         kept_out = min(round(config.held_out * len(latents)), len(latents) - 2)
         total = config.steps or default_steps(len(latents) - kept_out)
-        with _progress_bar(total, progress, on_step) as report_step:
+        spec = config.denoiser_spec(len(latents), whitening.dim)
+        with threads_for(spec), _progress_bar(total, progress, on_step) as report_step:
             denoiser, report = train_denoiser(whitened, config, report_step, device)
         settings = scheduler_config(
             make_scheduler("dpm-solver++", config.prediction, config.num_train_timesteps)
@@ -186,7 +194,9 @@ class LatentPrior:
                 "that the prior was trained on."
             )
         whitened = self.whitening.apply(latents.to(self.train))
-        distance, index = torch.cdist(whitened, self.train).min(1)
+        distance, index = torch.cdist(whitened, self.train, compute_mode="donot_use_mm_for_euclid_dist").min(
+            1
+        )
         return distance / self.whitening.dim**0.5, index
 
     def spacing(self) -> float:
@@ -264,9 +274,8 @@ class LatentPrior:
         _check_shapes(folder / "prior.safetensors", tensors, denoiser, sizes)
         weights = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
         denoiser.load_state_dict(weights, assign=True)
-        whitening = Whitening(
-            *(tensors[f"whitening.{name}"] for name in ("mean", "basis", "scale")), mode=mode
-        )
+        mean, basis, scale = (tensors[f"whitening.{name}"] for name in ("mean", "basis", "scale"))
+        whitening = Whitening(mean, basis, scale, mode)
         calibration = (tensors["calibration.gain"], tensors["calibration.shift"])
         denoiser = denoiser.eval().requires_grad_(False)
         return cls(whitening, denoiser, scheduler, tensors["train"], calibration, config, report).to(device)
@@ -287,9 +296,10 @@ class LatentPrior:
                 f"steps: {steps}, expected at most {limit}, the timesteps the prior was trained with."
             )
         count = min(DEFAULT_STEPS[sampler], limit) if steps is None else steps
-        drawn = reverse_process(
-            self.denoiser, scheduler, count, streams, self.whitening.dim, temperature, self.device
-        )
+        with threads_for(self.denoiser.spec):
+            drawn = reverse_process(
+                self.denoiser, scheduler, count, streams, self.whitening.dim, temperature, self.device
+            )
         return drawn * self.gain + self.shift
 
     def _calibration(self) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -113,11 +114,11 @@ class PriorConfig:
 def default_steps(num_latents: int) -> int:
     """Optimiser steps for N latents: 1,500 at N = 128, growing as sqrt(N), within 500 and 20,000.
 
-    Steps trade two faults against each other. On a synthetic manifold (128 latents of 32 dimensions, two draws)
-    500, 1,500 and 3,000 steps put samples 2.2, 1.4 and 1.3 times as far from the manifold as fresh data are, and
-    1.07, .69 and .58 times as far from the nearest training latent: fewer steps blur, more steps copy. More
-    latents take longer to copy and hold more to learn. The held-out loss is no guide: after 500 steps it was
-    already above the Gaussian prior's, whose samples lie 3.5 times too far from the manifold.
+    Steps trade two faults against each other. On a synthetic manifold (128 latents of 32 dimensions, two
+    draws), 500, 1,500 and 3,000 steps put samples 2.2, 1.4 and 1.3 times as far from the manifold as fresh
+    data are, and 1.07, .69 and .58 times as far from the nearest training latent: fewer steps blur, more
+    steps copy. More latents take longer to copy and hold more to learn. The held-out loss is no guide: after
+    500 steps it was already above the Gaussian prior's, whose samples lie 3.5 times too far out.
     """
     return int(min(20_000, max(500, round(1500 * math.sqrt(num_latents / 128)))))
 
@@ -137,6 +138,24 @@ class TrainingReport:
     train_loss: float
     held_out_loss: float | None = None
     gaussian_loss: float | None = None
+
+
+@contextlib.contextmanager
+def threads_for(spec: DenoiserSpec) -> Iterator[None]:
+    """Keep torch to one CPU thread while a small denoiser works, then put the number of threads back.
+
+    Its products are too small to share: on a busy machine two threads waited for each other and took eleven
+    times as long as one. It also makes results independent of the number of threads.
+    """
+    threads = torch.get_num_threads()
+    if spec.width > 512:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class ExampleSource:

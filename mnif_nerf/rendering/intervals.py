@@ -53,11 +53,11 @@ def occupied_span(inside: Tensor, near: Tensor, width: Tensor) -> tuple[Tensor, 
         near `[...]`, far `[...]` and hit `[...]` bool; without any occupied step near = far and hit is false.
     """
     steps = inside.shape[-1]
-    flags = inside.to(torch.uint8)
-    hit = inside.any(dim=-1)
-    first = flags.argmax(dim=-1)
-    last = steps - flags.flip(-1).argmax(dim=-1)
+    number = torch.arange(1, steps + 1, dtype=torch.int16, device=inside.device)
+    last = (inside * number).amax(dim=-1)
+    first = steps - (inside * number.flip(0)).amax(dim=-1)
+    hit = last > 0
     width = width.squeeze(-1)
     start = near + torch.where(hit, first, 0) * width
-    end = near + torch.where(hit, last, 0) * width
+    end = near + last * width
     return start, end, hit

@@ -1,0 +1,187 @@
+"""The compiled kernel against plain torch in double precision; its sine; threads; and life without it."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import FieldSpec, MixtureField, kernel
+from mnif_nerf.fields.siren import (
+    layer_shapes,
+    siren_forward,
+    siren_forward_reference,
+    siren_forward_rows,
+    split_rows,
+)
+
+needs_kernel = pytest.mark.skipif(not kernel.available(), reason="the kernel was not built")
+
+
+def network(batch: int, shapes: list[tuple[int, int]], seed: int) -> list[Tensor]:
+    """Rows of random SIRENs, whose pre-activations have about unit variance (the first layer's: 10)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for layer, (out, fan_in) in enumerate(shapes):
+        bound = 30.0 / fan_in if layer == 0 else math.sqrt(6.0 / fan_in)
+        rows.append(
+            (torch.rand(batch, out * fan_in + out, generator=generator) * 2 - 1).mul_(bound).requires_grad_()
+        )
+    return rows
+
+
+def assert_same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float) -> None:
+    for one, other in zip(got, expected, strict=True):
+        assert one.shape == other.shape
+        assert (one - other).norm() <= tolerance * other.norm() + 1e-6
+
+
+@needs_kernel
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 4),
+    points=st.one_of(st.integers(1, 70), st.sampled_from([768, 1600])),
+    fan_in=st.integers(1, 4),
+    width=st.one_of(st.integers(1, 40), st.sampled_from([48, 64, 67, 80])),
+    hidden=st.integers(0, 4),
+    out=st.integers(1, 6),
+    final_sine=st.booleans(),
+    instruction_set=st.sampled_from(["", "avx2", "plain"]),
+    point_major=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_kernel_equals_torch(
+    batch, points, fan_in, width, hidden, out, final_sine, instruction_set, point_major, seed
+):
+    shapes = layer_shapes(fan_in, width, hidden, out)
+    rows = network(batch, shapes, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(batch, fan_in, points, generator=generator) - 0.5
+    if point_major:
+        x = x.transpose(1, 2).contiguous().transpose(1, 2)
+    upstream = torch.randn(batch, out, points, generator=generator)
+    weights, biases = split_rows([row.double() for row in rows], shapes)
+    expected = siren_forward_reference(weights, biases, x.double(), final_sine)
+    expected_grads = torch.autograd.grad(expected, rows, upstream.double())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MNIF_KERNEL", instruction_set)
+        patch.setattr(kernel, "_WORK_PER_THREAD", 1)
+        assert kernel.usable(rows, x)
+        packed = siren_forward_rows(rows, shapes, x, final_sine)
+        packed_grads = torch.autograd.grad(packed, rows, upstream)
+        apart = siren_forward(*split_rows(rows, shapes), x, final_sine)
+        apart_grads = torch.autograd.grad(apart, rows, upstream)
+    torch.testing.assert_close(packed.double(), expected, atol=1e-5, rtol=1e-5)
+    assert_same(packed_grads, expected_grads, 1e-4)
+    assert torch.equal(packed, apart)
+    assert all(torch.equal(one, other) for one, other in zip(packed_grads, apart_grads))
+
+
+def sine_and_cosine(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Through networks of one neuron: one point each, whose bias's gradient is the cosine."""
+    one, zero = torch.ones(len(x), 1, 1), torch.zeros(len(x), 1, 1)
+    bias = x.view(-1, 1, 1).clone().requires_grad_()
+    value = siren_forward([one, one], [bias, zero], zero)
+    (gradient,) = torch.autograd.grad(value.sum(), bias)
+    return value.detach().flatten(), gradient.flatten()
+
+
+@needs_kernel
+@pytest.mark.parametrize("instruction_set", ["", "avx2", "plain"])
+def test_sine_is_accurate_up_to_ten_thousand_and_bounded_beyond(instruction_set, monkeypatch):
+    monkeypatch.setenv("MNIF_KERNEL", instruction_set)
+    multiples = torch.arange(-50, 51) * (math.pi / 4)
+    for limit, error in ((3.2, 1.5e-7), (100.0, 1.5e-7), (1e4, 2e-7)):
+        x = torch.cat([torch.linspace(-limit, limit, 20001), multiples[multiples.abs() <= limit]])
+        sine, cosine = sine_and_cosine(x)
+        torch.testing.assert_close(sine.double(), x.double().sin(), atol=error, rtol=0)
+        torch.testing.assert_close(cosine.double(), x.double().cos(), atol=error, rtol=0)
+    huge = torch.tensor([1e5, 1e7, 1e12, 1e30, 3.4e38])
+    for values in sine_and_cosine(torch.cat([huge, -huge])):
+        assert values.abs().max() <= 1.0 + 1e-6
+    for values in sine_and_cosine(torch.tensor([math.inf, -math.inf, math.nan])):
+        assert values.isnan().all()
+
+
+@needs_kernel
+def test_results_do_not_depend_on_threads(monkeypatch):
+    monkeypatch.setattr(kernel, "_WORK_PER_THREAD", 1)
+    monkeypatch.setattr(kernel, "_threads", kernel.num_threads())
+    shapes = layer_shapes(3, 24, 2, 4)
+    rows, x = network(3, shapes, 0), torch.rand(3, 3, 5000) - 0.5
+    upstream = torch.randn(3, 4, 5000)
+    results = []
+    for threads in (1, 2, 7, 2):
+        kernel.set_num_threads(threads)
+        values = siren_forward_rows(rows, shapes, x)
+        results.append((values, *torch.autograd.grad(values, rows, upstream)))
+    for other in results[1:]:
+        assert all(torch.equal(one, another) for one, another in zip(results[0], other))
+    with pytest.raises(MNIFError, match="at least 1"):
+        kernel.set_num_threads(0)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_second_derivatives_equal_the_references(apart):
+    field = MixtureField(FieldSpec(num_bases=3, latent_dim=4, width=8, w0=5.0), seed=0)
+    latents, points = torch.randn(2, 4, requires_grad=True), torch.rand(2, 3, 9) - 0.5
+
+    def second_derivative() -> Tensor:
+        values = siren_forward(*field.mix(latents), points) if apart else field.evaluate(latents, points)
+        (gradient,) = torch.autograd.grad(values.sum(), latents, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), latents)[0]
+
+    got = second_derivative()
+    with kernel.reference_only():
+        expected = second_derivative()
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_points_with_a_gradient_doubles_and_function_transforms_go_to_torch():
+    shapes = layer_shapes(3, 8, 1, 4)
+    rows, x = network(2, shapes, 0), torch.rand(2, 3, 5)
+    assert not kernel.usable(rows, x.clone().requires_grad_())
+    assert not kernel.usable([row.double() for row in rows], x.double())
+    moved = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(siren_forward_rows(rows, shapes, moved).sum(), moved)
+    assert gradient.abs().max() > 0
+    by_transform = torch.func.grad(lambda row: siren_forward_rows([row, *rows[1:]], shapes, x).sum())(rows[0])
+    (by_autograd,) = torch.autograd.grad(siren_forward_rows(rows, shapes, x).sum(), rows[0])
+    torch.testing.assert_close(by_transform, by_autograd, rtol=1e-4, atol=1e-5)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    shapes = layer_shapes(3, 8, 1, 4)
+    weights, biases = split_rows(network(2, shapes, 0), shapes)
+    for bad in (torch.rand(2, 2, 5), torch.rand(1, 3, 5), torch.rand(3, 5)):
+        with pytest.raises((RuntimeError, IndexError)):
+            siren_forward(weights, biases, bad)
+    with pytest.raises(RuntimeError):
+        siren_forward(weights, [bias[:, :-1] for bias in biases], torch.rand(2, 3, 5))
+
+
+def test_torch_takes_over_when_asked_or_when_the_kernel_is_missing(monkeypatch, caplog):
+    shapes = layer_shapes(3, 8, 1, 4)
+    rows, x = network(2, shapes, 0), torch.rand(2, 3, 5)
+    expected = siren_forward_reference(*split_rows(rows, shapes), x)
+    monkeypatch.setenv("MNIF_KERNEL", "torch")
+    assert not kernel.available()
+    assert torch.equal(siren_forward_rows(rows, shapes, x), expected)
+    monkeypatch.delenv("MNIF_KERNEL")
+    monkeypatch.setattr(kernel, "EXTENSION_SUFFIXES", [".absent"])
+    kernel._library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                assert torch.equal(siren_forward_rows(rows, shapes, x), expected)
+        assert [record.getMessage() for record in caplog.records if "not built" in record.getMessage()] != []
+        assert len(caplog.records) == 1
+    finally:
+        kernel._library.cache_clear()
