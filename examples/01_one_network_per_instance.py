@@ -1,6 +1,6 @@
 """A mixture of basis networks becomes one small network per instance.
 
-    python examples/01_one_network_per_instance.py
+python examples/01_one_network_per_instance.py
 """
 
 import torch

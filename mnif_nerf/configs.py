@@ -63,7 +63,7 @@ mnif = MethodSpecification(
             datamanager=MNIFDataManagerConfig(scenes_per_step=32, rays_per_scene=128, carve_points=64),
             model=MNIFModelConfig(width=64, hidden_layers=4, num_bases=256, latent_dim=128),
         ),
-        optimizers=optimizers(field_lr=5e-4, projection_lr=1e-3 / 256, latent_lr=5e-3, warmup_steps=500),
+        optimizers=optimizers(field_lr=5e-4, projection_lr=1e-4, latent_lr=5e-3, warmup_steps=500),
     ),
     description="Mixtures of neural implicit functions: one field for many scenes; new ones are sampled.",
 )
@@ -78,7 +78,7 @@ mnif_lite = MethodSpecification(
             datamanager=MNIFDataManagerConfig(scenes_per_step=16, rays_per_scene=64, carve_points=64),
             model=MNIFModelConfig(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
         ),
-        optimizers=optimizers(field_lr=1e-3, projection_lr=1e-2 / 32, latent_lr=5e-3, warmup_steps=100),
+        optimizers=optimizers(field_lr=1e-3, projection_lr=1e-3, latent_lr=5e-3, warmup_steps=100),
     ),
     description="The small mnif for a CPU: minutes for a hundred scenes of 64 x 64 pixels.",
 )

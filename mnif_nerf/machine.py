@@ -37,8 +37,11 @@ def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
         step: a piece of the real work without lasting effects; called about `4 * repeats` times.
         repeats: timed calls per setting; the fastest counts.
 
+    The compiled field kernel has threads of its own, which take work as they come and do not spin; it always uses
+    every core.
+
     Returns:
-        the number of intra-op threads now set.
+        the number of torch's intra-op threads now set.
     """
     import torch
 

@@ -47,9 +47,7 @@ def _sample(run: Path, **options: object) -> SampleOptions:
 
 
 def _export(run: Path, **options: object) -> ExportOptions:
-    return ExportOptions(
-        load_config=str(run / "config.yml"), **{"num_samples": 2, "resolution": 16, **options}
-    )
+    return ExportOptions(load_config=str(run / "config.yml"), **{"num_samples": 2, "resolution": 16, **options})
 
 
 # --- mnif-sample ------------------------------------------------------------------------------------------
@@ -91,10 +89,7 @@ def test_sample_interpolates(run: Path) -> None:
     latents = load_file(str(output / "latents.safetensors"))["latents"]
     stored = read_model(run / "model").latents
     assert torch.equal(latents[[0, -1]], stored[[2, 5]])
-    assert (
-        json.loads((output / "samples.json").read_text())["samples"][0]["nearest_training_instance"]
-        == "car_02"
-    )
+    assert json.loads((output / "samples.json").read_text())["samples"][0]["nearest_training_instance"] == "car_02"
 
 
 def test_many_samples_share_rows(run: Path) -> None:
@@ -257,9 +252,7 @@ def test_format_lists() -> None:
 
 
 def test_train_prior_replaces_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = TrainPriorOptions(
-        run, steps=4, whitening="per-dimension", width=16, blocks=1, seed=1, held_out=0.25
-    )
+    options = TrainPriorOptions(run, steps=4, whitening="per-dimension", width=16, blocks=1, seed=1, held_out=0.25)
     target = train_prior.main(options)
     assert target == run / "model" / "prior"
     assert [p.name for p in target.parent.iterdir() if "tmp" in p.name or "old" in p.name] == []

@@ -32,9 +32,7 @@ class Server:
     etag: str | None = '"one"'
     ranges: bool = True
     honours_if_range: bool = True
-    cut_after: list[int] = field(
-        default_factory=list
-    )  # bytes to send before hanging up, one entry per request
+    cut_after: list[int] = field(default_factory=list)  # bytes to send before hanging up, one entry per request
     statuses: list[int] = field(default_factory=list)  # answers to give first
     kind: str = "application/zip"
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -302,9 +300,7 @@ def test_archives_that_try_to_escape_are_refused(server, tmp_path, member, said)
     assert not list(tmp_path.rglob("intrinsics.txt"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "said"), [(tarfile.SYMTYPE, "is a link"), (tarfile.CHRTYPE, "special file")]
-)
+@pytest.mark.parametrize(("kind", "said"), [(tarfile.SYMTYPE, "is a link"), (tarfile.CHRTYPE, "special file")])
 def test_tar_links_and_devices_are_refused(tmp_path, kind, said):
     archive = tmp_path / "a.tar.gz"
     with tarfile.open(archive, "w:gz") as tape:

@@ -24,9 +24,7 @@ def reference_forward(field: MixtureField, latent: torch.Tensor, points: torch.T
             weight = weight + alpha[basis, layer] * row[: out * fan_in].view(out, fan_in)
             bias = bias + alpha[basis, layer] * row[out * fan_in :]
         hidden = hidden @ weight.T + bias
-        if layer < len(spec.shapes) - 1:
-            hidden = torch.sin(spec.w0 * hidden)
-        elif spec.final_activation == "sine":
+        if layer < len(spec.shapes) - 1 or spec.final_activation == "sine":
             hidden = torch.sin(spec.w0 * hidden)
     return hidden
 

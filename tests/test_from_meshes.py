@@ -91,9 +91,7 @@ def test_formats_and_their_up_axis(tmp_path, suffix):
     np.testing.assert_allclose(span, np.array(expected) / np.sqrt(5.25), atol=1e-6)
     colour = colour_from(path, (0, 0, 1))
     plain = suffix in ("off", "stl")
-    np.testing.assert_allclose(
-        colour, [UNCOLOURED] * 3 if plain else np.array([10, 200, 30]) / 255, atol=5e-3
-    )
+    np.testing.assert_allclose(colour, [UNCOLOURED] * 3 if plain else np.array([10, 200, 30]) / 255, atol=5e-3)
 
 
 def test_obj_with_material_file_and_gltf_colour_factor(tmp_path):
@@ -338,9 +336,7 @@ def test_ctrl_c_leaves_no_temporary_folder(tmp_path):
         "2",
     ]
     command = [sys.executable, "-c", "from mnif_nerf.cli.data import entrypoint; entrypoint()", *arguments]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(out.glob("cars_train/0*")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -124,9 +124,7 @@ def test_azimuth_zero_looks_at_the_front() -> None:
             return 500.0 * (points.norm(dim=-1) < 0.3)
 
         def radiance(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return (points / points.norm(dim=-1, keepdim=True).clamp(min=1e-6)).clamp(0, 1), self.density(
-                points
-            )
+            return (points / points.norm(dim=-1, keepdim=True).clamp(min=1e-6)).clamp(0, 1), self.density(points)
 
     item = NeuralObject(torch.zeros(2), Front())
     for elevation, azimuth, channel in ((0, 0, 0), (0, 90, 1), (90, 0, 2)):
@@ -136,8 +134,7 @@ def test_azimuth_zero_looks_at_the_front() -> None:
     assert item.render(0, 0, resolution=33).getpixel((0, 0)) == (255, 255, 255)
     # from the front, the object's left side (+y) is on the picture's right
     assert (
-        item.render(0, 0, resolution=33).getpixel((21, 16))[1]
-        > item.render(0, 0, resolution=33).getpixel((11, 16))[1]
+        item.render(0, 0, resolution=33).getpixel((21, 16))[1] > item.render(0, 0, resolution=33).getpixel((11, 16))[1]
     )
 
 

@@ -30,9 +30,7 @@ def network(batch: int, shapes: list[tuple[int, int]], seed: int) -> list[Tensor
     rows = []
     for layer, (out, fan_in) in enumerate(shapes):
         bound = 30.0 / fan_in if layer == 0 else math.sqrt(6.0 / fan_in)
-        rows.append(
-            (torch.rand(batch, out * fan_in + out, generator=generator) * 2 - 1).mul_(bound).requires_grad_()
-        )
+        rows.append((torch.rand(batch, out * fan_in + out, generator=generator) * 2 - 1).mul_(bound).requires_grad_())
     return rows
 
 
@@ -56,9 +54,7 @@ def assert_same(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance
     point_major=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_kernel_equals_torch(
-    batch, points, fan_in, width, hidden, out, final_sine, instruction_set, point_major, seed
-):
+def test_kernel_equals_torch(batch, points, fan_in, width, hidden, out, final_sine, instruction_set, point_major, seed):
     shapes = layer_shapes(fan_in, width, hidden, out)
     rows = network(batch, shapes, seed)
     generator = torch.Generator().manual_seed(seed)

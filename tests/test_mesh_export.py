@@ -163,9 +163,7 @@ def test_glb_is_well_formed_and_names_a_non_metal_material(tmp_path) -> None:
         assert view["byteLength"] == accessor["count"] * width
         assert view["byteOffset"] % 4 == 0
     start = 20 + size + 8 + tree["bufferViews"][0]["byteOffset"]
-    positions = np.frombuffer(content[start : start + 12 * len(mesh.vertices)], dtype=np.float32).reshape(
-        -1, 3
-    )
+    positions = np.frombuffer(content[start : start + 12 * len(mesh.vertices)], dtype=np.float32).reshape(-1, 3)
     assert positions == pytest.approx(np.array(mesh.vertices)[:, [1, 2, 0]], abs=1e-6)
 
 

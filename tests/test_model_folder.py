@@ -140,9 +140,7 @@ def test_prior_of_another_latent_size(folder: Path) -> None:
 
 
 def test_prior_with_nans(folder: Path) -> None:
-    _edit_tensors(
-        folder / "prior" / "prior.safetensors", lambda t: t["denoiser.output.bias"].fill_(torch.nan)
-    )
+    _edit_tensors(folder / "prior" / "prior.safetensors", lambda t: t["denoiser.output.bias"].fill_(torch.nan))
     with pytest.raises(MNIFError, match="prior: NaN or infinite weights"):
         MNIFPipeline.from_pretrained(folder)
 
@@ -209,9 +207,7 @@ def test_hub_round_trip(pipe: MNIFPipeline, tmp_path: Path, monkeypatch: pytest.
     assert again.prior is not None
 
 
-def test_hub_failures_are_one_sentence(
-    pipe: MNIFPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_failures_are_one_sentence(pipe: MNIFPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     class FakeApi:
@@ -230,9 +226,7 @@ def test_hub_failures_are_one_sentence(
         MNIFPipeline.from_pretrained("someone/cars")
 
 
-def test_a_typo_in_an_existing_folder_does_not_ask_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_typo_in_an_existing_folder_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))

@@ -64,9 +64,7 @@ def test_scores_are_those_of_the_pictures(run: Run) -> None:
     assert pipeline.get_average_eval_image_metrics()["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
 
 
-def test_unseen_scenes_use_fitted_codes_and_exclude_the_views_they_were_fitted_to(
-    run: Run, tmp_path: Path
-) -> None:
+def test_unseen_scenes_use_fitted_codes_and_exclude_the_views_they_were_fitted_to(run: Run, tmp_path: Path) -> None:
     pipeline = load(run, eval_mode="unseen-scenes")
     unseen = pipeline.unseen
     assert unseen.names == ["test000", "test001"]
@@ -135,16 +133,12 @@ def test_rays_of_several_scenes_each_get_their_own_latent(run: Run) -> None:
     for index in range(40):
         alone = model.render(bundle.origins[index : index + 1], bundle.directions[index : index + 1], None)
         scene = int(bundle.metadata["scene_idx"][index])
-        own = model.render(bundle.origins[index : index + 1], bundle.directions[index : index + 1], scene)[
-            "rgb"
-        ]
+        own = model.render(bundle.origins[index : index + 1], bundle.directions[index : index + 1], scene)["rgb"]
         torch.testing.assert_close(together[index : index + 1], own, atol=1e-5, rtol=0)
         assert alone["rgb"].shape == (1, 3)
 
 
-def test_a_scene_out_of_range_shows_the_mean_and_says_so(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scene_out_of_range_shows_the_mean_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     model = load(run).model
     assert torch.equal(model.latent_of(77), model.latents.weight.mean(dim=0))
     assert "scene 77 is not among the 4" in capsys.readouterr().out.replace("\n", " ")

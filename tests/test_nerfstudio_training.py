@@ -56,9 +56,7 @@ def test_resume_equals_an_uninterrupted_run(data: Path, straight: Run, tmp_path:
         assert same(ours[part], theirs[part]), part
 
 
-def test_resuming_a_finished_run_takes_no_step_and_keeps_it(
-    data: Path, straight: Run, tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_takes_no_step_and_keeps_it(data: Path, straight: Run, tmp_path: Path) -> None:
     again = Run(tiny_config(data, tmp_path, **{"load_dir": straight.checkpoints}))
     assert again.losses == {}
     assert [path.name for path in again.checkpoints.iterdir()] == ["step-000000019.ckpt"]
@@ -125,9 +123,7 @@ def test_model_folder_is_written(straight: Run) -> None:
 def test_prior_is_trained_at_the_end(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from mnif_nerf.priors.prior import LatentPrior
 
-    run = Run(
-        tiny_config(data, tmp_path, steps=4, **{"pipeline.train_prior": True, "pipeline.prior_steps": 5})
-    )
+    run = Run(tiny_config(data, tmp_path, steps=4, **{"pipeline.train_prior": True, "pipeline.prior_steps": 5}))
     prior = LatentPrior.load(run.folder / "model" / "prior")
     assert prior.sample(3, seed=0).shape == (3, 4)
     assert "mnif-sample --load-config" in capsys.readouterr().out
@@ -173,15 +169,9 @@ def test_a_mistake_is_one_sentence(data: Path, tmp_path: Path, changes: dict[str
     assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_of_another_shape_data_or_version_is_refused(
-    data: Path, straight: Run, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_another_shape_data_or_version_is_refused(data: Path, straight: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="width 8, here 16"):
-        Run(
-            tiny_config(
-                data, tmp_path / "a", **{"load_dir": straight.checkpoints, "pipeline.model.width": 16}
-            )
-        )
+        Run(tiny_config(data, tmp_path / "a", **{"load_dir": straight.checkpoints, "pipeline.model.width": 16}))
     other = write_tiny_srn(tmp_path / "other", scenes=2, views=4, resolution=16)
     with pytest.raises(SystemExit, match="holds 4 instances"):
         Run(tiny_config(other, tmp_path / "b", **{"load_dir": straight.checkpoints}))
@@ -203,9 +193,7 @@ def test_diverged_training_is_told(data: Path, tmp_path: Path) -> None:
         Run(config)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
     from mnif_nerf.pipelines import trainer

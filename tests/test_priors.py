@@ -171,9 +171,7 @@ def test_every_setting_trains(prediction: str, whitening: str) -> None:
         latent_noise=0.1,
         held_out=0.2,
     )
-    prior = LatentPrior.fit(
-        torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), config, progress=False
-    )
+    prior = LatentPrior.fit(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), config, progress=False)
     assert prior.report is not None
     assert prior.report.steps == 20
     assert prior.report.gaussian_loss is not None
@@ -256,9 +254,7 @@ def test_nearest_training_latent(small_prior: LatentPrior) -> None:
     distance, _ = small_prior.nearest(small_prior.whitening.invert(direction[None]))
     slow = (small_prior.train - direction).square().mean(1).sqrt().min()
     assert float(distance) == pytest.approx(float(slow), rel=1e-4)
-    spacing = [
-        (small_prior.train - row).square().mean(1).sqrt().sort().values[1] for row in small_prior.train
-    ]
+    spacing = [(small_prior.train - row).square().mean(1).sqrt().sort().values[1] for row in small_prior.train]
     assert small_prior.spacing() == pytest.approx(float(torch.stack(spacing).median()), rel=1e-4)
 
 

@@ -37,9 +37,7 @@ class ExactMixture:
             alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
             clean = self.clean(x, alpha, sigma)
             noise = (x - alpha * clean) / sigma
-            return {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}[
-                prediction
-            ]
+            return {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}[prediction]
 
         return predict
 

@@ -40,9 +40,7 @@ def tiny(tmp_path_factory) -> Path:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("body", BODY_TYPES)
@@ -76,12 +74,7 @@ def test_same_seed_same_car_and_other_seeds_other_cars():
     first, again = car_surface([3, 0, 5]), car_surface([3, 0, 5])
     np.testing.assert_array_equal(first.vertices, again.vertices)
     np.testing.assert_array_equal(first.corner_colors, again.corner_colors)
-    cars = [
-        sample_car([seed, split, index], "suv")
-        for seed in (0, 1)
-        for split in (0, 1, 2)
-        for index in range(20)
-    ]
+    cars = [sample_car([seed, split, index], "suv") for seed in (0, 1) for split in (0, 1, 2) for index in range(20)]
     assert len(set(cars)) == len(cars)
 
 
@@ -203,9 +196,7 @@ def test_an_interrupted_run_is_completed_and_nothing_else_touched(tiny, tmp_path
 
 
 def test_other_settings_and_foreign_folders_are_refused(tiny, tmp_path):
-    with pytest.raises(
-        MNIFError, match=r"dataset.json: made with resolution 12, asked for 16; choose another"
-    ):
+    with pytest.raises(MNIFError, match=r"dataset.json: made with resolution 12, asked for 16; choose another"):
         make_procedural_cars(tiny, **{**TINY, "resolution": 16})
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(MNIFError, match=r"not empty and without dataset.json"):
@@ -236,9 +227,7 @@ def test_splits_may_be_left_out(tmp_path):
 def test_cameras_are_rotations_that_look_at_the_car(count, seed):
     for poses in (training_poses(count, np.random.default_rng(seed)), heldout_poses(count)):
         rotation, position = poses[:, :3, :3], poses[:, :3, 3]
-        np.testing.assert_allclose(
-            rotation @ rotation.transpose(0, 2, 1), np.tile(np.eye(3), (count, 1, 1)), atol=1e-5
-        )
+        np.testing.assert_allclose(rotation @ rotation.transpose(0, 2, 1), np.tile(np.eye(3), (count, 1, 1)), atol=1e-5)
         np.testing.assert_allclose(np.linalg.det(rotation), 1, atol=1e-5)
         np.testing.assert_allclose(np.linalg.norm(position, axis=1), 1.3, rtol=1e-5)
         np.testing.assert_allclose(rotation[:, :, 2] * 1.3, -position, atol=1e-5)

@@ -139,9 +139,7 @@ def test_texture_reaches_the_picture():
     texture = np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8)
     surface = Surface(vertices, faces, np.ones((2, 3, 3)), uv, np.zeros(2, int), [texture])
     level = brightness(np.array([0.0, 0.0, 1.0]))
-    colours = SurfaceRenderer(surface).trace(
-        np.array([0, 0, 1.0]), np.array([[0.1, 0.05, -1], [-0.1, 0.05, -1]])
-    )
+    colours = SurfaceRenderer(surface).trace(np.array([0, 0, 1.0]), np.array([[0.1, 0.05, -1], [-0.1, 0.05, -1]]))
     np.testing.assert_allclose(colours[:, :3], [[0, level, 0], [level, 0, 0]], atol=1e-5)
 
 

@@ -37,7 +37,9 @@ def test_every_ray_is_a_pixel_of_its_own_instance(store):
     for row, scene in enumerate(batch.scenes.tolist()):
         origins, directions, colors, mask = all_rays(store, scene)
         for ray in range(0, 40, 7):
-            distance = (origins - batch.origins[row, ray]).norm(dim=1) + (directions - batch.directions[row, ray]).norm(dim=1)
+            distance = (origins - batch.origins[row, ray]).norm(dim=1) + (directions - batch.directions[row, ray]).norm(
+                dim=1
+            )
             match = distance.argmin()
             assert distance[match] < 1e-5
             torch.testing.assert_close(batch.rgb[row, ray], colors[match])

@@ -50,9 +50,7 @@ def test_reads_every_split_with_its_cameras(data):
     assert index.image_paths[3] == data / "cars_train" / "scene001" / "rgb" / "000000.png"
     np.testing.assert_allclose(index.intrinsics, [[FOCAL_OVER_WIDTH * 16, 8, 8]] * 2, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(index.poses[:, :3, 3], axis=1), 1.3, rtol=1e-5)
-    assert ((index.poses[:, :3, 2] * index.poses[:, :3, 3]).sum(1) < -1.29).all(), (
-        "cameras look at the origin"
-    )
+    assert ((index.poses[:, :3, 2] * index.poses[:, :3, 3]).sum(1) < -1.29).all(), "cameras look at the origin"
 
 
 @pytest.mark.parametrize("nested", ["cars_train", "cars_2.0_train"])

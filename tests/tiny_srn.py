@@ -41,9 +41,7 @@ class Shape:
                 b = (offset * directions).sum(-1)
                 root = b**2 - (offset**2).sum(-1) + self.half[0] ** 2
                 distance = np.where(root > 0, -b - np.sqrt(np.maximum(root, 0)), np.inf)
-                normal = (
-                    offset + np.where(np.isfinite(distance), distance, 0)[:, None] * directions
-                ) / self.half[0]
+                normal = (offset + np.where(np.isfinite(distance), distance, 0)[:, None] * directions) / self.half[0]
                 return distance, normal
             first = (self.centre - self.half - origins) / directions
             second = (self.centre + self.half - origins) / directions
@@ -123,9 +121,7 @@ def render(shapes: list[Shape], pose: np.ndarray, resolution: int, supersample: 
     return np.round(255 * np.concatenate([straight, alpha[..., None]], -1)).astype(np.uint8)
 
 
-def write_tiny_scene(
-    folder: Path, shapes: list[Shape], poses: np.ndarray, resolution: int, rgba: bool = True
-) -> None:
+def write_tiny_scene(folder: Path, shapes: list[Shape], poses: np.ndarray, resolution: int, rgba: bool = True) -> None:
     """Write one scene folder: rgb/*.png, pose/*.txt, intrinsics.txt."""
     (folder / "rgb").mkdir(parents=True)
     (folder / "pose").mkdir()
@@ -166,9 +162,7 @@ def write_tiny_srn(
     rng = np.random.default_rng(seed)
     for scene in range(scenes):
         shapes, name = make_shapes(1000 * seed + scene), f"scene{scene:03d}"
-        write_tiny_scene(
-            root / f"{category}_train" / name, shapes, random_poses(views, rng), resolution, rgba
-        )
+        write_tiny_scene(root / f"{category}_train" / name, shapes, random_poses(views, rng), resolution, rgba)
         heldout = root / f"{category}_train_val" / name
         write_tiny_scene(heldout, shapes, spiral_poses(heldout_views), resolution, rgba)
     for offset, split in ((500, "val"), (700, "test")):

@@ -147,9 +147,7 @@ def _procedural_cars(command: ProceduralCars) -> None:
 
     folder = make_procedural_cars(**vars(command))
     cars = command.num_train + command.num_val + command.num_test
-    print(
-        f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)"
-    )
+    print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
     print(f"Next: ns-train mnif-lite --data {folder}")
 
 

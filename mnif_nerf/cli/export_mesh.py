@@ -100,9 +100,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
     Raises:
         MNIFError: an unknown format, or none.
     """
-    formats = tuple(
-        dict.fromkeys(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip())
-    )
+    formats = tuple(dict.fromkeys(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip()))
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         what = f"unknown format {unknown[0]!r}" if unknown else "no format"
@@ -152,9 +150,7 @@ def read_latents(path: Path) -> Any:
         raise MNIFError(f"{path}: not a readable safetensors file ({error}).") from None
     found = tensors.get("latents", tensors.get("latent"))
     if found is None:
-        raise MNIFError(
-            f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save."
-        )
+        raise MNIFError(f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save.")
     return found.reshape(-1, found.shape[-1]).float()
 
 
@@ -164,9 +160,7 @@ def _folder_name(options: ExportOptions) -> str:
     return "training" if options.latent_file is None else f"latent-{file_name(options.latent_file.stem)}"
 
 
-def _export(
-    item: NeuralObject, formats: tuple[str, ...], output: Path, options: ExportOptions
-) -> dict[str, Any]:
+def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options: ExportOptions) -> dict[str, Any]:
     """Write one object in every format; a surface that cannot be made is reported, not raised."""
     from mnif_nerf.export.mesh import mesh_report, write_mesh
     from mnif_nerf.export.voxels import write_voxels
@@ -178,17 +172,13 @@ def _export(
     voxel_formats = [kind for kind in formats if kind in _VOXELS]
     try:
         if mesh_formats:
-            mesh = item.mesh(
-                options.resolution, options.level, options.keep, options.smooth, options.max_faces
-            )
+            mesh = item.mesh(options.resolution, options.level, options.keep, options.smooth, options.max_faces)
             report.update(mesh_report(mesh))
         if voxel_formats:
             occupancy = item.occupancy(options.resolution, options.level)
             report["occupied_voxels"] = int(occupancy.sum())
             if not occupancy.any():
-                raise MNIFError(
-                    f"{item.name}: not one voxel reaches the density level; lower it with --level."
-                )
+                raise MNIFError(f"{item.name}: not one voxel reaches the density level; lower it with --level.")
     except MNIFError as error:
         return {**report, "error": str(error)}
     for kind in mesh_formats:
@@ -202,9 +192,7 @@ def _export(
 def _write_report(reports: list[dict[str, Any]], output: Path, options: ExportOptions) -> None:
     from mnif_nerf.files import write_json
 
-    settings = {
-        key: value for key, value in dataclasses.asdict(options).items() if key not in ("output", "device")
-    }
+    settings = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("output", "device")}
     settings["latent_file"] = None if options.latent_file is None else str(options.latent_file)
     axes = {"meshes": "y up, +z forward, +x left", "voxels": "[x, y, z], z up, +x forward, +y left"}
     write_json(output / "report.json", {"settings": settings, "axes": axes, "objects": reports})

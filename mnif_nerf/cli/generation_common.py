@@ -54,9 +54,7 @@ def prepare_output(folder: Path) -> Path:
             probe.touch()
             probe.unlink()
         except NotADirectoryError:
-            raise MNIFError(
-                f"{folder}: part of this path is a file; choose another folder with --output."
-            ) from None
+            raise MNIFError(f"{folder}: part of this path is a file; choose another folder with --output.") from None
     return folder
 
 

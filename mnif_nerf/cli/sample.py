@@ -132,9 +132,7 @@ def _write_pictures(
                 save_png(picture, output / name)
             rows.append(pictures)
             advance()
-    labels = [
-        f"{e['name']}: nearest {e['nearest_training_instance']} at {e['distance']:.2f}" for e in entries
-    ]
+    labels = [f"{e['name']}: nearest {e['nearest_training_instance']} at {e['distance']:.2f}" for e in entries]
     strips = [image_grid(row, columns=len(row)) for row in rows]
     # Up to four objects stand below each other; more share a row, or the sheet gets too tall for a screen.
     across = 1 if len(strips) <= 4 else 2
@@ -161,9 +159,7 @@ def _write_turntable(objects: list[NeuralObject], path: Path, options: SampleOpt
     with progress_bar("turntable", options.frames) as advance:
 
         def frames() -> Any:
-            orbits = [
-                item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in shown
-            ]
+            orbits = [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in shown]
             for pictures in zip(*orbits):
                 yield image_grid(pictures)
                 advance()

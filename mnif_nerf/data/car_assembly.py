@@ -68,11 +68,7 @@ def _top_profile(car: CarParameters) -> np.ndarray:
     # Low cars carry their wings over the wheels; without this the arch would cut through the bonnet.
     profile = np.asarray(sorted(points))
     needed = car.wheel_radius + _arch_radius(car) + 0.05
-    swell = [
-        (axle + dx, needed - 0.4 * dx**2)
-        for axle in car.axles
-        for dx in (-0.45, -0.3, -0.15, 0, 0.15, 0.3, 0.45)
-    ]
+    swell = [(axle + dx, needed - 0.4 * dx**2) for axle in car.axles for dx in (-0.45, -0.3, -0.15, 0, 0.15, 0.3, 0.45)]
     wings = [(x, z) for x, z in swell if np.interp(x, profile[:, 0], profile[:, 1]) < z]
     return np.asarray(sorted([*map(tuple, profile), *wings]))
 
@@ -118,9 +114,7 @@ def _body(car: CarParameters) -> Part:
 
 def _half_width(car: CarParameters, x: float) -> float:
     """Seen from above the body narrows towards nose and tail."""
-    reach, narrow_front, narrow_rear = (
-        (0.8, 0.2, 0.12) if car.body not in ("bus", "van") else (0.35, 0.12, 0.05)
-    )
+    reach, narrow_front, narrow_rear = (0.8, 0.2, 0.12) if car.body not in ("bus", "van") else (0.35, 0.12, 0.05)
     if car.body == "pickup":
         narrow_rear = 0.04
     beyond = max(0.0, (abs(x) - (car.length / 2 - reach)) / reach)
@@ -199,12 +193,8 @@ def _rear(car: CarParameters) -> list[Part]:
     if car.body == "bus":
         height = car.belt - 0.4
     reach = 0.84 if tall else 0.74
-    parts = [
-        rounded_box((rear + 0.04, side * reach * half, height), size, TAIL_LIGHT, 0.4) for side in (1, -1)
-    ]
-    parts.append(
-        rounded_box((rear - 0.0, 0, height - (0.06 if tall else 0.02)), (0.06, 0.5, 0.13), PLATE, 0.2)
-    )
+    parts = [rounded_box((rear + 0.04, side * reach * half, height), size, TAIL_LIGHT, 0.4) for side in (1, -1)]
+    parts.append(rounded_box((rear - 0.0, 0, height - (0.06 if tall else 0.02)), (0.06, 0.5, 0.13), PLATE, 0.2))
     bumper_z = max(car.clearance + 0.16, 0.36) if car.body != "bus" else 0.5
     color = car.trim if car.cladding or car.body in ("pickup", "bus") else car.paint
     parts.append(rounded_box((rear + 0.02, 0, bumper_z), (0.16, 1.9 * half, 0.2), color, 0.6))
@@ -222,17 +212,13 @@ def _extras(car: CarParameters) -> list[Part]:
         half = (car.width / 2) * (1 - car.tumblehome) - 0.2
         length, middle = 0.72 * (roof[0] - roof[1]), (roof[0] + roof[1]) / 2
         for side in (1, -1):
-            parts.append(
-                rounded_box((middle, side * half, car.height + 0.03), (length, 0.07, 0.09), car.trim, 0.4)
-            )
+            parts.append(rounded_box((middle, side * half, car.height + 0.03), (length, 0.07, 0.09), car.trim, 0.4))
         for along in (-0.3, 0.3):
             spot = (middle + along * length, 0.0, car.height + 0.05)
             parts.append(rounded_box(spot, (0.09, 2 * half, 0.05), car.trim, 0.3))
     if car.spoiler and car.body in ("suv", "hatchback"):
         width = 2 * (car.width / 2) * (1 - car.tumblehome) - 0.25
-        parts.append(
-            rounded_box((roof[1] - 0.06, 0, car.height - 0.06), (0.4, width, 0.07), car.roof_paint, 0.6)
-        )
+        parts.append(rounded_box((roof[1] - 0.06, 0, car.height - 0.06), (0.4, width, 0.07), car.roof_paint, 0.6))
     elif car.spoiler:
         deck, width = car.tail, car.width - 0.16
         lift = 0.24 if car.body == "sports" else 0.12
@@ -250,9 +236,7 @@ def _racing_stripes(car: CarParameters) -> list[Part]:
     bonnet = profile[profile[:, 0] >= car.cabin_base[0] - 0.02]
     deck = profile[(profile[:, 0] <= car.cabin_base[1] + 0.02) & (car.body != "pickup")]
     edge = car.roof_edge * (car.height - min(car.belt, car.cowl)) + 0.03
-    roof = np.asarray(
-        [(car.cabin_roof[1] + edge, car.height - 0.014), (car.cabin_roof[0] - edge, car.height - 0.014)]
-    )
+    roof = np.asarray([(car.cabin_roof[1] + edge, car.height - 0.014), (car.cabin_roof[0] - edge, car.height - 0.014)])
     parts = []
     for right, left in ((-0.34, -0.1), (0.1, 0.34)):
         for line in (bonnet, deck):
@@ -272,9 +256,7 @@ def _bed(car: CarParameters) -> list[Part]:
     for side in (1, -1):
         spot = (middle, side * (half - 0.1), bottom + wall / 2)
         parts.append(rounded_box(spot, (length, 0.13, wall), car.paint, 0.35))
-    parts.append(
-        rounded_box((rear + 0.07, 0, bottom + wall / 2), (0.13, 2 * half - 0.16, wall), car.paint, 0.35)
-    )
+    parts.append(rounded_box((rear + 0.07, 0, bottom + wall / 2), (0.13, 2 * half - 0.16, wall), car.paint, 0.35))
     return parts
 
 
@@ -288,7 +270,5 @@ def _bus_details(car: CarParameters) -> list[Part]:
         parts.append(rounded_box(spot, (0.95, 0.12, high - low), car.glass, 0.2))
     sign = (car.cabin_roof[0] - 0.02, 0, car.height - 0.33)
     parts.append(rounded_box(sign, (0.24, 0.62 * car.width, 0.28), DARK, 0.3))
-    parts.append(
-        rounded_box((sign[0] + 0.1, 0, sign[2]), (0.08, 0.5 * car.width, 0.14), (0.95, 0.72, 0.15), 0.2)
-    )
+    parts.append(rounded_box((sign[0] + 0.1, 0, sign[2]), (0.08, 0.5 * car.width, 0.14), (0.95, 0.72, 0.15), 0.2))
     return parts

@@ -81,8 +81,7 @@ def _read_pictures(summary: SplitSummary, progress: bool) -> None:
         summary.background = inspect_background(index.image_paths, index.height, index.width)
     carved = set(np.linspace(0, index.num_scenes - 1, min(32, index.num_scenes)).round().astype(int))
     jobs = (
-        (_read_scene_pictures, index, s, summary.background if s in carved else None)
-        for s in range(index.num_scenes)
+        (_read_scene_pictures, index, s, summary.background if s in carved else None) for s in range(index.num_scenes)
     )
     for scene, (faults, state) in enumerate(_with_bar(ordered_results(jobs), index, progress)):
         summary.problems += faults
@@ -136,16 +135,12 @@ def _describe(summary: SplitSummary) -> list[str]:
     if summary.background is None:
         lines.append("  background: unknown, pictures are missing or unreadable")
     elif not summary.background.white:
-        lines.append(
-            "  background: not white, so no silhouettes and no carving; whether objects fit is unknown"
-        )
+        lines.append("  background: not white, so no silhouettes and no carving; whether objects fit is unknown")
     else:
         by = "alpha" if summary.background.alpha else "difference from white"
         lines.append(f"  background: white, silhouettes by {by}")
         outside = f"no: {', '.join(summary.outside[:5])}; scale them down" if summary.outside else "yes"
         lines.append(f"  objects fit the cube [-{HALF_EXTENT}, {HALF_EXTENT}]^3: {outside}")
         if summary.unclear:
-            lines.append(
-                f"  silhouettes and poses contradict each other in: {', '.join(summary.unclear[:5])}"
-            )
+            lines.append(f"  silhouettes and poses contradict each other in: {', '.join(summary.unclear[:5])}")
     return lines

@@ -83,9 +83,7 @@ def download(
             return output
         if source == "table":
             page = ARCHIVES[name].page
-            print(
-                f"{name}: as shared at {page} (this project could not verify the address; --url overrides it)"
-            )
+            print(f"{name}: as shared at {page} (this project could not verify the address; --url overrides it)")
         archive = _obtain(name, address, work, progress)
         digest = _verify(archive, expected, progress)
         print(f"{archive.name}: {archive.stat().st_size} bytes, sha256 {digest}", flush=True)
@@ -105,9 +103,7 @@ def _address(name: str, url: str | None) -> tuple[str, str]:
         return os.environ[variable], "environment"
     if name not in ARCHIVES:
         known = ", ".join(ARCHIVES)
-        raise MNIFError(
-            f"{name}: no such data set (known: {known}); choose one of them or give an address with --url."
-        )
+        raise MNIFError(f"{name}: no such data set (known: {known}); choose one of them or give an address with --url.")
     return ARCHIVES[name].url, "table"
 
 
@@ -141,9 +137,7 @@ def _verify(archive: Path, expected: str | None, progress: bool) -> str:
     return digest
 
 
-def _unpack_into(
-    archive: Path, output: Path, work: Path, name: str, address: str, progress: bool
-) -> list[str]:
+def _unpack_into(archive: Path, output: Path, work: Path, name: str, address: str, progress: bool) -> list[str]:
     """Unpack beside the target, then rename split by split; returns the folders' names."""
     for leftover in work.glob("unpack.*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -167,9 +161,7 @@ def _unpack_into(
 
 def _published_folder(split: Path, temporary: Path) -> Path:
     if split == temporary:
-        raise MNIFError(
-            f"{temporary}: the archive holds scenes but no <category>_<split> folder; unpack it by hand."
-        )
+        raise MNIFError(f"{temporary}: the archive holds scenes but no <category>_<split> folder; unpack it by hand.")
     return split
 
 
@@ -177,11 +169,7 @@ def _publish(splits: list[Path], output: Path, marker: Path, address: str) -> No
     """Move split folders into `output`; the marker names them first, so a killed run may replace its own."""
     names = [path.name for path in splits]
     begun = read_json(marker) if marker.exists() else {}
-    own = (
-        set(begun.get("entries", []))
-        if begun.get("state") == "moving" and begun.get("url") == address
-        else set()
-    )
+    own = set(begun.get("entries", [])) if begun.get("state") == "moving" and begun.get("url") == address else set()
     for name in names:
         if (output / name).exists() and name not in own:
             raise MNIFError(f"{output / name}: exists already; remove it or choose another output folder.")
@@ -210,9 +198,7 @@ def _only_downloader(work: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise MNIFError(
-            f"{work}: another download into this folder is running; wait for it to end."
-        ) from None
+        raise MNIFError(f"{work}: another download into this folder is running; wait for it to end.") from None
     try:
         yield
     finally:

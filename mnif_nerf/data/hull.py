@@ -92,9 +92,7 @@ def carve(
     centres = cell_centres(resolution, half_extent)
     alive = np.arange(len(centres))
     for view in _spread_order(len(poses)):  # opposite views first, so that few cells are left for the others
-        keep = _touches(
-            centres[alive], poses[view], intrinsics, distances[view], half_extent / resolution, limit
-        )
+        keep = _touches(centres[alive], poses[view], intrinsics, distances[view], half_extent / resolution, limit)
         alive = alive[keep]
     cells = np.zeros(len(centres), dtype=bool)
     cells[alive] = True

@@ -56,9 +56,7 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
         raise MNIFError(f"{path}: more than 8 bits per channel; save it as an 8-bit RGB or RGBA image.")
     if pixels.shape[:2] != (height, width):
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise MNIFError(
-            f"{path}: {size} pixels, expected {width}x{height} like the first image; resize one of them."
-        )
+        raise MNIFError(f"{path}: {size} pixels, expected {width}x{height} like the first image; resize one of them.")
     return pixels
 
 

@@ -34,9 +34,7 @@ class Layout:
             if name in self.splits:
                 return name, self.splits[name]
         found = ", ".join(self.splits)
-        raise MNIFError(
-            f"{self.root}: no {self.category}_{split} folder in it; name a split that is there ({found})."
-        )
+        raise MNIFError(f"{self.root}: no {self.category}_{split} folder in it; name a split that is there ({found}).")
 
 
 def list_splits(root: Path | str) -> dict[str, Path]:
@@ -76,8 +74,7 @@ def locate(root: Path | str) -> Layout:
     if len(categories) > 1:
         first = min(categories)
         raise MNIFError(
-            f"{root}: several categories in it ({', '.join(sorted(categories))});"
-            f" name one, for example {root / first}."
+            f"{root}: several categories in it ({', '.join(sorted(categories))}); name one, for example {root / first}."
         )
     if not categories:
         raise MNIFError(f"{root}: not in the SRN layout: expected {_EXPECTED}, found {_what_is_there(root)}.")
@@ -95,9 +92,7 @@ def scene_folders(folder: Path) -> list[Path]:
     if scenes:
         strange = set(_visible_folders(scenes[0].parent)) - set(scenes)
         if strange:
-            raise MNIFError(
-                f"{min(strange)}: holds neither rgb/ nor pose/, so it is no scene; remove the folder."
-            )
+            raise MNIFError(f"{min(strange)}: holds neither rgb/ nor pose/, so it is no scene; remove the folder.")
         return scenes
     raise MNIFError(f"{folder}: no scene in it; expected folders that hold rgb/, pose/ and intrinsics.txt.")
 
@@ -121,9 +116,7 @@ def _visible_folders(root: Path) -> list[Path]:
         with os.scandir(root) as entries:
             return sorted(root / e.name for e in entries if e.is_dir() and not e.name.startswith(hidden))
     except PermissionError:
-        raise MNIFError(
-            f"{root}: no permission to list this folder; change its mode or copy the data."
-        ) from None
+        raise MNIFError(f"{root}: no permission to list this folder; change its mode or copy the data.") from None
 
 
 def _is_scene(folder: Path) -> bool:

@@ -93,9 +93,7 @@ def _pieces(path: Path) -> list[Surface]:
         raise
     except Exception as error:  # every loader raises what it likes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MNIFError(
-            f"{path}: cannot be read as a mesh ({reason[:120]}); remove it or export it again."
-        ) from None
+        raise MNIFError(f"{path}: cannot be read as a mesh ({reason[:120]}); remove it or export it again.") from None
 
 
 def _piece(mesh: Any, linear_factors: bool) -> Surface:
@@ -119,11 +117,7 @@ def _piece(mesh: Any, linear_factors: bool) -> Surface:
     materials = getattr(material, "materials", None) or [material]
     choice = getattr(visual, "face_materials", None)
     choice = np.zeros(len(faces), np.int64) if choice is None else np.asarray(choice, np.int64)
-    uv = (
-        None
-        if visual.uv is None or len(visual.uv) != len(vertices)
-        else np.asarray(visual.uv, np.float64)[faces]
-    )
+    uv = None if visual.uv is None or len(visual.uv) != len(vertices) else np.asarray(visual.uv, np.float64)[faces]
     texture = np.full(len(faces), -1)
     textures: list[np.ndarray] = []
     for index, single in enumerate(materials):
@@ -163,9 +157,7 @@ def _material(material: Any, linear: bool) -> tuple[np.ndarray | None, np.ndarra
 
 def _encode(linear: np.ndarray) -> np.ndarray:
     """Linear light to sRGB: glTF's colour factors are linear, its pictures and ours are not."""
-    return np.where(
-        linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055
-    )
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
 
 
 def _join(pieces: list[Surface]) -> Surface:

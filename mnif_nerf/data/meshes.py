@@ -58,7 +58,7 @@ def render_mesh_folder(
     """Render every mesh below a folder and write `<output>/<category>_{train,train_val,val,test}`.
 
     Args:
-        input: folder of .glb, .gltf, .obj, .ply, .off or .stl files, at any depth.
+        input: folder of mesh files, at any depth.
         output: the folder to write; one made earlier from the same files and settings is completed.
         category: names the split folders; None takes the input folder's name.
         up, forward: the files' axes, see `mnif_nerf.data.mesh_files.read_surface`.
@@ -69,8 +69,7 @@ def render_mesh_folder(
         seed: of the split and the cameras.
         workers, progress: processes (None for one per core) and whether to show bars.
 
-    Returns:
-        What was written and what was skipped. A mesh that is unreadable, empty or not finite is skipped.
+    Returns: what was written and what was skipped (unreadable, empty or not finite meshes).
 
     Raises:
         MNIFError: no folder, no readable mesh in it, a setting that makes no sense, a foreign output folder.
@@ -161,9 +160,7 @@ def scene_names(files: list[Path], root: Path) -> list[str]:
     return names
 
 
-def split_names(
-    names: list[str], val_fraction: float, test_fraction: float, seed: int
-) -> dict[str, list[str]]:
+def split_names(names: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[str]]:
     """Share out scenes: {"train": [...], "val": [...], "test": [...]}, empty splits left out.
 
     Raises:

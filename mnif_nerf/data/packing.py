@@ -45,9 +45,7 @@ class PackReport:
                 " check masks and poses."
             )
         if self.loose:
-            notes.append(
-                f"masks and poses disagree in a few views of {_listed(self.loose)}: looser hulls there."
-            )
+            notes.append(f"masks and poses disagree in a few views of {_listed(self.loose)}: looser hulls there.")
         if self.outside:
             notes.append(
                 f"{_listed(self.outside)}: the object reaches outside the cube of half size {HALF_EXTENT}"

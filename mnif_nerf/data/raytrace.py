@@ -68,9 +68,7 @@ def face_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, n
     return normals / np.maximum(lengths, 1e-20)[:, None], lengths
 
 
-def corner_normals(
-    vertices: np.ndarray, faces: np.ndarray, crease_degrees: float = CREASE_DEGREES
-) -> np.ndarray:
+def corner_normals(vertices: np.ndarray, faces: np.ndarray, crease_degrees: float = CREASE_DEGREES) -> np.ndarray:
     """Smooth unit normals per face corner [F, 3, 3].
 
     A corner averages the normals (weighted by area) of the faces that touch its position and meet its own
@@ -89,9 +87,7 @@ def corner_normals(
     for chunk in np.unique(chunk_of):
         chosen = groups[chunk_of == chunk]
         corner, other = _touching_pairs(order, starts[chosen], counts[chosen])
-        near = np.einsum("ij,ij->i", normals[corner // 3], normals[other // 3]) > np.cos(
-            np.radians(crease_degrees)
-        )
+        near = np.einsum("ij,ij->i", normals[corner // 3], normals[other // 3]) > np.cos(np.radians(crease_degrees))
         weights = np.where(near, areas[other // 3], 0.0)
         touched, place = np.unique(corner, return_inverse=True)
         summed = np.stack([np.bincount(place, weights * normals[other // 3, k]) for k in range(3)], axis=1)
@@ -101,9 +97,7 @@ def corner_normals(
     return smooth.reshape(-1, 3, 3)
 
 
-def _touching_pairs(
-    order: np.ndarray, starts: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _touching_pairs(order: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All ordered pairs of corners at one position, where position g holds order[starts[g] : + counts[g]]."""
     per_corner = np.repeat(counts, counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -131,9 +125,7 @@ class SurfaceRenderer:
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
         except ImportError as error:
-            raise MNIFError(
-                f"embreex: cannot be imported ({error}); install it with `pip install embreex`."
-            ) from None
+            raise MNIFError(f"embreex: cannot be imported ({error}); install it with `pip install embreex`.") from None
         self.surface = surface
         self._vertices = np.ascontiguousarray(surface.vertices, dtype=np.float32)
         self._normals = face_normals(self._vertices.astype(np.float64), surface.faces)[0].astype(np.float32)
@@ -143,9 +135,7 @@ class SurfaceRenderer:
         self._shade = np.stack([brightness(normals), brightness(-normals)]).astype(np.float32)
         self._used = self._vertices[np.unique(surface.faces)]
         self._scene = EmbreeScene(robust=True)
-        self._mesh = TriangleMesh(
-            self._scene, self._vertices, np.ascontiguousarray(surface.faces, dtype=np.int32)
-        )
+        self._mesh = TriangleMesh(self._scene, self._vertices, np.ascontiguousarray(surface.faces, dtype=np.int32))
 
     def render(self, c2w: np.ndarray, camera: Camera, supersampling: int = 3) -> np.ndarray:
         """One picture with anti-aliased edges.
@@ -168,9 +158,7 @@ class SurfaceRenderer:
         band = max(1, RAYS_AT_ONCE // ((right - left) * supersampling**2))
         for first in range(top, bottom, band):
             last = min(first + band, bottom)
-            picture[first:last, left:right] = self._block(
-                (first, last, left, right), c2w, camera, supersampling
-            )
+            picture[first:last, left:right] = self._block((first, last, left, right), c2w, camera, supersampling)
         return picture
 
     def _block(

@@ -101,9 +101,7 @@ def make_index(
         if (scene.height, scene.width) == (first.height, first.width):
             agreeing.append(scene)
             continue
-        sizes = (
-            f"{scene.width}x{scene.height} pixels, expected {first.width}x{first.height} like {first.name}"
-        )
+        sizes = f"{scene.width}x{scene.height} pixels, expected {first.width}x{first.height} like {first.name}"
         _fault(f"{scene.image_paths[0]}: {sizes}; resize one of them.", problems)
     poses = np.concatenate([scene.poses for scene in agreeing])
     index = SplitIndex(
@@ -160,9 +158,7 @@ def pose_faults(poses: np.ndarray) -> Iterator[tuple[int, str]]:
     error = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
     determinant = np.linalg.det(rotation)
     last_row = np.abs(safe[:, 3] - np.array([0.0, 0.0, 0.0, 1.0])).max(1)
-    for view in np.flatnonzero(
-        ~finite | (error > _ROTATION_TOLERANCE) | (determinant < 0) | (last_row > 1e-3)
-    ):
+    for view in np.flatnonzero(~finite | (error > _ROTATION_TOLERANCE) | (determinant < 0) | (last_row > 1e-3)):
         if not finite[view]:
             yield int(view), "a number is NaN or infinite; write the camera-to-world matrix again"
         elif abs(determinant[view]) < 1e-3:
@@ -190,9 +186,7 @@ def read_matrix(path: Path, expected: int) -> list[float]:
     except (OSError, ValueError) as error:
         raise MNIFError(f"{path}: not a text file of numbers ({error}); write it again.") from None
     if len(numbers) != expected:
-        raise MNIFError(
-            f"{path}: {len(numbers)} numbers, expected {expected} (a 4x4 camera-to-world matrix)."
-        )
+        raise MNIFError(f"{path}: {len(numbers)} numbers, expected {expected} (a 4x4 camera-to-world matrix).")
     return numbers
 
 
@@ -206,9 +200,7 @@ def parse_intrinsics(path: Path) -> tuple[float, float, float, int | None, int |
         MNIFError: a line is missing or malformed.
     """
     try:
-        lines = [
-            [float(word) for word in line.split()] for line in path.read_text(encoding="ascii").splitlines()
-        ]
+        lines = [[float(word) for word in line.split()] for line in path.read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError) as error:
         raise MNIFError(f"{path}: not a text file of numbers ({error}); write it again.") from None
     lines = [line for line in lines if line]
@@ -227,31 +219,21 @@ def parse_intrinsics(path: Path) -> tuple[float, float, float, int | None, int |
         height, width = (int(number) for number in lines[sizes[-1]])
         flag = lines[sizes[-1] + 1 :]
         found = (*lines[0][:3], height, width, bool(flag and flag[0][0] == 1))
-    if (
-        not np.isfinite(found[:3]).all()
-        or found[0] <= 0
-        or (found[3] is not None and min(found[3], found[4]) <= 0)
-    ):
-        raise MNIFError(
-            f"{path}: focal length and image size must be positive, finite numbers; write the file again."
-        )
+    if not np.isfinite(found[:3]).all() or found[0] <= 0 or (found[3] is not None and min(found[3], found[4]) <= 0):
+        raise MNIFError(f"{path}: focal length and image size must be positive, finite numbers; write the file again.")
     return found  # type: ignore[return-value]
 
 
 def _read_intrinsics(folder: Path, height: int, width: int) -> tuple[float, float, float, bool]:
     """(f, cx, cy, world_to_camera) in pixels of the H x W images; the file is the scene's or the split's."""
-    files = [
-        path for path in (folder / "intrinsics.txt", folder.parent / "intrinsics.txt") if path.is_file()
-    ][:1]
+    files = [path for path in (folder / "intrinsics.txt", folder.parent / "intrinsics.txt") if path.is_file()][:1]
     files = files or sorted((folder / "intrinsics").glob("*.txt"))
     if not files:
         raise MNIFError(f"{folder}: no intrinsics.txt in it; add one with the lines 'f cx cy 0.' and 'H W'.")
     first = parse_intrinsics(files[0])
     for path in files[1:]:
         if not np.allclose(parse_intrinsics(path)[:3], first[:3], rtol=1e-4, atol=1e-3):
-            raise MNIFError(
-                f"{path}: differs from {files[0].name}; the views of a scene must share their intrinsics."
-            )
+            raise MNIFError(f"{path}: differs from {files[0].name}; the views of a scene must share their intrinsics.")
     focal, cx, cy, stated_height, stated_width, flag = first
     if stated_height is None or stated_width is None:
         return focal, cx, cy, flag
@@ -259,9 +241,7 @@ def _read_intrinsics(folder: Path, height: int, width: int) -> tuple[float, floa
     ratio = width / stated_width
     if abs(height / stated_height - ratio) > 1e-3 * ratio:
         stated = f"{stated_width}x{stated_height}"
-        raise MNIFError(
-            f"{files[0]}: states {stated} pixels, the images are {width}x{height}; make the two agree."
-        )
+        raise MNIFError(f"{files[0]}: states {stated} pixels, the images are {width}x{height}; make the two agree.")
     return focal * ratio, cx * ratio, cy * ratio, flag
 
 

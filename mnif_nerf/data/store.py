@@ -103,9 +103,7 @@ class PackedStore:
         return np.ones(shape, dtype=bool) if packed is None else unpack_bits(packed[view], shape)
 
 
-def open_store(
-    root: Path | str, split: str, progress: bool = True, workers: int | None = None
-) -> PackedStore:
+def open_store(root: Path | str, split: str, progress: bool = True, workers: int | None = None) -> PackedStore:
     """Open the packed store of a split, building it first where it is absent or older than the data.
 
     An up-to-date store opens after one pass over the directory entries (names, sizes, times), without
@@ -137,9 +135,7 @@ def open_store(
             _build(index, target, fingerprint, progress, workers)
             store, stale = _load(layout, target, fingerprint)
     if store is None:
-        raise MNIFError(
-            f"{target}: {stale} right after packing; check the disk, remove the folder and run again."
-        )
+        raise MNIFError(f"{target}: {stale} right after packing; check the disk, remove the folder and run again.")
     return store
 
 
@@ -150,9 +146,7 @@ def cache_folder(layout: Layout, split: str) -> Path:
         return layout.cache / split
     place = str(layout.root.resolve())
     return (
-        Path(elsewhere).expanduser()
-        / f"{Path(place).name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
-        / split
+        Path(elsewhere).expanduser() / f"{Path(place).name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}" / split
     )
 
 

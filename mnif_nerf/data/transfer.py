@@ -53,9 +53,7 @@ def fetch(
             `attempts` tries without progress, a full disk.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise MNIFError(
-            f"{url}: not an http(s) address; give one, or the path of an archive on this machine."
-        )
+        raise MNIFError(f"{url}: not an http(s) address; give one, or the path of an archive on this machine.")
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
@@ -71,18 +69,14 @@ def fetch(
         except urllib.error.HTTPError as error:
             if error.code not in _RETRIED:
                 remedy = "check the address, or give another with --url"
-                raise MNIFError(
-                    f"{url}: the server answered {error.code} {error.reason}; {remedy}."
-                ) from None
+                raise MNIFError(f"{url}: the server answered {error.code} {error.reason}; {remedy}.") from None
             reason = f"the server answered {error.code} {error.reason}"
         except _CUT_CONNECTIONS as error:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
         after = part.stat().st_size if part.exists() else 0
         failures = 1 if after > before else failures + 1
         if failures >= attempts:
-            raise MNIFError(
-                f"{url}: {reason} ({failures} tries); run the command again to go on from {after} bytes."
-            )
+            raise MNIFError(f"{url}: {reason} ({failures} tries); run the command again to go on from {after} bytes.")
         time.sleep(pause * 2 ** (failures - 1))
 
 

@@ -67,15 +67,11 @@ def unpack(archive: Path, target: Path, advance: Callable[[int], None] = lambda 
                 advance(member.size)
             return sum(not member.folder for member in members)
     except FileExistsError as error:
-        raise MNIFError(
-            f"{archive}: two members unpack to {error.filename}; get another copy of it."
-        ) from None
+        raise MNIFError(f"{archive}: two members unpack to {error.filename}; get another copy of it.") from None
     except MNIFError:
         raise
     except _DAMAGE as error:
-        raise MNIFError(
-            f"{archive}: cannot be unpacked ({error}); delete it and download it again."
-        ) from None
+        raise MNIFError(f"{archive}: cannot be unpacked ({error}); delete it and download it again.") from None
 
 
 def archive_size(archive: Path) -> int:
@@ -90,9 +86,7 @@ def archive_size(archive: Path) -> int:
     except MNIFError:
         raise
     except _DAMAGE as error:
-        raise MNIFError(
-            f"{archive}: cannot be unpacked ({error}); delete it and download it again."
-        ) from None
+        raise MNIFError(f"{archive}: cannot be unpacked ({error}); delete it and download it again.") from None
 
 
 def _open_archive(archive: Path, stack: ExitStack) -> tuple[list[_Member], Callable[[_Member], IO[bytes]]]:
@@ -128,9 +122,7 @@ def _refuse_unsafe(archive: Path, member: _Member) -> None:
     parts = _parts(member.name)
     escapes = member.name.startswith("/") or ".." in parts or "\\" in member.name or "\0" in member.name
     if escapes or (parts and ":" in parts[0]) or (not parts and not member.folder):
-        raise MNIFError(
-            f"{archive}: member {member.name!r} points outside the target folder; do not use this archive."
-        )
+        raise MNIFError(f"{archive}: member {member.name!r} points outside the target folder; do not use this archive.")
     if member.kind != "plain":
         raise MNIFError(f"{archive}: member {member.name!r} is {member.kind}; do not use this archive.")
 

@@ -97,11 +97,7 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
     manifest = output / MANIFEST
     if manifest.is_file():
         found = read_json(manifest)
-        if (
-            not isinstance(found, dict)
-            or found.get("kind") != kind
-            or found.get("format_version") != FORMAT_VERSION
-        ):
+        if not isinstance(found, dict) or found.get("kind") != kind or found.get("format_version") != FORMAT_VERSION:
             raise MNIFError(f"{manifest}: written by another command or version; choose another --output.")
         old = found.get("settings", {})
         # Through JSON, so that tuples and lists compare alike.
@@ -116,18 +112,14 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
     if output.exists() and not output.is_dir():
         raise MNIFError(f"{output}: is a file, not a folder; choose another --output.")
     if output.is_dir() and any(entry.name[0] != "." for entry in output.iterdir()):
-        raise MNIFError(
-            f"{output}: not empty and without {MANIFEST}; choose another --output or empty it first."
-        )
+        raise MNIFError(f"{output}: not empty and without {MANIFEST}; choose another --output or empty it first.")
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     write_manifest(output, kind, settings, complete=False)
     return False
 
 
-def write_manifest(
-    output: Path | str, kind: str, settings: dict[str, Any], complete: bool, **more: Any
-) -> None:
+def write_manifest(output: Path | str, kind: str, settings: dict[str, Any], complete: bool, **more: Any) -> None:
     """Write `dataset.json`: what made the data set, with which settings, and whether all of it is there."""
     content = {"format": "mnif_nerf dataset", "format_version": FORMAT_VERSION, "kind": kind}
     write_json(Path(output) / MANIFEST, {**content, "complete": complete, "settings": settings, **more})

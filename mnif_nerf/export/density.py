@@ -81,15 +81,11 @@ def _as_bool_cells(cells: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _query(
-    field: RadianceField, resolution: int, half_extent: float, active: Tensor | None, chunk: int
-) -> Tensor:
+def _query(field: RadianceField, resolution: int, half_extent: float, active: Tensor | None, chunk: int) -> Tensor:
     """Densities `[G, G, G]`, computed slab by slab along x and only inside `active` `[C, C, C]`."""
     device = field_device(field)
     chunk = max(chunk, 1 << 19) if device.type == "cuda" else chunk
-    axis = (torch.arange(resolution, dtype=torch.float32) + 0.5) * (
-        2 * half_extent / resolution
-    ) - half_extent
+    axis = (torch.arange(resolution, dtype=torch.float32) + 0.5) * (2 * half_extent / resolution) - half_extent
     values = torch.zeros(resolution, resolution, resolution)
     slab = max(1, min(resolution, chunk // resolution**2))
     inside = None if active is None else resize_cells(active, resolution)
@@ -105,9 +101,7 @@ def _query(
             points = torch.stack([axis[x], axis[yz // resolution], axis[yz % resolution]], dim=1)
             plane[part] = field.density(points.to(device)).float().cpu()
     if not torch.isfinite(values).all():
-        raise MNIFError(
-            "the field gives NaN or infinite densities; its weights are damaged, so train it again."
-        )
+        raise MNIFError("the field gives NaN or infinite densities; its weights are damaged, so train it again.")
     return values
 
 

@@ -53,14 +53,10 @@ def write_voxels(occupancy: np.ndarray, path: Path | str, half_extent: float = 0
     path = Path(path)
     kind = path.suffix[1:].lower()
     if kind not in VOXEL_FORMATS:
-        raise MNIFError(
-            f"{path}: unknown voxel format {path.suffix!r}; use one of {', '.join(VOXEL_FORMATS)}."
-        )
+        raise MNIFError(f"{path}: unknown voxel format {path.suffix!r}; use one of {', '.join(VOXEL_FORMATS)}.")
     occupancy = np.asarray(occupancy, dtype=bool)
     if occupancy.ndim != 3 or len(set(occupancy.shape)) != 1:
-        raise MNIFError(
-            f"{path}: voxels of shape {list(occupancy.shape)} are not a cube; expected [G, G, G]."
-        )
+        raise MNIFError(f"{path}: voxels of shape {list(occupancy.shape)} are not a cube; expected [G, G, G].")
     with atomic_file(path) as temporary:
         if kind == "binvox":
             temporary.write_bytes(binvox_bytes(occupancy, half_extent))
@@ -84,9 +80,7 @@ def binvox_bytes(occupancy: np.ndarray, half_extent: float = 0.5) -> bytes:
     pairs = np.stack([np.repeat(flat[starts], pieces), counts], axis=1)
     corner = f"{-half_extent:.9g}"
     size = " ".join(str(n) for n in occupancy.shape)
-    header = (
-        f"#binvox 1\ndim {size}\ntranslate {corner} {corner} {corner}\nscale {2 * half_extent:.9g}\ndata\n"
-    )
+    header = f"#binvox 1\ndim {size}\ntranslate {corner} {corner} {corner}\nscale {2 * half_extent:.9g}\ndata\n"
     return header.encode() + pairs.tobytes()
 
 

@@ -116,8 +116,7 @@ def set_num_threads(count: int) -> None:
 def reference_only() -> Iterator[None]:
     """Within the block (and this thread) torch computes.
 
-    Saves work where gradients are differentiated again (create_graph): only torch can do that, and would first
-    compute the kernel's values once more.
+    Saves work where gradients are differentiated again (create_graph): torch then has to compute them anyway.
     """
     token = _reference.set(True)
     try:
@@ -161,9 +160,7 @@ def run(sizes: tuple[int, ...], final_sine: bool, params: Sequence[Tensor], poin
 
 class _Siren(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, sizes: tuple[int, ...], final_sine: bool, points: Tensor, *params: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, sizes: tuple[int, ...], final_sine: bool, points: Tensor, *params: Tensor) -> Tensor:
         params = _inner_contiguous(params)
         ctx.sizes, ctx.final_sine = sizes, final_sine
         ctx.save_for_backward(points, *params)
@@ -184,9 +181,7 @@ class _Siren(torch.autograd.Function):
         _call(ctx.sizes, ctx.final_sine, points, params, grad_out.contiguous(), rows)
         if len(params) == len(layers):
             return (None, None, None, *rows)
-        weights = [
-            row[:, : out * fan_in].unflatten(1, (out, fan_in)) for row, (out, fan_in) in zip(rows, layers)
-        ]
+        weights = [row[:, : out * fan_in].unflatten(1, (out, fan_in)) for row, (out, fan_in) in zip(rows, layers)]
         biases = [row[:, out * fan_in :].unsqueeze(-1) for row, (out, fan_in) in zip(rows, layers)]
         return (None, None, None, *weights, *biases)
 

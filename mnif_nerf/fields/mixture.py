@@ -66,9 +66,7 @@ class FieldSpec:
             raise MNIFError(f"field w0 is {self.w0}; it must be a positive number (the paper uses 30).")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise MNIFError(
-                    f"field {name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}."
-                )
+                raise MNIFError(f"field {name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -94,9 +92,7 @@ class FieldSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise MNIFError(
-                f"field specification has unknown keys {unknown}; it was written by another version."
-            )
+            raise MNIFError(f"field specification has unknown keys {unknown}; it was written by another version.")
         return cls(**values)
 
 
@@ -133,9 +129,7 @@ class MixtureField(nn.Module):
             self.projection.bias.fill_(1.0 / spec.num_bases)
             if spec.init == "corrected":
                 # A unit-variance latent then moves each coefficient by about its own mean, 1/M.
-                self.projection.weight.normal_(generator=generator).div_(
-                    math.sqrt(spec.latent_dim) * spec.num_bases
-                )
+                self.projection.weight.normal_(generator=generator).div_(math.sqrt(spec.latent_dim) * spec.num_bases)
             else:
                 bound = 1.0 / math.sqrt(spec.latent_dim)
                 self.projection.weight.uniform_(-bound, bound, generator=generator)

@@ -15,9 +15,7 @@ from torch import Tensor
 from mnif_nerf.fields import kernel
 
 
-def layer_shapes(
-    in_features: int, width: int, hidden_layers: int, out_features: int
-) -> list[tuple[int, int]]:
+def layer_shapes(in_features: int, width: int, hidden_layers: int, out_features: int) -> list[tuple[int, int]]:
     """`(out, in)` of every linear layer: input layer, `hidden_layers` of width x width, output layer.
 
     The authors' "L4" is `hidden_layers=4`, hence six linear layers (notes of the release, section 1.1).
@@ -103,14 +101,10 @@ def siren_forward_rows(
 def _chained(shapes: Sequence[tuple[int, int]], points: Tensor) -> bool:
     """Whether these layers follow on one another and on the points, and are as many as the kernel takes."""
     ends = [points.shape[1] if points.ndim == 3 else -1, *(out for out, _ in shapes)]
-    return 2 <= len(shapes) <= kernel.MAX_LAYERS and all(
-        fan_in == end for (_, fan_in), end in zip(shapes, ends)
-    )
+    return 2 <= len(shapes) <= kernel.MAX_LAYERS and all(fan_in == end for (_, fan_in), end in zip(shapes, ends))
 
 
-def split_rows(
-    rows: Sequence[Tensor], shapes: Sequence[tuple[int, int]]
-) -> tuple[list[Tensor], list[Tensor]]:
+def split_rows(rows: Sequence[Tensor], shapes: Sequence[tuple[int, int]]) -> tuple[list[Tensor], list[Tensor]]:
     """Weights `[B, out, in]` and biases `[B, out, 1]`, as views of rows `[B, out * in + out]`."""
     weights = [row[:, : out * fan_in].view(-1, out, fan_in) for row, (out, fan_in) in zip(rows, shapes)]
     biases = [row[:, out * fan_in :].unsqueeze(-1) for row, (out, fan_in) in zip(rows, shapes)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import MixtureField
-from mnif_nerf.fields.siren import siren_forward
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.training import LossConfig, radiance_losses
@@ -75,18 +75,14 @@ def fit_latents(
     optimizer = RowAdam(table.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.steps, 1), config.lr / 10)
     generator = torch.Generator().manual_seed(config.seed)
-    with _frozen(field.parameters()), torch.enable_grad():
+    with _Frozen(field.parameters()), torch.enable_grad():
         for step in range(config.steps):
             batch = rays.draw(step)
             codes = table(batch.scenes)
-            weights, biases = field.mix(codes)
-            sine = field.spec.final_activation == "sine"
-            terms = radiance_losses(
-                lambda p, w=weights, b=biases, s=sine: siren_forward(w, b, p, s), batch, losses, generator
-            )
+            terms = radiance_losses(partial(field.evaluate, codes), batch, losses, generator)
             penalty = ((codes - mean) / std).square().mean(dim=1).sum() / len(codes)
             # Sum over instances, so that a code's step does not depend on how many are fitted together.
-            loss = len(codes) * (sum(terms.values()) + config.prior_weight * penalty)
+            loss = len(codes) * (torch.stack(list(terms.values())).sum() + config.prior_weight * penalty)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -99,7 +95,7 @@ def fit_latents(
     return fitted
 
 
-class _frozen:
+class _Frozen:
     """Within the block, these parameters take no gradient."""
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:

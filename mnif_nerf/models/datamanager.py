@@ -132,9 +132,7 @@ class MNIFDataManager(VanillaDataManager):
     @cached_property
     def views(self) -> TrainingViews:
         """The packed training split and its held-out views; opened (and built where absent) on first use."""
-        return TrainingViews(
-            Path(self.config.dataparser.data), self.config.dataparser.heldout_views_per_scene
-        )
+        return TrainingViews(Path(self.config.dataparser.data), self.config.dataparser.heldout_views_per_scene)
 
     def bounds(self) -> Tensor | None:
         """Union of all visual hulls, grown by one cell: bool `[G, G, G]` ([x, y, z]); None without hulls."""
@@ -191,9 +189,7 @@ class MNIFDataManager(VanillaDataManager):
     def dataset_of(self, views: ViewList, names: tuple[str, ...] | None = None) -> StoredImages:
         """A data set of stored pictures, whose cameras carry `views.scenes` as `scene_idx`."""
         store = views.store
-        cameras = make_cameras(
-            store.poses[views.views], views.intrinsics, store.height, store.width, views.scenes
-        )
+        cameras = make_cameras(store.poses[views.views], views.intrinsics, store.height, store.width, views.scenes)
         paths = [Path(f"{name}.png") for name in views.names]
         return StoredImages(make_outputs(paths, cameras, names or self.names, 0), views)
 

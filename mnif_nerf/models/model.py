@@ -61,7 +61,7 @@ class MNIFModelConfig(ModelConfig):
     """"corrected" keeps the initial output's spread whatever the number of bases; "authors" does not."""
     latent_init_std: float = 0.0
     """Spread of the initial latent codes; 0 starts every instance from the average network."""
-    latent_weight: float = 1e-2
+    latent_weight: float = 1e-3
     """Weight of the mean squared latent in the loss."""
     latent_noise: float = 0.0
     """Standard deviation of the noise added to latents in training, in units of a latent coordinate."""
@@ -159,9 +159,7 @@ class MNIFModel(Model):
         if self.config.latent_noise > 0:
             noise = torch.randn(codes.shape, generator=generator).to(codes.device)
             latents = codes + self.config.latent_noise * noise
-        losses = radiance_losses(
-            lambda points: self.field.evaluate(latents, points), rays, self._losses, generator
-        )
+        losses = radiance_losses(lambda points: self.field.evaluate(latents, points), rays, self._losses, generator)
         train_psnr = -10.0 * torch.log10(losses["rgb"].detach())
         if self.config.latent_weight > 0:
             losses["latent"] = self.config.latent_weight * codes.square().mean()
@@ -213,9 +211,7 @@ class MNIFModel(Model):
             row = scene
         if 0 <= row < len(table):
             return table[row]
-        self._warn(
-            f"scene {scene} is not among the {len(table)} this model was trained on; showing their mean."
-        )
+        self._warn(f"scene {scene} is not among the {len(table)} this model was trained on; showing their mean.")
         return table.mean(dim=0)
 
     def knows(self, scene: int) -> bool:
@@ -290,9 +286,7 @@ class MNIFModel(Model):
         return {name: out[name] for name in ("rgb", "depth", "accumulation")}
 
     @torch.no_grad()
-    def get_outputs_for_camera(
-        self, camera: Cameras, obb_box: OrientedBox | None = None
-    ) -> dict[str, Tensor]:
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Render one camera: `rgb`, `depth`, `accumulation`, each `[H, W, C]`.
 
         Cameras of the viewer and of camera paths name no scene; they get the shown latent.
@@ -335,9 +329,7 @@ class MNIFModel(Model):
             position = {name: row for row, name in enumerate(self.names)}
             self._rows = [position.get(name, -1) for name in self.data_names]
 
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint, also one of another number of instances than the data on disk has.
 
         Raises:
@@ -370,6 +362,4 @@ class MNIFModel(Model):
 
 def _differences(first: dict[str, Any], second: dict[str, Any]) -> str:
     keys = [key for key in first if first.get(key) != second.get(key)]
-    return (
-        ", ".join(f"{key} {first[key]}, here {second.get(key)}" for key in keys) or "keys of another version"
-    )
+    return ", ".join(f"{key} {first[key]}, here {second.get(key)}" for key in keys) or "keys of another version"

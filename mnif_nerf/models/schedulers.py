@@ -60,9 +60,7 @@ class WarmupCosineScheduler(Scheduler):
         # Read at every step: the trainer fills in max_steps = 0 once the length of the run is known.
         return LambdaLR(
             optimizer,
-            lambda step: warmup_cosine(
-                step, config.warmup_steps, config.max_steps or 1_000_000, config.final_fraction
-            ),
+            lambda step: warmup_cosine(step, config.warmup_steps, config.max_steps or 1_000_000, config.final_fraction),
         )
 
 

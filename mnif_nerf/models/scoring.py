@@ -43,9 +43,7 @@ class ImageScores:
         self._wants_lpips = lpips
         self._lpips: Any = None
 
-    def __call__(
-        self, outputs: dict[str, Tensor], image: Tensor
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def __call__(self, outputs: dict[str, Tensor], image: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics as floats, and pictures `[H, W, 3]`: truth beside render ("img"), accumulation, depth.
 
         Args:
@@ -75,7 +73,5 @@ class ImageScores:
                 self._wants_lpips = False
                 CONSOLE.print(f"[yellow]LPIPS is left out: its weights cannot be loaded ({error}).")
                 return
-        metrics["lpips"] = float(
-            self._lpips(*(x.permute(2, 0, 1)[None].clamp(0, 1) for x in (rendered, truth)))
-        )
+        metrics["lpips"] = float(self._lpips(*(x.permute(2, 0, 1)[None].clamp(0, 1) for x in (rendered, truth))))
         self._lpips.reset()

@@ -92,8 +92,7 @@ def choose_scene(names: tuple[str, ...], wanted: str = "") -> int:
     if wanted.isdecimal() and int(wanted) < len(names):
         return int(wanted)
     raise MNIFError(
-        f"{source}={wanted}: no such scene; give an index from 0 to {len(names) - 1} "
-        f"or a name such as {names[0]}."
+        f"{source}={wanted}: no such scene; give an index from 0 to {len(names) - 1} or a name such as {names[0]}."
     )
 
 
@@ -220,8 +219,7 @@ def open_unseen(
     found = next((name for name in (split, "test", "val") if name in present), None)
     if found is None:
         raise MNIFError(
-            f"{root}: no split of unseen scenes (val or test); "
-            "evaluate with --pipeline.eval-mode heldout-views."
+            f"{root}: no split of unseen scenes (val or test); evaluate with --pipeline.eval-mode heldout-views."
         )
     store = open_store(Path(root), found)
     chosen = spread(store.num_scenes, num_scenes)
@@ -234,9 +232,7 @@ def open_unseen(
         scored.append((k, first + rest[spread(len(rest), views_per_scene)]))
     unseen = UnseenViews([store.names[int(s)] for s in chosen], _join(store, fitted), _join(store, scored))
     if len(unseen.scored) == 0:
-        raise MNIFError(
-            f"{root}: scenes of split {found} have a single view; to fit and to score takes two or more."
-        )
+        raise MNIFError(f"{root}: scenes of split {found} have a single view; to fit and to score takes two or more.")
     return unseen
 
 

@@ -44,9 +44,7 @@ class MNIFPipeline:
     # --- reading and writing ------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(
-        cls, path_or_repo_id: Path | str, device: torch.device | str | None = None
-    ) -> MNIFPipeline:
+    def from_pretrained(cls, path_or_repo_id: Path | str, device: torch.device | str | None = None) -> MNIFPipeline:
         """Load a model folder, a run folder, a run's config.yml, or "owner/name" from the Hugging Face Hub.
 
         Args:
@@ -73,9 +71,7 @@ class MNIFPipeline:
             raise MNIFError(f"{folder}: holds something else than a model; choose an empty or new folder.")
         return write_model(self.model, folder)
 
-    def push_to_hub(
-        self, repo_id: str, private: bool = False, commit_message: str = "Upload mNIF model"
-    ) -> str:
+    def push_to_hub(self, repo_id: str, private: bool = False, commit_message: str = "Upload mNIF model") -> str:
         """Upload the model to the Hugging Face Hub (log in first: `hf auth login`); returns its address.
 
         Raises:
@@ -92,9 +88,7 @@ class MNIFPipeline:
                 api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=commit_message)
             except Exception as error:  # the hub's client lets its HTTP library's own errors through
                 reason = _first_line(error)
-                raise MNIFError(
-                    f"{repo_id}: could not be uploaded ({reason}); check the name and log in."
-                ) from error
+                raise MNIFError(f"{repo_id}: could not be uploaded ({reason}); check the name and log in.") from error
         return f"https://huggingface.co/{repo_id}"
 
     # --- objects ------------------------------------------------------------------------------------------
@@ -219,18 +213,14 @@ class MNIFPipeline:
         names = self.model.names
         if isinstance(name_or_index, int):
             if not -len(names) <= name_or_index < len(names):
-                raise MNIFError(
-                    f"instance {name_or_index} does not exist; there are {len(names)}, numbered from 0."
-                )
+                raise MNIFError(f"instance {name_or_index} does not exist; there are {len(names)}, numbered from 0.")
             return name_or_index % len(names)
         if name_or_index in names:
             return names.index(name_or_index)
         if name_or_index.isdecimal():
             return self._instance_index(int(name_or_index))
         close = difflib.get_close_matches(name_or_index, names, n=3, cutoff=0.0)
-        raise MNIFError(
-            f"instance {name_or_index!r} is not in this model; did you mean {' or '.join(close)}?"
-        )
+        raise MNIFError(f"instance {name_or_index!r} is not in this model; did you mean {' or '.join(close)}?")
 
     def _latent_of(self, end: Any) -> Tensor:
         if isinstance(end, NeuralObject):

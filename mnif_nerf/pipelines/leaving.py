@@ -70,9 +70,7 @@ def finish_run(pipeline: MNIFTrainingPipeline, run: Path, step: int) -> None:
     if with_prior:
         CONSOLE.print("Next:")
         CONSOLE.print(f"  mnif-sample --load-config {config} --num-samples 16 --seed 0", soft_wrap=True)
-        CONSOLE.print(
-            f"  mnif-export-mesh --load-config {config} --num-samples 8 --format glb", soft_wrap=True
-        )
+        CONSOLE.print(f"  mnif-export-mesh --load-config {config} --num-samples 8 --format glb", soft_wrap=True)
     else:
         CONSOLE.print(f"Next: mnif-train-prior --load-config {config}", soft_wrap=True)
 
@@ -93,7 +91,7 @@ def _settings(pipeline: MNIFTrainingPipeline, step: int, finished: bool) -> dict
         "steps": step + 1,
         "finished": finished,
         "seed": pipeline.seed,
-        "data": str(data.data),
+        "data": Path(str(data.data)).name,
         "scenes_per_step": data.scenes_per_step,
         "rays_per_scene": data.rays_per_scene,
         "carve_points": data.carve_points,

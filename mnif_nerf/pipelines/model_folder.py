@@ -81,9 +81,7 @@ def locate_model(path: Path | str) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise MNIFError(
-            f"{path}: no such file or folder; give a run's config.yml, a run folder or a model folder."
-        )
+        raise MNIFError(f"{path}: no such file or folder; give a run's config.yml, a run folder or a model folder.")
     folder = path if path.is_dir() else path.parent
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
@@ -99,9 +97,7 @@ def locate_model(path: Path | str) -> Path:
     )
     if runs:
         newest = runs[-1].parent
-        raise MNIFError(
-            f"{path}: holds {len(runs)} run(s), not one; name one of them, such as {newest} (the newest)."
-        )
+        raise MNIFError(f"{path}: holds {len(runs)} run(s), not one; name one of them, such as {newest} (the newest).")
     raise MNIFError(f"{path}: no model here (no config.json, no model/); train one with ns-train mnif-lite.")
 
 
@@ -137,9 +133,7 @@ def write_model(model: StoredModel, folder: Path | str) -> Path:
     return folder
 
 
-def read_model(
-    folder: Path | str, device: torch.device | str = "cpu", with_prior: bool = True
-) -> StoredModel:
+def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prior: bool = True) -> StoredModel:
     """Read a model folder.
 
     Args:
@@ -217,9 +211,7 @@ def write_prior(prior: LatentPrior, folder: Path | str) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise MNIFError(
-            f"{folder / 'config.json'}: not a model of mnif_nerf; give the folder that training wrote."
-        )
+        raise MNIFError(f"{folder / 'config.json'}: not a model of mnif_nerf; give the folder that training wrote.")
     if config.get("format_version") != FORMAT_VERSION:
         written = config.get("versions", {}).get("mnif_nerf", "unknown")
         raise MNIFError(
@@ -249,13 +241,9 @@ def _check_latents(latents: Tensor, names: tuple[str, ...], spec: FieldSpec, pla
             "each; the two come from different runs."
         )
     if len(latents) != len(names):
-        raise MNIFError(
-            f"{place}: {len(latents)} latents for {len(names)} instance names; they must be as many."
-        )
+        raise MNIFError(f"{place}: {len(latents)} latents for {len(names)} instance names; they must be as many.")
     if not torch.isfinite(latents).all():
-        raise MNIFError(
-            f"{place}: NaN or infinite latents; train the model again with a lower learning rate."
-        )
+        raise MNIFError(f"{place}: NaN or infinite latents; train the model again with a lower learning rate.")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -273,9 +261,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_tensor(path: Path, name: str) -> Tensor:
     tensors = _read_tensors(path)
     if name not in tensors:
-        raise MNIFError(
-            f"{path}: has no tensor named {name!r} (it holds {', '.join(sorted(tensors)) or 'nothing'})."
-        )
+        raise MNIFError(f"{path}: has no tensor named {name!r} (it holds {', '.join(sorted(tensors)) or 'nothing'}).")
     return tensors[name]
 
 

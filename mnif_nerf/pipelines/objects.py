@@ -93,9 +93,7 @@ class NeuralObject:
             raise MNIFError(f"resolution {resolution} has no pixels; use at least 1 (256 is usual).")
         radius = self.camera["radius"] if radius is None else radius
         if radius <= self.half_extent:
-            raise MNIFError(
-                f"radius {radius} puts the camera inside the object; use more than {self.half_extent}."
-            )
+            raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {self.half_extent}.")
         pose = orbit_pose(elevation, azimuth, radius).to(field_device(self.field))
         intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
         return to_image(render_view(self.field, pose, intrinsics, self.grid, self.half_extent)["rgb"])
@@ -108,9 +106,7 @@ class NeuralObject:
             raise MNIFError(f"views {num} is too few; ask for at least 1.")
         return [self.render(elevation, first_azimuth + 360.0 * k / num, resolution) for k in range(num)]
 
-    def orbit(
-        self, frames: int = 48, resolution: int = 128, elevation: float = 20.0
-    ) -> Iterator[Image.Image]:
+    def orbit(self, frames: int = 48, resolution: int = 128, elevation: float = 20.0) -> Iterator[Image.Image]:
         """The frames of a turntable, rendered as they are asked for."""
         for k in range(frames):
             yield self.render(elevation, 45.0 + 360.0 * k / frames, resolution)

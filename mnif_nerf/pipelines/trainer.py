@@ -83,9 +83,7 @@ class MNIFTrainer(Trainer):
         """
         super()._update_viewer_state(step)
         if not step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
-            kept = [
-                event for event in writer.EVENT_STORAGE if event["write_type"] is not writer.EventType.SCALAR
-            ]
+            kept = [event for event in writer.EVENT_STORAGE if event["write_type"] is not writer.EventType.SCALAR]
             writer.EVENT_STORAGE[:] = kept
 
     def _how_to_resume(self) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mnif_nerf.data.sampler import RayBatchSampler
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import kernel
 from mnif_nerf.files import write_json
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.machine import flush_denormals, tune_threads
@@ -88,11 +89,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
         self.seed = torch.initial_seed() % 2**31
         self._threads_chosen = False
         self._fitted: tuple[int | None, Tensor] | None = None
-        if (
-            config.eval_mode == "unseen-scenes"
-            and test_mode != "inference"
-            and not len(self.datamanager.eval_dataset)
-        ):
+        if config.eval_mode == "unseen-scenes" and test_mode != "inference" and not len(self.datamanager.eval_dataset):
             # nerfstudio evaluates nothing where the evaluation set is empty, as it is without held-out views.
             self.datamanager.eval_dataset = self.datamanager.dataset_of(self.unseen.scored)
 
@@ -120,6 +117,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
             return
         if self.config.threads > 0:
             torch.set_num_threads(self.config.threads)
+            kernel.set_num_threads(self.config.threads)
             return
         batch = self._batch(0)
 
@@ -129,9 +127,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
 
         threads = tune_threads(gradient)
         self.model.zero_grad(set_to_none=True)
-        CONSOLE.print(
-            f"Training on {threads} thread{'s' if threads > 1 else ''}, the faster choice just now."
-        )
+        CONSOLE.print(f"Training on {threads} thread{'s' if threads > 1 else ''}, the faster choice just now.")
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """Write the model folder with every checkpoint, and train the prior after the last step."""
@@ -151,9 +147,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
         every = trainer.config.steps_per_save
         if every > 0:
             after_step = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
-            callbacks.append(
-                TrainingCallback(after_step, tell_user(at_checkpoint), update_every_num_iters=every)
-            )
+            callbacks.append(TrainingCallback(after_step, tell_user(at_checkpoint), update_every_num_iters=every))
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], tell_user(at_end)))
         return callbacks
 
@@ -231,9 +225,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
     def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """Mean squared error of random rays of the views to score."""
         with self._evaluation(step) as (views, _):
-            bundle, batch = self.datamanager.random_rays(
-                views, self.datamanager.get_eval_rays_per_batch(), step
-            )
+            bundle, batch = self.datamanager.random_rays(views, self.datamanager.get_eval_rays_per_batch(), step)
             outputs = self.model(bundle)
             return (
                 outputs,
@@ -275,9 +267,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
             per_scene: dict[str, list[dict[str, float]]] = defaultdict(list)
             for row, scene in zip(rows, views.scenes):
                 per_scene[names[int(scene)]].append(row)
-            write_json(
-                Path(output_path) / "per_scene.json", {n: _means(part) for n, part in per_scene.items()}
-            )
+            write_json(Path(output_path) / "per_scene.json", {n: _means(part) for n, part in per_scene.items()})
         result = _means(rows)
         self._report(result, len(rows), step)
         if get_std:
@@ -293,9 +283,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
         )
         CONSOLE.print(f"{'' if step is None else f'step {step}: '}{numbers} over {count} {what}")
 
-    def _score(
-        self, camera: Any, batch: dict[str, Any], index: int, output_path: Path | None
-    ) -> dict[str, float]:
+    def _score(self, camera: Any, batch: dict[str, Any], index: int, output_path: Path | None) -> dict[str, float]:
         start = perf_counter()
         outputs = self.model.get_outputs_for_camera(camera)
         seconds = perf_counter() - start

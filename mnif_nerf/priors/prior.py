@@ -100,9 +100,7 @@ class LatentPrior:
         spec = config.denoiser_spec(len(latents), whitening.dim)
         with threads_for(spec), _progress_bar(total, progress, on_step) as report_step:
             denoiser, report = train_denoiser(whitened, config, report_step, device)
-        settings = scheduler_config(
-            make_scheduler("dpm-solver++", config.prediction, config.num_train_timesteps)
-        )
+        settings = scheduler_config(make_scheduler("dpm-solver++", config.prediction, config.num_train_timesteps))
         identity = (torch.ones(whitening.dim, device=device), torch.zeros(whitening.dim, device=device))
         prior = cls(whitening.to(device), denoiser, settings, whitened.to(device), identity, config, report)
         if config.calibrate:
@@ -163,9 +161,7 @@ class LatentPrior:
         if batch < 1:
             raise MNIFError(f"batch: {batch}, expected at least 1.")
         if not 0 <= temperature < float("inf"):
-            raise MNIFError(
-                f"temperature: {temperature}, expected a number of at least 0 (1 is the model itself)."
-            )
+            raise MNIFError(f"temperature: {temperature}, expected a number of at least 0 (1 is the model itself).")
         if seed < 0:
             raise MNIFError(f"seed: {seed}, expected at least 0.")
         parts = []
@@ -194,9 +190,7 @@ class LatentPrior:
                 "that the prior was trained on."
             )
         whitened = self.whitening.apply(latents.to(self.train))
-        distance, index = torch.cdist(whitened, self.train, compute_mode="donot_use_mm_for_euclid_dist").min(
-            1
-        )
+        distance, index = torch.cdist(whitened, self.train, compute_mode="donot_use_mm_for_euclid_dist").min(1)
         return distance / self.whitening.dim**0.5, index
 
     def spacing(self) -> float:
@@ -226,9 +220,7 @@ class LatentPrior:
         if folder.exists() and (
             not folder.is_dir() or (any(folder.iterdir()) and not (folder / "prior.json").exists())
         ):
-            raise MNIFError(
-                f"{folder}: exists and is not a prior folder; choose another name or remove it first."
-            )
+            raise MNIFError(f"{folder}: exists and is not a prior folder; choose another name or remove it first.")
         content = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -280,9 +272,7 @@ class LatentPrior:
         denoiser = denoiser.eval().requires_grad_(False)
         return cls(whitening, denoiser, scheduler, tensors["train"], calibration, config, report).to(device)
 
-    def _draw(
-        self, streams: list[torch.Generator], sampler: str, steps: int | None, temperature: float
-    ) -> Tensor:
+    def _draw(self, streams: list[torch.Generator], sampler: str, steps: int | None, temperature: float) -> Tensor:
         if steps is not None and steps < 1:
             raise MNIFError(f"steps: {steps}, expected at least 1.")
         if sampler == "gaussian":
@@ -292,9 +282,7 @@ class LatentPrior:
         scheduler = scheduler_from_config(self.scheduler, sampler)
         limit = int(scheduler.config.num_train_timesteps)
         if steps is not None and steps > limit:
-            raise MNIFError(
-                f"steps: {steps}, expected at most {limit}, the timesteps the prior was trained with."
-            )
+            raise MNIFError(f"steps: {steps}, expected at most {limit}, the timesteps the prior was trained with.")
         count = min(DEFAULT_STEPS[sampler], limit) if steps is None else steps
         with threads_for(self.denoiser.spec):
             drawn = reverse_process(
@@ -337,13 +325,9 @@ def _progress_bar(total: int, shown: bool, on_step: OnStep | None) -> Iterator[O
 
 def _checked_table(latents: Tensor) -> Tensor:
     if latents.ndim != 2 or latents.shape[1] < 1:
-        raise MNIFError(
-            f"latents: shape {tuple(latents.shape)}, expected [N, D], one row per training instance."
-        )
+        raise MNIFError(f"latents: shape {tuple(latents.shape)}, expected [N, D], one row per training instance.")
     if len(latents) < 2:
-        raise MNIFError(
-            f"latents: {len(latents)}, expected at least 2; a prior needs more than one instance."
-        )
+        raise MNIFError(f"latents: {len(latents)}, expected at least 2; a prior needs more than one instance.")
     broken = (~torch.isfinite(latents)).any(1).nonzero().flatten().tolist()
     if broken:
         raise MNIFError(
@@ -375,13 +359,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise MNIFError(f"{path}: cannot be read ({error}); train the prior again.") from None
 
 
-def _check_shapes(
-    path: Path, tensors: dict[str, Tensor], denoiser: Denoiser, sizes: tuple[int, int, int]
-) -> None:
+def _check_shapes(path: Path, tensors: dict[str, Tensor], denoiser: Denoiser, sizes: tuple[int, int, int]) -> None:
     count, latent_dim, dim = sizes
-    expected: dict[str, tuple[int, ...]] = {
-        f"denoiser.{k}": tuple(v.shape) for k, v in denoiser.state_dict().items()
-    }
+    expected: dict[str, tuple[int, ...]] = {f"denoiser.{k}": tuple(v.shape) for k, v in denoiser.state_dict().items()}
     expected |= {
         "whitening.mean": (latent_dim,),
         "whitening.basis": (latent_dim, dim),

@@ -67,9 +67,7 @@ class PriorConfig:
         if self.whitening not in MODES:
             raise MNIFError(f"whitening: unknown mode {self.whitening!r}; choose one of {', '.join(MODES)}.")
         if self.prediction not in PREDICTIONS:
-            raise MNIFError(
-                f"prediction: unknown type {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}."
-            )
+            raise MNIFError(f"prediction: unknown type {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
         if self.steps is not None and self.steps < 1:
             raise MNIFError(f"steps: {self.steps}, expected at least 1 training step.")
         if self.batch_size < 1:
@@ -105,8 +103,7 @@ class PriorConfig:
         unknown = set(content) - {f.name for f in fields(cls)}
         if unknown:
             raise MNIFError(
-                f"prior settings: unknown {', '.join(sorted(unknown))}; train the prior again "
-                "with this version."
+                f"prior settings: unknown {', '.join(sorted(unknown))}; train the prior again with this version."
             )
         return cls(**content)
 

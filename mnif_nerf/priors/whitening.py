@@ -66,15 +66,11 @@ class Whitening(nn.Module):
             MNIFError: unknown mode, bad rank or share, or latents that are not a [N >= 1, D] table.
         """
         if latents.ndim != 2 or latents.shape[0] < 1:
-            raise MNIFError(
-                f"whitening: latents of shape {tuple(latents.shape)}, expected [N, D] with N >= 1."
-            )
+            raise MNIFError(f"whitening: latents of shape {tuple(latents.shape)}, expected [N, D] with N >= 1.")
         if rank is not None and rank < 1:
             raise MNIFError(f"whitening: rank {rank}, expected at least 1.")
         if explained_variance is not None and not 0 < explained_variance <= 1:
-            raise MNIFError(
-                f"whitening: explained variance {explained_variance}, expected a share in (0, 1]."
-            )
+            raise MNIFError(f"whitening: explained variance {explained_variance}, expected a share in (0, 1].")
         z = latents.detach().cpu().double()
         if mode == "none":
             dim = z.shape[1]
@@ -128,9 +124,7 @@ def _fit_pca(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     kept = scale > _noise_floor(z, scale)
     basis = directions[kept].T
     # A singular vector's sign is arbitrary and differs between LAPACK builds: fix it, so that seeds repeat.
-    largest = (
-        basis.abs().argmax(0, keepdim=True) if basis.shape[1] else basis.new_zeros((1, 0), dtype=torch.long)
-    )
+    largest = basis.abs().argmax(0, keepdim=True) if basis.shape[1] else basis.new_zeros((1, 0), dtype=torch.long)
     signs = basis.gather(0, largest).sign()
     return mean, basis * signs, scale[kept]
 

@@ -34,7 +34,7 @@ class LossConfig:
 
 
 def sample_distances(near: Tensor, far: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    """Distances `[B, R, S]`, one in each of S equal bins of [near, far] `[B, R]`, jittered when a generator is given."""
+    """Distances `[B, R, S]`, one in each of S equal bins of [near, far] `[B, R]`; jittered, given a generator."""
     offset: Tensor | float = 0.5
     if generator is not None:
         offset = torch.rand(*near.shape, samples, generator=generator).to(near.device)
