@@ -56,7 +56,7 @@ class Method:
     mask_weight: float = 0.02
     carve_weight: float = 0.1
     carve_length: float = 0.1
-    latent_weight: float = 1e-2
+    latent_weight: float = 1e-3
     latent_noise: float = 0.0
     latent_init_std: float = 0.0
     grid_resolution: int = 48
@@ -87,13 +87,13 @@ MNIF = Method(
     "mnif",
     width=64, hidden_layers=4, num_bases=256, latent_dim=128,
     scenes_per_step=32, rays_per_scene=128, carve_points=64,
-    field_lr=5e-4, projection_lr=1e-3 / 256, latent_lr=5e-3, warmup_steps=500,
+    field_lr=5e-4, projection_lr=1e-4, latent_lr=5e-3, warmup_steps=500,
 )  # fmt: skip
 MNIF_LITE = Method(
     "mnif-lite",
     width=48, hidden_layers=3, num_bases=32, latent_dim=32,
     scenes_per_step=16, rays_per_scene=64, carve_points=64,
-    field_lr=1e-3, projection_lr=1e-2 / 32, latent_lr=5e-3, warmup_steps=100,
+    field_lr=1e-3, projection_lr=1e-3, latent_lr=5e-3, warmup_steps=100,
 )  # fmt: skip
 METHODS = {method.name: method for method in (MNIF, MNIF_LITE)}
 
@@ -131,7 +131,7 @@ class OurTrainer:
             seed,
             views,
         )
-        adam = {"betas": method.betas, "eps": method.eps}
+        adam: dict[str, Any] = {"betas": method.betas, "eps": method.eps}
         self.optimizers = [
             torch.optim.Adam(self.field.bases.parameters(), lr=method.field_lr, fused=True, **adam),
             torch.optim.Adam(self.field.projection.parameters(), lr=method.projection_lr, fused=True, **adam),
@@ -199,9 +199,7 @@ class OurTrainer:
 
     def grid(self, field: CompactField) -> OccupancyGrid:
         """The occupancy grid that rendering skips empty space with."""
-        return OccupancyGrid.from_field(
-            field, self.method.grid_resolution, bounds=self._bounds, device=self.device
-        )
+        return OccupancyGrid.from_field(field, self.method.grid_resolution, bounds=self._bounds, device=self.device)
 
     def render_view(self, scene: int, pose: Tensor, camera: Intrinsics) -> Tensor:
         """One view `[H, W, 3]` in [0, 1] of a training scene."""
@@ -234,9 +232,7 @@ def step_gflop(shapes: Sequence[tuple[int, int]], points: int, instances: int, b
 # ------------------------------------------------------------------------------------------------------- data
 
 
-def demo_data(
-    root: Path | str, cars: int = 128, views: int = 16, resolution: int = 64, seed: int = 0
-) -> Path:
+def demo_data(root: Path | str, cars: int = 128, views: int = 16, resolution: int = 64, seed: int = 0) -> Path:
     """The data of `mnif-demo` (made by it or here), or whatever data set lies at `root` already."""
     root = Path(root)
     if not root.exists() or not any(root.iterdir()) or (root / "dataset.json").is_file():
@@ -306,9 +302,7 @@ def tiled_store(base: PackedStore, scenes: int, folder: Path | None = None) -> P
 
 def open_tiled(data: str, scenes: int, folder: str | None = None) -> PackedStore:
     """The tiled store over the training split at `data`."""
-    return tiled_store(
-        open_store(data, "train", progress=False), scenes, None if folder is None else Path(folder)
-    )
+    return tiled_store(open_store(data, "train", progress=False), scenes, None if folder is None else Path(folder))
 
 
 # ------------------------------------------------------------------------------------------ threads and clock
@@ -329,6 +323,11 @@ def choose_threads(step: Callable[[], object], wanted: int = 0, repeats: int = 3
     else:
         tune_threads(step, repeats)
     return {"torch": torch.get_num_threads(), "kernel": kernel.num_threads()}
+
+
+def threads_text(threads: dict[str, int]) -> str:
+    """How many threads torch has, and how many the compiled kernel: "2/2"."""
+    return f"{threads['torch']}/{threads['kernel']}"
 
 
 def num_cores() -> int:

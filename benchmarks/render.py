@@ -73,14 +73,10 @@ class Subject:
 
 def learned(config: Config, method: common.Method) -> Subject:
     """Learn a few cars for some seconds."""
-    data = common.small_cars(
-        config.cache, config.train_cars, config.train_views, config.train_resolution, config.seed
-    )
+    data = common.small_cars(config.cache, config.train_cars, config.train_views, config.train_resolution, config.seed)
     store = common.open_store(data, "train", progress=False)
     # A run of seconds has no time for the method's own warm-up.
-    trainer = common.OurTrainer(
-        store, dataclasses.replace(method, warmup_steps=50), config.device, config.seed
-    )
+    trainer = common.OurTrainer(store, dataclasses.replace(method, warmup_steps=50), config.device, config.seed)
     common.choose_threads(trainer.gradient, config.threads)
     start, used = common.spent(config.device), 0.0
     while used < config.train_seconds:
@@ -92,9 +88,7 @@ def learned(config: Config, method: common.Method) -> Subject:
         view = store.view_range(scene)[0]
         camera = Intrinsics(*store.intrinsics[scene].tolist(), store.height, store.width)
         picture = trainer.render_view(scene, torch.from_numpy(store.poses[view]), camera)
-        scores.append(
-            float(psnr(picture, torch.from_numpy(store.images[view]).to(picture.device).float() / 255))
-        )
+        scores.append(float(psnr(picture, torch.from_numpy(store.images[view]).to(picture.device).float() / 255)))
     fields = [trainer.collapse(scene) for scene in objects]
     print(f"{method.name}: {trainer.steps_taken} steps, training views at {fmean(scores):.1f} dB", flush=True)
     bounds = common.hull_union(store)
@@ -107,9 +101,7 @@ def stored(config: Config) -> Subject:
 
     assert config.model is not None
     model = read_model(locate_model(config.model), config.device, with_prior=False)
-    chosen = (
-        torch.linspace(0, len(model.latents) - 1, min(config.objects, len(model.latents))).long().tolist()
-    )
+    chosen = torch.linspace(0, len(model.latents) - 1, min(config.objects, len(model.latents))).long().tolist()
     fields = [model.field.collapse(model.latents[row]).to(config.device) for row in chosen]
     spec = model.field.spec
     return Subject(f"width {spec.width}, {spec.hidden_layers} hidden", fields, model.cells, 48, None)
@@ -141,9 +133,7 @@ def time_subject(config: Config, subject: Subject) -> list[dict[str, Any]]:
                 pictures = {}
                 for mode, used in (("dense", None), ("skipping", grid)):
 
-                    def work(
-                        f: CompactField = field, p: torch.Tensor = pose, g: Any = used, m: str = mode
-                    ) -> None:
+                    def work(f: CompactField = field, p: torch.Tensor = pose, g: Any = used, m: str = mode) -> None:
                         pictures[m] = render_view(f, p, camera, g)  # noqa: B023
 
                     times[mode].append(common.timed(work, config.device))
@@ -202,7 +192,12 @@ def main(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-if __name__ == "__main__":
+def entrypoint() -> None:
+    """The script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(Config)) and None)
+    main(tyro.cli(Config))
+
+
+if __name__ == "__main__":
+    run_command(entrypoint)

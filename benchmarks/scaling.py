@@ -187,7 +187,7 @@ def added(memory: dict[str, float]) -> float:
 
 def scene_table(rows: list[dict[str, Any]]) -> str:
     """Step by number of scenes; ratios are to the first row."""
-    columns = ["scenes", "ms/step", "ratio", "private MiB", "peak MiB less imports", "data on disk, MiB"]
+    columns = ["scenes", "ms/step", "ratio", "private MiB", "peak MiB", "data on disk, MiB"]
     first = median(rows[0]["times"])
     body = []
     for row in rows:
@@ -220,8 +220,8 @@ def main(config: Config) -> dict[str, Any]:
     threads = [results[part][0]["threads"]["torch"] for part in ("scenes", "mixing")]
     notes = (
         f"Step: `{config.method}`, {threads[0]} threads; pictures are mapped from disk, and mapped pages, "
-        "which the system can drop at any time, count in the peak but not as private (latents, "
-        f"optimisers, networks, libraries). Mixing: {config.instances} networks of width {config.width}, "
+        "which the system can drop at any time, count in the peak but not as private memory (latents, "
+        f"optimisers, networks); both less imports. Mixing: {config.instances} networks of width {config.width}, "
         f"{config.hidden_layers} hidden layers, latent {config.latent_dim}, forward and backward, "
         f"{threads[1]} threads; memory is the peak less imports, bases and their gradients included. "
         "Medians of alternating turns."
@@ -231,7 +231,12 @@ def main(config: Config) -> dict[str, Any]:
     return results
 
 
-if __name__ == "__main__":
+def entrypoint() -> None:
+    """The script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(Config)) and None)
+    main(tyro.cli(Config))
+
+
+if __name__ == "__main__":
+    run_command(entrypoint)

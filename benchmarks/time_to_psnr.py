@@ -183,9 +183,8 @@ def measure(config: Config) -> dict[str, Any]:
     runs[f"ours (`{config.method}`), one run"] = ({}, config.seconds)
     results = follow(config, runs)
     if config.finish_each:
-        earlier = {f"ours, a run of {mark:g} s": ({}, (mark,)) for mark in config.seconds[:-1]}
-        for name, run in earlier.items():
-            results |= follow(config, {name: run})
+        for mark in config.seconds[:-1]:
+            results |= follow(config, {f"ours, a run of {mark:g} s": ({}, (mark,))})
     return results
 
 
@@ -212,7 +211,7 @@ def main(config: Config) -> dict[str, Any]:
     """Measure and print."""
     info = report.machine(config.seed)
     results = measure(config)
-    threads = ", ".join(f"{name}: {result['threads']['torch']}" for name, result in results.items())
+    threads = ", ".join(f"{name}: {common.threads_text(result['threads'])}" for name, result in results.items())
     notes = (
         f"Held-out views of the training cars in {config.data}, {config.eval_scenes} cars x "
         f"{config.eval_views} views, mean of the views' PSNR (an all-white picture scores about 10 dB). "
@@ -220,13 +219,18 @@ def main(config: Config) -> dict[str, Any]:
         "mark is a run under way, below what a run that ends there reaches (`--finish-each`). The "
         "recipe's rate is as good as constant here: its cosine spans 1,000 epochs. Its step has 8 x "
         f"{config.recipe_views} x {config.recipe_pixels} rays (the release: 8 x 32 x 512). Evaluation is "
-        f"not in the times. Threads: {threads}."
+        f"not in the times. Threads (torch/kernel): {threads}."
     )
     report.finish("PSNR against training time", [table(config, results), notes], info, results, config.output)
     return results
 
 
-if __name__ == "__main__":
+def entrypoint() -> None:
+    """The script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(Config)) and None)
+    main(tyro.cli(Config))
+
+
+if __name__ == "__main__":
+    run_command(entrypoint)

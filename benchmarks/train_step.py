@@ -170,9 +170,7 @@ def measure(config: Config) -> dict[str, Any]:
     shared = {"data": str(data), "scenes": config.scenes, "device": config.device, "seed": config.seed}
     results: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
-        gemm = stack.enter_context(
-            Worker("train_step:Gemm", {"size": 2048 // config.scale, "device": config.device})
-        )
+        gemm = stack.enter_context(Worker("train_step:Gemm", {"size": 2048 // config.scale, "device": config.device}))
         workers = {}
         for name, settings in configurations(config).items():
             worker = Worker("train_step:Stepper", {"settings": settings, **shared})
@@ -193,7 +191,7 @@ def measure(config: Config) -> dict[str, Any]:
 def table(results: dict[str, Any]) -> str:
     """The comparison, one row per configuration; ratios are to the first."""
     columns = [
-        "step", "threads", "rays", "samples", "ms/step", "rays/s", "points/s", "GFLOP/s", "of GEMM peak",
+        "step", "threads*", "rays", "samples", "ms/step", "rays/s", "points/s", "GFLOP/s", "of GEMM peak",
         "peak MiB", "less imports, MiB", "rays/s, ratio", "points/s, ratio", "memory, ratio",
     ]  # fmt: skip
     rows, first = [], None
@@ -206,7 +204,7 @@ def table(results: dict[str, Any]) -> str:
         first = first or (*rates, added)
         flops = result["gflop"] / seconds
         rows.append([
-            name, result["threads"]["torch"], result["rays"], result["points"], 1e3 * seconds, *rates,
+            name, common.threads_text(result["threads"]), result["rays"], result["points"], 1e3 * seconds, *rates,
             flops, f"{100 * flops / results['gemm']['gflops']:.1f} %", memory["peak"], added,
             f"{rates[0] / first[0]:.1f}x", f"{rates[1] / first[1]:.1f}x", f"{added / first[2]:.2f}x",
         ])  # fmt: skip
@@ -225,13 +223,18 @@ def main(config: Config) -> dict[str, Any]:
         "from all pixels and take 32 samples each; ours all meet the object's hull and take 8, so the two "
         'are not worth the same; "samples" counts our carve points too. FLOPs are the layers\' products '
         "and the mixing, forward and backward; sines, ray drawing and optimisers are in the time alone. "
-        f'"Less imports" is {memory}.'
+        f'"Less imports" is {memory}. *Threads of torch/of the compiled kernel.'
     )
     report.finish("Training step", [table(results), notes], info, results, config.output)
     return results
 
 
-if __name__ == "__main__":
+def entrypoint() -> None:
+    """The script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(Config)) and None)
+    main(tyro.cli(Config))
+
+
+if __name__ == "__main__":
+    run_command(entrypoint)

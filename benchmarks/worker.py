@@ -6,6 +6,7 @@ object and then answers calls, one JSON line each. An idle worker sleeps; severa
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -56,12 +57,13 @@ class Worker:
     def call(self, method: str, **arguments: Any) -> Any:
         """The result of a method of the worker's object ("memory" is every worker's own)."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([method, arguments]) + "\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # its end is told by what it answered last, if anything
+            self.process.stdin.write(json.dumps([method, arguments]) + "\n")
+            self.process.stdin.flush()
         return self._read()
 
     def memory(self) -> dict[str, float]:
-        """MiB: "peak" and "added" (peak less what the imports took), "private" now; on CUDA "device" peak."""
+        """MiB: "peak", "added" (peak less imports), "private" (now, less imports); on CUDA "device" (peak)."""
         return self.call("memory")
 
     def _read(self) -> Any:
@@ -82,8 +84,9 @@ class Worker:
 
     def close(self) -> None:
         """Let the process end, and wait for it."""
-        if self.process.stdin is not None and self.process.poll() is None:
-            self.process.stdin.close()
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
         try:
             self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -101,12 +104,12 @@ class Worker:
         self.close()
 
 
-def memory(at_start: float) -> dict[str, float]:
-    """See `Worker.memory`."""
+def memory(resident: float, private: float) -> dict[str, float]:
+    """See `Worker.memory`; the arguments are what the process held after its imports."""
     import torch
 
-    found = {"peak": process_mb("VmHWM"), "private": process_mb("RssAnon")}
-    found["added"] = found["peak"] - at_start
+    found = {"peak": process_mb("VmHWM"), "private": process_mb("RssAnon") - private}
+    found["added"] = found["peak"] - resident
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found["device"] = torch.cuda.max_memory_allocated() / 2**20
     return found
@@ -140,13 +143,13 @@ def serve(target: str, arguments: dict[str, Any]) -> None:
         module, name = target.split(":")
         build = getattr(importlib.import_module(module), name)
         warm_torch(arguments.get("device", "cpu"))
-        at_start = process_mb("VmRSS")
+        at_start = process_mb("VmRSS"), process_mb("RssAnon")
         flush_denormals()
         subject = build(**arguments)
         answer({"value": None})
         for line in sys.stdin:
             method, given = json.loads(line)
-            value = memory(at_start) if method == "memory" else getattr(subject, method)(**given)
+            value = memory(*at_start) if method == "memory" else getattr(subject, method)(**given)
             answer({"value": value})
     except MNIFError as error:
         answer({"error": str(error)})

@@ -38,7 +38,7 @@ def trainer(name: str, steps: int, vis: str, **parts: Any) -> MNIFTrainerConfig:
     return MNIFTrainerConfig(
         method_name=name,
         max_num_iterations=steps,
-        steps_per_save=1000,
+        steps_per_save=2000,
         steps_per_eval_batch=0,
         steps_per_eval_image=1000,
         steps_per_eval_all_images=2000,
@@ -71,7 +71,7 @@ mnif = MethodSpecification(
 mnif_lite = MethodSpecification(
     config=trainer(
         "mnif-lite",
-        steps=8_000,
+        steps=14_000,
         # No server beside the training: on two cores the viewer would take its share of them.
         vis="tensorboard",
         pipeline=MNIFTrainingPipelineConfig(

@@ -305,19 +305,6 @@ def test_command_download_takes_a_local_archive(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_help_stays_light():
-    """Neither torch nor trimesh is imported for --help: that is what keeps it fast."""
-    code = (
-        "import sys\nfrom mnif_nerf.cli.data import entrypoint\n"
-        "sys.argv = ['mnif-data', 'from-meshes', '--help']\n"
-        "try:\n    entrypoint()\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('torch', 'trimesh', 'scipy', 'nerfstudio') if name in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "[]"
-    assert "--output" in result.stdout
-
-
 def test_ctrl_c_leaves_no_temporary_folder(tmp_path):
     """The process group gets SIGINT while cars are rendered; what is there afterwards is whole."""
     import os

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +9,9 @@ import pytest
 import torch
 import trimesh
 from safetensors.torch import save_file
-from tiny_model import tiny_model
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
-from mnif_nerf.pipelines.model_folder import write_model
-from mnif_nerf.priors.prior import LatentPrior, PriorConfig
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with a (barely trained) prior."""
-    model = tiny_model(num_instances=12)
-    model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=5))
-    return write_model(model, tmp_path_factory.mktemp("run") / "model")
-
-
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may damage."""
-    return Path(shutil.copytree(trained, tmp_path / "model"))
-
-
-@pytest.fixture(scope="module")
-def pipe(trained: Path) -> MNIFPipeline:
-    return MNIFPipeline.from_pretrained(trained, device="cpu")
-
 
 # --- the pipeline -----------------------------------------------------------------------------------------
 
@@ -188,13 +162,3 @@ def test_object_round_trip(pipe: MNIFPipeline, tmp_path: Path) -> None:
 def test_devices() -> None:
     with pytest.raises(MNIFError, match="not known"):
         MNIFPipeline.from_pretrained("x", device="toaster")
-
-
-def test_works_without_nerfstudio(trained: Path) -> None:
-    script = (
-        "import sys; sys.modules['nerfstudio'] = None\n"
-        "from mnif_nerf import MNIFPipeline\n"
-        f"pipe = MNIFPipeline.from_pretrained({str(trained)!r})\n"
-        "assert pipe(1)[0].render(resolution=8).size == (8, 8)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)

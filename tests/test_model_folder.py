@@ -9,32 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_model import tiny_model
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_model, write_prior
+from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_prior
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with a (barely trained) prior."""
-    model = tiny_model(num_instances=12)
-    model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=5))
-    return write_model(model, tmp_path_factory.mktemp("run") / "model")
-
-
-@pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it that a test may damage."""
-    return Path(shutil.copytree(trained, tmp_path / "model"))
-
-
-@pytest.fixture(scope="module")
-def pipe(trained: Path) -> MNIFPipeline:
-    return MNIFPipeline.from_pretrained(trained, device="cpu")
-
 
 # --- the folder -------------------------------------------------------------------------------------------
 

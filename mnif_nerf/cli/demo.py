@@ -55,16 +55,16 @@ def main(config: DemoConfig) -> None:
     run = config.output / "mnif-lite" / "run"
     with _stage(timings, "2/5 training and latent prior"):
         _train(config, run)
+    trained = run / "model" / "prior" / "prior.json"
+    common = ["--load-config", str(run / "config.yml"), "--seed", str(config.seed)]
     with _stage(timings, "3/5 samples"):
-        _command(
-            "mnif-sample", "--load-config", str(run / "config.yml"), "--num-samples", str(config.num_samples),
-            "--seed", str(config.seed), "--output", str(config.output / "samples"), "--overwrite",
-        )  # fmt: skip
+        output = config.output / "samples"
+        if not _newer(output / "samples.json", trained):
+            _command("mnif-sample", *common, "--num-samples", str(config.num_samples), "--output", str(output))
     with _stage(timings, "4/5 meshes"):
-        _command(
-            "mnif-export-mesh", "--load-config", str(run / "config.yml"), "--num-samples", "4",
-            "--seed", str(config.seed), "--format", "glb", "--output", str(config.output / "meshes"), "--overwrite",
-        )  # fmt: skip
+        output = config.output / "meshes"
+        if not _newer(output / "report.json", trained):
+            _command("mnif-export-mesh", *common, "--num-samples", "4", "--format", "glb", "--output", str(output))
     with _stage(timings, "5/5 overview page"):
         page = _overview(config, run)
     print("\n" + "\n".join(f"{name:32s} {seconds:6.1f} s" for name, seconds in timings.items()))
@@ -79,6 +79,14 @@ def _stage(timings: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     timings[name] = time.perf_counter() - start
+
+
+def _newer(result: Path, source: Path) -> bool:
+    """Whether `result` was made after `source`, so that it need not be made again."""
+    done = result.is_file() and source.is_file() and result.stat().st_mtime >= source.stat().st_mtime
+    if done:
+        print(f"{result.parent}: made from this model already; remove it to make it again.")
+    return done
 
 
 def _command(name: str, *arguments: str) -> None:

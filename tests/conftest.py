@@ -1,0 +1,33 @@
+"""Fixtures that several files share: a tiny model on disk, and one thread for what tests start."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_model import tiny_model
+
+from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.model_folder import write_model
+from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a (barely trained) prior; tests leave it as it is."""
+    model = tiny_model(num_instances=12)
+    model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=5))
+    return write_model(model, tmp_path_factory.mktemp("run") / "model")
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that a test may damage."""
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def pipe(trained: Path) -> MNIFPipeline:
+    """The pipeline of that model, on the CPU."""
+    return MNIFPipeline.from_pretrained(trained, device="cpu")

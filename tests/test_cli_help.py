@@ -1,0 +1,53 @@
+"""Every console script: found through its entry point, and its --help imports nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import distribution
+
+import pytest
+
+HEAVY = ("torch", "nerfstudio", "trimesh", "diffusers", "scipy", "PIL", "imageio", "torchmetrics")
+SCRIPTS = sorted(point.name for point in distribution("mnif_nerf").entry_points if point.group == "console_scripts")
+COMMANDS = {name: [[]] for name in SCRIPTS}
+COMMANDS["mnif-data"] += [["procedural-cars"], ["from-meshes"], ["download"], ["check"]]
+
+PROGRAM = """
+import sys
+from importlib.metadata import distribution
+name, *words = sys.argv[1:]
+(point,) = [p for p in distribution("mnif_nerf").entry_points if (p.group, p.name) == ("console_scripts", name)]
+sys.argv = [name, *words, "--help"]
+try:
+    point.load()()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+else:
+    raise AssertionError("--help went on to run the command")
+heavy = sorted(set(HEAVY) & set(sys.modules))
+assert not heavy, f"--help imports {', '.join(heavy)}"
+"""
+
+
+def test_the_scripts_are_all_there() -> None:
+    assert SCRIPTS == ["mnif-data", "mnif-demo", "mnif-export-mesh", "mnif-sample", "mnif-train-prior"]
+
+
+@pytest.mark.parametrize(("name", "words"), [(name, words) for name, several in COMMANDS.items() for words in several])
+def test_help_is_light(name: str, words: list[str]) -> None:
+    program = PROGRAM.replace("HEAVY", repr(HEAVY))
+    done = subprocess.run(
+        [sys.executable, "-c", program, name, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"usage: {' '.join([name, *words])}" in done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_unknown_options_are_refused(name: str) -> None:
+    command = [sys.executable, "-c", PROGRAM.replace("HEAVY", repr(HEAVY)).replace('"--help"', '"--no-such-option"')]
+    done = subprocess.run([*command, name], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "AssertionError: 2" in done.stderr
+    assert "no-such-option" in done.stderr + done.stdout

@@ -1,0 +1,63 @@
+"""The numbered examples, run as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trimesh
+from PIL import Image
+
+from mnif_nerf.pipelines.model_folder import read_model
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def run_example(name: str, *arguments: str, where: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=where, env=environment, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("example")
+    printed = run_example("02_train_without_nerfstudio.py", str(folder), "60", where=folder)
+    errors = [float(line.split()[-1]) for line in printed.splitlines() if line.startswith("step")]
+    assert errors[-1] < 0.5 * errors[0]
+    assert f"wrote {folder / 'model'}" in printed
+    return folder
+
+
+def test_every_example_is_run_here() -> None:
+    tested = Path(__file__).read_text(encoding="utf-8")
+    assert [path.name for path in sorted(EXAMPLES.glob("*.py")) if path.name not in tested] == []
+
+
+def test_one_network_per_instance(tmp_path: Path) -> None:
+    printed = run_example("01_one_network_per_instance.py", where=tmp_path)
+    assert "learnable: 4,590,080 parameters" in printed
+    assert "one instance: 17,156 parameters" in printed
+    assert float(printed.split("largest difference to the mixture: ")[1].split()[0]) < 1e-4
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_without_nerfstudio(example: Path) -> None:
+    model = read_model(example / "model")
+    assert len(model.names) == 7
+    assert model.latents.std() > 0
+    assert model.prior is not None
+
+
+def test_generation(example: Path, tmp_path: Path) -> None:
+    printed = run_example("03_generate.py", str(example / "model"), str(tmp_path / "out"), where=tmp_path)
+    assert printed.count("nearest training instance") == 4
+    width, height = Image.open(tmp_path / "out" / "objects.png").size
+    assert width >= 4 * 96
+    assert height >= 5 * 96
+    assert trimesh.load(tmp_path / "out" / "object.glb", force="mesh").is_watertight

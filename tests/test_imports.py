@@ -1,0 +1,187 @@
+"""Who imports whom: floors only downwards, nerfstudio only on the fourth, and nothing heavy before it is used."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(importlib.import_module("mnif_nerf").__file__ or "").parent
+# A room may import itself and what lies on lower floors; floor 0 is what every room may use.
+FLOORS = {
+    0: ("__init__", "errors", "files", "machine"),
+    1: ("fields", "rendering"),
+    2: ("latents", "priors", "metrics", "data"),
+    3: ("export",),
+    4: ("models", "pipelines", "viewer"),
+    5: ("configs", "cli"),
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+# On one floor, but one builds on the other: pipelines are made of models; a field's occupancy grid casts its rays.
+NEIGHBOURS = {("pipelines", "models"), ("rendering", "fields")}
+# The parts of the upper floors that must work where nerfstudio is not installed.
+GENERATION = ("pipelines.generation", "pipelines.model_folder", "pipelines.objects")
+
+
+def module_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def works_without_nerfstudio(file: Path) -> bool:
+    own = name_of(file).removeprefix("mnif_nerf.")
+    return FLOOR_OF[room_of(file)] <= 3 or own in GENERATION or own.split(".")[0] == "cli"
+
+
+def imported(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of every import that runs; those for type checkers alone do not."""
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room_of(file) for file in module_files()} <= set(FLOOR_OF)
+
+
+def test_imports_go_down_only() -> None:
+    wrong = []
+    for file in module_files():
+        here = room_of(file)
+        for line, name in imported(file):
+            if not name.startswith("mnif_nerf."):
+                continue
+            there = name.split(".")[1]
+            allowed = here == there or FLOOR_OF.get(there, 0) < FLOOR_OF[here] or (here, there) in NEIGHBOURS
+            if not allowed and FLOOR_OF[here] > 0:
+                wrong.append(f"{file}:{line} imports {name}")
+            if FLOOR_OF[here] == 0 and FLOOR_OF.get(there, 0) > 0:
+                wrong.append(f"{file}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nerfstudio_is_named_only_where_it_may_be() -> None:
+    wrong = [
+        f"{file}:{line}"
+        for file in module_files()
+        if works_without_nerfstudio(file)
+        for line, name in imported(file)
+        if name.split(".")[0] == "nerfstudio"
+    ]
+    assert not wrong
+
+
+BLOCKED = """
+import sys
+from importlib import import_module
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "nerfstudio":
+            raise ImportError("nerfstudio is blocked in this test")
+
+sys.meta_path.insert(0, Blocker())
+folder, output, *modules = sys.argv[1:]
+for module in modules:
+    import_module(module)
+
+from mnif_nerf import MNIFPipeline
+
+pipe = MNIFPipeline.from_pretrained(folder, device="cpu")
+first, second = pipe(num_samples=2, seed=1)
+assert first.render(resolution=8).size == (8, 8)
+assert pipe.nearest(second)[0] in pipe.names
+assert len(pipe.interpolate(0, 1, num=3)) == 3
+mesh = pipe.instance(0).mesh(resolution=16)
+assert mesh.is_watertight
+mesh.export(output + "/object.glb")
+first.save(output + "/object.safetensors")
+pipe.save_pretrained(output + "/copy")
+assert "nerfstudio" not in sys.modules
+"""
+
+
+def test_generation_works_with_nerfstudio_blocked(trained: Path, tmp_path: Path) -> None:
+    modules = [name_of(file) for file in module_files() if works_without_nerfstudio(file)]
+    assert {"mnif_nerf.fields.mixture", "mnif_nerf.data.store", "mnif_nerf.cli.demo"} <= set(modules)
+    command = [sys.executable, "-c", BLOCKED, str(trained), str(tmp_path), *modules]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "object.glb").read_bytes()[:4] == b"glTF"
+    assert (tmp_path / "copy" / "prior" / "prior.json").is_file()
+
+
+def test_the_package_itself_is_light() -> None:
+    program = (
+        "import sys, mnif_nerf; assert 'MNIFPipeline' in dir(mnif_nerf); import mnif_nerf.errors, mnif_nerf.files\n"
+        "heavy = {'torch', 'numpy', 'nerfstudio', 'tyro'} & set(sys.modules); assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_public_names_resolve() -> None:
+    import mnif_nerf
+
+    for name in mnif_nerf.__all__:
+        assert getattr(mnif_nerf, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = mnif_nerf.Nonsense
+
+
+def test_the_methods_module_brings_little_beyond_nerfstudio() -> None:
+    """Every ns-* command imports it, so it may neither load what only generation needs nor read a file."""
+    pytest.importorskip("nerfstudio")
+    program = (
+        "import sys\nimport nerfstudio.configs.base_config, nerfstudio.engine.trainer\n"
+        "import nerfstudio.pipelines.base_pipeline, nerfstudio.data.datamanagers.full_images_datamanager\n"
+        "import builtins\nbefore = set(sys.modules)\n"
+        "import mnif_nerf.configs as configs\n"
+        "late = {'diffusers', 'trimesh', 'mcubes', 'open3d', 'imageio', 'embreex', 'huggingface_hub', 'lpips'}\n"
+        "heavy = late & (set(sys.modules) - before); assert not heavy, heavy\n"
+        "assert [configs.mnif.config.method_name, configs.mnif_lite.config.method_name] == ['mnif', 'mnif-lite']\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_entry_points_load() -> None:
+    pytest.importorskip("nerfstudio")
+    from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+    from nerfstudio.plugins.types import MethodSpecification
+
+    kinds = {
+        "nerfstudio.method_configs": MethodSpecification,
+        "nerfstudio.dataparser_configs": DataParserSpecification,
+    }
+    found = {(point.group, point.name): point.load() for point in distribution("mnif_nerf").entry_points}
+    names = {name for group, name in found if group in kinds}
+    assert names == {"mnif", "mnif-lite", "srn"}
+    for (group, name), thing in found.items():
+        if group in kinds:
+            assert isinstance(thing, kinds[group]), name
+            assert thing.description, name
+        else:
+            assert callable(thing), name
