@@ -86,7 +86,8 @@ def learned(config: Config, method: common.Method) -> Subject:
     scores = []
     for scene in objects:
         view = store.view_range(scene)[0]
-        camera = Intrinsics(*store.intrinsics[scene].tolist(), store.height, store.width)
+        focal, cx, cy = store.intrinsics[scene].tolist()
+        camera = Intrinsics(focal, cx, cy, store.height, store.width)
         picture = trainer.render_view(scene, torch.from_numpy(store.poses[view]), camera)
         scores.append(float(psnr(picture, torch.from_numpy(store.images[view]).to(picture.device).float() / 255)))
     fields = [trainer.collapse(scene) for scene in objects]
@@ -122,7 +123,7 @@ def time_subject(config: Config, subject: Subject) -> list[dict[str, Any]]:
     ]
     poses = [orbit_pose(20.0, 30.0 + 360.0 * k / config.views).to(config.device) for k in range(config.views)]
     camera = Intrinsics.default(config.resolutions[0])
-    common.choose_threads(lambda: render_view(subject.fields[0], poses[0], camera, grids[0]), config.threads)
+    threads = common.choose_threads(lambda: render_view(subject.fields[0], poses[0], camera, grids[0]), config.threads)
     rows = []
     for resolution in config.resolutions:
         camera = Intrinsics.default(resolution)
@@ -145,7 +146,7 @@ def time_subject(config: Config, subject: Subject) -> list[dict[str, Any]]:
             "shape": subject.name, "resolution": resolution, "dense": median(times["dense"]),
             "skipping": median(times["skipping"]), "grid": median(build), "psnr": fmean(scores),
             "covered": fmean(covered), "cells": fmean(float(g.cells.float().mean()) for g in grids),
-            "fit": subject.fit, "threads": torch.get_num_threads(),
+            "fit": subject.fit, "threads": common.threads_text(threads),
         })  # fmt: skip
     return rows
 
@@ -153,7 +154,7 @@ def time_subject(config: Config, subject: Subject) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """One row per shape and resolution."""
     columns = [
-        "field", "view", "threads", "dense ms", "dense fps", "skipping ms", "skipping fps", "faster",
+        "field", "view", "threads*", "dense ms", "dense fps", "skipping ms", "skipping fps", "faster",
         "grid built in ms", "cells set", "object covers", "PSNR to dense, dB",
     ]  # fmt: skip
     body = []
@@ -187,6 +188,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         "medians. Both take samples 1/96 unit apart along each ray; skipping leaves out those in empty "
         "cells and behind what is opaque. The grid is built once per object and is not in the frame's "
         "time."
+        " *Threads of torch/of the compiled kernel."
     )
     report.finish("Rendering", [table(rows), notes], info, rows, config.output)
     return rows

@@ -90,7 +90,12 @@ class Mixer:
         torch.manual_seed(seed)
         if threads is not None:
             common.set_threads(threads)
-        shape = {"width": width, "hidden_layers": hidden_layers, "num_bases": bases, "latent_dim": latent_dim}
+        shape: dict[str, Any] = {
+            "width": width,
+            "hidden_layers": hidden_layers,
+            "num_bases": bases,
+            "latent_dim": latent_dim,
+        }
         self.kind, self.device = kind, device
         self.field: MixtureField | RecipeField
         if kind == "ours":
@@ -217,9 +222,10 @@ def main(config: Config) -> dict[str, Any]:
     """Measure and print."""
     info = report.machine(config.seed)
     results = {"scenes": measure_scenes(config), "mixing": measure_mixing(config)}
-    threads = [results[part][0]["threads"]["torch"] for part in ("scenes", "mixing")]
+    threads = [common.threads_text(results[part][0]["threads"]) for part in ("scenes", "mixing")]
     notes = (
-        f"Step: `{config.method}`, {threads[0]} threads; pictures are mapped from disk, and mapped pages, "
+        f"Step: `{config.method}`, {threads[0]} threads (torch/kernel); pictures are mapped from disk, and "
+        "mapped pages, "
         "which the system can drop at any time, count in the peak but not as private memory (latents, "
         f"optimisers, networks); both less imports. Mixing: {config.instances} networks of width {config.width}, "
         f"{config.hidden_layers} hidden layers, latent {config.latent_dim}, forward and backward, "

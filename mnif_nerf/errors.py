@@ -33,7 +33,7 @@ def disk_errors(where: object) -> Iterator[None]:
         raise
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], object]) -> None:
     """Run a console script: an `MNIFError` becomes one line and exit code 1, Ctrl-C exit code 130."""
     try:
         main()

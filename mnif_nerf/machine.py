@@ -7,7 +7,10 @@ import platform
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
+
+from mnif_nerf.errors import MNIFError
 
 
 def default_device_type() -> str:
@@ -35,7 +38,7 @@ def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
 
     Args:
         step: a piece of the real work without lasting effects; called about `4 * repeats` times.
-        repeats: timed calls per setting; the fastest counts.
+        repeats: timed calls per setting; their median counts.
 
     The compiled field kernel has threads of its own, which take work as they come and do not spin; it always uses
     every core.
@@ -93,3 +96,33 @@ def _processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def check_memory(resolution: int, bytes_per_cell: int, dimensions: int) -> None:
+    """Refuse a picture (2 dimensions) or a grid (3) that this machine's free memory cannot hold.
+
+    Raises:
+        MNIFError: with the largest resolution that fits.
+    """
+    needed, available = bytes_per_cell * resolution**dimensions, available_memory()
+    if available is not None and needed > 0.8 * available:
+        fitting = int((0.8 * available / bytes_per_cell) ** (1 / dimensions))
+        raise MNIFError(
+            f"resolution {resolution} needs about {needed / 2**30:.1f} GiB of memory and "
+            f"{available / 2**30:.1f} GiB are free; use at most {fitting}."
+        )
+
+
+def available_memory() -> int | None:
+    """Free bytes: the kernel's MemAvailable, or a container's lower limit; None if unknown."""
+    found = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                found.append(int(line.split()[1]) * 1024)
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            found.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError, IndexError):
+        pass  # not Linux, or no such control group: whatever was found before stands
+    return max(min(found), 0) if found else None

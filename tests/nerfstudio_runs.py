@@ -71,7 +71,7 @@ class Run:
 
         def recorded(pipeline: Any, step: int) -> Any:
             result = original(pipeline, step)
-            self.losses[step] = float(sum(result[1].values()))
+            self.losses[step] = float(sum(loss.detach() for loss in result[1].values()))
             return result
 
         MNIFTrainingPipeline.get_train_loss_dict = recorded  # type: ignore[method-assign]

@@ -264,7 +264,7 @@ def test_train_step_runs(
     )
     train_step.main(config)
     shown = capsys.readouterr().out
-    assert "| recipe, SRN-S | 1 | 8 | 256 |" in shown  # 4 scenes x 1 view x 2 pixels, 32 samples each
+    assert "| recipe, SRN-S | 1/1 | 8 | 256 |" in shown  # 4 scenes x 1 view x 2 pixels, 32 samples each
     results = json.loads(output.read_text())["results"]
     assert results["gemm"]["gflops"] > 0
     assert results["ours, lite (`mnif-lite`)"]["rays"] == 64

@@ -195,7 +195,7 @@ def test_bad_requests_are_one_sentence(options: dict, words: str) -> None:
 
 
 def test_memory_limit_names_a_resolution_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(density, "available_memory", lambda: 24 * 100**3)
+    monkeypatch.setattr(machine, "available_memory", lambda: 24 * 100**3)
     with pytest.raises(MNIFError, match="use at most 92"):
         field_to_mesh(Ball(), 128)
     assert field_to_mesh(Ball(), 92).is_watertight

@@ -144,7 +144,7 @@ def _overview(config: DemoConfig, run: Path) -> Path:
     shown = [round(i * (len(pipe.names) - 1) / 7) for i in range(8)]
     truth, rebuilt, score = _held_out(config.data, pipe, shown)
     samples = pipe(num_samples=config.num_samples, seed=config.seed)
-    ends = (samples[0], samples[1])
+    ends = (samples[0], samples[-1])
     size = 128
     rows: dict[str, list[Any]] = {
         "Training cars, views held out from training": truth,
@@ -200,8 +200,8 @@ def _enlarged(picture: Any, size: int = 128) -> Any:
 def _write_page(output: Path, score: float) -> Path:
     from mnif_nerf.files import atomic_file
 
-    videos = sorted((output / "samples").glob("*.mp4"))
-    meshes = sorted((output / "meshes").glob("*.glb"))
+    videos = sorted((output / "samples").glob("[!.]*.mp4"))
+    meshes = sorted((output / "meshes").glob("[!.]*.glb"))
     for video in videos[:1]:
         shutil.copyfile(video, output / "turntable.mp4")
     listed = "".join(f'<li><a href="meshes/{mesh.name}">{mesh.name}</a></li>' for mesh in meshes)

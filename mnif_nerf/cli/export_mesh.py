@@ -227,13 +227,9 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
 
 def entrypoint() -> None:
     """The console script."""
+    import tyro
 
-    def run() -> None:
-        import tyro
-
-        main(tyro.cli(ExportOptions))
-
-    run_command(run)
+    run_command(lambda: main(tyro.cli(ExportOptions)))
 
 
 if __name__ == "__main__":

@@ -212,13 +212,9 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
 
 def entrypoint() -> None:
     """The console script."""
+    import tyro
 
-    def run() -> None:
-        import tyro
-
-        main(tyro.cli(SampleOptions))
-
-    run_command(run)
+    run_command(lambda: main(tyro.cli(SampleOptions)))
 
 
 if __name__ == "__main__":

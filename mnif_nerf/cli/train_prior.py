@@ -85,13 +85,9 @@ def _say(prior: LatentPrior, target: Path, options: TrainPriorOptions) -> None:
 
 def entrypoint() -> None:
     """The console script."""
+    import tyro
 
-    def run() -> None:
-        import tyro
-
-        main(tyro.cli(TrainPriorOptions))
-
-    run_command(run)
+    run_command(lambda: main(tyro.cli(TrainPriorOptions)))
 
 
 if __name__ == "__main__":

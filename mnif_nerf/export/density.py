@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.machine import check_memory
 from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField, resize_cells
 
 COARSE_RESOLUTION = 64
@@ -120,25 +120,4 @@ def check_resolution(resolution: int, bytes_per_cell: int) -> None:
     """
     if resolution < 2:
         raise MNIFError(f"resolution {resolution} is too small for a grid; use at least 2 (128 is usual).")
-    needed, available = bytes_per_cell * resolution**3, available_memory()
-    if available is not None and needed > 0.8 * available:
-        fitting = int((0.8 * available / bytes_per_cell) ** (1 / 3))
-        raise MNIFError(
-            f"resolution {resolution} needs about {needed / 2**30:.1f} GiB of memory and "
-            f"{available / 2**30:.1f} GiB are free; use at most {fitting}."
-        )
-
-
-def available_memory() -> int | None:
-    """Free bytes: the kernel's MemAvailable, or a container's lower limit; None if unknown."""
-    found = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError, IndexError):
-        pass  # not Linux, or no such control group: whatever was found before stands
-    return max(min(found), 0) if found else None
+    check_memory(resolution, bytes_per_cell, dimensions=3)

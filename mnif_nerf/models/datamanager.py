@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mnif_nerf.data.images import composite_white, read_image
+from mnif_nerf.data.packing import unpack_bits
 from mnif_nerf.data.sampler import RayBatchSampler
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import SrnDataParserConfig, make_cameras, make_outputs
@@ -141,8 +142,7 @@ class MNIFDataManager(VanillaDataManager):
             return None
         size = store.hull_resolution
         union = np.bitwise_or.reduce(store.hulls, axis=0)
-        bits = np.unpackbits(union, bitorder="little")[: size**3]
-        return dilate(torch.from_numpy(bits.reshape(size, size, size)).bool())
+        return dilate(torch.from_numpy(unpack_bits(union, (size, size, size))))
 
     def setup_train(self) -> None:
         """Prepare the drawing of rays; only while training."""

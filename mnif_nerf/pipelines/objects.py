@@ -15,6 +15,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import field_device
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.files import atomic_file
+from mnif_nerf.machine import check_memory
 from mnif_nerf.pipelines.model_folder import default_camera
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mnif_nerf.export.mesh_files import ExportMesh
 
 _FORMAT = "mnif_nerf.object"
+_BYTES_PER_PIXEL = 256  # rays, the intervals they are sampled in, and the outputs
 
 
 class NeuralObject:
@@ -85,12 +87,13 @@ class NeuralObject:
             radius: distance of the camera, world units; the training cameras' (1.3) when None.
 
         Raises:
-            MNIFError: a resolution below 1, or a camera inside the scene box.
+            MNIFError: a resolution below 1 or too large for the memory, or a camera inside the scene box.
         """
         from mnif_nerf.export.pictures import to_image
 
         if resolution < 1:
             raise MNIFError(f"resolution {resolution} has no pixels; use at least 1 (256 is usual).")
+        check_memory(resolution, _BYTES_PER_PIXEL, dimensions=2)
         radius = self.camera["radius"] if radius is None else radius
         if radius <= self.half_extent:
             raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {self.half_extent}.")

@@ -48,16 +48,6 @@ def orbit_pose(elevation: float, azimuth: float, radius: float = DEFAULT_RADIUS)
     return pose
 
 
-def sphere_poses(count: int, seed: int = 0, radius: float = DEFAULT_RADIUS) -> Tensor:
-    """`[count, 4, 4]` cameras spread evenly over the whole sphere (Fibonacci lattice, turned by `seed`)."""
-    generator = torch.Generator().manual_seed(seed)
-    turn = 360.0 * torch.rand(1, generator=generator).item()
-    golden = 180.0 * (3.0 - math.sqrt(5.0))
-    heights = [1.0 - 2.0 * (i + 0.5) / count for i in range(count)]
-    poses = [orbit_pose(math.degrees(math.asin(h)), turn + golden * i, radius) for i, h in enumerate(heights)]
-    return torch.stack(poses)
-
-
 def spiral_poses(count: int, turns: float = 4.0, radius: float = DEFAULT_RADIUS) -> Tensor:
     """`[count, 4, 4]` cameras on a spiral over the upper hemisphere, from the horizon up (as SRN's test views)."""
     steps = [(i + 0.5) / count for i in range(count)]
