@@ -71,7 +71,7 @@ mnif = MethodSpecification(
 mnif_lite = MethodSpecification(
     config=trainer(
         "mnif-lite",
-        steps=14_000,
+        steps=16_000,
         # No server beside the training: on two cores the viewer would take its share of them.
         vis="tensorboard",
         pipeline=MNIFTrainingPipelineConfig(

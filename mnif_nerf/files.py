@@ -9,9 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.errors import MNIFError, disk_errors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -89,3 +92,36 @@ def read_json(path: Path | str) -> Any:
         raise MNIFError(f"{path}: no such file.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MNIFError(f"{path}: not valid JSON ({error}); write it again with the command that made it.") from None
+
+
+def write_tensors(target: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors (of any device and layout) as a safetensors file, atomically.
+
+    Raises:
+        MNIFError: the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    # Through bytes: where safetensors writes by itself, a full disk is an error of its own kind.
+    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    with atomic_file(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_tensors(path: Path | str, remedy: str = "write it again") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors on the CPU, and its metadata.
+
+    Raises:
+        MNIFError: the file is missing or damaged; `remedy` says what to do then.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise MNIFError(f"{path}: no such file; {remedy}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise MNIFError(f"{path}: not a readable safetensors file ({error}); {remedy}.") from None

@@ -1,16 +1,28 @@
-"""Fixtures that several files share: a tiny model on disk, and one thread for what tests start."""
+"""Fixtures that several files share: a tiny model on disk, and the state of the process kept from test to test."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_model import tiny_model
 
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """Commands run in this process set threads and denormals for themselves; the next test starts without."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)  # hypothesis refuses to work without denormals
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 import trimesh
 from safetensors.torch import save_file
 
+from mnif_nerf import machine
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
@@ -157,6 +158,13 @@ def test_object_round_trip(pipe: MNIFPipeline, tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(MNIFError, match="not a readable"):
         NeuralObject.load(tmp_path / "text.safetensors")
+
+
+def test_pictures_too_large_for_the_memory(pipe: MNIFPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: 320 * 50**2)
+    with pytest.raises(MNIFError, match="use at most 50"):
+        pipe.instance(0).render(resolution=51)
+    assert pipe.instance(0).render(resolution=50).size == (50, 50)
 
 
 def test_devices() -> None:

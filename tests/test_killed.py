@@ -77,20 +77,19 @@ def test_kill_while_a_checkpoint_is_written(tmp_path: Path) -> None:
 
 MODEL = """
 import sys, time
-import safetensors.torch
 from tiny_model import tiny_model
-from mnif_nerf.pipelines.model_folder import write_model
+from mnif_nerf.pipelines import model_folder
 
-whole = safetensors.torch.save_file
+whole = model_folder.write_tensors
 
-def save_file(tensors, path):
-    whole(tensors, path)
-    if path.endswith("latents.safetensors"):
+def write_tensors(path, tensors):
+    whole(path, tensors)
+    if path.name == "latents.safetensors":
         print("half", flush=True)
         time.sleep(600)
 
-safetensors.torch.save_file = save_file
-write_model(tiny_model(seed=1), sys.argv[1])
+model_folder.write_tensors = write_tensors
+model_folder.write_model(tiny_model(seed=1), sys.argv[1])
 """
 
 

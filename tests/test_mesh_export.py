@@ -11,6 +11,7 @@ import torch
 import trimesh
 from tiny_model import Ball, Balls
 
+from mnif_nerf import machine
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export import density
 from mnif_nerf.export.density import default_level, density_grid

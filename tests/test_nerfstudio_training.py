@@ -87,6 +87,37 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_resume_goes_on(
     assert resumed.losses == {step: straight.losses[step] for step in range(9, 20)}
 
 
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_the_data_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnif_nerf.data import packing
+
+    data = write_tiny_srn(tmp_path / "data", scenes=2, views=4, resolution=16)
+    with monkeypatch.context() as patch:
+        patch.setattr(packing._GrowingArray, "append", interrupt)
+        with pytest.raises(SystemExit, match="interrupted before the first step"):
+            Run(tiny_config(data, tmp_path / "out", steps=2))
+    assert not (data / ".mnif" / "train").exists()
+    assert len(Run(tiny_config(data, tmp_path / "out", steps=2)).losses) == 2
+
+
+def test_ctrl_c_while_the_prior_is_trained_keeps_the_model(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnif_nerf.pipelines.model_folder import read_model
+    from mnif_nerf.priors.prior import LatentPrior
+
+    monkeypatch.setattr(LatentPrior, "fit", interrupt)
+    config = tiny_config(data, tmp_path, steps=3, **{"pipeline.train_prior": True})
+    with pytest.raises(SystemExit, match=r"mnif-train-prior --load-config .*config\.yml"):
+        Run(config)
+    model = read_model(config.get_base_dir() / "model")
+    assert model.prior is None
+    assert model.training["finished"] is True
+
+
 def test_training_learns(data: Path, tmp_path: Path) -> None:
     losses = Run(tiny_config(data, tmp_path, steps=150)).losses
     first, last = (sum(losses[s] for s in part) / 10 for part in (range(10), range(140, 150)))

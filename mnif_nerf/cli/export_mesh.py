@@ -139,15 +139,9 @@ def read_latents(path: Path) -> Any:
     Raises:
         MNIFError: the file is missing, damaged, or holds neither.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from mnif_nerf.files import read_tensors
 
-    if not path.is_file():
-        raise MNIFError(f"{path}: no such file; mnif-sample writes latents.safetensors.")
-    try:
-        tensors = load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise MNIFError(f"{path}: not a readable safetensors file ({error}).") from None
+    tensors, _ = read_tensors(path, "mnif-sample writes latents.safetensors")
     found = tensors.get("latents", tensors.get("latent"))
     if found is None:
         raise MNIFError(f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save.")
@@ -222,7 +216,7 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
         if "error" in report:
             print(f"{report['name']}: not written, {report['error']}")
     print(f"wrote {sum(len(r['files']) for r in reports)} files and report.json to {output}")
-    print("next: open a .glb in Blender, in Windows 3D Viewer, or on https://gltf-viewer.donmccurdy.com")
+    print("next: open a .glb in Blender, Windows 3D Viewer, or any glTF viewer")
 
 
 def entrypoint() -> None:

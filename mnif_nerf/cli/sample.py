@@ -169,13 +169,10 @@ def _write_turntable(objects: list[NeuralObject], path: Path, options: SampleOpt
 
 def _write_latents(objects: list[NeuralObject], path: Path) -> None:
     import torch
-    from safetensors.torch import save_file
 
-    from mnif_nerf.files import atomic_file
+    from mnif_nerf.files import write_tensors
 
-    latents = torch.stack([item.latent.float().cpu() for item in objects])
-    with atomic_file(path) as temporary:
-        save_file({"latents": latents}, str(temporary))
+    write_tensors(path, {"latents": torch.stack([item.latent.float() for item in objects])})
 
 
 def _write_facts(entries: list[dict[str, Any]], path: Path, options: SampleOptions) -> None:

@@ -74,7 +74,12 @@ def _write_mp4(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
         for image in frames:
             array = np.asarray(image)
             odd = [(0, array.shape[0] % 2), (0, array.shape[1] % 2), (0, 0)]
-            writer.append_data(np.pad(array, odd, mode="edge"))
+            try:
+                writer.append_data(np.pad(array, odd, mode="edge"))
+            except OSError as error:  # a broken pipe: what went wrong stood on ffmpeg's own output
+                raise MNIFError(
+                    f"{path.parent}: the video could not be written; free some space there and run the command again."
+                ) from error
 
 
 def _write_gif(frames: Iterator[Image.Image], path: Path, fps: int) -> None:

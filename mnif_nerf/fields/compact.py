@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
 from mnif_nerf.fields.siren import siren_forward
-from mnif_nerf.files import atomic_file
+from mnif_nerf.files import atomic_file, read_tensors, write_tensors
 
 _FORMAT = "mnif_nerf.compact_field"
 
@@ -53,13 +53,9 @@ class CompactField(nn.Module):
 
     def save(self, path: Path | str) -> Path:
         """Write the network as one safetensors file (about 70 KB for the paper's SRN shape)."""
-        from safetensors.torch import save_file
-
         path = Path(path)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         metadata = {"format": _FORMAT, "final_sine": json.dumps(self.final_sine), "layers": str(len(self.weights))}
-        with atomic_file(path) as temporary:
-            save_file(tensors, str(temporary), metadata=metadata)
+        write_tensors(path, self.state_dict(), metadata)
         return path
 
     @classmethod
@@ -69,17 +65,7 @@ class CompactField(nn.Module):
         Raises:
             MNIFError: the file is missing, or does not hold a collapsed field.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise MNIFError(f"{path}: no such file.")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise MNIFError(f"{path}: not a readable safetensors file ({error}).") from None
+        tensors, metadata = read_tensors(path, "write one with CompactField.save")
         if metadata.get("format") != _FORMAT:
             raise MNIFError(f"{path}: does not hold a collapsed field; write one with CompactField.save.")
         layers = range(int(metadata["layers"]))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
-from mnif_nerf.files import atomic_folder, read_json, write_json
+from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from mnif_nerf.rendering.cameras import DEFAULT_FOCAL_OVER_WIDTH, DEFAULT_RADIUS
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "mnif_nerf"
 FORMAT_VERSION = 1
+_REMEDY = "copy the model folder whole, or train again"
 
 
 def default_camera() -> dict[str, float]:
@@ -107,8 +108,6 @@ def write_model(model: StoredModel, folder: Path | str) -> Path:
     Raises:
         MNIFError: latents that do not fit the field or the names, or a disk that cannot take it.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     _check_latents(model.latents, model.names, model.field.spec, folder)
     config = {
@@ -123,10 +122,10 @@ def write_model(model: StoredModel, folder: Path | str) -> Path:
         "names": list(model.names),
     }
     with atomic_folder(folder, replace=True) as temporary:
-        save_file(_plain(model.field.state_dict()), str(temporary / "field.safetensors"))
-        save_file(_plain({"latents": model.latents.float()}), str(temporary / "latents.safetensors"))
+        write_tensors(temporary / "field.safetensors", model.field.state_dict())
+        write_tensors(temporary / "latents.safetensors", {"latents": model.latents.float()})
         if model.cells is not None:
-            save_file(_plain({"cells": model.cells.to(torch.uint8)}), str(temporary / "bounds.safetensors"))
+            write_tensors(temporary / "bounds.safetensors", {"cells": model.cells.to(torch.uint8)})
         if model.prior is not None:
             model.prior.save(temporary / "prior")
         write_json(temporary / "config.json", config)
@@ -222,7 +221,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _load_field(field: MixtureField, path: Path) -> None:
-    state = _read_tensors(path)
+    state = read_tensors(path, _REMEDY)[0]
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise MNIFError(f"{path}: {name} has NaN or infinite weights; train the model again.")
@@ -246,24 +245,8 @@ def _check_latents(latents: Tensor, names: tuple[str, ...], spec: FieldSpec, pla
         raise MNIFError(f"{place}: NaN or infinite latents; train the model again with a lower learning rate.")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise MNIFError(f"{path}: missing from the model folder; copy the folder whole, or train again.")
-    try:
-        return load_file(str(path))
-    except (SafetensorError, OSError) as error:
-        raise MNIFError(f"{path}: not a readable safetensors file ({error}); copy it again.") from None
-
-
 def _read_tensor(path: Path, name: str) -> Tensor:
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path, _REMEDY)[0]
     if name not in tensors:
         raise MNIFError(f"{path}: has no tensor named {name!r} (it holds {', '.join(sorted(tensors)) or 'nothing'}).")
     return tensors[name]
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -14,7 +14,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import field_device
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.files import atomic_file
+from mnif_nerf.files import read_tensors, write_tensors
 from mnif_nerf.machine import check_memory
 from mnif_nerf.pipelines.model_folder import default_camera
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
@@ -164,8 +164,6 @@ class NeuralObject:
 
     def save(self, path: Path | str) -> Path:
         """Write latent, network and bounds as one safetensors file (about 100 KB), atomically."""
-        from safetensors.torch import save_file
-
         path = Path(path)
         tensors = {"latent": self.latent.float()}
         tensors.update({f"field.{name}": value for name, value in self.field.state_dict().items()})
@@ -178,12 +176,7 @@ class NeuralObject:
             "layers": len(self.field.weights),
             "final_sine": self.field.final_sine,
         }
-        with atomic_file(path) as temporary:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                str(temporary),
-                metadata={"format": _FORMAT, "object": json.dumps(about)},
-            )
+        write_tensors(path, tensors, {"format": _FORMAT, "object": json.dumps(about)})
         return path
 
     @classmethod
@@ -193,17 +186,8 @@ class NeuralObject:
         Raises:
             MNIFError: the file is missing, damaged or of another kind.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise MNIFError(f"{path}: no such file.")
-        try:
-            with safe_open(str(path), framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise MNIFError(f"{path}: not a readable safetensors file ({error}).") from None
+        stored, metadata = read_tensors(path, "write one with NeuralObject.save")
+        tensors = {name: value.to(device) for name, value in stored.items()}
         if metadata.get("format") != _FORMAT:
             raise MNIFError(f"{path}: does not hold a neural object; write one with NeuralObject.save.")
         about: dict[str, Any] = json.loads(metadata["object"])

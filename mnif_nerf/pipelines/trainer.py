@@ -41,7 +41,12 @@ class MNIFTrainer(Trainer):
     @tell_user
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """As nerfstudio's; a user's mistake ends the command with one sentence."""
-        super().setup(test_mode)
+        try:
+            super().setup(test_mode)
+        except KeyboardInterrupt:  # nerfstudio would print a traceback and exit with 0
+            raise SystemExit(
+                "interrupted before the first step; nothing half-written was kept: run the same command again."
+            ) from None
 
     def setup_optimizers(self) -> Optimizers:
         """Optimisers whose schedules of length 0 last for the whole run."""

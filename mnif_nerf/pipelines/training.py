@@ -141,8 +141,15 @@ class MNIFTrainingPipeline(VanillaPipeline):
                 write_run_model(self, trainer.base_dir, step)
 
         def at_end(step: int) -> None:
-            if comms.is_main_process():
+            if not comms.is_main_process():
+                return
+            try:
                 finish_run(self, trainer.base_dir, step)
+            except KeyboardInterrupt:
+                raise SystemExit(
+                    "interrupted after the last step, before the latent prior was trained: go on with "
+                    f"mnif-train-prior --load-config {trainer.base_dir / 'config.yml'}."
+                ) from None
 
         every = trainer.config.steps_per_save
         if every > 0:

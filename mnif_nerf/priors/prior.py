@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder, read_json, write_json
+from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.schedulers import (
@@ -214,8 +214,6 @@ class LatentPrior:
         Raises:
             MNIFError: `folder` holds something that is not a prior, or the disk is full or cannot be written.
         """
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         if folder.exists() and (
             not folder.is_dir() or (any(folder.iterdir()) and not (folder / "prior.json").exists())
@@ -233,7 +231,7 @@ class LatentPrior:
             "report": None if self.report is None else asdict(self.report),
         }
         with atomic_folder(folder, replace=True) as temporary:
-            save_file(self.state(), temporary / "prior.safetensors")
+            write_tensors(temporary / "prior.safetensors", self.state())
             write_json(temporary / "scheduler" / "scheduler_config.json", self.scheduler)
             write_json(temporary / "prior.json", content)
 
@@ -248,7 +246,7 @@ class LatentPrior:
         if not (folder / "prior.json").is_file():
             raise MNIFError(f"{folder}: holds no latent prior (prior.json); train one with mnif-train-prior.")
         content = _checked_header(folder / "prior.json")
-        tensors = _read_tensors(folder / "prior.safetensors")
+        tensors = read_tensors(folder / "prior.safetensors", "train the prior again")[0]
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         scheduler_from_config(scheduler)
         try:
@@ -347,16 +345,6 @@ def _checked_header(path: Path) -> dict[str, Any]:
             "train the prior again with mnif-train-prior."
         )
     return content
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise MNIFError(f"{path}: cannot be read ({error}); train the prior again.") from None
 
 
 def _check_shapes(path: Path, tensors: dict[str, Tensor], denoiser: Denoiser, sizes: tuple[int, int, int]) -> None:

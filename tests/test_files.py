@@ -1,0 +1,138 @@
+"""Files that are whole or absent, and what a full disk says."""
+
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_model import tiny_model
+
+from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.files import atomic_file, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.model_folder import write_model
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a.txt"
+    with atomic_file(target) as temporary:
+        temporary.write_text("first")
+        assert temporary.suffix == ".txt"
+        assert not target.exists()
+    for error in (Stop, KeyboardInterrupt):
+        with pytest.raises(error), atomic_file(target) as temporary:
+            temporary.write_text("sec")
+            raise error
+    assert target.read_text() == "first"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+    assert target.stat().st_mode & 0o044, "others may read it"
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("first")
+    with pytest.raises(MNIFError, match="exists already"), atomic_folder(target):
+        pass
+    with pytest.raises(Stop), atomic_folder(target, replace=True) as temporary:
+        (temporary / "b").write_text("second")
+        raise Stop
+    assert [path.name for path in target.iterdir()] == ["a"]
+    with atomic_folder(target, replace=True) as temporary:
+        (temporary / "b").write_text("second")
+    assert [path.name for path in target.iterdir()] == ["b"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "no permission"),
+    ],
+)
+def test_disk_errors_are_one_sentence(tmp_path: Path, code: int, words: str) -> None:
+    with pytest.raises(MNIFError, match=f"a.txt: .*{words}") as caught, atomic_file(tmp_path / "a.txt"):
+        raise OSError(code, "as the system says it")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_system_errors_pass_through(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="odd"), atomic_file(tmp_path / "a.txt"):
+        raise OSError(errno.EIO, "odd")
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1, 2.5, None]})
+    assert read_json(tmp_path / "a.json") == {"b": [1, 2.5, None]}
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(MNIFError, match="not valid JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(MNIFError, match="no such file"):
+        read_json(tmp_path / "b.json")
+
+
+def test_tensors_round_trip(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.arange(5, dtype=torch.uint8).requires_grad_(False)}
+    write_tensors(tmp_path / "a.safetensors", tensors, {"about": "a test"})
+    read, metadata = read_tensors(tmp_path / "a.safetensors")
+    assert metadata == {"about": "a test"}
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-3])
+    with pytest.raises(MNIFError, match=r"a\.safetensors: not a readable .*; fetch it again\.$"):
+        read_tensors(tmp_path / "a.safetensors", "fetch it again")
+    with pytest.raises(MNIFError, match="no such file; write it again"):
+        read_tensors(tmp_path / "b.safetensors")
+
+
+def test_a_full_disk_while_a_model_is_written_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tiny_model(seed=0), tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    whole = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        whole(path, content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    item = MNIFPipeline(tiny_model()).instance(0)
+    writers = (
+        lambda: write_model(tiny_model(seed=1), folder),
+        lambda: item.save(tmp_path / "object.safetensors"),
+        lambda: item.field.save(tmp_path / "field.safetensors"),
+        lambda: item.mesh(16).export(tmp_path / "object.glb"),
+    )
+    for write in writers:
+        with pytest.raises(MNIFError, match="the disk is full"):
+            write()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_commands_end_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: BaseException) -> None:
+        raise error
+
+    for error, code, words in (
+        (MNIFError("cars: no such folder."), 1, "error: cars: no such folder.\n"),
+        (KeyboardInterrupt(), 130, "interrupted: "),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            run_command(lambda error=error: fail(error))
+        assert stopped.value.code == code
+        assert capsys.readouterr().err.startswith(words)
+    with pytest.raises(io.UnsupportedOperation):  # a bug keeps its traceback
+        run_command(lambda: fail(io.UnsupportedOperation()))
