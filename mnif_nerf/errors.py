@@ -16,6 +16,8 @@ class MNIFError(ValueError):
 def disk_errors(where: object) -> Iterator[None]:
     """Turn a full or read-only disk met while writing `where` into an `MNIFError`.
 
+    Nested, the outermost place is named: what lies within is a temporary name that means nothing to the user.
+
     Raises:
         MNIFError: for ENOSPC, EDQUOT, EROFS and EACCES; every other OSError passes through.
     """
@@ -27,6 +29,10 @@ def disk_errors(where: object) -> Iterator[None]:
     }
     try:
         yield
+    except MNIFError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in remedies:
+            raise MNIFError(f"{where}: {remedies[error.__cause__.errno]}.") from error.__cause__
+        raise
     except OSError as error:
         if error.errno in remedies:
             raise MNIFError(f"{where}: {remedies[error.errno]}.") from error

@@ -64,8 +64,13 @@ def atomic_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
             temporary.chmod(0o755)
             if target.exists():
                 retired = temporary.with_suffix(".old")
-                os.replace(target, retired)
-                os.replace(temporary, target)
+                try:
+                    os.replace(target, retired)
+                    os.replace(temporary, target)
+                except BaseException:
+                    if not target.exists():
+                        os.replace(retired, target)
+                    raise
                 shutil.rmtree(retired, ignore_errors=True)
             else:
                 os.replace(temporary, target)

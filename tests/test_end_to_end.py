@@ -149,6 +149,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         assert (config.output / name).stat().st_size > 100
     commands.clear()
     capsys.readouterr()
+    monkeypatch.setattr(demo, "_overview", lambda *_: config.output / "index.html")  # made anew every time: seconds
     demo.main(config)
     assert commands == []
     assert "trained already" in capsys.readouterr().out

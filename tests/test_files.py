@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,13 @@ from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
+
+
+def write_half(path: Path, error: type[BaseException]) -> None:
+    path.write_text("half")
+    raise error
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -26,10 +32,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         temporary.write_text("first")
         assert temporary.suffix == ".txt"
         assert not target.exists()
-    for error in (Stop, KeyboardInterrupt):
+    for error in (StopError, KeyboardInterrupt):
         with pytest.raises(error), atomic_file(target) as temporary:
-            temporary.write_text("sec")
-            raise error
+            write_half(temporary, error)
     assert target.read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
     assert target.stat().st_mode & 0o044, "others may read it"
@@ -41,13 +46,30 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (temporary / "a").write_text("first")
     with pytest.raises(MNIFError, match="exists already"), atomic_folder(target):
         pass
-    with pytest.raises(Stop), atomic_folder(target, replace=True) as temporary:
-        (temporary / "b").write_text("second")
-        raise Stop
+    with pytest.raises(StopError), atomic_folder(target, replace=True) as temporary:
+        write_half(temporary / "b", StopError)
     assert [path.name for path in target.iterdir()] == ["a"]
     with atomic_folder(target, replace=True) as temporary:
         (temporary / "b").write_text("second")
     assert [path.name for path in target.iterdir()] == ["b"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_whose_replacement_fails_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "folder"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("first")
+    replace = os.replace
+
+    def interrupted(source: Path, destination: Path) -> None:
+        if destination == target and str(source).endswith(".tmp"):
+            raise KeyboardInterrupt
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target, replace=True):
+        pass
+    assert [path.name for path in target.iterdir()] == ["a"]
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -116,8 +138,9 @@ def test_a_full_disk_while_a_model_is_written_keeps_the_old_one(
         lambda: item.mesh(16).export(tmp_path / "object.glb"),
     )
     for write in writers:
-        with pytest.raises(MNIFError, match="the disk is full"):
+        with pytest.raises(MNIFError, match="the disk is full") as caught:
             write()
+        assert ".tmp" not in str(caught.value), "the user's own name is told, not a temporary one"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(tmp_path.iterdir()) == [folder]
 

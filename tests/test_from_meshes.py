@@ -90,8 +90,12 @@ def test_formats_and_their_up_axis(tmp_path, suffix):
     expected = [0.5, 2, 1] if suffix in ("obj", "glb") else [2, 1, 0.5]
     np.testing.assert_allclose(span, np.array(expected) / np.sqrt(5.25), atol=1e-6)
     colour = colour_from(path, (0, 0, 1))
-    plain = suffix in ("off", "stl")
-    np.testing.assert_allclose(colour, [UNCOLOURED] * 3 if plain else np.array([10, 200, 30]) / 255, atol=5e-3)
+    expected = np.array([10, 200, 30]) / 255
+    if suffix in ("off", "stl"):
+        expected = np.full(3, UNCOLOURED)
+    elif suffix == "glb":  # glTF defines vertex colours as linear light; trimesh writes its bytes there unchanged
+        expected = np.where(expected < 0.0031308, 12.92 * expected, 1.055 * expected ** (1 / 2.4) - 0.055)
+    np.testing.assert_allclose(colour, expected, atol=5e-3)
 
 
 def test_obj_with_material_file_and_gltf_colour_factor(tmp_path):
@@ -336,3 +340,16 @@ def test_ctrl_c_leaves_no_temporary_folder(tmp_path):
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
     assert all(len(list(scene.glob("rgb/*.png"))) == 16 for scene in scenes)
     assert json.loads((out / "dataset.json").read_text())["complete"] is False
+
+
+def test_a_mesh_we_exported_comes_back_in_its_own_colours(tmp_path):
+    from tiny_model import Ball
+
+    from mnif_nerf.export.mesh import field_to_mesh
+    from mnif_nerf.export.mesh_files import write_mesh
+
+    mesh = field_to_mesh(Ball(), resolution=16)
+    seen = np.asarray(mesh.visual.vertex_colors)[np.asarray(mesh.faces), :3] / 255.0
+    for suffix, up in (("glb", "auto"), ("ply", "y")):  # glTF keeps linear light, PLY what is seen
+        surface = read_surface(write_mesh(mesh, tmp_path / f"ball.{suffix}"), up)
+        np.testing.assert_allclose(surface.corner_colors.mean(axis=(0, 1)), seen.mean(axis=(0, 1)), atol=0.01)

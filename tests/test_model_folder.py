@@ -73,8 +73,8 @@ DAMAGES = {
     "no names": (lambda f: _edit_config(f, names=None), "incomplete"),
     "unknown field key": (lambda f: _edit_config(f, field={"wings": 2}), "wings"),
     "fewer names": (lambda f: _edit_config(f, names=["one"]), "12 latents for 1 instance names"),
-    "no field": (lambda f: (f / "field.safetensors").unlink(), "field.safetensors: missing"),
-    "no latents": (lambda f: (f / "latents.safetensors").unlink(), "latents.safetensors: missing"),
+    "no field": (lambda f: (f / "field.safetensors").unlink(), "field.safetensors: no such file; copy the"),
+    "no latents": (lambda f: (f / "latents.safetensors").unlink(), "latents.safetensors: no such file"),
     "truncated": (
         lambda f: (f / "field.safetensors").write_bytes(b"\x10" * 40),
         "not a readable safetensors",

@@ -110,3 +110,18 @@ def test_interrupted_or_bad_videos_leave_nothing(tmp_path) -> None:
     with pytest.raises(MNIFError, match="fps"):
         write_video([RED], tmp_path / "turn.mp4", fps=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_breaks_off_is_one_sentence(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def append_data(self, _: np.ndarray) -> None:
+            raise BrokenPipeError(32, "Broken pipe\n\nFFMPEG COMMAND: ...")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(imageio, "get_writer", lambda *_, **__: Broken())
+    with pytest.raises(MNIFError, match="free some space") as caught:
+        write_video([RED], tmp_path / "turn.mp4")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

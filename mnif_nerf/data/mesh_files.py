@@ -96,8 +96,8 @@ def _pieces(path: Path) -> list[Surface]:
         raise MNIFError(f"{path}: cannot be read as a mesh ({reason[:120]}); remove it or export it again.") from None
 
 
-def _piece(mesh: Any, linear_factors: bool) -> Surface:
-    """One trimesh geometry with its colours."""
+def _piece(mesh: Any, linear: bool) -> Surface:
+    """One trimesh geometry with its colours; `linear`: factors and vertex colours are linear light, as in glTF."""
     faces = np.asarray(mesh.faces, np.int64)
     vertices = np.asarray(mesh.vertices, np.float64)
     if faces.min() < 0 or faces.max() >= len(vertices):
@@ -106,7 +106,7 @@ def _piece(mesh: Any, linear_factors: bool) -> Surface:
     kind = getattr(visual, "kind", None)
     if kind == "vertex":
         colors = np.asarray(visual.vertex_colors)[faces, :3] / 255.0
-        return Surface(vertices, faces, colors)
+        return Surface(vertices, faces, _encode(colors) if linear else colors)
     if kind == "face":
         colors = np.repeat(np.asarray(visual.face_colors)[:, None, :3] / 255.0, 3, axis=1)
         return Surface(vertices, faces, colors)
@@ -122,7 +122,7 @@ def _piece(mesh: Any, linear_factors: bool) -> Surface:
     textures: list[np.ndarray] = []
     for index, single in enumerate(materials):
         chosen = choice == index
-        picture, factor = _material(single, linear_factors)
+        picture, factor = _material(single, linear)
         if picture is not None and uv is not None:
             texture[chosen] = len(textures)
             textures.append(picture)
@@ -133,6 +133,7 @@ def _piece(mesh: Any, linear_factors: bool) -> Surface:
     if attribute is not None and len(attribute) == len(vertices):
         tint = np.asarray(attribute)[faces, :3]
         tint = tint / 255.0 if np.issubdtype(tint.dtype, np.integer) else tint
+        tint = _encode(tint) if linear else tint
         # Grey stands for "no colour"; vertex colours then are the colour, not a factor on grey.
         colors = np.where((colors == UNCOLOURED) & (texture < 0)[:, None, None], 1.0, colors) * tint
     return Surface(vertices, faces, colors, uv if textures else None, texture if textures else None, textures)
