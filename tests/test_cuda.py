@@ -1,0 +1,64 @@
+"""The same step and the same picture on CUDA as on the CPU; skipped, saying so, where there is no CUDA device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_srn import write_tiny_srn
+
+from mnif_nerf.data.sampler import RayBatchSampler
+from mnif_nerf.data.store import open_store
+from mnif_nerf.fields import FieldSpec, MixtureField
+from mnif_nerf.latents.table import LatentTable, RowAdam
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.views import render_view
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = write_tiny_srn(tmp_path_factory.mktemp("cuda"), scenes=3, views=4, resolution=16)
+    return open_store(root, "train", progress=False)
+
+
+def test_training_steps_agree(store):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    results = []
+    for device in ("cpu", "cuda"):
+        field = MixtureField(FieldSpec(num_bases=4, latent_dim=6, width=16, hidden_layers=2), seed=0).to(device)
+        table = LatentTable(3, 6, init_std=0.1).to(device)
+        networks, codes = torch.optim.Adam(field.parameters(), lr=1e-3), RowAdam(table.parameters(), lr=5e-3)
+        rays = RayBatchSampler(store, 3, 32, 8, device=device, seed=0)
+        generator = torch.Generator().manual_seed(0)
+        losses = []
+        for step in range(5):
+            batch = rays.draw(step)
+            latents = table(batch.scenes)
+            terms = radiance_losses(lambda p, z=latents, f=field: f.evaluate(z, p), batch, LossConfig(), generator)
+            loss = torch.stack(list(terms.values())).sum()
+            networks.zero_grad()
+            codes.zero_grad()
+            loss.backward()
+            networks.step()
+            codes.step()
+            losses.append(loss.detach().cpu())
+        results.append((torch.stack(losses), table.weight.detach().cpu()))
+    torch.testing.assert_close(results[0][0], results[1][0], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(results[0][1], results[1][1], atol=2e-3, rtol=1e-2)
+
+
+def test_pictures_agree():
+    field = MixtureField(FieldSpec(num_bases=4, latent_dim=6, width=16, hidden_layers=2), seed=0)
+    with torch.no_grad():
+        field.bases[-1].mul_(5.0)
+    pictures = []
+    for device in ("cpu", "cuda"):
+        small = field.to(device).collapse(torch.linspace(-1, 1, 6, device=device))
+        grid = OccupancyGrid.from_field(small, resolution=24, device=device)
+        pose = orbit_pose(20, 45).to(device)
+        pictures.append({k: v.cpu() for k, v in render_view(small, pose, Intrinsics.default(32), grid).items()})
+    for name in ("rgb", "depth", "accumulation"):
+        torch.testing.assert_close(pictures[0][name], pictures[1][name], atol=5e-3, rtol=0)
