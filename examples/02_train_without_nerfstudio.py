@@ -2,7 +2,7 @@
 
     python examples/02_train_without_nerfstudio.py [FOLDER] [STEPS]
 
-`ns-train mnif-lite` does the same with evaluation, checkpoints and a viewer. FOLDER (default outputs/example)
+`ns-train mnif-lite` does the same with evaluation and checkpoints. FOLDER (default outputs/example)
 receives the data and the model; 3,000 steps make recognisable cars, the default only shows that it works.
 """
 

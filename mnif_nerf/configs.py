@@ -1,7 +1,6 @@
 """The methods `mnif` and `mnif-lite` of `ns-train`.
 
-nerfstudio loads this module in every one of its commands, so it only builds settings: it reads no file,
-    fetches
+nerfstudio loads this module in every one of its commands, so it only builds settings: it reads no file, fetches
 nothing and must not fail.
 """
 

@@ -31,17 +31,18 @@ def flush_denormals() -> None:
 
 
 def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
-    """Time `step` with one and with all available threads and keep the faster setting.
+    """Time `step` with one, half and all of the available threads, and keep the fastest setting.
 
     On an idle machine two threads are nearly twice as fast; on a busy one they can be twenty times slower, because
-    they wait for each other. So the choice is measured where the program runs, never assumed.
+    they wait for each other. So the choice is measured where the program runs, never assumed. Where OMP_NUM_THREADS
+    is set, the user has decided, and nothing is timed.
+
+    The compiled field kernel has threads of its own (`fields.kernel.set_num_threads`), which take work as they come
+    and do not spin; they are not changed here.
 
     Args:
-        step: a piece of the real work without lasting effects; called about `4 * repeats` times.
+        step: a piece of the real work without lasting effects; called `1 + repeats` times per setting.
         repeats: timed calls per setting; their median counts.
-
-    The compiled field kernel has threads of its own, which take work as they come and do not spin; it always uses
-    every core.
 
     Returns:
         the number of torch's intra-op threads now set.
@@ -120,9 +121,22 @@ def available_memory() -> int | None:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 found.append(int(line.split()[1]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            found.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+        in_container = _group_memory(Path("/sys/fs/cgroup"))
+        if in_container is not None:
+            found.append(in_container)
     except (OSError, ValueError, IndexError):
         pass  # not Linux, or no such control group: whatever was found before stands
     return max(min(found), 0) if found else None
+
+
+def _group_memory(group: Path) -> int | None:
+    """Bytes a control group (version 2) may still take, or None without a limit.
+
+    Cached files count as used there, and a packed store fills that cache; but the system drops them on demand.
+    """
+    limit = (group / "memory.max").read_text().strip()
+    if limit == "max":
+        return None
+    statistics = dict(line.split(maxsplit=1) for line in (group / "memory.stat").read_text().splitlines())
+    cached = int(statistics.get("active_file", 0)) + int(statistics.get("inactive_file", 0))
+    return int(limit) - int((group / "memory.current").read_text()) + cached

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_model import tiny_model
 from tiny_srn import write_tiny_srn
 
+from mnif_nerf.cli.demo import _held_out
 from mnif_nerf.data.sampler import RayBatchSampler
 from mnif_nerf.data.store import open_store
 from mnif_nerf.fields import FieldSpec, MixtureField
+from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.table import LatentTable, RowAdam
+from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.training import LossConfig, radiance_losses
@@ -62,3 +66,42 @@ def test_pictures_agree():
         pictures.append({k: v.cpu() for k, v in render_view(small, pose, Intrinsics.default(32), grid).items()})
     for name in ("rgb", "depth", "accumulation"):
         torch.testing.assert_close(pictures[0][name], pictures[1][name], atol=5e-3, rtol=0)
+
+
+def test_fitted_latents_agree(store):
+    fitted = []
+    for device in ("cpu", "cuda"):
+        field = MixtureField(FieldSpec(num_bases=4, latent_dim=6, width=16, hidden_layers=2), seed=0).to(device)
+        known = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).to(device)
+        rays = RayBatchSampler(store, 3, 32, device=device, seed=0)
+        fitted.append(fit_latents(field, rays, known, FitConfig(steps=5)))
+        assert fitted[-1].device.type == device
+    torch.testing.assert_close(fitted[0], fitted[1].cpu(), atol=5e-3, rtol=1e-2)
+
+
+def test_generation_agrees(trained, tmp_path):
+    pipes = [MNIFPipeline.from_pretrained(trained, device) for device in ("cpu", "cuda")]
+    for sampler in ("dpm-solver++", "ddpm", "gaussian", "interpolation"):
+        codes = [pipe.sample_latents(2, seed=3, sampler=sampler, steps=10).cpu() for pipe in pipes]
+        torch.testing.assert_close(codes[0], codes[1], atol=1e-3, rtol=1e-3)
+    pipe, other = pipes[1], pipes[0].instance(2)  # an object of the CPU's pipeline serves as an end here
+    assert pipe.nearest(other)[0] == pipe.names[2]
+    middle = pipe.interpolate(other, 0, num=3)[1]
+    assert middle.latent.device.type == middle.field.weights[0].device.type == "cuda"
+    assert middle.render(resolution=16).size == (16, 16)
+    assert len(middle.mesh(resolution=32).faces) > 0
+    middle.save(tmp_path / "middle.safetensors")
+    assert pipe.save_pretrained(tmp_path / "model").is_dir()
+
+
+def test_the_demo_scores_on_the_pipelines_device(tmp_path):
+    root = write_tiny_srn(tmp_path, scenes=3, views=4, resolution=16)
+    model = tiny_model(num_instances=3)
+    model.names = open_store(root, "train_val", progress=False).names
+    scores = []
+    for device in ("cpu", "cuda"):
+        model.field, model.latents, model.cells = (x.to(device) for x in (model.field, model.latents, model.cells))
+        truth, rebuilt, score = _held_out(root, MNIFPipeline(model), [0, 1])
+        assert len(truth) == len(rebuilt) == 2
+        scores.append(score)
+    assert abs(scores[0] - scores[1]) < 0.1

@@ -57,6 +57,14 @@ def test_interpolation_includes_its_ends_and_is_straight(pipe: MNIFPipeline) -> 
         pipe.interpolate(0, 1, num=1)
 
 
+def test_latents_of_another_model_are_refused(pipe: MNIFPipeline) -> None:
+    for other in (torch.zeros(1), torch.zeros(6), torch.zeros(2, 5)):
+        with pytest.raises(MNIFError, match="takes 5 numbers"):
+            pipe.interpolate(0, other)
+        with pytest.raises(MNIFError, match="takes 5 numbers"):
+            pipe.nearest(other)
+
+
 def test_straight_in_whitened_coordinates_too(pipe: MNIFPipeline) -> None:
     whitening = pipe.prior.whitening
     white = torch.stack([whitening.apply(item.latent) for item in pipe.interpolate(0, 1, num=4)])

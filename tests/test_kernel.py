@@ -140,6 +140,23 @@ def test_second_derivatives_equal_the_references(apart):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_second_derivatives_of_weights_that_do_not_lie_in_a_row():
+    weights = [torch.randn(2, 3, 8).transpose(1, 2).requires_grad_(), torch.randn(2, 4, 8, requires_grad=True)]
+    biases = [torch.randn(2, 8, 1, requires_grad=True), torch.randn(2, 4, 1, requires_grad=True)]
+    points = torch.rand(2, 3, 9) - 0.5
+
+    def second_derivatives() -> tuple[Tensor, ...]:
+        params = weights + biases
+        loss = siren_forward(weights, biases, points).square().sum()
+        gradients = torch.autograd.grad(loss, params, create_graph=True)
+        return torch.autograd.grad(torch.stack([g.square().sum() for g in gradients]).sum(), params)
+
+    got = second_derivatives()
+    with kernel.reference_only():
+        expected = second_derivatives()
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-2)
+
+
 def test_points_with_a_gradient_doubles_and_function_transforms_go_to_torch():
     shapes = layer_shapes(3, 8, 1, 4)
     rows, x = network(2, shapes, 0), torch.rand(2, 3, 5)

@@ -137,7 +137,7 @@ def main(command: ProceduralCars | FromMeshes | Download | Check) -> None:
         report = check(command.root)
         print(report)
         if report.rsplit("problems: ", 1)[-1].startswith("none"):
-            print(f"Next: ns-train mnif --data {command.root}")
+            print(f"Next: ns-train mnif-lite --data {command.root} (on a GPU: ns-train mnif)")
         else:
             raise SystemExit(1)
 

@@ -59,11 +59,11 @@ def main(config: DemoConfig) -> None:
     common = ["--load-config", str(run / "config.yml"), "--seed", str(config.seed)]
     with _stage(timings, "3/5 samples"):
         output = config.output / "samples"
-        if not _newer(output / "samples.json", trained):
+        if not _made(output / "samples.json", trained, num_samples=config.num_samples, seed=config.seed):
             _command("mnif-sample", *common, "--num-samples", str(config.num_samples), "--output", str(output))
     with _stage(timings, "4/5 meshes"):
         output = config.output / "meshes"
-        if not _newer(output / "report.json", trained):
+        if not _made(output / "report.json", trained, num_samples=4, seed=config.seed):
             _command("mnif-export-mesh", *common, "--num-samples", "4", "--format", "glb", "--output", str(output))
     with _stage(timings, "5/5 overview page"):
         page = _overview(config, run)
@@ -81,11 +81,17 @@ def _stage(timings: dict[str, float], name: str) -> Iterator[None]:
     timings[name] = time.perf_counter() - start
 
 
-def _newer(result: Path, source: Path) -> bool:
-    """Whether `result` was made after `source`, so that it need not be made again."""
-    done = result.is_file() and source.is_file() and result.stat().st_mtime >= source.stat().st_mtime
+def _made(report: Path, source: Path, **settings: int) -> bool:
+    """Whether a command's report is newer than the model `source` and was made with these settings."""
+    from mnif_nerf.files import read_json
+
+    if not (report.is_file() and source.is_file() and report.stat().st_mtime >= source.stat().st_mtime):
+        return False
+    content = read_json(report)
+    used = content.get("settings", content)
+    done = all(used.get(name) == value for name, value in settings.items())
     if done:
-        print(f"{result.parent}: made from this model already; remove it to make it again.")
+        print(f"{report.parent}: made from this model already; remove it to make it again.")
     return done
 
 
@@ -181,7 +187,8 @@ def _held_out(data: Path, pipe: MNIFPipeline, shown: list[int]) -> tuple[list[An
         first, last = store.view_range(scene)
         for view in range(first, last):
             picture = torch.from_numpy(store.images[view].copy()).float() / 255
-            render = render_view(car.field, torch.from_numpy(store.poses[view]), camera, car.grid)["rgb"]
+            pose = torch.from_numpy(store.poses[view]).to(car.latent.device)
+            render = render_view(car.field, pose, camera, car.grid)["rgb"].cpu()
             scores.append(float(psnr(render, picture)))
             if view == first and instance in shown:
                 truth.append(_enlarged(picture))

@@ -27,27 +27,27 @@ class TrainPriorOptions:
     seed: int | None = None
     """Of the initial weights, the noise and the order of the latents."""
     whitening: Literal["pca", "per-dimension", "none"] | None = None
-    """How latents are brought to unit variance."""
+    """How latents are brought to unit variance; pca by default."""
     rank: int | None = None
-    """Most principal directions kept (pca)."""
+    """Most principal directions kept (pca); no limit by default."""
     explained_variance: float | None = None
-    """Share of the latents' variance that the kept principal directions hold (pca)."""
+    """Share of the latents' variance that the kept principal directions hold (pca); 0.95 by default."""
     prediction: Literal["v_prediction", "sample", "epsilon"] | None = None
-    """What the denoiser predicts."""
+    """What the denoiser predicts; v_prediction by default."""
     width: int | None = None
     """Features per layer of the denoiser; by default chosen from the data."""
     blocks: int | None = None
     """Residual blocks of the denoiser; by default chosen from the data."""
     dropout: float | None = None
-    """Share of features dropped during training."""
+    """Share of features dropped during training; 0 by default."""
     batch_size: int | None = None
-    """Latents per step."""
+    """Latents per step; 128 by default."""
     learning_rate: float | None = None
-    """Peak learning rate."""
+    """Peak learning rate; 2e-3 by default."""
     latent_noise: float | None = None
-    """Deviation of noise added to training examples, in whitened units."""
+    """Deviation of noise added to training examples, in whitened units; 0 by default."""
     held_out: float | None = None
-    """Share of the latents kept out of training, to report a loss on them."""
+    """Share of the latents kept out of training, to report a loss on them; 0 by default."""
 
 
 def main(options: TrainPriorOptions) -> Path:

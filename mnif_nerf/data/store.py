@@ -6,8 +6,8 @@ On disk (`<root>/.mnif/<split>/`, or under the folder that MNIF_CACHE names):
     images.npy        uint8 [V, H, W, 3], composited on white
     silhouettes.npy   bits of [H, W] per view: the object
     touching.npy      bits of [H, W] per view: pixels whose ray meets the scene's visual hull
-    hulls.npy         bits of [G, G, G] per scene, [x, y, z] order; cell i has its centre at -0.5 + (i + 0.5)
-    / G poses.npy, intrinsics.npy, view_offsets.npy
+    hulls.npy         bits of [G, G, G] per scene, [x, y, z] order; cell i is centred at -0.5 + (i + 0.5) / G
+    poses.npy, intrinsics.npy, view_offsets.npy
 
 Bits are packed little-endian (`numpy.packbits(..., bitorder="little")`). Silhouettes, touching and hulls are
 absent where the background is not white. A store is written beside its place and renamed, so it is whole or

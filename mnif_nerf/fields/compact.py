@@ -85,9 +85,11 @@ class CompactField(nn.Module):
             raise MNIFError("ONNX export needs the onnx extra: pip install 'mnif_nerf[onnx]'.") from None
         path = Path(path)
         example = torch.zeros(2, self.weights[0].shape[1])
+        # A copy: this field stays on its device.
+        exported = CompactField([w.cpu() for w in self.weights], [b.cpu() for b in self.biases], self.final_sine)
         with atomic_file(path) as temporary:
             torch.onnx.export(
-                self.cpu().eval(),
+                exported.eval(),
                 (example,),
                 str(temporary),
                 input_names=["points"],

@@ -153,15 +153,16 @@ def run(sizes: tuple[int, ...], final_sine: bool, params: Sequence[Tensor], poin
     Raises:
         MemoryError: no memory for the kernel's buffers (about a megabyte per thread).
     """
+    # Before autograd sees them: a copy made inside the function could not be differentiated a second time.
+    params = _inner_contiguous(params)
     if torch.is_grad_enabled() and any(param.requires_grad for param in params):
         return _Siren.apply(sizes, final_sine, points, *params)
-    return _call(sizes, final_sine, points, _inner_contiguous(params))
+    return _call(sizes, final_sine, points, params)
 
 
 class _Siren(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sizes: tuple[int, ...], final_sine: bool, points: Tensor, *params: Tensor) -> Tensor:
-        params = _inner_contiguous(params)
         ctx.sizes, ctx.final_sine = sizes, final_sine
         ctx.save_for_backward(points, *params)
         return _call(sizes, final_sine, points, params)

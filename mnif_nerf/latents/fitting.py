@@ -80,7 +80,7 @@ def fit_latents(
             batch = rays.draw(step)
             codes = table(batch.scenes)
             terms = radiance_losses(partial(field.evaluate, codes), batch, losses, generator)
-            penalty = ((codes - mean) / std).square().mean(dim=1).sum() / len(codes)
+            penalty = ((codes - mean) / std).square().mean()
             # Sum over instances, so that a code's step does not depend on how many are fitted together.
             loss = len(codes) * (torch.stack(list(terms.values())).sum() + config.prior_weight * penalty)
             optimizer.zero_grad()

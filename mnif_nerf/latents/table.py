@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class LatentTable(nn.Module):
-    """One latent code per training instance (paper, section 3.2, auto-decoding).
+    """One latent code per training instance (the paper's auto-decoding).
 
     Args:
         num_instances: rows N.

@@ -193,7 +193,7 @@ def conditioning_views(num_views: int, wanted: tuple[int, ...]) -> np.ndarray:
 
     At least one view is left to score, if the scene has more than one.
     """
-    if wanted and max(wanted) < num_views and len(set(wanted)) < num_views:
+    if wanted and min(wanted) >= 0 and max(wanted) < num_views and len(set(wanted)) < num_views:
         return np.unique(np.asarray(wanted, dtype=np.int64))
     return spread(num_views, min(max(1, len(wanted)), max(1, num_views - 1)))
 

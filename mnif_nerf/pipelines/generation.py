@@ -89,7 +89,7 @@ class MNIFPipeline:
             except Exception as error:  # the hub's client lets its HTTP library's own errors through
                 reason = _first_line(error)
                 raise MNIFError(f"{repo_id}: could not be uploaded ({reason}); check the name and log in.") from error
-        return f"https://huggingface.co/{repo_id}"
+        return f"{api.endpoint}/{repo_id}"
 
     # --- objects ------------------------------------------------------------------------------------------
 
@@ -223,11 +223,18 @@ class MNIFPipeline:
         raise MNIFError(f"instance {name_or_index!r} is not in this model; did you mean {' or '.join(close)}?")
 
     def _latent_of(self, end: Any) -> Tensor:
-        if isinstance(end, NeuralObject):
-            return end.latent
+        latents = self.model.latents
         if isinstance(end, (str, int)):
-            return self.model.latents[self._instance_index(end)]
-        return torch.as_tensor(end, dtype=torch.float32, device=self.model.latents.device)
+            return latents[self._instance_index(end)]
+        # An object read from a file may lie on another device, and come from another model.
+        code = end.latent if isinstance(end, NeuralObject) else end
+        code = torch.as_tensor(code, dtype=torch.float32, device=latents.device)
+        if code.shape != latents.shape[1:]:
+            raise MNIFError(
+                f"a latent of shape {list(code.shape)} does not fit this model, "
+                f"which takes {latents.shape[1]} numbers; use a latent of the same model."
+            )
+        return code
 
     def _whitening(self) -> Whitening:
         if self.model.prior is not None:
@@ -256,8 +263,8 @@ def _choose_device(device: torch.device | str | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise MNIFError(f"device {device!r} is not known; use cpu or cuda.") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise MNIFError("device cuda is not available on this machine; leave --device out, or use cpu.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise MNIFError(f"device {device} is not available on this machine; leave --device out, or use cpu.")
     return chosen
 
 

@@ -84,6 +84,11 @@ class MNIFTrainingPipeline(VanillaPipeline):
                 f"the configuration has format {config.config_version}, this mnif_nerf reads "
                 f"{CONFIG_VERSION}; use the version that wrote it, or train again."
             )
+        if world_size > 1:
+            raise MNIFError(
+                f"training on {world_size} devices is not supported yet (the latents' gradients are sparse); "
+                "use --machine.num-devices 1."
+            )
         flush_denormals()
         super().__init__(config, device, test_mode, world_size, local_rank, grad_scaler)
         self.seed = torch.initial_seed() % 2**31
@@ -203,7 +208,7 @@ class MNIFTrainingPipeline(VanillaPipeline):
                 if not bool(known.any()):
                     raise MNIFError(
                         f"{self.datamanager.get_datapath()}: the model was trained on none of its scenes; "
-                        "evaluate with --pipeline.eval-mode unseen-scenes, or on the training data."
+                        "set eval_mode: unseen-scenes in config.yml to fit latents, or evaluate on the training data."
                     )
                 yield views.where(known.numpy()), self.datamanager.names
         finally:

@@ -1,6 +1,6 @@
 """The latent prior (stage 2): learns the distribution of the training latents and draws new ones.
 
-Follows the paper's stage 2 (a DDPM on latents, arXiv 2310.19464, section 3.3) with whitening by PCA, a small
+Follows the paper's stage 2 (a DDPM on latents, arXiv 2310.19464) with whitening by PCA, a small
 denoiser, averaged weights, and a few-step sampler.
 """
 

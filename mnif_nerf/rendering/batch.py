@@ -17,7 +17,8 @@ class RayBatch:
         origins, directions: `[B, R, 3]` world units; directions of unit length.
         near, far: `[B, R]` distances between which the ray can meet the object.
         rgb: `[B, R, 3]` in [0, 1], over the white background.
-        mask: `[B, R]` 1 on the object's silhouette, 0 on the background (all ones without silhouettes).
+        mask: `[B, R]` 1 on the object's silhouette, 0 on the background. All ones without silhouettes: a background
+            that is not white has to be painted, so every ray ends somewhere.
         carve_points: `[B, C, 3]` points inside the scene box and outside the hull (C may be 0).
     """
 

@@ -84,8 +84,8 @@ class OccupancyGrid:
             field: the collapsed field.
             resolution: G.
             half_extent: of the scene box.
-            threshold: density in 1/world unit. A ray through a whole unit of density 1 below it would be 1 - 1/e
-                opaque; through a cell of 1/48 unit it is 2 %.
+            threshold: density in 1/world unit. A cell of 1/48 unit that stays below a threshold of 1 is at most
+                2 % opaque.
             bounds: optional `[g, g, g]` bool of any resolution: nothing exists outside it (the training hulls' union).
             device: where the field lives.
             chunk: points per evaluation.

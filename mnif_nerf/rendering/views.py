@@ -13,7 +13,7 @@ from torch import Tensor
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField
-from mnif_nerf.rendering.volume import ray_weights
+from mnif_nerf.rendering.volume import composite, ray_weights
 
 DEFAULT_STEP = 1.0 / 64  # finer steps gain less than 0.1 dB on the demo's held-out views (docs/benchmarks.md)
 _HIDDEN = 6.0  # optical depth at which 0.25 % of the light is left: below one grey level of 255
@@ -107,10 +107,8 @@ def _render_chunk(
     colors, densities = _evaluate(field, points)
     density[wanted], color[wanted] = densities, colors
     weights = ray_weights(density * step)
-    accumulation = weights.sum(dim=-1, keepdim=True)
-    background = 1.0 - accumulation
-    rgb = (weights.unsqueeze(-1) * color).sum(dim=1) + background
-    depth = (weights * t).sum(dim=-1, keepdim=True) + background * far.unsqueeze(-1)
+    rgb, accumulation = composite(weights, color)
+    depth = (weights * t).sum(dim=-1, keepdim=True) + (1.0 - accumulation) * far.unsqueeze(-1)
     return {"rgb": rgb.clamp(0, 1), "depth": depth, "accumulation": accumulation.clamp(0, 1)}
 
 

@@ -25,7 +25,7 @@ def composite(weights: Tensor, colors: Tensor, background: float = 1.0) -> tuple
 
     Args:
         weights: `[..., S]` from `ray_weights`.
-        colors: `[..., S, 3]`, or channels first `[..., 3, S]` with `weights` unsqueezed to match.
+        colors: `[..., S, 3]`.
         background: grey level behind everything (1 = white).
 
     Returns:
