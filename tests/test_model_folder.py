@@ -169,6 +169,8 @@ def test_hub_round_trip(pipe: MNIFPipeline, tmp_path: Path, monkeypatch: pytest.
     created: list[tuple[str, bool]] = []
 
     class FakeApi:
+        endpoint = "https://hub.example"
+
         def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
             created.append((repo_id, private))
 
@@ -178,7 +180,7 @@ def test_hub_round_trip(pipe: MNIFPipeline, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **_: str(hub / repo_id))
     monkeypatch.chdir(tmp_path)
-    assert pipe.push_to_hub("someone/cars", private=True) == "https://huggingface.co/someone/cars"
+    assert pipe.push_to_hub("someone/cars", private=True) == "https://hub.example/someone/cars"
     assert created == [("someone/cars", True)]
     assert "someone/cars" in (hub / "someone/cars/README.md").read_text()
     again = MNIFPipeline.from_pretrained("someone/cars")
