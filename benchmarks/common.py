@@ -209,11 +209,8 @@ class OurTrainer:
 
 def hull_union(store: PackedStore) -> Tensor | None:
     """Where any object can be, bool `[G, G, G]`, grown by one cell; None without hulls."""
-    if store.hulls is None:
-        return None
-    size = store.hull_resolution
-    bits = np.unpackbits(np.bitwise_or.reduce(store.hulls, axis=0), bitorder="little")[: size**3]
-    return dilate(torch.from_numpy(bits.reshape(size, size, size)).bool())
+    union = store.hull_union()
+    return None if union is None else dilate(torch.from_numpy(union))
 
 
 def step_gflop(shapes: Sequence[tuple[int, int]], points: int, instances: int, bases: int) -> float:

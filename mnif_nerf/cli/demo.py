@@ -143,7 +143,7 @@ def _train(config: DemoConfig, run: Path) -> None:
 
 def _overview(config: DemoConfig, run: Path) -> Path:
     """One picture and one page: training cars, their reconstructions, samples and interpolations."""
-    from mnif_nerf.export.pictures import contact_sheet, save_png
+    from mnif_nerf.export.pictures import comparison_rows, save_png
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
     pipe = MNIFPipeline.from_pretrained(run)
@@ -163,8 +163,7 @@ def _overview(config: DemoConfig, run: Path) -> Path:
         ]
     path = pipe.interpolate(*ends, num=8)
     rows["From the first sample to the second"] = [car.render(25, 40, size) for car in path]
-    sheet = contact_sheet(list(rows.values()), row_labels=list(rows))
-    save_png(sheet, config.output / "overview.png")
+    save_png(comparison_rows(rows), config.output / "overview.png")
     return _write_page(config.output, score)
 
 

@@ -90,6 +90,12 @@ class PackedStore:
         shape = (self.hull_resolution,) * 3
         return np.ones(shape, dtype=bool) if self.hulls is None else unpack_bits(self.hulls[scene], shape)
 
+    def hull_union(self) -> np.ndarray | None:
+        """bool [G, G, G], cells in any scene's hull; None where nothing was carved."""
+        if self.hulls is None:
+            return None
+        return unpack_bits(np.bitwise_or.reduce(self.hulls, axis=0), (self.hull_resolution,) * 3)
+
     def silhouette(self, view: int) -> np.ndarray:
         """bool [H, W], the object; all True where the background is not white."""
         return self._mask(self.silhouettes, view)

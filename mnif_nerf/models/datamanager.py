@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mnif_nerf.data.images import composite_white, read_image
-from mnif_nerf.data.packing import unpack_bits
 from mnif_nerf.data.sampler import RayBatchSampler
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import SrnDataParserConfig, make_cameras, make_outputs
@@ -137,12 +136,8 @@ class MNIFDataManager(VanillaDataManager):
 
     def bounds(self) -> Tensor | None:
         """Union of all visual hulls, grown by one cell: bool `[G, G, G]` ([x, y, z]); None without hulls."""
-        store = self.views.train
-        if store.hulls is None:
-            return None
-        size = store.hull_resolution
-        union = np.bitwise_or.reduce(store.hulls, axis=0)
-        return dilate(torch.from_numpy(unpack_bits(union, (size, size, size))))
+        union = self.views.train.hull_union()
+        return None if union is None else dilate(torch.from_numpy(union))
 
     def setup_train(self) -> None:
         """Prepare the drawing of rays; only while training."""
