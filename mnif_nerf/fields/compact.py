@@ -24,13 +24,17 @@ class CompactField(nn.Module):
         weights: one `[out, in]` per layer.
         biases: one `[out]` per layer.
         final_sine: whether the output layer is a sine too.
+        head: what the raw values mean, see `mnif_nerf.fields.heads`.
     """
 
-    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], final_sine: bool = False) -> None:
+    def __init__(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], final_sine: bool = False, head: str = "radiance"
+    ) -> None:
         super().__init__()
         self.weights = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
         self.biases = nn.ParameterList(nn.Parameter(b.detach().clone(), requires_grad=False) for b in biases)
         self.final_sine = final_sine
+        self.head = head
 
     def evaluate(self, points: Tensor) -> Tensor:
         """Raw values `[out, N]` at feature-major points `[in, N]`."""
@@ -45,16 +49,17 @@ class CompactField(nn.Module):
     def radiance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Colours `[N, 3]` in [0, 1] and densities `[N]` >= 0 (1/world unit) at points `[N, 3]`."""
         raw = self.evaluate(points.T)
-        return color_from_raw(raw[:3]).T, density_from_raw(raw[3])
+        return color_from_raw(raw[:3], self.head).T, density_from_raw(raw[3], self.head)
 
     def density(self, points: Tensor) -> Tensor:
         """Densities `[N]` >= 0 (1/world unit) at points `[N, 3]`."""
-        return density_from_raw(self.evaluate(points.T)[3])
+        return density_from_raw(self.evaluate(points.T)[3], self.head)
 
     def save(self, path: Path | str) -> Path:
         """Write the network as one safetensors file (about 70 KB for the paper's SRN shape)."""
         path = Path(path)
         metadata = {"format": _FORMAT, "final_sine": json.dumps(self.final_sine), "layers": str(len(self.weights))}
+        metadata["head"] = self.head
         write_tensors(path, self.state_dict(), metadata)
         return path
 
@@ -71,7 +76,8 @@ class CompactField(nn.Module):
         layers = range(int(metadata["layers"]))
         weights = [tensors[f"weights.{layer}"] for layer in layers]
         biases = [tensors[f"biases.{layer}"] for layer in layers]
-        return cls(weights, biases, final_sine=json.loads(metadata["final_sine"]))
+        # Files of version 0.1.0 hold radiance fields and do not say so.
+        return cls(weights, biases, json.loads(metadata["final_sine"]), metadata.get("head", "radiance"))
 
     def to_onnx(self, path: Path | str) -> Path:
         """Write the network as ONNX: input "points" `[N, in]`, output "raw" `[N, out]`, N free.
@@ -86,7 +92,9 @@ class CompactField(nn.Module):
         path = Path(path)
         example = torch.zeros(2, self.weights[0].shape[1])
         # A copy: this field stays on its device.
-        exported = CompactField([w.cpu() for w in self.weights], [b.cpu() for b in self.biases], self.final_sine)
+        exported = CompactField(
+            [w.cpu() for w in self.weights], [b.cpu() for b in self.biases], self.final_sine, self.head
+        )
         with atomic_file(path) as temporary:
             torch.onnx.export(
                 exported.eval(),

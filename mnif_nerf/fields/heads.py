@@ -1,9 +1,17 @@
-"""Output heads: what the raw numbers of a field mean."""
+"""Output heads: what the raw numbers of a field mean.
+
+"radiance"          red, green, blue and density, for volume rendering
+"radiance-authors"  the same with the authors' activations (for their checkpoints)
+"signed"            values in about [-1, 1]: voxels are occupied where positive; a colour is (value + 1) / 2
+"logit"             voxels: the logit of the occupancy, again positive inside
+"""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
+
+HEADS = ("radiance", "radiance-authors", "signed", "logit")
 
 # density = SCALE * softplus(GAIN * raw - SHIFT), in 1 / world unit. Objects have a diagonal of one unit, so a ray
 # starts almost transparent (2.5 per unit) and a raw value of 3 already stops it within two hundredths of a unit.
@@ -12,11 +20,20 @@ DENSITY_GAIN = 1.5
 DENSITY_SHIFT = 2.0
 
 
-def density_from_raw(raw: Tensor) -> Tensor:
+def density_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
     """Raw density channel `[...]` to density `[...]` >= 0, in 1/world unit (softplus, so it can reach zero)."""
+    if head == "radiance-authors":
+        return (F.elu(raw, alpha=0.1) + 0.1).clamp(0.0, 10.0)
     return DENSITY_SCALE * F.softplus(DENSITY_GAIN * raw - DENSITY_SHIFT)
 
 
-def color_from_raw(raw: Tensor) -> Tensor:
-    """Raw colour channels `[..., 3]` (any layout) to colours in [0, 1] (logistic function)."""
+def color_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
+    """Raw colour channels (any layout) to colours in [0, 1]: a logistic function, or cut where they are signed."""
+    if head in ("radiance-authors", "signed"):
+        return (0.5 * raw + 0.5).clamp(0.0, 1.0)
     return raw.sigmoid()
+
+
+def occupancy_from_raw(raw: Tensor, head: str) -> Tensor:
+    """Raw occupancy channel `[...]` to an occupancy in [0, 1]; above one half is inside."""
+    return raw.sigmoid() if head == "logit" else (0.5 * raw + 0.5).clamp(0.0, 1.0)

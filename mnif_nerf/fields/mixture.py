@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.heads import color_from_raw, density_from_raw
+from mnif_nerf.fields.heads import HEADS, color_from_raw, density_from_raw
 from mnif_nerf.fields.siren import init_layer, layer_shapes, num_parameters, siren_forward_rows, split_rows
 
 _CHOICES = {
     "coefficients": ("layer-wise", "network-wise"),
     "init": ("corrected", "authors"),
     "final_activation": ("linear", "sine"),
+    "head": HEADS,
 }
 
 
@@ -42,7 +43,8 @@ class FieldSpec:
         coefficients: "layer-wise" (one per basis and layer) or "network-wise" (one per basis).
         init: "corrected" keeps the spread of the initial output independent of M; "authors" averages
             unscaled bases, whose mean has weights 1/sqrt(M) too small.
-        final_activation: "linear" (radiance) or "sine".
+        final_activation: "linear" (radiance, logits) or "sine" (values in [-1, 1]).
+        head: what the raw values mean, see `mnif_nerf.fields.heads`.
     """
 
     in_features: int = 3
@@ -55,6 +57,7 @@ class FieldSpec:
     coefficients: str = "layer-wise"
     init: str = "corrected"
     final_activation: str = "linear"
+    head: str = "radiance"
 
     def __post_init__(self) -> None:
         for name in ("in_features", "out_features", "width", "num_bases", "latent_dim"):
@@ -172,7 +175,7 @@ class MixtureField(nn.Module):
     def radiance(self, latents: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Colours `[B, N, 3]` in [0, 1] and densities `[B, N]` >= 0 at points `[B, N, 3]`."""
         raw = self.forward(latents, points)
-        return color_from_raw(raw[..., :3]), density_from_raw(raw[..., 3])
+        return color_from_raw(raw[..., :3], self.spec.head), density_from_raw(raw[..., 3], self.spec.head)
 
     @torch.no_grad()
     def collapse(self, latent: Tensor) -> CompactField:
@@ -191,4 +194,5 @@ class MixtureField(nn.Module):
             [weight[0] for weight in weights],
             [bias[0, :, 0] for bias in biases],
             final_sine=self.spec.final_activation == "sine",
+            head=self.spec.head,
         )

@@ -1,8 +1,9 @@
-"""Rays grouped by instance: what a sampler hands to the training step."""
+"""Rays or points grouped by instance: what a sampler hands to the training step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,3 +38,30 @@ class RayBatch:
 
     def __getitem__(self, rows: slice) -> RayBatch:
         return RayBatch(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+@dataclass
+class PointBatch:
+    """Points of B instances, N each, with what the field should say there.
+
+    Attributes:
+        instances: `[B]` int64, indices of the instances in the store.
+        points: `[B, in, N]` field coordinates in [-1, 1], feature-major; an expanded view where all share them.
+        targets: `[B, out, N]`.
+        weights: `[B, N]`, of mean 1 for every instance, or None where all points weigh the same.
+    """
+
+    instances: Tensor
+    points: Tensor
+    targets: Tensor
+    weights: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> PointBatch:
+        """The same batch on another device."""
+        return PointBatch(*(None if v is None else v.to(device, non_blocking=True) for v in self._values()))
+
+    def __getitem__(self, rows: slice) -> PointBatch:
+        return PointBatch(*(None if v is None else v[rows] for v in self._values()))
+
+    def _values(self) -> list[Any]:
+        return [getattr(self, f.name) for f in fields(self)]
