@@ -31,11 +31,14 @@ class RecipeConfig:
     machine.
     """
 
+    in_features: int = 3
+    out_features: int = 4
     width: int = 64
     hidden_layers: int = 4
     num_bases: int = 256
     latent_dim: int = 128
     w0: float = 30.0
+    final_sine: bool = False
     scenes: int = 8
     views: int = 4
     pixels: int = 512
@@ -54,7 +57,7 @@ class RecipeField(nn.Module):
     def __init__(self, config: RecipeConfig) -> None:
         super().__init__()
         self.config = config
-        shapes = layer_shapes(3, config.width, config.hidden_layers, 4)
+        shapes = layer_shapes(config.in_features, config.width, config.hidden_layers, config.out_features)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for layer, (out, fan_in) in enumerate(shapes):
             weight, bias = init_layer(config.num_bases, out, fan_in, layer == 0, config.w0)
@@ -79,11 +82,11 @@ class RecipeField(nn.Module):
         return mixed
 
     def forward(self, latents: Tensor, points: Tensor) -> Tensor:
-        """Raw values `[B, N, 4]` at points `[B, N, 3]`."""
+        """Raw values `[B, N, out]` at points `[B, N, in]`."""
         hidden = points
         for layer, (weight, bias) in enumerate(self.mix(latents)):
             hidden = hidden @ weight.transpose(1, 2) + bias.unsqueeze(1)
-            if layer < len(self.weights) - 1:
+            if layer < len(self.weights) - 1 or self.config.final_sine:
                 hidden = torch.sin(self.config.w0 * hidden)
         return hidden
 

@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "MNIFPipeline": "mnif_nerf.pipelines.generation",
     "NeuralObject": "mnif_nerf.pipelines.generation",
+    "NeuralShape": "mnif_nerf.pipelines.generation",
+    "NeuralImage": "mnif_nerf.pipelines.generation",
     "MixtureField": "mnif_nerf.fields.mixture",
     "FieldSpec": "mnif_nerf.fields.mixture",
     "CompactField": "mnif_nerf.fields.compact",

@@ -160,7 +160,7 @@ def test_settings_are_those_of_the_nerfstudio_methods() -> None:
         for name in ("scenes_per_step", "rays_per_scene", "carve_points"):
             assert getattr(manager, name) == getattr(method, name), name
         rates = {"fields": method.field_lr, "projection": method.projection_lr, "latents": method.latent_lr}
-        assert config.optimizers.keys() == rates.keys()
+        assert config.optimizers.keys() == {*rates, "inner_rates"}
         for group, rate in rates.items():
             optimizer, schedule = (config.optimizers[group][part] for part in ("optimizer", "scheduler"))
             assert (optimizer.lr, optimizer.eps, tuple(optimizer.betas)) == (rate, method.eps, method.betas)

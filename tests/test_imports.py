@@ -26,7 +26,13 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 # On one floor, but one builds on the other: pipelines are made of models; a field's occupancy grid casts its rays.
 NEIGHBOURS = {("pipelines", "models"), ("rendering", "fields")}
 # The parts of the upper floors that must work where nerfstudio is not installed.
-GENERATION = ("pipelines.generation", "pipelines.model_folder", "pipelines.objects")
+GENERATION = (
+    "pipelines.generation",
+    "pipelines.model_folder",
+    "pipelines.objects",
+    "pipelines.official",
+    "pipelines.official_files",
+)
 
 
 def module_files() -> list[Path]:
@@ -178,7 +184,9 @@ def test_entry_points_load() -> None:
     }
     found = {(point.group, point.name): point.load() for point in distribution("mnif_nerf").entry_points}
     names = {name for group, name in found if group in kinds}
-    assert names == {"mnif", "mnif-lite", "srn"}
+    sizes = {f"mnif{kind}{size}" for kind in ("", "-voxel", "-image") for size in ("", "-lite")}
+    paper = {"mnif-srn-cars-s", "mnif-shapenet-s", "mnif-shapenet-l", "mnif-celebahq-s", "mnif-celebahq-l"}
+    assert names == {*sizes, *paper, "srn"}
     for (group, name), thing in found.items():
         if group in kinds:
             assert isinstance(thing, kinds[group]), name

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("nerfstudio")
 
-from nerfstudio_runs import Run, tiny_config
+from nerfstudio_runs import Run, same, tiny_config
 from tiny_srn import write_tiny_srn
 
 
@@ -23,16 +23,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     changes = {"steps_per_save": 8, "steps_per_eval_all_images": 8, "steps_per_eval_image": 8}
     return Run(tiny_config(data, tmp_path_factory.mktemp("straight"), **changes))
-
-
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor):
-        return first.dtype == second.dtype and torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[k], second[k]) for k in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(same(a, b) for a, b in zip(first, second))
-    return first == second
 
 
 def test_checkpoint_reads_with_weights_only_and_holds_all_that_a_resume_needs(straight: Run) -> None:
@@ -96,7 +86,7 @@ def test_ctrl_c_while_the_data_is_packed(tmp_path: Path, monkeypatch: pytest.Mon
 
     data = write_tiny_srn(tmp_path / "data", scenes=2, views=4, resolution=16)
     with monkeypatch.context() as patch:
-        patch.setattr(packing._GrowingArray, "append", interrupt)
+        patch.setattr(packing.GrowingArray, "append", interrupt)
         with pytest.raises(SystemExit, match="interrupted before the first step"):
             Run(tiny_config(data, tmp_path / "out", steps=2))
     assert not (data / ".mnif" / "train").exists()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.pictures import comparison_rows, contact_sheet, image_grid, save_png, to_image
+from mnif_nerf.export.pictures import comparison_rows, contact_sheet, enlarge, image_grid, save_png, to_image
 from mnif_nerf.export.video import write_video
 
 RED = Image.new("RGB", (20, 16), (255, 0, 0))
@@ -22,7 +22,24 @@ def test_every_kind_of_picture_is_taken() -> None:
     assert to_image(np.array([[[1, 2, 3]]], dtype=np.uint8)).getpixel((0, 0)) == (1, 2, 3)
     assert to_image(np.array([[[np.nan, -1.0, 2.0]]])).getpixel((0, 0)) == (0, 0, 255)
     with pytest.raises(MNIFError, match=r"\[H, W, 3\]"):
-        to_image(np.zeros((4, 4)))
+        to_image(np.zeros((4, 4, 2)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1)])
+def test_grey_pictures_are_taken_with_and_without_their_axis(shape: tuple[int, ...]) -> None:
+    grey = np.arange(6, dtype=np.uint8).reshape(shape)
+    for picture in (grey, torch.from_numpy(grey), grey / 255.0):
+        image = to_image(picture)
+        assert image.size == (3, 2)
+        assert image.getpixel((2, 1)) == (5, 5, 5)
+
+
+def test_enlarging_keeps_every_pixel_a_square() -> None:
+    small = np.arange(8 * 10, dtype=np.uint8).reshape(8, 10)
+    large = np.asarray(enlarge(small, 60))
+    assert large.shape == (64, 80, 3)
+    np.testing.assert_array_equal(large[..., 0], np.kron(small, np.ones((8, 8), np.uint8)))
+    assert enlarge(RED, 16).size == RED.size
 
 
 def test_contact_sheet_holds_the_pictures_in_order() -> None:

@@ -234,7 +234,7 @@ def test_a_disk_too_small_is_refused_before_packing(data, monkeypatch):
 
 
 def test_a_disk_that_fills_up_while_packing(data, monkeypatch):
-    append, calls = packing._GrowingArray.append, []
+    append, calls = packing.GrowingArray.append, []
 
     def full(self, rows):
         calls.append(1)
@@ -242,10 +242,10 @@ def test_a_disk_that_fills_up_while_packing(data, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         append(self, rows)
 
-    monkeypatch.setattr(packing._GrowingArray, "append", full)
+    monkeypatch.setattr(packing.GrowingArray, "append", full)
     assert "the disk is full" in refusal(data)
     assert not leftovers(data)
-    monkeypatch.setattr(packing._GrowingArray, "append", append)
+    monkeypatch.setattr(packing.GrowingArray, "append", append)
     assert open_store(data, "train", progress=False).num_views == 15
 
 
@@ -253,7 +253,7 @@ def test_ctrl_c_while_packing_leaves_nothing(data, monkeypatch):
     def interrupt(self, rows):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(packing._GrowingArray, "append", interrupt)
+    monkeypatch.setattr(packing.GrowingArray, "append", interrupt)
     with pytest.raises(KeyboardInterrupt):
         open_store(data, "train", progress=False)
     assert not leftovers(data)
@@ -262,9 +262,9 @@ def test_ctrl_c_while_packing_leaves_nothing(data, monkeypatch):
 def test_kill_while_packing_leaves_nothing_that_counts(data):
     code = (
         "import sys, time; from mnif_nerf.data import packing, store\n"
-        "append = packing._GrowingArray.append\n"
+        "append = packing.GrowingArray.append\n"
         "def slow(self, rows):\n    append(self, rows); print('written', flush=True); time.sleep(60)\n"
-        "packing._GrowingArray.append = slow\n"
+        "packing.GrowingArray.append = slow\n"
         "store.open_store(sys.argv[1], 'train', progress=False)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(data)], stdout=subprocess.PIPE) as process:

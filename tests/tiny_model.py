@@ -1,4 +1,4 @@
-"""Small stand-ins for trained things: an analytic sphere, and a random mixture field that has a surface."""
+"""Small stand-ins for trained things: analytic balls, and random mixture fields of every modality."""
 
 from __future__ import annotations
 
@@ -58,3 +58,95 @@ def tiny_model(num_instances: int = 6, seed: int = 0) -> StoredModel:
     cells = torch.zeros(8, 8, 8, dtype=torch.bool)
     cells[1:7, 1:7, 1:7] = True
     return StoredModel(field.eval(), latents, names, cells=cells)
+
+
+class SolidBall:
+    """A solid ball as a voxel field: its value is exactly 0 at `radius` (world units, in a box of half extent 0.5).
+
+    Args:
+        radius, center: world units.
+        sharpness: how steep the value is there, 1/world unit.
+        head: "signed", or "logit" for the same solid told as logits.
+    """
+
+    def __init__(
+        self,
+        radius: float = 0.3,
+        center: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        sharpness: float = 30.0,
+        head: str = "signed",
+    ) -> None:
+        self.radius, self.sharpness, self.head = radius, sharpness, head
+        self.center = torch.tensor(center)
+
+    def evaluate(self, points: Tensor) -> Tensor:
+        """Values `[1, N]` at field coordinates `[3, N]`."""
+        distance = (0.5 * points - self.center.to(points).unsqueeze(1)).norm(dim=0, keepdim=True)
+        logit = self.sharpness * (self.radius - distance)
+        return 2 * logit if self.head == "logit" else torch.tanh(logit)
+
+
+def tiny_voxel_model(num_instances: int = 6, seed: int = 0, head: str = "signed", resolution: int = 16) -> StoredModel:
+    """A random model of voxels whose objects have surfaces, as after meta-learning."""
+    sine = head == "signed"
+    field = _lively_field(
+        FieldSpec(
+            out_features=1,
+            width=16,
+            hidden_layers=1,
+            num_bases=8,
+            latent_dim=5,
+            w0=8.0,
+            final_activation="sine" if sine else "linear",
+            head=head,
+        ),
+        seed,
+        gain=1.0 if sine else 10.0,
+    )
+    latents, names = _latents(num_instances, seed, "shape")
+    return StoredModel(
+        field,
+        latents,
+        names,
+        modality="voxel",
+        grid={"resolution": resolution, "channels": 1},
+        rates=torch.linspace(0.01, 0.1, 5),
+        adaptation={"method": "meta-learning", "inner_steps": 3, "inner_lr": 1.0, "first_order": False},
+    )
+
+
+def tiny_image_model(num_instances: int = 6, seed: int = 0, channels: int = 3, resolution: int = 8) -> StoredModel:
+    """A random model of pictures, as after auto-decoding."""
+    field = _lively_field(
+        FieldSpec(
+            in_features=2,
+            out_features=channels,
+            width=16,
+            hidden_layers=1,
+            num_bases=8,
+            latent_dim=5,
+            w0=8.0,
+            final_activation="sine",
+            head="signed",
+        ),
+        seed,
+        gain=1.0,
+    )
+    latents, names = _latents(num_instances, seed, "picture")
+    grid = {"resolution": resolution, "channels": channels}
+    return StoredModel(field, latents, names, modality="image", grid=grid)
+
+
+def _lively_field(spec: FieldSpec, seed: int, gain: float) -> MixtureField:
+    """A random field whose values go up and down around zero."""
+    field = MixtureField(spec, seed=seed)
+    with torch.no_grad():
+        out, fan_in = spec.shapes[-1]
+        field.bases[-1][:, : out * fan_in].mul_(gain)
+        field.bases[-1][:, out * fan_in :] = 0
+    return field.eval()
+
+
+def _latents(count: int, seed: int, name: str) -> tuple[Tensor, tuple[str, ...]]:
+    latents = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed))
+    return latents, tuple(f"{name}_{k:02d}" for k in range(count))

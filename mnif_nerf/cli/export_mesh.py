@@ -55,7 +55,8 @@ class ExportOptions:
     temperature: float = 1.0
     """As in mnif-sample."""
     level: float | None = None
-    """Density that counts as surface (1/world unit); by default 22.2. Lower is fatter."""
+    """What counts as surface: a density (1/world unit; by default 22.2), of voxels an occupancy between 0 and 1 (by
+    default 0.5). Lower is fatter."""
     smooth: int = 0
     """Smoothing steps that do not shrink the mesh; 10 is visible."""
     max_faces: int | None = None
@@ -78,6 +79,7 @@ def main(options: ExportOptions) -> Path:
     formats = parse_formats(options.format)
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
+    _check_model(options, pipe)
     objects = _objects(pipe, options)
     output = options.output or default_output(options.load_config, "meshes", _folder_name(options))
     prepare_output(output)
@@ -119,7 +121,23 @@ def _check(options: ExportOptions) -> None:
         raise MNIFError("--source latent needs --latent-file (a latents.safetensors that mnif-sample wrote).")
     if options.latent_file is not None and options.source != "latent":
         raise MNIFError("--latent-file is only read with --source latent; add it.")
-    check_request(options.resolution, options.level, options.keep, options.smooth, options.max_faces)
+    check_request(options.resolution, None, options.keep, options.smooth, options.max_faces)
+
+
+def _check_model(options: ExportOptions, pipe: MNIFPipeline) -> None:
+    """Refuse what does not fit this model, before any work is done."""
+    from mnif_nerf.export.mesh import check_request
+
+    if pipe.modality == "image":
+        raise MNIFError(
+            f"{options.load_config}: a model of images has no surface to export; write pictures with mnif-sample."
+        )
+    if pipe.modality == "radiance":
+        check_request(options.resolution, options.level, options.keep)
+    elif options.level is not None and not 0 < options.level < 1:
+        raise MNIFError(
+            f"--level {options.level} is not an occupancy; use a number between 0 and 1 (the default is 0.5)."
+        )
 
 
 def _objects(pipe: MNIFPipeline, options: ExportOptions) -> list[NeuralObject]:
@@ -130,7 +148,8 @@ def _objects(pipe: MNIFPipeline, options: ExportOptions) -> list[NeuralObject]:
         latents = read_latents(options.latent_file)
         return [pipe.decode(latent, f"{options.latent_file.stem}{k:03d}") for k, latent in enumerate(latents)]
     chosen: list[str | int] = list(options.instance)
-    return [pipe.instance(name) for name in chosen or range(min(options.num_samples, len(pipe.names)))]
+    # Without any instances the first is asked for too: the pipeline has the sentence.
+    return [pipe.instance(name) for name in chosen or range(max(1, min(options.num_samples, len(pipe.names))))]
 
 
 def read_latents(path: Path) -> Any:
@@ -172,7 +191,7 @@ def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options:
             occupancy = item.occupancy(options.resolution, options.level)
             report["occupied_voxels"] = int(occupancy.sum())
             if not occupancy.any():
-                raise MNIFError(f"{item.name}: not one voxel reaches the density level; lower it with --level.")
+                raise MNIFError(f"{item.name}: not one voxel reaches the level; lower it with --level.")
     except MNIFError as error:
         return {**report, "error": str(error)}
     for kind in mesh_formats:

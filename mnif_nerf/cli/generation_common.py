@@ -22,7 +22,7 @@ def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
     pipe = MNIFPipeline.from_pretrained(load_config, device)
     flush_denormals()
     if pipe.latents.device.type == "cpu":
-        probe = pipe.instance(0)
+        probe = pipe.decode([0.0] * pipe.model.field.spec.latent_dim)
         tune_threads(lambda: probe.render(resolution=64))
     return pipe
 

@@ -17,16 +17,20 @@ from mnif_nerf.cli.generation_common import (
 from mnif_nerf.errors import MNIFError, run_command
 
 if TYPE_CHECKING:
-    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralImage, NeuralObject
 
 _MOST_IN_TURNTABLE = 16
+# Pictures per object where --views is not given. Of a solid the front-left and the rear-right show all there is.
+_VIEWS = {"radiance": 4, "voxel": 2}
+_WIDE = 400  # pixels: a strip of views on the contact sheet that has room for a whole sentence under it
 
 
 @dataclass
 class SampleOptions:
     """Draw new objects from the latent prior of a trained run, or walk between two training instances.
 
-    Writes contact_sheet.png, views/*.png, turntable.mp4, latents.safetensors and samples.json.
+    Writes contact_sheet.png, views/*.png, turntable.mp4, latents.safetensors and samples.json; of a model of
+    images images/*.png in place of views and turntable.
     """
 
     load_config: str
@@ -43,10 +47,10 @@ class SampleOptions:
     """Below 1: nearer to the typical object and less varied."""
     interpolate: tuple[str, str] | None = None
     """Two training instances (names or numbers from 0): walk from one to the other instead of sampling."""
-    views: int = 4
-    """Pictures per object."""
-    resolution: int = 128
-    """Pixels along an edge of a picture."""
+    views: int | None = None
+    """Pictures per object; by default 4, of voxels 2 (from the front-left and the rear-right). Not for images."""
+    resolution: int | None = None
+    """Pixels along an edge of a picture; by default 128, of images as many as the training data had."""
     elevation: float = 20.0
     """Degrees of the camera above the horizon."""
     turntable: bool = True
@@ -70,11 +74,15 @@ def main(options: SampleOptions) -> Path:
     """
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
+    options = _complete(options, pipe)
     objects = _objects(pipe, options)
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
     prepare_output(output)
     entries = [_entry(pipe, item, options) for item in objects]
-    _write_pictures(objects, entries, output, options)
+    if pipe.modality == "image":
+        _write_images(objects, entries, output, options)
+    else:
+        _write_pictures(objects, entries, output, options)
     if options.turntable:
         _write_turntable(objects, output / "turntable.mp4", options)
     _write_latents(objects, output / "latents.safetensors")
@@ -86,11 +94,25 @@ def main(options: SampleOptions) -> Path:
 def _check(options: SampleOptions) -> None:
     least = {"num_samples": 1, "views": 1, "resolution": 1, "frames": 1, "turntable_resolution": 1}
     for name, minimum in least.items():
-        if getattr(options, name) < minimum:
+        value = getattr(options, name)
+        if value is not None and value < minimum:
             flag = "--" + name.replace("_", "-")
-            raise MNIFError(f"{flag} {getattr(options, name)} leaves nothing to do; use at least {minimum}.")
+            raise MNIFError(f"{flag} {value} leaves nothing to do; use at least {minimum}.")
     if options.interpolate is not None and options.num_samples < 2:
         raise MNIFError("--interpolate needs both ends; use --num-samples 2 or more.")
+
+
+def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
+    """The options with what the model's modality decides filled in."""
+    if pipe.modality != "image":
+        views = _VIEWS[pipe.modality] if options.views is None else options.views
+        resolution = 128 if options.resolution is None else options.resolution
+        return dataclasses.replace(options, views=views, resolution=resolution)
+    if options.views is not None:
+        raise MNIFError("--views is for objects seen from several sides; leave it out for a model of images.")
+    grid = pipe.model.grid or {"resolution": 64}
+    resolution = grid["resolution"] if options.resolution is None else options.resolution
+    return dataclasses.replace(options, resolution=resolution, turntable=False)
 
 
 def _objects(pipe: MNIFPipeline, options: SampleOptions) -> list[NeuralObject]:
@@ -114,9 +136,13 @@ def _run_name(options: SampleOptions) -> str:
 
 
 def _entry(pipe: MNIFPipeline, item: NeuralObject, options: SampleOptions) -> dict[str, Any]:
-    name, distance = pipe.nearest(item)
-    entry = {"name": item.name, "nearest_training_instance": name, "distance": round(distance, 4)}
-    return {**entry, "views": [f"views/{item.name}_{view}.png" for view in range(options.views)]}
+    entry: dict[str, Any] = {"name": item.name}
+    if pipe.names:
+        name, distance = pipe.nearest(item)
+        entry.update({"nearest_training_instance": name, "distance": round(distance, 4)})
+    if pipe.modality == "image":
+        return {**entry, "image": f"images/{item.name}.png"}
+    return {**entry, "views": [f"views/{item.name}_{view}.png" for view in range(options.views or 0)]}
 
 
 def _write_pictures(
@@ -124,6 +150,8 @@ def _write_pictures(
 ) -> None:
     from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
 
+    assert options.views is not None
+    assert options.resolution is not None
     rows = []
     with progress_bar("rendering views", len(objects)) as advance:
         for item, entry in zip(objects, entries):
@@ -132,10 +160,10 @@ def _write_pictures(
                 save_png(picture, output / name)
             rows.append(pictures)
             advance()
-    labels = [f"{e['name']}: nearest {e['nearest_training_instance']} at {e['distance']:.2f}" for e in entries]
+    labels = [_label(entry, wide=options.views * options.resolution >= _WIDE) for entry in entries]
     strips = [image_grid(row, columns=len(row)) for row in rows]
     # Up to four objects stand below each other; more share a row, or the sheet gets too tall for a screen.
-    across = 1 if len(strips) <= 4 else 2
+    across = 1 if len(strips) <= 4 else max(2, 8 // options.views)
     firsts = range(0, len(strips), across)
     sheet = contact_sheet(
         [strips[k : k + across] for k in firsts],
@@ -143,6 +171,32 @@ def _write_pictures(
         title=_title(options),
     )
     save_png(sheet, output / "contact_sheet.png")
+
+
+def _label(entry: dict[str, Any], wide: bool) -> str:
+    if "distance" not in entry:
+        return str(entry["name"])
+    if wide:
+        return f"{entry['name']}: nearest {entry['nearest_training_instance']} at {entry['distance']:.2f}"
+    return f"{entry['name']}: {entry['distance']:.2f} from {entry['nearest_training_instance']}"
+
+
+def _write_images(
+    objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
+) -> None:
+    """The pictures as they are, and all of them on one sheet, where small ones are shown enlarged."""
+    from mnif_nerf.export.pictures import contact_sheet, enlarge, grid_columns, save_png
+
+    pictures = []
+    with progress_bar("sampling pictures", len(objects)) as advance:
+        for item, entry in zip(objects, entries):
+            image: NeuralImage = item  # type: ignore[assignment]
+            pictures.append(image.image(options.resolution))
+            save_png(pictures[-1], output / entry["image"])
+            advance()
+    shown, columns = [enlarge(picture) for picture in pictures], grid_columns(len(pictures))
+    rows = [shown[k : k + columns] for k in range(0, len(shown), columns)]
+    save_png(contact_sheet(rows, title=_title(options)), output / "contact_sheet.png")
 
 
 def _title(options: SampleOptions) -> str:
@@ -188,19 +242,24 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("object", "nearest training instance", "distance")
-    for entry in entries:
-        table.add_row(entry["name"], entry["nearest_training_instance"], f"{entry['distance']:.2f}")
-    Console().print(table)
-    if pipe.prior is not None:
+    if pipe.names:
+        table = Table("object", "nearest training instance", "distance")
+        for entry in entries:
+            table.add_row(entry["name"], entry["nearest_training_instance"], f"{entry['distance']:.2f}")
+        Console().print(table)
+    if pipe.names and pipe.prior is not None:
         print(
             f"(training instances are {pipe.prior.spacing():.2f} from their own nearest one; "
             "a sample far below that is nearly a copy)"
         )
+    pictures = "images/" if pipe.modality == "image" else "views/"
     print(
-        f"wrote {output}/contact_sheet.png{', turntable.mp4' if options.turntable else ''}, views/, "
+        f"wrote {output}/contact_sheet.png{', turntable.mp4' if options.turntable else ''}, {pictures}, "
         "latents.safetensors, samples.json"
     )
+    if pipe.modality == "image":
+        print(f"next: the same at four times the resolution, with --resolution {4 * (options.resolution or 64)}")
+        return
     print(
         f"next: mnif-export-mesh --load-config {options.load_config} --source latent "
         f"--latent-file {output / 'latents.safetensors'} --format glb"

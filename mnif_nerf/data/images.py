@@ -12,7 +12,7 @@ from PIL import Image
 from mnif_nerf.errors import MNIFError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-_READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
 _LOSSLESS_THRESHOLD, _LOSSY_THRESHOLD = 6, 24  # JPEG rings by a dozen grey levels around edges
 _ALPHA_THRESHOLD = 2
 
@@ -35,8 +35,8 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from None
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from None
 
 
 def read_image(path: Path, height: int, width: int) -> np.ndarray:
@@ -50,8 +50,8 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
             deep = picture.mode.startswith("I") or picture.mode == "F"
             transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
             pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
-    except _READ_ERRORS as error:
-        raise _unreadable(path, error) from None
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from None
     if deep:
         raise MNIFError(f"{path}: more than 8 bits per channel; save it as an 8-bit RGB or RGBA image.")
     if pixels.shape[:2] != (height, width):
@@ -111,6 +111,7 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     return ~outside[labels]
 
 
-def _unreadable(path: Path, error: BaseException) -> MNIFError:
+def unreadable(path: Path, error: BaseException) -> MNIFError:
+    """The sentence for a picture that raised one of `READ_ERRORS`."""
     reason = "no such file" if isinstance(error, FileNotFoundError) else "truncated, or not an image"
     return MNIFError(f"{path}: cannot be read as an image ({reason}); fetch or render it again.")

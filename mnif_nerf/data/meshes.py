@@ -7,13 +7,16 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mnif_nerf.data.mesh_files import MESH_SUFFIXES, frame, read_surface
 from mnif_nerf.data.raytrace import MAX_RESOLUTION, Camera
 from mnif_nerf.data.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
-from mnif_nerf.data.writer import claim_output, write_manifest
+from mnif_nerf.data.voxel_files import require_shape
+from mnif_nerf.data.voxelise import check_voxel_resolution
+from mnif_nerf.data.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.errors import MNIFError
 
 SMALLEST_SPLIT = 4
@@ -37,6 +40,8 @@ class _MeshJob:
     forward: str
     pictures: tuple[Pictures, ...] = ()
     camera: Camera | None = None
+    voxels: Path | None = None
+    resolution: int = 0
 
 
 def render_mesh_folder(
@@ -76,6 +81,104 @@ def render_mesh_folder(
     """
     input, output = Path(input), Path(output)
     _check_settings(train_views, heldout_views, test_views, resolution, val_fraction, test_fraction, seed)
+    plan = _plan(input, output, category, up, forward, val_fraction, test_fraction, seed, workers, progress)
+    settings = {
+        **plan.settings,
+        **{"resolution": resolution, "train_views": train_views, "heldout_views": heldout_views},
+        **{"test_views": test_views},
+    }
+    claim_output(output, "from-meshes", settings)
+    views = ViewPlan(output, plan.summary.category, train_views, heldout_views, test_views, resolution)
+    jobs = []
+    for index, name in enumerate(sorted(plan.readable)):
+        pictures = views.pictures(plan.split_of[name], name, (seed, index))
+        if not all(item.folder.exists() for item in pictures):
+            jobs.append(_MeshJob(plan.readable[name], up, forward, pictures, views.camera))
+    run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
+    return plan.finish("from-meshes", settings)
+
+
+def voxelise_mesh_folder(
+    input: Path | str,
+    output: Path | str,
+    resolution: int = 64,
+    up: str = "auto",
+    forward: str = "auto",
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> MeshSummary:
+    """Fill every mesh below a folder and write `<output>/{train,val,test}/NAME.npz`.
+
+    How meshes are filled, also those that are not closed, is told in `mnif_nerf.data.voxel_meshes`. Meshes that
+    leave no cell filled, or none empty, are skipped.
+
+    Args:
+        resolution: cells along an edge of the unit cube; the other arguments as in `render_mesh_folder`.
+
+    Returns: what was written and what was skipped.
+
+    Raises:
+        MNIFError: see `render_mesh_folder`.
+    """
+    input, output = Path(input), Path(output)
+    check_voxel_resolution(resolution)
+    _check_settings(1, 0, 1, 1, val_fraction, test_fraction, seed)
+    plan = _plan(input, output, None, up, forward, val_fraction, test_fraction, seed, workers, progress)
+    settings = {**plan.settings, "voxels": resolution}
+    claim_output(output, "from-meshes-voxels", settings)
+    jobs = {}
+    for name, path in plan.readable.items():
+        target = output / plan.split_of[name] / f"{name}.npz"
+        if not target.exists():
+            jobs[name] = _MeshJob(path, up, forward, voxels=target, resolution=resolution)
+    reasons = run_jobs(_fill, list(jobs.values()), workers, progress, "Filling meshes")
+    hopeless = {name: reason for name, reason in zip(jobs, reasons) if reason is not None}
+    if len(hopeless) == len(plan.readable):
+        raise MNIFError(f"{input}: none of its meshes can be voxelised; the first: {next(iter(hopeless.values()))}")
+    plan.leave_out(hopeless)
+    return plan.finish("from-meshes-voxels", settings)
+
+
+@dataclass
+class _MeshPlan:
+    """Readable meshes by scene name, the settings that decide the data set, and what is reported of it."""
+
+    readable: dict[str, Path]
+    settings: dict[str, Any]
+    summary: MeshSummary
+
+    def __post_init__(self) -> None:
+        self.split_of = {name: split for split, names in self.summary.splits.items() for name in names}
+
+    def leave_out(self, reasons: dict[str, str]) -> None:
+        """Count scenes as skipped, by name and reason."""
+        self.summary.skipped += [(self.readable[name], reason) for name, reason in reasons.items()]
+        kept = {split: [n for n in names if n not in reasons] for split, names in self.summary.splits.items()}
+        self.summary.splits = {split: names for split, names in kept.items() if names}
+
+    def finish(self, kind: str, settings: dict[str, Any]) -> MeshSummary:
+        skipped = {str(path): reason for path, reason in self.summary.skipped}
+        more = {"splits": self.summary.splits, "skipped": skipped}
+        write_manifest(self.summary.output, kind, settings, complete=True, **more)
+        return self.summary
+
+
+def _plan(
+    input: Path,
+    output: Path,
+    category: str | None,
+    up: str,
+    forward: str,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    workers: int | None,
+    progress: bool,
+) -> _MeshPlan:
+    """Find, try and share out the meshes of a folder."""
     files = find_meshes(input, output)
     for suffix in {path.suffix.lower() for path in files}:
         frame(suffix, up, forward)
@@ -83,22 +186,10 @@ def render_mesh_folder(
     splits = split_names(sorted(readable), val_fraction, test_fraction, seed)
     category = re.sub(r"_(train|val|test)$", "", _clean(category or input.resolve().name))
     settings = {
-        **{"category": category, "up": up, "forward": forward, "resolution": resolution, "seed": seed},
-        **{"train_views": train_views, "heldout_views": heldout_views, "test_views": test_views},
+        **{"category": category, "up": up, "forward": forward, "seed": seed},
         **{"val_fraction": val_fraction, "test_fraction": test_fraction, "meshes": _digest(files, input)},
     }
-    claim_output(output, "from-meshes", settings)
-    plan = ViewPlan(output, category, train_views, heldout_views, test_views, resolution)
-    jobs = []
-    for index, name in enumerate(sorted(readable)):
-        split = next(split for split, members in splits.items() if name in members)
-        pictures = plan.pictures(split, name, (seed, index))
-        if not all(item.folder.exists() for item in pictures):
-            jobs.append(_MeshJob(readable[name], up, forward, pictures, plan.camera))
-    run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
-    more = {"splits": splits, "skipped": {str(path): reason for path, reason in skipped}}
-    write_manifest(output, "from-meshes", settings, complete=True, **more)
-    return MeshSummary(output, category, splits, skipped)
+    return _MeshPlan(readable, settings, MeshSummary(output, category, splits, skipped))
 
 
 def _sift(
@@ -197,6 +288,20 @@ def _probe(job: _MeshJob) -> str | None:
 def _draw(job: _MeshJob) -> None:
     assert job.camera is not None
     render_pictures(read_surface(job.path, job.up, job.forward), job.pictures, job.camera)
+
+
+def _fill(job: _MeshJob) -> str | None:
+    """Write a mesh's voxels; returns why there are none, or None."""
+    from mnif_nerf.data.voxel_meshes import voxelise_file
+
+    assert job.voxels is not None
+    cells = voxelise_file(job.path, job.resolution, job.up, job.forward)
+    try:
+        require_shape(cells, f"{job.path} at {job.resolution}^3")
+    except MNIFError as error:
+        return str(error)
+    write_occupancy(job.voxels, cells)
+    return None
 
 
 def _clean(name: str) -> str:

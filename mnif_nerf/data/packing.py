@@ -81,13 +81,13 @@ def pack(
         OSError: the disk fills up on the way (the caller turns it into one sentence).
     """
     background = inspect_background(index.image_paths, index.height, index.width)
-    _require_space(index, folder, background.white)
+    shapes = array_shapes(index, background.white)
+    require_space(folder, sum(int(np.prod(shape)) for shape in shapes.values()), f"{index.num_views} views")
     report = PackReport(background)
     np.save(folder / "poses.npy", index.poses)
     np.save(folder / "intrinsics.npy", index.intrinsics)
     np.save(folder / "view_offsets.npy", index.view_offsets)
-    shapes = array_shapes(index, background.white)
-    files = {name: _GrowingArray(folder / f"{name}.npy", shape) for name, shape in shapes.items()}
+    files = {name: GrowingArray(folder / f"{name}.npy", shape[1:]) for name, shape in shapes.items()}
     try:
         jobs = ((_pack_scene, index, scene, background) for scene in range(index.num_scenes))
         for scene, packed in enumerate(ordered_results(jobs, workers)):
@@ -166,31 +166,49 @@ def _pack_scene(index: SplitIndex, scene: int, background: Background) -> _Packe
     )
 
 
-def _require_space(index: SplitIndex, folder: Path, white: bool) -> None:
-    """Refuse before the work begins where the store cannot fit."""
-    needed = int(1.02 * sum(int(np.prod(shape)) for shape in array_shapes(index, white).values())) + 2**20
-    free = shutil.disk_usage(folder).free
+def require_space(folder: Path, data: int, what: str) -> None:
+    """Refuse before the work begins where a store of about `data` bytes cannot fit.
+
+    Raises:
+        MNIFError: with what is needed and what is free.
+    """
+    needed, free = int(1.02 * data) + 2**20, shutil.disk_usage(folder).free
     if needed > free:
         raise MNIFError(
-            f"{folder.parent}: packing {index.num_views} views needs {needed / 1e6:.0f} MB and"
-            f" {free / 1e6:.0f} MB are free; free some space, or set MNIF_CACHE to a folder on another disk."
+            f"{folder.parent}: packing {what} needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free;"
+            " free some space, or set MNIF_CACHE to a folder on another disk."
         )
 
 
-class _GrowingArray:
-    """An .npy file of uint8 whose shape is known and whose rows are appended."""
+class GrowingArray:
+    """An .npy file whose rows are appended; its header tells how many there are once it is closed.
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+    Args:
+        path: the file.
+        row: shape of one row.
+        dtype: of the elements.
+    """
+
+    def __init__(self, path: Path, row: tuple[int, ...] = (), dtype: type = np.uint8) -> None:
+        self._row, self._bytes = row, 0
+        self._dtype: np.dtype = np.dtype(dtype)
         self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        self._write_header(0)
 
     def append(self, rows: np.ndarray | None) -> None:
         assert rows is not None
-        self._file.write(np.ascontiguousarray(rows).data)
+        assert rows.dtype == self._dtype
+        self._bytes += self._file.write(np.ascontiguousarray(rows).data)
 
     def close(self) -> None:
+        self._file.seek(0)
+        self._write_header(self._bytes // (self._dtype.itemsize * int(np.prod(self._row, dtype=np.int64))))
         self._file.close()
+
+    def _write_header(self, count: int) -> None:
+        # numpy leaves room in the header for the first axis to grow, so that its length does not change.
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (count, *self._row)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def _listed(names: list[str], shown: int = 5) -> str:

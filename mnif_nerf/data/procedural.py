@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mnif_nerf.data.car_design import SPLIT_CODES, CarParameters, body_type, sam
 from mnif_nerf.data.car_parts import Part
 from mnif_nerf.data.raytrace import MAX_RESOLUTION, Camera, Surface
 from mnif_nerf.data.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
-from mnif_nerf.data.voxelise import occupancy_of_mesh
+from mnif_nerf.data.voxelise import check_voxel_resolution, occupancy_of_mesh
 from mnif_nerf.data.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.errors import MNIFError
 
@@ -117,16 +117,79 @@ def make_procedural_cars(
     claim_output(output, "procedural-cars", settings)
     plan = ViewPlan(output, "cars", train_views, heldout_views, test_views, resolution)
     jobs = []
-    for split, count in (("train", num_train), ("val", num_val), ("test", num_test)):
-        for index in range(count):
-            entropy = (seed, SPLIT_CODES[split], index)
-            body = body_type(seed, split, index)
-            name = f"{index:04d}-{body}" if split == "train" else f"{split}-{index:04d}-{body}"
-            cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
-            jobs.append(_CarJob(entropy, body, plan.pictures(split, name, (*entropy, 1)), plan.camera, cells))
+    for split, name, entropy, body in _cars(seed, num_train, num_val, num_test):
+        cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
+        jobs.append(_CarJob(entropy, body, plan.pictures(split, name, (*entropy, 1)), plan.camera, cells))
     run_jobs(_draw_car, [job for job in jobs if _is_missing(job)], workers, progress, "Rendering cars")
     write_manifest(output, "procedural-cars", settings, complete=True)
     return output
+
+
+def make_procedural_voxels(
+    output: Path | str,
+    num_train: int = 128,
+    num_val: int = 8,
+    num_test: int = 16,
+    resolution: int = 64,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write the same cars as `make_procedural_cars` as voxels alone, or complete what was interrupted.
+
+    `<output>/{train,val,test}/<car>.npz` (see `mnif_nerf.data.writer.read_occupancy`) and `dataset.json`.
+
+    Args:
+        output: the folder; one made earlier with the same settings is completed, shapes in it are kept.
+        num_train, num_val, num_test: cars per split; val and test may be 0.
+        resolution: cells along an edge.
+        seed: of everything; the splits draw from disjoint streams.
+        workers: processes, None for one per core.
+        progress: whether to show a bar.
+
+    Returns:
+        `output` as a Path.
+
+    Raises:
+        MNIFError: a count that makes no sense, a folder that holds something else or was made with other
+            settings, a full disk.
+    """
+    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test, "seed": seed}
+    _check_settings(counts)
+    check_voxel_resolution(resolution)
+    output = Path(output)
+    settings = {**counts, "voxels": resolution, "generator": GENERATOR_VERSION}
+    claim_output(output, "procedural-car-voxels", settings)
+    jobs = [
+        _VoxelJob(entropy, body, output / split / f"{name}.npz", resolution)
+        for split, name, entropy, body in _cars(seed, num_train, num_val, num_test)
+    ]
+    run_jobs(_fill_car, [job for job in jobs if not job.path.exists()], workers, progress, "Filling cars")
+    write_manifest(output, "procedural-car-voxels", settings, complete=True)
+    return output
+
+
+@dataclass(frozen=True)
+class _VoxelJob:
+    """The voxels of one car."""
+
+    seed: tuple[int, ...]
+    body: str
+    path: Path
+    resolution: int
+
+
+def _fill_car(job: _VoxelJob) -> None:
+    write_occupancy(job.path, car_occupancy(sample_car(job.seed, job.body), job.resolution))
+
+
+def _cars(seed: int, num_train: int, num_val: int, num_test: int) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+    """Split, name, seed and body type of every car of a data set."""
+    for split, count in (("train", num_train), ("val", num_val), ("test", num_test)):
+        for index in range(count):
+            body = body_type(seed, split, index)
+            name = f"{index:04d}-{body}" if split == "train" else f"{split}-{index:04d}-{body}"
+            yield split, name, (seed, SPLIT_CODES[split], index), body
 
 
 def _draw_car(job: _CarJob) -> None:
@@ -143,10 +206,10 @@ def _is_missing(job: _CarJob) -> bool:
 
 def _check_settings(settings: dict[str, int]) -> None:
     for name in ("num_train", "train_views", "test_views", "resolution"):
-        if settings[name] < 1:
+        if settings.get(name, 1) < 1:
             raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 1 or more.")
     for name in ("num_val", "num_test", "heldout_views", "seed"):
-        if settings[name] < 0:
+        if settings.get(name, 0) < 0:
             raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 0 or more.")
-    if settings["resolution"] > MAX_RESOLUTION:
+    if settings.get("resolution", 1) > MAX_RESOLUTION:
         raise MNIFError(f"--resolution {settings['resolution']}: must be {MAX_RESOLUTION} or less.")

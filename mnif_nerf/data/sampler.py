@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.shuffle import InstanceShuffle
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
@@ -74,7 +75,7 @@ class RayBatchSampler:
         self._index_views(torch.from_numpy(store.view_offsets).long(), views, store.names)
         self._oversample = 1 if self.touching is None else math.ceil(2.0 / max(self._touching_share(), 0.05))
         self._pool: tuple[int, RayBatch] | None = None
-        self._epoch_order: tuple[int, Tensor] | None = None
+        self._shuffle = InstanceShuffle(self.num_scenes, seed)
 
     def _index_views(self, offsets: Tensor, views: Tensor | None, names: tuple[str, ...]) -> None:
         """Flat list of drawable views, scene by scene, with where each scene's part starts and how long it is."""
@@ -102,9 +103,20 @@ class RayBatchSampler:
         row = (step % _POOL_STEPS) * self.scenes_per_step
         return self._pool[1][row : row + self.scenes_per_step]
 
+    def fixed(self, scenes: Tensor) -> RayBatch:
+        """Rays of these instances `[B]`, each instance's own: they depend on it and on the seed alone."""
+        batches = []
+        for scene in scenes.tolist():
+            generator = torch.Generator().manual_seed((self.seed * 15_485_863 + 2 * scene + 1) % (2**63))
+            batches.append(self._draw_rays(torch.tensor([scene]), generator))
+        return RayBatch(*(torch.cat(parts) for parts in zip(*(vars(b).values() for b in batches)))).to(self.device)
+
     def _draw_pool(self, pool: int) -> RayBatch:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + pool) % (2**63))
-        scenes = self._draw_scenes(pool * _POOL_STEPS * self.scenes_per_step, _POOL_STEPS * self.scenes_per_step)
+        scenes = self._shuffle.take(pool * _POOL_STEPS * self.scenes_per_step, _POOL_STEPS * self.scenes_per_step)
+        return self._draw_rays(scenes, generator)
+
+    def _draw_rays(self, scenes: Tensor, generator: torch.Generator) -> RayBatch:
         view, pixel = self._draw_pixels(scenes, generator)
         column, row = pixel % self.width, pixel // self.width
         pose, (focal, cx, cy) = self.poses[view], self.intrinsics[scenes].T.unsqueeze(-1)
@@ -118,22 +130,6 @@ class RayBatchSampler:
             mask = self._bit(self.silhouettes, view, pixel).float()
         carve = self._draw_carve_points(scenes, generator)
         return RayBatch(scenes, origins, directions, near, far, rgb, mask, carve)
-
-    def _draw_scenes(self, first: int, count: int) -> Tensor:
-        """Instances number `first` ... `first + count` of an endless shuffle, one permutation per epoch.
-
-        Each instance is visited equally often. A step that straddles two epochs may hold an instance twice.
-        """
-        position = torch.arange(first, first + count)
-        epochs, places = position // self.num_scenes, position % self.num_scenes
-        scenes = torch.empty_like(position)
-        for epoch in epochs.unique().tolist():
-            if self._epoch_order is None or self._epoch_order[0] != epoch:
-                generator = torch.Generator().manual_seed((self.seed * 7_368_787 + 31 * epoch + 1) % (2**63))
-                self._epoch_order = (epoch, torch.randperm(self.num_scenes, generator=generator))
-            chosen = epochs == epoch
-            scenes[chosen] = self._epoch_order[1][places[chosen]]
-        return scenes
 
     def _draw_pixels(self, scenes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """View and flat pixel index `[B, R]`, uniform over the pixels that meet the hull (rejection sampling)."""

@@ -16,26 +16,22 @@ absent.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mnif_nerf.data.cache import PackedFormat, cache_place, files_fingerprint, map_array, open_or_build, progress_bar
 from mnif_nerf.data.hull import HALF_EXTENT, HULL_RESOLUTION
 from mnif_nerf.data.layout import Layout, locate
 from mnif_nerf.data.packing import pack, unpack_bits
 from mnif_nerf.data.srn import SplitIndex, read_split
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder, read_json, write_json
 
-FORMAT = "mnif_nerf packed store"
-FORMAT_VERSION = 1
+FORMAT = PackedFormat("mnif_nerf packed store", 1)
 
 
 @dataclass(frozen=True)
@@ -128,37 +124,27 @@ def open_store(root: Path | str, split: str, progress: bool = True, workers: int
     layout = locate(root)
     name, folder = layout.folder(split)
     target = cache_folder(layout, name)
-    fingerprint = source_fingerprint(folder)
-    store, _ = _load(layout, target, fingerprint)
-    if store is not None:
-        return store
-    with _only_packer(target):
-        store, stale = _load(layout, target, fingerprint)  # another process may have packed it meanwhile
-        if store is None:
-            if stale:
-                print(f"{target}: {stale}; packing the {name} split again.", flush=True)
-            index = read_split(root, split)
-            _build(index, target, fingerprint, progress, workers)
-            store, stale = _load(layout, target, fingerprint)
-    if store is None:
-        raise MNIFError(f"{target}: {stale} right after packing; check the disk, remove the folder and run again.")
-    return store
+    return open_or_build(
+        target,
+        FORMAT,
+        source_fingerprint(folder),
+        f"the {name} split",
+        lambda manifest: _open_arrays(layout, target, manifest),
+        lambda temporary: _build(read_split(root, split), temporary, progress, workers),
+    )
 
 
 def cache_folder(layout: Layout, split: str) -> Path:
     """Where the store of a split lies: beside the data, or under MNIF_CACHE by the data's name and place."""
-    elsewhere = os.environ.get("MNIF_CACHE")
-    if not elsewhere:
-        return layout.cache / split
-    place = str(layout.root.resolve())
-    return (
-        Path(elsewhere).expanduser() / f"{Path(place).name}-{hashlib.sha256(place.encode()).hexdigest()[:12]}" / split
-    )
+    return cache_place(layout.root, layout.cache) / split
 
 
 def source_fingerprint(folder: Path) -> str:
     """Digest of relative names, sizes and modification times of all files below `folder`, but hidden ones."""
-    digest = hashlib.sha256()
+    return files_fingerprint(_files_below(folder))
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     waiting = [(folder, "")]
     while waiting:
         current, prefix = waiting.pop()
@@ -170,25 +156,7 @@ def source_fingerprint(folder: Path) -> str:
                     if prefix.count("/") < 6:  # a link to a parent folder would never end
                         waiting.append((current / entry.name, f"{prefix}{entry.name}/"))
                     continue
-                status = entry.stat()
-                digest.update(f"{prefix}{entry.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _load(layout: Layout, target: Path, fingerprint: str) -> tuple[PackedStore | None, str]:
-    """The store at `target` if it is whole and current, else None and why not ("" where there is none)."""
-    if not target.exists():
-        return None, ""
-    try:
-        manifest = read_json(target / "manifest.json")
-        version = manifest.get("format_version") if manifest.get("format") == FORMAT else None
-        if version != FORMAT_VERSION:
-            return None, f"the store has format version {version}, this program reads {FORMAT_VERSION}"
-        if manifest["source"] != fingerprint:
-            return None, "the data changed since the store was packed"
-        return _open_arrays(layout, target, manifest), ""
-    except (MNIFError, OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None, "the store is damaged"
+                yield f"{prefix}{entry.name}", entry.stat()
 
 
 def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> PackedStore:
@@ -209,10 +177,10 @@ def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> Pack
         names=names,
         height=height,
         width=width,
-        images=_map(target / "images.npy", (views, height, width, 3)),
-        silhouettes=_map(target / "silhouettes.npy", bits) if white else None,
-        touching=_map(target / "touching.npy", bits) if white else None,
-        hulls=_map(target / "hulls.npy", cells) if white else None,
+        images=map_array(target / "images.npy", (views, height, width, 3)),
+        silhouettes=map_array(target / "silhouettes.npy", bits) if white else None,
+        touching=map_array(target / "touching.npy", bits) if white else None,
+        hulls=map_array(target / "hulls.npy", cells) if white else None,
         white_background=white,
         hull_resolution=resolution,
         half_extent=float(manifest["half_extent"]),
@@ -220,74 +188,18 @@ def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> Pack
     )
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    try:
-        array = np.load(path, mmap_mode="c")  # private and writable: torch accepts it without a warning
-    except OSError:  # strict overcommit counts a private map against memory
-        array = np.load(path, mmap_mode="r")
-    if array.shape != shape or array.dtype != np.uint8:
-        raise ValueError(f"{path}: {array.dtype} {array.shape}, expected uint8 {shape}")
-    return array
-
-
-def _build(index: SplitIndex, target: Path, fingerprint: str, progress: bool, workers: int | None) -> None:
-    with atomic_folder(target, replace=True) as temporary:
-        with _progress_bar(f"packing {index.split}", index.num_views, progress) as advance:
-            report = pack(index, temporary, workers, advance)
-        notes = report.notes()
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "source": fingerprint,
-            "category": index.category,
-            "split": index.split,
-            "num_views": index.num_views,
-            "height": index.height,
-            "width": index.width,
-            "white_background": report.background.white,
-            "hull_resolution": HULL_RESOLUTION,
-            "half_extent": HALF_EXTENT,
-            "notes": notes,
-            "names": list(index.names),
-        }
-        write_json(temporary / "manifest.json", manifest)
-    for note in notes:
-        print(f"{index.folder}: {note}", flush=True)
-
-
-@contextlib.contextmanager
-def _only_packer(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`, and clear what a killed packer left beside it.
-
-    Raises:
-        MNIFError: the cache folder cannot be written.
-    """
-    from filelock import FileLock
-
-    parent = target.parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(parent / f".{target.name}.lock")
-        lock.acquire()
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise MNIFError(
-            f"{parent}: cannot be written ({reason}); set MNIF_CACHE (environment) to a folder that can."
-        ) from None
-    try:
-        for leftover in (*parent.glob(f".{target.name}.*.tmp"), *parent.glob(f".{target.name}.*.old")):
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _progress_bar(title: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A rich progress bar counting views; silent where `shown` is False."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("views"))
-    with Progress(*columns, TimeRemainingColumn(), disable=not shown) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda views: bar.advance(task, views)
+def _build(index: SplitIndex, folder: Path, progress: bool, workers: int | None) -> dict[str, Any]:
+    with progress_bar(f"packing {index.split}", index.num_views, "views", progress) as advance:
+        report = pack(index, folder, workers, advance)
+    return {
+        "category": index.category,
+        "split": index.split,
+        "num_views": index.num_views,
+        "height": index.height,
+        "width": index.width,
+        "white_background": report.background.white,
+        "hull_resolution": HULL_RESOLUTION,
+        "half_extent": HALF_EXTENT,
+        "notes": [f"{index.folder}: {note}" for note in report.notes()],
+        "names": list(index.names),
+    }

@@ -6,6 +6,19 @@ import numpy as np
 
 from mnif_nerf.errors import MNIFError
 
+MAX_VOXELS = 512
+"""Largest resolution that the commands make."""
+
+
+def check_voxel_resolution(resolution: int) -> None:
+    """Refuse a resolution of `--voxels` that makes no sense.
+
+    Raises:
+        MNIFError: below 4, or above `MAX_VOXELS`.
+    """
+    if not 4 <= resolution <= MAX_VOXELS:
+        raise MNIFError(f"--voxels {resolution}: must be 4 to {MAX_VOXELS}.")
+
 
 def occupancy_of_mesh(
     vertices: np.ndarray, faces: np.ndarray, resolution: int = 64, half_extent: float = 0.5
@@ -20,6 +33,36 @@ def occupancy_of_mesh(
 
     Returns:
         bool [G, G, G] in x, y, z order; cell (i, j, k) has its centre at -half_extent + (i + 0.5) * cell.
+
+    Raises:
+        MNIFError: `resolution` is below 1.
+    """
+    cells = np.zeros((resolution,) * 3, dtype=bool)
+    columns, first_above, _ = column_crossings(vertices, faces, resolution, half_extent)
+    if not len(columns):
+        return cells
+    # Only where the mesh is: a part of a car covers a small piece of the grid.
+    start, end = columns.min(axis=0), columns.max(axis=0) + 1
+    size = (*(end - start), resolution + 1)
+    place = np.ravel_multi_index((*(columns - start).T, first_above), size)
+    odd = (np.bincount(place, minlength=int(np.prod(size))) & 1).astype(bool).reshape(size)
+    cells[start[0] : end[0], start[1] : end[1]] = np.logical_xor.accumulate(odd[..., :-1], axis=2)
+    return cells
+
+
+def column_crossings(
+    vertices: np.ndarray, faces: np.ndarray, resolution: int, half_extent: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the vertical lines through cell centres cross triangles.
+
+    Args:
+        vertices, faces: [V, 3] and [F, 3].
+        resolution: cells along each axis.
+        half_extent: the grid covers [-half_extent, half_extent]^3.
+
+    Returns: for each of M crossings its column [M, 2] (x, y), the lowest cell in 0 ... G whose centre lies above it,
+        and the sign by which the number of surrounding surfaces changes there, going up: +1 where the triangle faces
+        down (the line enters), -1 where it faces up.
 
     Raises:
         MNIFError: `resolution` is below 1.
@@ -42,10 +85,8 @@ def occupancy_of_mesh(
     total = weights.sum(axis=1)
     hit = ((weights > 0).all(1) | (weights < 0).all(1)) & (np.abs(total) > 1e-14)
     height = (weights[hit] * np.stack([a[hit, 2], b[hit, 2], c[hit, 2]], axis=1)).sum(1) / total[hit]
-    crossings = np.zeros((resolution, resolution, resolution + 1), np.int32)
     first_above = np.clip(np.ceil(height), 0, resolution).astype(np.int64)
-    np.add.at(crossings, (columns[hit, 0], columns[hit, 1], first_above), 1)
-    return np.cumsum(crossings[..., :-1], axis=2) % 2 == 1
+    return columns[hit], first_above, np.where(total[hit] < 0, 1, -1)
 
 
 def _area(first: np.ndarray, second: np.ndarray, point: np.ndarray) -> np.ndarray:

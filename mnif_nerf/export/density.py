@@ -41,6 +41,7 @@ def density_grid(
     cells: Tensor | None = None,
     chunk: int = CHUNK,
     level: float | None = None,
+    skip_empty: bool = True,
 ) -> Tensor:
     """Densities at the centres of a grid's cells; cell (i, j, k) is centred at -h + (i + 0.5) * 2h / G.
 
@@ -54,6 +55,7 @@ def density_grid(
         cells: bool `[C, C, C]` over the same box; outside them the density is taken as 0, as in rendering.
         chunk: points per query, which bounds the memory beyond the grid itself.
         level: the surface density that `nearly empty` refers to; `default_level` when None.
+        skip_empty: whether that coarse pass is made; without it every cell is evaluated.
 
     Returns:
         float32 `[G, G, G]` on the CPU, indexed [x, y, z].
@@ -64,7 +66,7 @@ def density_grid(
     """
     check_resolution(resolution, bytes_per_cell=5)
     active = None if cells is None else _as_bool_cells(cells)
-    if resolution >= 2 * COARSE_RESOLUTION:
+    if skip_empty and resolution >= 2 * COARSE_RESOLUTION:
         threshold = _IGNORE * (default_level(half_extent) if level is None else level)
         coarse = OccupancyGrid.from_field(
             field, COARSE_RESOLUTION, half_extent, threshold, active, field_device(field), chunk

@@ -37,6 +37,17 @@ _CLIP = 6.0
 _NUDGE = 1e-2
 
 
+class NoSurfaceError(MNIFError):
+    """Nothing in a field reaches the level; `highest` is the highest density there is."""
+
+    def __init__(self, level: float, highest: float) -> None:
+        super().__init__(
+            f"nothing in the field reaches the density level {level:.3g} (its maximum is {highest:.3g}); "
+            "lower it with --level, or train for longer."
+        )
+        self.highest = highest
+
+
 def field_to_mesh(
     field: RadianceField,
     resolution: int = 128,
@@ -185,10 +196,7 @@ def _marching_cubes(values: np.ndarray, level: float, half_extent: float) -> tup
 
     highest = float(values.max())
     if highest <= level:
-        raise MNIFError(
-            f"nothing in the field reaches the density level {level:.3g} (its maximum is {highest:.3g}); "
-            "lower it with --level, or train for longer."
-        )
+        raise NoSurfaceError(level, highest)
     resolution = values.shape[0]
     padded = np.full((resolution + 2,) * 3, -_CLIP, dtype=np.float32)
     inner = padded[1:-1, 1:-1, 1:-1]

@@ -18,6 +18,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 
 MESH_FORMATS = ("glb", "ply", "obj", "stl")
+_NEUTRAL = (0.5, 0.54, 0.6)  # linear light: the grey that pictures of solids have, for meshes without colours
 
 
 class ExportMesh(trimesh.Trimesh):
@@ -113,9 +114,10 @@ def _glb_bytes(mesh: trimesh.Trimesh) -> bytes:
         numbers[name] = add(array, 34962, componentType=5126, type="VEC3", **bounds)
     indices = add(index, 34963, componentType=5125, type="SCALAR")
     primitive = {"attributes": numbers, "indices": indices, "material": 0, "mode": 4}
+    base = [1, 1, 1, 1] if "COLOR_0" in attributes else [*_NEUTRAL, 1]
     material = {
-        "name": "radiance",
-        "pbrMetallicRoughness": {"baseColorFactor": [1, 1, 1, 1], "metallicFactor": 0, "roughnessFactor": 1},
+        "name": "radiance" if "COLOR_0" in attributes else "neutral",
+        "pbrMetallicRoughness": {"baseColorFactor": base, "metallicFactor": 0, "roughnessFactor": 1},
     }
     tree = {
         "asset": {"version": "2.0", "generator": "mnif_nerf"},

@@ -18,7 +18,9 @@ _FAINT = (110, 110, 110)
 
 
 def to_image(picture: Any) -> Image.Image:
-    """A PIL RGB image from a PIL image, or from an array or tensor `[H, W, 3]` (uint8, or float in [0, 1]).
+    """A PIL RGB image from a PIL image, or from an array or tensor (uint8, or float in [0, 1]).
+
+    Arrays are `[H, W, 3]`, or grey as `[H, W, 1]` or `[H, W]`.
 
     Raises:
         MNIFError: another shape.
@@ -26,11 +28,29 @@ def to_image(picture: Any) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     array = np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise MNIFError(f"a picture of shape {list(array.shape)} cannot be drawn; expected [H, W, 3].")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3):
+        raise MNIFError(f"a picture of shape {list(array.shape)} cannot be drawn; expected [H, W, 3], or [H, W] grey.")
     if array.dtype != np.uint8:
         array = np.rint(np.nan_to_num(array.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(np.repeat(array, 3 // array.shape[2], axis=2))
+
+
+def enlarge(picture: Any, edge: int = 64) -> Image.Image:
+    """A small picture by the least whole factor that makes its shorter edge `edge` pixels or more.
+
+    Pixels stay squares (nearest neighbour); a picture that is large enough already is left as it is.
+
+    Args:
+        picture: as `to_image` takes it.
+        edge: in pixels.
+    """
+    image = to_image(picture)
+    factor = max(1, -(-edge // min(image.size)))
+    return (
+        image if factor == 1 else image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    )
 
 
 def contact_sheet(
@@ -113,7 +133,7 @@ def grid_columns(count: int) -> int:
 
 
 def save_png(picture: Any, path: Path | str) -> Path:
-    """Write a picture as PNG, atomically.
+    """Write a picture as PNG, atomically; a grey PIL image stays grey.
 
     Raises:
         MNIFError: another suffix than .png, or a folder that cannot be written.
@@ -122,7 +142,8 @@ def save_png(picture: Any, path: Path | str) -> Path:
     if path.suffix.lower() != ".png":
         raise MNIFError(f"{path}: pictures are written as PNG; use the suffix .png.")
     with atomic_file(path) as temporary:
-        to_image(picture).save(temporary, format="PNG")
+        is_grey = isinstance(picture, Image.Image) and picture.mode == "L"
+        (picture if is_grey else to_image(picture)).save(temporary, format="PNG")
     return path
 
 

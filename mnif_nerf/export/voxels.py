@@ -27,6 +27,7 @@ def field_to_occupancy(
     level: float | None = None,
     cells: Tensor | None = None,
     half_extent: float = 0.5,
+    skip_empty: bool = True,
 ) -> np.ndarray:
     """Which cells are inside the object: bool `[G, G, G]`, density at the cell's centre above `level`.
 
@@ -36,12 +37,14 @@ def field_to_occupancy(
         level: density of the surface; `default_level` when None.
         cells: bool `[C, C, C]` where the object can be, or None.
         half_extent: half the edge of the box, in world units.
+        skip_empty: see `density_grid`; without it the answer is exact in every cell.
 
     Raises:
         MNIFError: the resolution does not fit in memory, or the field is damaged.
     """
     level = default_level(half_extent) if level is None else level
-    return (density_grid(field, resolution, half_extent, cells, level=level) > level).numpy()
+    density = density_grid(field, resolution, half_extent, cells, level=level, skip_empty=skip_empty)
+    return (density > level).numpy()
 
 
 def write_voxels(occupancy: np.ndarray, path: Path | str, half_extent: float = 0.5) -> Path:

@@ -1,4 +1,4 @@
-/* Batches of small SIREN networks on the CPU: values, and gradients of all weights and biases.
+/* Batches of small SIREN networks on the CPU: values, and first and second derivatives in all weights and biases.
  *
  * A block of BLOCK points goes through all layers while its activations stay in the first- and second-level cache;
  * the gradient recomputes them instead of reading them back from memory. Work items (an instance and a slice of its
@@ -7,6 +7,7 @@
  * results are bit-equal for every number of threads.
  */
 
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -20,7 +21,7 @@
 
 #include "_siren_sine.h"
 
-#define VERSION 1          /* of this interface; kernel.py holds the same number */
+#define VERSION 2          /* of this interface; kernel.py holds the same number */
 #define MAX_LAYERS 32
 #define MAX_THREADS 64
 #ifndef BLOCK
@@ -38,31 +39,57 @@
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int32_t shuffle_order __attribute__((vector_size(16)));
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (shuffle_order){__VA_ARGS__})
+#endif
+
+/* What a call computes: values; a gradient in the weights; or the slope of that gradient along a direction of the
+ * weights, which is the second derivative times the direction. */
+enum mode { FORWARD, GRADIENT, SECOND };
+
+/* What the gradient is of: the values times grad_out, or a loss between values and targets. */
+enum loss { NO_LOSS, SQUARED_ERROR, CROSS_ENTROPY };
+
 /* One call; kernel.py mirrors this struct. Strides are in floats. */
 struct call {
+    int32_t mode, loss;
     int32_t layers, final_sine, threads;
     int32_t restraint;              /* 1: no AVX-512, 2: no AVX2 either; to try out what a lesser machine runs */
     int64_t batch, points;
     int64_t x_batch, x_feature, x_point;
+    int64_t target_batch, target_output, target_point;
+    int64_t point_weight_batch, point_weight_point;
     const float *x;                 /* points, any strides */
-    float *out;                     /* [batch, outputs, points] */
-    const float *grad_out;          /* the same; NULL in the forward pass */
+    float *out;                     /* [batch, outputs, points]: values, or in SECOND their slopes or NULL */
+    const float *grad_out;          /* [batch, outputs, points], for NO_LOSS */
+    const float *targets;           /* any strides, for a loss */
+    const float *point_weights;     /* any strides, or NULL */
+    float *losses;                  /* [batch], each the weighted mean over points and outputs, in GRADIENT */
     int32_t sizes[MAX_LAYERS + 1];  /* features before and after every layer */
     const float *weights[MAX_LAYERS];
     const float *biases[MAX_LAYERS];
     int64_t weight_batch[MAX_LAYERS];
     int64_t bias_batch[MAX_LAYERS];
+    const float *along_weights[MAX_LAYERS]; /* the direction, in SECOND */
+    const float *along_biases[MAX_LAYERS];
+    int64_t along_weight_batch[MAX_LAYERS];
+    int64_t along_bias_batch[MAX_LAYERS];
     float *grads[MAX_LAYERS];       /* [batch, out * in + out]: weights, then biases */
 };
 
 struct operations {
     void (*product)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t,
-                    const float *, ptrdiff_t, float *, ptrdiff_t);
+                    const float *, const float *, const float *, ptrdiff_t, float *, ptrdiff_t);
     void (*narrow_product)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const float *, ptrdiff_t, const float *, const float *,
-                           float *);
+                           ptrdiff_t, float *);
     void (*sine)(float *, ptrdiff_t);
     void (*sine_cosine)(float *, float *, ptrdiff_t);
     void (*multiply)(float *, const float *, ptrdiff_t);
+    void (*sine_slope)(float *, float *, float *, float *, ptrdiff_t);
+    void (*multiply_slope)(float *, float *, const float *, const float *, ptrdiff_t);
 };
 
 /* ---- the same code for every instruction set ---- */
@@ -106,157 +133,7 @@ static const struct operations *best_operations(int restraint)
     return &operations_plain;
 }
 
-/* ---- one thread's buffers ---- */
-
-struct buffers {
-    int64_t instance;                          /* whose weights are unpacked here; -1: none */
-    float *columns[MAX_LAYERS];                /* weights transposed, [in, padded out] */
-    float *rows[MAX_LAYERS];                   /* weights, [out, padded in] (gradient only) */
-    float *bias[MAX_LAYERS];
-    float *value[MAX_LAYERS + 1];              /* activations after layer l, [BLOCK, padded out] */
-    float *cosine[MAX_LAYERS + 1];             /* their derivative (gradient only) */
-    float *grad_weights[MAX_LAYERS];           /* [out, padded in]; the first layer: [in, padded out] */
-    float *grad_bias[MAX_LAYERS];
-    float *zeros;                              /* one row */
-    float *delta[2];                           /* gradient of a layer's pre-activations */
-    int64_t width[MAX_LAYERS + 1];             /* padded sizes */
-    size_t grads_from, grads_to;               /* where the gradient lies in the arena */
-};
-
-static float *take(float *arena, size_t *used, int64_t rows, int64_t width)
-{
-    float *at = arena ? arena + *used : NULL;
-    *used += (size_t)(rows * width + PAD - 1) / PAD * PAD;
-    return at;
-}
-
-/* Lays out the buffers in `arena`; returns the floats needed (arena may be NULL to ask for just that). */
-static size_t plan(const struct call *call, struct buffers *to, float *arena)
-{
-    const int layers = call->layers, gradient = call->grad_out != NULL;
-    size_t used = 0;
-    int64_t widest = 0;
-    for (int l = 0; l <= layers; l++) {
-        const int64_t pad = l == layers ? 4 : PAD;
-        to->width[l] = (call->sizes[l] + pad - 1) / pad * pad;
-        if (to->width[l] > widest)
-            widest = to->width[l];
-    }
-    for (int l = 0; l < layers; l++) {
-        to->columns[l] = take(arena, &used, call->sizes[l], to->width[l + 1]);
-        to->bias[l] = take(arena, &used, 1, to->width[l + 1]);
-        to->rows[l] = gradient && l > 0 ? take(arena, &used, call->sizes[l + 1], to->width[l]) : NULL;
-        /* The forward pass needs a layer's input only until its output is there: two buffers take turns. */
-        to->value[l + 1] = gradient || l < 2 ? take(arena, &used, BLOCK, widest) : to->value[l - 1];
-        to->cosine[l + 1] = gradient ? take(arena, &used, BLOCK, to->width[l + 1]) : NULL;
-    }
-    to->delta[0] = take(arena, &used, gradient ? BLOCK : 0, widest);
-    to->delta[1] = take(arena, &used, gradient ? BLOCK : 0, widest);
-    to->zeros = take(arena, &used, 1, widest);
-    to->grads_from = used;
-    for (int l = 0; gradient && l < layers; l++) {
-        to->grad_weights[l] = l == 0 ? take(arena, &used, call->sizes[0], to->width[1])
-                                     : take(arena, &used, call->sizes[l + 1], to->width[l]);
-        to->grad_bias[l] = take(arena, &used, 1, to->width[l + 1] + PAD);
-    }
-    to->grads_to = used;
-    return used;
-}
-
-static void unpack(const struct call *call, struct buffers *own, int64_t instance)
-{
-    if (own->instance == instance)
-        return;
-    own->instance = instance;
-    for (int l = 0; l < call->layers; l++) {
-        const int64_t in = call->sizes[l], out = call->sizes[l + 1];
-        const float *weights = call->weights[l] + instance * call->weight_batch[l];
-        memcpy(own->bias[l], call->biases[l] + instance * call->bias_batch[l], (size_t)out * sizeof(float));
-        for (int64_t o = 0; o < out; o++) {
-            for (int64_t i = 0; i < in; i++)
-                own->columns[l][i * own->width[l + 1] + o] = weights[o * in + i];
-            if (own->rows[l])
-                memcpy(own->rows[l] + o * own->width[l], weights + o * in, (size_t)in * sizeof(float));
-        }
-    }
-}
-
-/* ---- a block of points ---- */
-
-/* Through layer l; hidden layers and a final sine leave their sine in value[l + 1] (and cosine[l + 1]). */
-static void layer_forward(const struct call *call, const struct operations *op, struct buffers *own, int l,
-                          const float *x, int64_t count)
-{
-    const int last = l == call->layers - 1;
-    const int64_t in = call->sizes[l], width = own->width[l + 1];
-    const float *from = l ? own->value[l] : x;
-    float *to = own->value[l + 1];
-    if (last)
-        op->narrow_product(count, width, in, from, own->width[l], own->columns[l], own->bias[l], to);
-    else
-        op->product(count, width, in, from, l ? own->width[l] : call->x_point, l ? 1 : call->x_feature,
-                    own->columns[l], width, own->bias[l], 0, to, width);
-    if (last && !call->final_sine)
-        return;
-    if (call->grad_out)
-        op->sine_cosine(to, own->cosine[l + 1], count * width);
-    else
-        op->sine(to, count * width);
-}
-
-static void block_forward(const struct call *call, const struct operations *op, struct buffers *own,
-                          int64_t instance, int64_t first, int64_t count)
-{
-    const int layers = call->layers;
-    const int64_t outputs = call->sizes[layers];
-    for (int l = 0; l < layers; l++)
-        layer_forward(call, op, own, l, call->x + instance * call->x_batch + first * call->x_point, count);
-    for (int64_t o = 0; o < outputs; o++)
-        for (int64_t p = 0; p < count; p++)
-            call->out[(instance * outputs + o) * call->points + first + p] =
-                own->value[layers][p * own->width[layers] + o];
-}
-
-static void block_backward(const struct call *call, const struct operations *op, struct buffers *own,
-                           int64_t instance, int64_t first, int64_t count)
-{
-    static const float one = 1.0f;
-    const int layers = call->layers;
-    const int64_t outputs = call->sizes[layers], *width = own->width;
-    const float *x = call->x + instance * call->x_batch + first * call->x_point;
-    float *delta = own->delta[0], *next = own->delta[1];
-    for (int l = 0; l < layers - !call->final_sine; l++)
-        layer_forward(call, op, own, l, x, count);
-    for (int64_t p = 0; p < count; p++)
-        for (int64_t o = 0; o < width[layers]; o++)
-            delta[p * width[layers] + o] =
-                o < outputs ? call->grad_out[(instance * outputs + o) * call->points + first + p] : 0.0f;
-    if (call->final_sine)
-        op->multiply(delta, own->cosine[layers], count * width[layers]);
-    for (int l = layers - 1; l >= 0; l--) {
-        const int64_t out = call->sizes[l + 1], out_width = width[l + 1];
-        float *grad = own->grad_weights[l], *bias = own->grad_bias[l];
-        if (l == layers - 1)
-            for (int64_t p = 0; p < count; p++)
-                for (int64_t o = 0; o < out; o++)
-                    bias[o] += delta[p * out_width + o];
-        else
-            op->product(1, out_width, count, &one, 0, 0, delta, out_width, bias, 0, bias, 0);
-        if (l == 0) {
-            op->product(call->sizes[0], out_width, count, x, call->x_feature, call->x_point, delta, out_width, grad,
-                        out_width, grad, out_width);
-            break;
-        }
-        op->product(out, width[l], count, delta, 1, out_width, own->value[l], width[l], grad, width[l], grad,
-                    width[l]);
-        op->product(count, width[l], out, delta, out_width, 1, own->rows[l], width[l], own->zeros, 0, next,
-                    width[l]);
-        op->multiply(next, own->cosine[l], count * width[l]);
-        float *done = delta;
-        delta = next;
-        next = done;
-    }
-}
+#include "_siren_network.h"
 
 /* ---- a call: items, threads ---- */
 
@@ -266,6 +143,7 @@ struct shared {
     int64_t blocks, pieces, items;  /* blocks of an instance, the pieces they are dealt in, pieces of all */
     int64_t params;                 /* of one instance */
     float *extra;                   /* gradients of the pieces after an instance's first, [batch, pieces - 1, params] */
+    double *losses;                 /* [batch, pieces] */
     atomic_llong next;
 };
 
@@ -294,7 +172,11 @@ static void store_gradient(const struct shared *shared, const struct buffers *ow
 
 static void run_items(struct shared *shared, struct buffers *own, float *arena)
 {
+    static void (*const work_of[])(const struct call *, const struct operations *, struct buffers *, int64_t, int64_t,
+                                   int64_t) = {block_forward, block_backward, block_second};
     const struct call *call = shared->call;
+    void (*const work_on)(const struct call *, const struct operations *, struct buffers *, int64_t, int64_t, int64_t) =
+        work_of[call->mode];
     for (;;) {
         const int64_t item = atomic_fetch_add(&shared->next, 1);
         if (item >= shared->items)
@@ -302,15 +184,17 @@ static void run_items(struct shared *shared, struct buffers *own, float *arena)
         const int64_t instance = item / shared->pieces, piece = item % shared->pieces;
         const int64_t last = (piece + 1) * shared->blocks / shared->pieces;
         unpack(call, own, instance);
-        if (call->grad_out)
+        if (call->mode != FORWARD)
             memset(arena + own->grads_from, 0, (own->grads_to - own->grads_from) * sizeof(float));
+        own->loss = 0.0;
         for (int64_t block = piece * shared->blocks / shared->pieces; block < last; block++) {
             const int64_t first = block * BLOCK, left = call->points - first;
-            (call->grad_out ? block_backward : block_forward)(call, shared->op, own, instance, first,
-                                                              left < BLOCK ? left : BLOCK);
+            work_on(call, shared->op, own, instance, first, left < BLOCK ? left : BLOCK);
         }
-        if (call->grad_out)
+        if (call->mode != FORWARD)
             store_gradient(shared, own, instance, piece);
+        if (call->losses)
+            shared->losses[item] = own->loss;
     }
 }
 
@@ -341,7 +225,13 @@ static void add_pieces(const struct shared *shared)
 {
     const struct call *call = shared->call;
     const float *extra = shared->extra;
-    for (int64_t instance = 0; instance < call->batch; instance++)
+    for (int64_t instance = 0; instance < call->batch && call->losses; instance++) {
+        double loss = 0.0;
+        for (int64_t piece = 0; piece < shared->pieces; piece++)
+            loss += shared->losses[instance * shared->pieces + piece];
+        call->losses[instance] = (float)loss;
+    }
+    for (int64_t instance = 0; instance < call->batch && extra; instance++)
         for (int64_t piece = 1; piece < shared->pieces; piece++)
             for (int l = 0; l < call->layers; l++) {
                 const int64_t count = layer_params(call, l);
@@ -354,22 +244,27 @@ static void add_pieces(const struct shared *shared)
 
 int mnif_siren_version(void) { return VERSION; }
 
-/* Runs the forward pass (grad_out NULL) or the gradient; returns 0, or -1 without enough memory. */
+/* Runs one call; returns 0, or -1 without enough memory. */
 int mnif_siren_run(const struct call *call)
 {
     struct shared shared = {.call = call, .op = best_operations(call->restraint)};
+    const int gradient = call->mode != FORWARD;
     shared.blocks = (call->points + BLOCK - 1) / BLOCK;
-    shared.pieces = call->grad_out ? shared.blocks / SLICE_BLOCKS : shared.blocks / FORWARD_BLOCKS;
-    if (call->grad_out && shared.pieces > MAX_SLICES)
+    shared.pieces = gradient ? shared.blocks / SLICE_BLOCKS : shared.blocks / FORWARD_BLOCKS;
+    if (gradient && shared.pieces > MAX_SLICES)
         shared.pieces = MAX_SLICES;
     if (shared.pieces < 1)
         shared.pieces = 1;
     shared.items = call->batch * shared.pieces;
     for (int l = 0; l < call->layers; l++)
         shared.params += layer_params(call, l);
-    const size_t extra = call->grad_out ? (size_t)(call->batch * (shared.pieces - 1) * shared.params) : 0;
+    const size_t extra = gradient ? (size_t)(call->batch * (shared.pieces - 1) * shared.params) : 0;
     if (extra && !(shared.extra = malloc(extra * sizeof(float))))
         return -1;
+    if (call->losses && !(shared.losses = malloc((size_t)shared.items * sizeof(double)))) {
+        free(shared.extra);
+        return -1;
+    }
     atomic_init(&shared.next, 0);
     pthread_t threads[MAX_THREADS];
     int started = 0;
@@ -385,8 +280,9 @@ int mnif_siren_run(const struct call *call)
         pthread_join(threads[t], &result);
         failed = failed && result != NULL;
     }
-    if (!failed && extra)
+    if (!failed)
         add_pieces(&shared);
     free(shared.extra);
+    free(shared.losses);
     return failed ? -1 : 0;
 }

@@ -14,31 +14,40 @@
 typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float NAME(quad) __attribute__((vector_size(16), aligned(4), may_alias));
 
-/* c[r, :] = init[r, :] + sum_k a[r, k] * b[k, :] for one tile; rows and columns are constants at every call. */
+/* c[r, :] = init[r, :] + sum_k a[r, k] * b[k, :] for one tile, and a second such sum of the same depth and strides
+ * where `a2` is not NULL; rows and columns are constants at every call. */
 INLINE TARGET void NAME(tile)(
     const int rows, const int columns, ptrdiff_t depth, const float *a, ptrdiff_t a_row, ptrdiff_t a_k,
-    const float *b, ptrdiff_t b_k, const float *init, ptrdiff_t init_row, float *c, ptrdiff_t c_row)
+    const float *b, ptrdiff_t b_k, const float *a2, const float *b2, const float *init, ptrdiff_t init_row, float *c,
+    ptrdiff_t c_row)
 {
     NAME(vec) sum[TILE_ROWS][COLUMNS];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < columns; v++)
             sum[r][v] = *(const NAME(vec) *)(init + r * init_row + v * LANES);
-    for (ptrdiff_t k = 0; k < depth; k++) {
-        NAME(vec) row[COLUMNS];
-        UNROLL for (int v = 0; v < columns; v++)
-            row[v] = *(const NAME(vec) *)(b + k * b_k + v * LANES);
-        UNROLL for (int r = 0; r < rows; r++) {
-            const float scale = a[r * a_row + k * a_k];
+    for (;;) {
+        for (ptrdiff_t k = 0; k < depth; k++) {
+            NAME(vec) row[COLUMNS];
             UNROLL for (int v = 0; v < columns; v++)
-                sum[r][v] += scale * row[v];
+                row[v] = *(const NAME(vec) *)(b + k * b_k + v * LANES);
+            UNROLL for (int r = 0; r < rows; r++) {
+                const float scale = a[r * a_row + k * a_k];
+                UNROLL for (int v = 0; v < columns; v++)
+                    sum[r][v] += scale * row[v];
+            }
         }
+        if (!a2)
+            break;
+        a = a2;
+        b = b2;
+        a2 = NULL;
     }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < columns; v++)
             *(NAME(vec) *)(c + r * c_row + v * LANES) = sum[r][v];
 }
 
-#define TILE(R, C) NAME(tile)(R, C, depth, a, a_row, a_k, b, b_k, init, init_row, c, c_row)
+#define TILE(R, C) NAME(tile)(R, C, depth, a, a_row, a_k, b, b_k, a2, b2, init, init_row, c, c_row)
 #define TILE_OF_ROWS(R)                                                                                              \
     switch (columns) {                                                                                               \
     case 1: TILE(R, 1); break;                                                                                       \
@@ -48,8 +57,8 @@ INLINE TARGET void NAME(tile)(
     }
 
 static TARGET void NAME(any_tile)(int rows, int columns, ptrdiff_t depth, const float *a, ptrdiff_t a_row,
-                                  ptrdiff_t a_k, const float *b, ptrdiff_t b_k, const float *init,
-                                  ptrdiff_t init_row, float *c, ptrdiff_t c_row)
+                                  ptrdiff_t a_k, const float *b, ptrdiff_t b_k, const float *a2, const float *b2,
+                                  const float *init, ptrdiff_t init_row, float *c, ptrdiff_t c_row)
 {
     switch (rows) {
     case 1: TILE_OF_ROWS(1) break;
@@ -59,18 +68,19 @@ static TARGET void NAME(any_tile)(int rows, int columns, ptrdiff_t depth, const 
     }
 }
 
-/* c = init + a b for `rows` rows and `width` (a multiple of 16) columns; init may be c, or one row (init_row = 0). */
+/* c = init + a b (+ a2 b2) for `rows` rows and `width` (a multiple of 16) columns; init may be c, or one row
+ * (init_row = 0). a2 and b2 are laid out like a and b, or NULL. */
 static TARGET void NAME(product)(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t depth, const float *a, ptrdiff_t a_row,
-                                 ptrdiff_t a_k, const float *b, ptrdiff_t b_k, const float *init,
-                                 ptrdiff_t init_row, float *c, ptrdiff_t c_row)
+                                 ptrdiff_t a_k, const float *b, ptrdiff_t b_k, const float *a2, const float *b2,
+                                 const float *init, ptrdiff_t init_row, float *c, ptrdiff_t c_row)
 {
     for (ptrdiff_t at = 0; at < width;) {
         const ptrdiff_t left = (width - at) / LANES;
         const int columns = left < COLUMNS ? (int)left : COLUMNS;
         for (ptrdiff_t r = 0; r < rows; r += TILE_ROWS) {
             const int count = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
-            NAME(any_tile)(count, columns, depth, a + r * a_row, a_row, a_k, b + at, b_k,
-                           init + r * init_row + at, init_row, c + r * c_row + at, c_row);
+            NAME(any_tile)(count, columns, depth, a + r * a_row, a_row, a_k, b + at, b_k, a2 ? a2 + r * a_row : NULL,
+                           a2 ? b2 + at : NULL, init + r * init_row + at, init_row, c + r * c_row + at, c_row);
         }
         at += columns * LANES;
     }
@@ -80,16 +90,16 @@ static TARGET void NAME(product)(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t dept
 #undef TILE_OF_ROWS
 
 /* The output layer: `outputs` is a small multiple of 4, too narrow for whole registers.
- * c[p, o] = bias[o] + sum_k a[p, k] * b[k, o], eight points at a time to hide the latency of the additions. */
+ * c[p, o] = init[p, o] + sum_k a[p, k] * b[k, o], eight points at a time to hide the latency of the additions. */
 static TARGET void NAME(narrow_product)(ptrdiff_t points, ptrdiff_t outputs, ptrdiff_t depth, const float *a,
-                                        ptrdiff_t a_row, const float *b, const float *bias, float *c)
+                                        ptrdiff_t a_row, const float *b, const float *init, ptrdiff_t init_row,
+                                        float *c)
 {
     for (ptrdiff_t o = 0; o < outputs; o += 4) {
-        const NAME(quad) start = *(const NAME(quad) *)(bias + o);
         ptrdiff_t p = 0;
         for (; p + 8 <= points; p += 8) {
             NAME(quad) sum[8];
-            UNROLL for (int r = 0; r < 8; r++) sum[r] = start;
+            UNROLL for (int r = 0; r < 8; r++) sum[r] = *(const NAME(quad) *)(init + (p + r) * init_row + o);
             for (ptrdiff_t k = 0; k < depth; k++) {
                 const NAME(quad) row = *(const NAME(quad) *)(b + k * outputs + o);
                 UNROLL for (int r = 0; r < 8; r++) sum[r] += a[(p + r) * a_row + k] * row;
@@ -97,7 +107,7 @@ static TARGET void NAME(narrow_product)(ptrdiff_t points, ptrdiff_t outputs, ptr
             UNROLL for (int r = 0; r < 8; r++) *(NAME(quad) *)(c + (p + r) * outputs + o) = sum[r];
         }
         for (; p < points; p++) {
-            NAME(quad) sum = start;
+            NAME(quad) sum = *(const NAME(quad) *)(init + p * init_row + o);
             for (ptrdiff_t k = 0; k < depth; k++)
                 sum += a[p * a_row + k] * *(const NAME(quad) *)(b + k * outputs + o);
             *(NAME(quad) *)(c + p * outputs + o) = sum;
@@ -126,8 +136,34 @@ static TARGET void NAME(multiply)(float *restrict value, const float *restrict f
         value[i] *= factor[i];
 }
 
+/* For a pre-activation u and its derivative u' along a direction (in `slope`): value = sin u, cosine = cos u,
+ * slope = cos u u' (the derivative of the value), bend = sin u u' (of the cosine, but for the sign). */
+static TARGET void NAME(sine_slope)(float *restrict value, float *restrict cosine, float *restrict slope,
+                                    float *restrict bend, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++) {
+        float sine, cos;
+        sine_cosine_of(value[i], &sine, &cos);
+        bend[i] = sine * slope[i];
+        slope[i] = cos * slope[i];
+        value[i] = sine;
+        cosine[i] = cos;
+    }
+}
+
+/* Back through a sine: delta' = delta' cos u - delta sin u u', and delta = delta cos u. */
+static TARGET void NAME(multiply_slope)(float *restrict delta, float *restrict delta_slope,
+                                        const float *restrict cosine, const float *restrict bend, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++) {
+        delta_slope[i] = delta_slope[i] * cosine[i] - delta[i] * bend[i];
+        delta[i] *= cosine[i];
+    }
+}
+
 static const struct operations NAME(operations) = {
-    NAME(product), NAME(narrow_product), NAME(sine), NAME(sine_cosine), NAME(multiply),
+    NAME(product), NAME(narrow_product), NAME(sine), NAME(sine_cosine), NAME(multiply), NAME(sine_slope),
+    NAME(multiply_slope),
 };
 
 #undef NAME

@@ -8,12 +8,14 @@ step for it, while this keeps the weights alone and computes activations again.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnif_nerf.fields import kernel
 from mnif_nerf.fields.siren import split_rows
 
 KINDS = ("mse", "bce")
@@ -95,7 +97,68 @@ def loss_and_gradient(
     final_sine: bool,
     weights: Tensor | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """See `pointwise_loss`; in plain torch, not differentiable."""
+    """See `pointwise_loss`; not differentiable."""
+    if _compiled(rows, shapes, points, targets, kind, weights):
+        sizes = (points.shape[1], *(out for out, _ in shapes))
+        loss = kernel.PointLoss(kind, targets, weights)
+        return kernel.loss_and_gradient(sizes, final_sine, kernel.inner_contiguous(rows), points, loss)
+    return loss_and_gradient_reference(rows, shapes, points, targets, kind, final_sine, weights)
+
+
+def hessian_product(
+    rows: Sequence[Tensor],
+    along: Sequence[Tensor],
+    shapes: Sequence[tuple[int, int]],
+    points: Tensor,
+    targets: Tensor,
+    kind: str,
+    final_sine: bool,
+    weights: Tensor | None,
+) -> list[Tensor]:
+    """Hessian of every instance's loss in its weights, times `along` (one tensor like each of `rows`)."""
+    if _compiled(rows, shapes, points, targets, kind, weights) and _compiled(
+        along, shapes, points, targets, kind, weights
+    ):
+        sizes = (points.shape[1], *(out for out, _ in shapes))
+        loss = kernel.PointLoss(kind, targets, weights)
+        rows, along = kernel.inner_contiguous(rows), kernel.inner_contiguous(along)
+        return kernel.hessian_product(sizes, final_sine, rows, along, points, loss)
+    return hessian_product_reference(rows, along, shapes, points, targets, kind, final_sine, weights)
+
+
+def _compiled(
+    rows: Sequence[Tensor],
+    shapes: Sequence[tuple[int, int]],
+    points: Tensor,
+    targets: Tensor,
+    kind: str,
+    weights: Tensor | None,
+) -> bool:
+    """Whether the compiled kernel can do it: what it takes, with shapes that fit (it reads them unseen)."""
+    others = [targets] if weights is None else [targets, weights]
+    if kind not in KINDS or points.ndim != 3 or not kernel.usable([*rows, *others], points):
+        return False
+    batch, fan_in, count = points.shape
+    sizes = (fan_in, *(out for out, _ in shapes))
+    expected = [(batch, out * fan_in + out) for fan_in, out in pairwise(sizes)]
+    expected += [(batch, sizes[-1], count)] if weights is None else [(batch, sizes[-1], count), (batch, count)]
+    return (
+        2 <= len(shapes) <= kernel.MAX_LAYERS
+        and [(fan_in, out) for out, fan_in in shapes] == list(pairwise(sizes))
+        and [tuple(tensor.shape) for tensor in (*rows, *others)] == expected
+    )
+
+
+def loss_and_gradient_reference(
+    rows: Sequence[Tensor],
+    shapes: Sequence[tuple[int, int]],
+    points: Tensor,
+    targets: Tensor,
+    kind: str,
+    final_sine: bool,
+    weights: Tensor | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """`loss_and_gradient` in plain torch, on any device and in any precision."""
     with torch.no_grad():
         layers = split_rows(rows, shapes)
         inputs, cosines, values = _forward(*layers, points, final_sine)
@@ -110,7 +173,7 @@ def loss_and_gradient(
         return loss, gradient[::-1]
 
 
-def hessian_product(
+def hessian_product_reference(
     rows: Sequence[Tensor],
     along: Sequence[Tensor],
     shapes: Sequence[tuple[int, int]],
@@ -120,7 +183,7 @@ def hessian_product(
     final_sine: bool,
     weights: Tensor | None,
 ) -> list[Tensor]:
-    """Hessian of every instance's loss in its weights, times `along` (one tensor like each of `rows`).
+    """`hessian_product` in plain torch.
 
     Forward over reverse (Pearlmutter 1994): the derivative, along a direction of the weights, of the gradient.
     A letter with `_dot` is the derivative of the one without.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import MixtureField
-from mnif_nerf.latents.table import LatentTable, RowAdam
+from mnif_nerf.latents.table import RowAdam
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.training import LossConfig, radiance_losses
 
@@ -45,6 +46,48 @@ class FitConfig:
     seed: int = 0
 
 
+def fit(
+    loss: Callable[[Tensor, int], Tensor],
+    num_instances: int,
+    training_latents: Tensor,
+    config: FitConfig | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Tensor:
+    """Find codes `[S, D]` of small loss by gradient steps from the mean of the training codes.
+
+    Args:
+        loss: codes `[S, D]` and the step's number to the losses `[S]` of the instances, each depending on its own
+            code only. The caller sees to it that nothing else takes a gradient (`frozen`).
+        num_instances: S.
+        training_latents: `[N, D]`, for the starting point (their mean) and the spread of the prior.
+        config: steps, rate, regularisation.
+        on_step: called with the step's number and mean loss.
+
+    Raises:
+        MNIFError: the fit diverged.
+    """
+    config = config or FitConfig()
+    mean, std = training_latents.mean(dim=0), training_latents.std(dim=0, correction=0).clamp(min=1e-6)
+    codes = torch.nn.Parameter(mean.expand(num_instances, -1).clone())
+    optimizer = RowAdam([codes], lr=config.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.steps, 1), config.lr / 10)
+    with torch.enable_grad():
+        for step in range(config.steps):
+            penalty = ((codes - mean) / std).square().mean(dim=1)
+            # Sum over instances, so that a code's step does not depend on how many are fitted together.
+            total = (loss(codes, step) + config.prior_weight * penalty).sum()
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            schedule.step()
+            if on_step is not None:
+                on_step(step, float(total.detach()) / num_instances)
+    fitted = codes.detach()
+    if not bool(torch.isfinite(fitted).all()):
+        raise MNIFError(f"fitting latents diverged at learning rate {config.lr}; use a smaller one.")
+    return fitted
+
+
 def fit_latents(
     field: MixtureField,
     rays: RaySource,
@@ -57,7 +100,7 @@ def fit_latents(
 
     Args:
         field: the trained mixture.
-        rays: observations; `rays.draw(step).scenes` index the S instances.
+        rays: observations; `rays.draw(step).scenes` are the S instances, in any order.
         training_latents: `[N, D]`, for the starting point (their mean) and the spread of the prior.
         config: steps, rate, regularisation, seed.
         losses: rendering and loss settings.
@@ -66,45 +109,27 @@ def fit_latents(
     Raises:
         MNIFError: the fit diverged.
     """
-    config, losses = config or FitConfig(), losses or LossConfig()
-    device = training_latents.device
-    mean, std = training_latents.mean(dim=0), training_latents.std(dim=0, correction=0).clamp(min=1e-6)
-    table = LatentTable(rays.num_scenes, training_latents.shape[1]).to(device)
-    with torch.no_grad():
-        table.weight.copy_(mean)
-    optimizer = RowAdam(table.parameters(), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.steps, 1), config.lr / 10)
+    config, settings = config or FitConfig(), losses or LossConfig()
     generator = torch.Generator().manual_seed(config.seed)
-    with _Frozen(field.parameters()), torch.enable_grad():
-        for step in range(config.steps):
-            batch = rays.draw(step)
-            codes = table(batch.scenes)
-            terms = radiance_losses(partial(field.evaluate, codes), batch, losses, generator)
-            penalty = ((codes - mean) / std).square().mean()
-            # Sum over instances, so that a code's step does not depend on how many are fitted together.
-            loss = len(codes) * (torch.stack(list(terms.values())).sum() + config.prior_weight * penalty)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            if on_step is not None:
-                on_step(step, float(loss.detach()) / len(codes))
-    fitted = table.weight.detach()
-    if not bool(torch.isfinite(fitted).all()):
-        raise MNIFError(f"fitting latents diverged at learning rate {config.lr}; use a smaller one.")
-    return fitted
+
+    def loss(codes: Tensor, step: int) -> Tensor:
+        batch = rays.draw(step)
+        evaluate = partial(field.evaluate, codes[batch.scenes])
+        terms = radiance_losses(evaluate, batch, settings, generator, reduce=False)
+        return codes.new_zeros(len(codes)).index_add(0, batch.scenes, torch.stack(list(terms.values())).sum(dim=0))
+
+    with frozen(field):
+        return fit(loss, rays.num_scenes, training_latents, config, on_step)
 
 
-class _Frozen:
-    """Within the block, these parameters take no gradient."""
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        self.parameters = [p for p in parameters if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self.parameters:
+@contextmanager
+def frozen(field: torch.nn.Module) -> Iterator[None]:
+    """Within the block, the parameters of `field` take no gradient."""
+    parameters = [parameter for parameter in field.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
             parameter.requires_grad_(True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnif_nerf.errors import MNIFError
+
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of images of equal shape with values in [0, 1]; a scalar tensor.
@@ -15,11 +17,28 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity of two images `[H, W, C]` with values in [0, 1] (torchmetrics: Gaussian window 11)."""
+    """Structural similarity of two images `[H, W, C]` with values in [0, 1].
+
+    As torchmetrics has it: a Gaussian window of 11 pixels around every pixel, edges mirrored. Images
+    with an edge under 11 pixels take the largest odd window that fits, with a Gaussian narrower in proportion: 7 for
+    8x8 pixels.
+
+    Raises:
+        MNIFError: an edge under 3 pixels, which no window fits.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
+    edge = min(image.shape[:2])
+    if edge < 3:
+        raise MNIFError(
+            f"images of {image.shape[1]}x{image.shape[0]} pixels have no structural similarity; use 3x3 or more."
+        )
+    radius = min(5, (edge - 1) // 2)  # torchmetrics derives the window from sigma: 2 * round(3.5 * sigma) + 1
     value = structural_similarity_index_measure(
-        image.permute(2, 0, 1).unsqueeze(0), reference.permute(2, 0, 1).unsqueeze(0), data_range=1.0
+        image.permute(2, 0, 1).unsqueeze(0),
+        reference.permute(2, 0, 1).unsqueeze(0),
+        sigma=1.5 * radius / 5,
+        data_range=1.0,
     )
     assert isinstance(value, Tensor)
     return value

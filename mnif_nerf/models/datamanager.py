@@ -1,8 +1,7 @@
 """nerfstudio's data manager over the packed store: training rays grouped by instance, and one scene to look
 at.
 
-It is a `VanillaDataManager` because ns-render and ns-export ask for one, but shares none of its loading:
-images stay uint8 in the memory-mapped store, and commands that only show something read one scene's files and
+Images stay uint8 in the memory-mapped store, and commands that only show something read one scene's files and
 open no store.
 """
 
@@ -11,28 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from nerfstudio.cameras.rays import RayBundle
-from nerfstudio.data.datamanagers.base_datamanager import (
-    DataManager,
-    VanillaDataManager,
-    VanillaDataManagerConfig,
-)
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
-from torch.nn import Parameter
 
 from mnif_nerf.data.images import composite_white, read_image
 from mnif_nerf.data.sampler import RayBatchSampler
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import SrnDataParserConfig, make_cameras, make_outputs
-from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
 from mnif_nerf.models.views import TrainingViews, ViewList
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
@@ -40,7 +32,7 @@ from mnif_nerf.rendering.occupancy import dilate
 
 
 @dataclass
-class MNIFDataManagerConfig(VanillaDataManagerConfig):
+class MNIFDataManagerConfig(InstanceDataManagerConfig):
     """Rays of several instances per step, from a data set in the SRN layout."""
 
     _target: type = field(default_factory=lambda: MNIFDataManager)
@@ -52,6 +44,8 @@ class MNIFDataManagerConfig(VanillaDataManagerConfig):
     """Rays of each of them."""
     carve_points: int = 64
     """Points outside the hull of each of them, where density is pushed to zero."""
+    encode_rays_per_scene: int = 256
+    """Rays of an instance that its latent is computed from, and as many carve points (meta-learning only)."""
     eval_num_scenes: int = 8
     """Instances an evaluation looks at, spread evenly over the set."""
     eval_views_per_scene: int = 2
@@ -80,54 +74,23 @@ class StoredImages(InputDataset):
         return np.array(self.views.store.images[self.views.views[image_idx]])
 
 
-class MNIFDataManager(VanillaDataManager):
-    """See the module.
-
-    Args:
-        config: batch sizes and the data's place.
-        device: where batches end up.
-        test_mode: "val" while training; "test" and "inference" show one scene and open no store before it is
-            asked for.
-        world_size, local_rank: of distributed training; ranks draw differently because nerfstudio seeds them
-            so.
-    """
+class MNIFDataManager(InstanceDataManager):
+    """See the module; "test" and "inference" show one scene and open no store before it is asked for."""
 
     config: MNIFDataManagerConfig
 
-    @tell_user
-    def __init__(
-        self,
-        config: MNIFDataManagerConfig,
-        device: torch.device | str = "cpu",
-        test_mode: Literal["test", "val", "inference"] = "val",
-        world_size: int = 1,
-        local_rank: int = 0,
-        **_: Any,
-    ) -> None:
-        self.config = config
-        self.device = device
-        self.test_mode = test_mode
-        self.test_split = "val" if test_mode == "val" else "test"
-        self.world_size, self.local_rank = world_size, local_rank
-        self.sampler = None
+    def open(self) -> None:
+        """Read the shown scene; while training, also where objects can be."""
+        config = self.config
         if config.data is not None:
             config.dataparser.data = Path(config.data)
         config.data = Path(config.dataparser.data)
-        self.seed = torch.initial_seed() % 2**31
         self.dataparser = config.dataparser.setup()
-        self.includes_time = False
         self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs("train")
         self.train_dataset = SceneImages(self.train_dataparser_outputs)
         self.eval_dataset = SceneImages(self.dataparser.get_dataparser_outputs(self.test_split))
-        self.exclude_batch_keys_from_device = ["image", "mask"]
-        if test_mode == "val":
+        if self.test_mode == "val":
             self.train_dataset.metadata["bounds"] = self.bounds()
-        DataManager.__init__(self)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the training scenes, in the order of `scene_idx`."""
-        return self.train_dataset.metadata["scene_names"]
 
     @cached_property
     def views(self) -> TrainingViews:
@@ -139,32 +102,48 @@ class MNIFDataManager(VanillaDataManager):
         union = self.views.train.hull_union()
         return None if union is None else dilate(torch.from_numpy(union))
 
-    def setup_train(self) -> None:
-        """Prepare the drawing of rays; only while training."""
-        self.train_pixel_sampler = SimpleNamespace(num_rays_per_batch=self.config.train_num_rays_per_batch)  # type: ignore[assignment]
-        if self.test_mode == "val":
-            count = self.rays.scenes_per_step * self.rays.rays_per_scene
-            self.train_pixel_sampler.num_rays_per_batch = count
-
-    def setup_eval(self) -> None:
-        """Nothing: the evaluation views open on first use."""
+    @property
+    def drawn_per_step(self) -> int:
+        """Rays of one training step."""
+        return self.rays.scenes_per_step * self.rays.rays_per_scene
 
     @cached_property
     def rays(self) -> RayBatchSampler:
         """Draws the training batches; every draw depends on the seed and the step alone."""
-        return RayBatchSampler(
-            self.views.train,
-            self.config.scenes_per_step,
-            self.config.rays_per_scene,
-            self.config.carve_points,
-            self.device,
-            self.seed,
-            torch.from_numpy(self.views.trained),
-        )
+        return self._sampler(self.config.rays_per_scene, self.config.carve_points)
+
+    @cached_property
+    def _encoded_rays(self) -> RayBatchSampler:
+        rays = self.config.encode_rays_per_scene
+        return self._sampler(rays, rays if self.config.carve_points else 0)
+
+    def _sampler(self, rays: int, carve_points: int) -> RayBatchSampler:
+        trained = torch.from_numpy(self.views.trained)
+        scenes = self.config.scenes_per_step
+        return RayBatchSampler(self.views.train, scenes, rays, carve_points, self.device, self.seed, trained)
 
     def draw(self, step: int) -> RayBatch:
         """The rays of training step `step`, grouped by instance."""
         return self.rays.draw(step)
+
+    def fixed(self, instances: Tensor) -> RayBatch:
+        """See `InstanceDataManager`."""
+        return self._encoded_rays.fixed(instances)
+
+    def storage(self) -> dict[str, Any]:
+        """Scene box and typical camera."""
+        store = self.views.train
+        return {
+            "half_extent": store.half_extent,
+            "camera": {
+                "focal_over_width": float(np.median(store.intrinsics[:, 0])) / store.width,
+                "radius": float(np.median(np.linalg.norm(store.poses[:, :3, 3], axis=1))),
+            },
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Scenes, rays and carve points of a step."""
+        return {name: getattr(self.config, name) for name in ("scenes_per_step", "rays_per_scene", "carve_points")}
 
     @cached_property
     def evaluation_views(self) -> ViewList:
@@ -197,11 +176,6 @@ class MNIFDataManager(VanillaDataManager):
         """The evaluation views in order: what ns-eval and steps_per_eval_all_images average over."""
         return self.loader_of(self.evaluation_views)
 
-    @cached_property
-    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
-        """Held-out cameras of the shown scene (ns-render spiral starts at the first)."""
-        return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
-
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Rays as nerfstudio's tools know them, flattened to `[B * R]`, with `image` `[B * R, 3]`.
 
@@ -211,10 +185,10 @@ class MNIFDataManager(VanillaDataManager):
         self.train_count += 1
         if self.test_mode != "val":
             count = self.get_train_rays_per_batch()
-            return self.random_rays(self.views.training(self._shown), count, self.train_count)
+            return self.random_rays(self.views.training(self.shown), count, self.train_count)
         rays = self.draw(step)
         scenes = rays.scenes.repeat_interleave(rays.rgb.shape[1])
-        bundle = _bundle(rays.origins.flatten(0, 1), rays.directions.flatten(0, 1), scenes)
+        bundle = ray_bundle(rays.origins.flatten(0, 1), rays.directions.flatten(0, 1), scenes)
         bundle.nears, bundle.fars = rays.near.reshape(-1, 1), rays.far.reshape(-1, 1)
         return bundle, {"image": rays.rgb.flatten(0, 1)}
 
@@ -222,17 +196,6 @@ class MNIFDataManager(VanillaDataManager):
         """Random rays of the evaluation views with `image` `[R, 3]`; the same for the same step."""
         self.eval_count += 1
         return self.random_rays(self.evaluation_views, self.get_eval_rays_per_batch(), step)
-
-    def next_eval_image(self, step: int) -> tuple[Any, dict[str, Any]]:
-        """One evaluation view after the other: `(Cameras [1], batch)`."""
-        loader = self.fixed_indices_eval_dataloader
-        picked = self.eval_count % len(loader.input_dataset)
-        self.eval_count += 1
-        return loader.get_camera(picked)
-
-    @property
-    def _shown(self) -> int:
-        return int(self.train_dataset.metadata["shown_scene"])
 
     def random_rays(self, views: ViewList, count: int, seed: int) -> tuple[RayBundle, dict[str, Any]]:
         """Rays of `count` random pixels of `views`, and their colours `image` `[count, 3]`, by seed."""
@@ -245,34 +208,5 @@ class MNIFDataManager(VanillaDataManager):
         focal, cx, cy = torch.from_numpy(np.ascontiguousarray(views.intrinsics[picked])).T
         directions = pixel_directions(torch.stack([column, row], dim=-1), pose[:, :3, :3], focal, cx, cy)
         color = store.images[views.views[picked], row.numpy(), column.numpy()]
-        bundle = _bundle(pose[:, :3, 3], directions, torch.from_numpy(views.scenes[picked]))
+        bundle = ray_bundle(pose[:, :3, 3], directions, torch.from_numpy(views.scenes[picked]))
         return bundle.to(self.device), {"image": (torch.from_numpy(color).float() / 255.0).to(self.device)}
-
-    def get_train_rays_per_batch(self) -> int:
-        """Rays of one training step."""
-        sampler: Any = self.train_pixel_sampler
-        return sampler.num_rays_per_batch if sampler else self.config.train_num_rays_per_batch
-
-    def get_eval_rays_per_batch(self) -> int:
-        """Rays of one evaluation batch."""
-        return self.config.eval_num_rays_per_batch
-
-    def get_datapath(self) -> Path:
-        """The data folder."""
-        return Path(self.config.dataparser.data)
-
-    def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Nothing is learned here; the latents belong to the model."""
-        return {}
-
-
-def _bundle(origins: Tensor, directions: Tensor, scenes: Tensor) -> RayBundle:
-    """A ray bundle `[R]` with `scene_idx` `[R, 1]`; pixel areas are not used by any field here."""
-    column = torch.zeros(len(origins), 1, device=origins.device)
-    return RayBundle(
-        origins=origins.contiguous(),
-        directions=directions,
-        pixel_area=column,
-        camera_indices=column.long(),
-        metadata={"scene_idx": scenes.view(-1, 1)},
-    )

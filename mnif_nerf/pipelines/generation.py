@@ -17,21 +17,24 @@ from mnif_nerf.files import read_json
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.pipelines.model_folder import FORMAT, StoredModel, locate_model, read_model, write_model
 from mnif_nerf.pipelines.objects import NeuralObject
+from mnif_nerf.pipelines.shapes import NeuralImage, NeuralShape, object_class
 
 if TYPE_CHECKING:
     from mnif_nerf.priors.prior import LatentPrior
     from mnif_nerf.priors.whitening import Whitening
 
-__all__ = ["MNIFPipeline", "NeuralObject"]
+__all__ = ["MNIFPipeline", "NeuralImage", "NeuralObject", "NeuralShape"]
 
 
 class MNIFPipeline:
     """A trained category: sample new objects, bring back training instances, interpolate, find neighbours.
 
         pipe = MNIFPipeline.from_pretrained("outputs/.../model")
-        cars = pipe(num_samples=4, seed=0)
-        cars[0].render(elevation=20, azimuth=45, resolution=256)
-        cars[0].mesh(resolution=128).export("car.glb")
+        objects = pipe(num_samples=4, seed=0)
+        objects[0].render(elevation=20, azimuth=45, resolution=256)
+        objects[0].mesh(resolution=128).export("object.glb")
+
+    Objects are `NeuralObject` (radiance), `NeuralShape` (voxels) or `NeuralImage`, as the model's `modality` says.
 
     Args:
         model: what a model folder holds, on the device to work on.
@@ -131,7 +134,7 @@ class MNIFPipeline:
         return prior.sample(num_samples, seed=seed, sampler=sampler, steps=steps, temperature=temperature)
 
     def decode(self, latent: Tensor | Sequence[float], name: str = "object") -> NeuralObject:
-        """The object of a latent `[D]`.
+        """The object of a latent `[D]`, of the class that fits the model's modality.
 
         Raises:
             MNIFError: a latent of another size, or with NaNs.
@@ -139,8 +142,11 @@ class MNIFPipeline:
         code = torch.as_tensor(latent, dtype=torch.float32, device=self.model.latents.device)
         if not torch.isfinite(code).all():
             raise MNIFError(f"{name}: the latent has NaN or infinite numbers; it cannot be decoded.")
-        field = self.model.field.collapse(code)
-        return NeuralObject(code, field, name, self.model.cells, self.model.half_extent, self.model.camera)
+        model = self.model
+        kind = object_class(model.modality, name)
+        resolution = None if model.grid is None else model.grid["resolution"]
+        field = model.field.collapse(code)
+        return kind(code, field, name, model.cells, model.half_extent, model.camera, resolution)
 
     def instance(self, name_or_index: str | int) -> NeuralObject:
         """A training instance, by name or by index.
@@ -177,7 +183,12 @@ class MNIFPipeline:
         Returns:
             its name and the root-mean-square difference per whitened dimension: 0 is a copy, and two
             independent instances are about 1.4 apart.
+
+        Raises:
+            MNIFError: a latent of another size, or a model without training instances.
         """
+        if not self.model.names:
+            raise MNIFError("this model came without the latents of training instances, so there is no nearest one.")
         space = self._whitening()
         difference = space.apply(self.model.latents) - space.apply(self._latent_of(latent))
         distances = difference.square().sum(dim=1).div(max(space.dim, 1)).sqrt()
@@ -185,6 +196,11 @@ class MNIFPipeline:
         return self.model.names[index], float(distances[index])
 
     # --- helpers ------------------------------------------------------------------------------------------
+
+    @property
+    def modality(self) -> str:
+        """What the model is of: "radiance", "voxel" or "image"."""
+        return self.model.modality
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -211,6 +227,8 @@ class MNIFPipeline:
 
     def _instance_index(self, name_or_index: str | int) -> int:
         names = self.model.names
+        if not names:
+            raise MNIFError("this model came without the latents of training instances; draw samples instead.")
         if isinstance(name_or_index, int):
             if not -len(names) <= name_or_index < len(names):
                 raise MNIFError(f"instance {name_or_index} does not exist; there are {len(names)}, numbered from 0.")
@@ -295,12 +313,14 @@ def _first_line(error: Exception) -> str:
 def _model_card(model: StoredModel, repo_id: str) -> str:
     """A README in the hub's format: what the model is and how to use it."""
     spec = model.field.spec
+    tags = {"radiance": "- 3d\n- nerf\n", "voxel": "- 3d\n", "image": ""}[model.modality]
+    make = 'image().save("image.png")' if model.modality == "image" else 'mesh(resolution=128).export("object.glb")'
     return (
-        "---\nlibrary_name: mnif_nerf\ntags:\n- 3d\n- nerf\n- neural-fields\n---\n\n"
-        f"# {repo_id}\n\nA mixture of neural implicit functions (arXiv 2310.19464) trained on "
-        f"{len(model.names)} instances: {spec.num_bases} bases of width {spec.width}, latents of "
+        f"---\nlibrary_name: mnif_nerf\ntags:\n{tags}- neural-fields\n---\n\n"
+        f"# {repo_id}\n\nA mixture of neural implicit functions (arXiv 2310.19464, modality: {model.modality}) trained "
+        f"on {len(model.names)} instances: {spec.num_bases} bases of width {spec.width}, latents of "
         f"{spec.latent_dim} numbers, {spec.parameters_per_instance:,} parameters per object.\n\n"
         "```python\nfrom mnif_nerf import MNIFPipeline\n\n"
         f'pipe = MNIFPipeline.from_pretrained("{repo_id}")\n'
-        'pipe(num_samples=4, seed=0)[0].mesh(resolution=128).export("object.glb")\n```\n'
+        f"pipe(num_samples=4, seed=0)[0].{make}\n```\n"
     )

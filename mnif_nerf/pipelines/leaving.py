@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -13,11 +13,19 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import describe
 
 if TYPE_CHECKING:
-    from mnif_nerf.pipelines.training import MNIFTrainingPipeline
+    from mnif_nerf.pipelines.base import InstancePipeline
+
+_SAMPLE = "mnif-sample --load-config {config} --num-samples 16 --seed 0"
+_EXPORT = "mnif-export-mesh --load-config {config} --num-samples 8 --format "
+_NEXT = {
+    "radiance": (_SAMPLE, _EXPORT + "glb"),
+    "voxel": (_SAMPLE, _EXPORT + "glb,binvox"),
+    "image": ("mnif-sample --load-config {config} --num-samples 64 --seed 0",),
+}
 
 
-def write_run_model(pipeline: MNIFTrainingPipeline, run: Path, step: int, finished: bool = False) -> Path:
-    """Write `<run>/model/` (field, latents, bounds, settings), whole or not at all.
+def write_run_model(pipeline: InstancePipeline, run: Path, step: int, finished: bool = False) -> Path:
+    """Write `<run>/model/` (field, latents, rates, bounds, settings), whole or not at all.
 
     An older folder is replaced together with its prior, which would not fit the new latents.
 
@@ -32,30 +40,42 @@ def write_run_model(pipeline: MNIFTrainingPipeline, run: Path, step: int, finish
     """
     from mnif_nerf.pipelines.model_folder import StoredModel, write_model
 
-    model = pipeline.model
+    pipeline.refresh_latents()
+    model, config = pipeline.model, pipeline.config
     latents = model.latents.weight.detach().cpu()
     if not bool(torch.isfinite(latents).all()):
         raise MNIFError(
             f"training has diverged at step {step} (latents are not finite); use smaller learning rates "
             "(--optimizers.fields.optimizer.lr, --optimizers.latents.optimizer.lr)."
         )
-    store = pipeline.datamanager.views.train
+    adaptation: dict[str, Any] = {"method": model.adaptation}
+    rates = None
+    if model.meta is not None:
+        adaptation.update(dataclasses.asdict(model.meta))
+        rates = model.inner_rates().detach().cpu()
+    bounds = getattr(model, "bounds", None)
     stored = StoredModel(
         field=model.field,
         latents=latents,
         names=model.names,
-        cells=None if bool(model.bounds.all()) else model.bounds.cpu(),
-        half_extent=store.half_extent,
-        camera={
-            "focal_over_width": float(np.median(store.intrinsics[:, 0])) / store.width,
-            "radius": float(np.median(np.linalg.norm(store.poses[:, :3, 3], axis=1))),
+        cells=None if bounds is None or bool(bounds.all()) else bounds.cpu(),
+        rates=rates,
+        adaptation=adaptation,
+        training={
+            "steps": step + 1,
+            "finished": finished,
+            "seed": pipeline.seed,
+            "data": Path(str(config.datamanager.data)).name,
+            **pipeline.datamanager.settings(),
+            **model.settings(),
+            "machine": describe(),
         },
-        training=_settings(pipeline, step, finished),
+        **pipeline.datamanager.storage(),
     )
     return write_model(stored, Path(run) / "model")
 
 
-def finish_run(pipeline: MNIFTrainingPipeline, run: Path, step: int) -> None:
+def finish_run(pipeline: InstancePipeline, run: Path, step: int) -> None:
     """Write the model folder at the end of a run, train its prior, and say what to do next."""
     folder = write_run_model(pipeline, run, step, finished=True)
     config = Path(run) / "config.yml"
@@ -67,15 +87,15 @@ def finish_run(pipeline: MNIFTrainingPipeline, run: Path, step: int) -> None:
         except MNIFError as error:
             CONSOLE.print(f"[yellow]No prior was trained: {error}")
     CONSOLE.print(f"Model folder: {folder}", soft_wrap=True)
-    if with_prior:
-        CONSOLE.print("Next:")
-        CONSOLE.print(f"  mnif-sample --load-config {config} --num-samples 16 --seed 0", soft_wrap=True)
-        CONSOLE.print(f"  mnif-export-mesh --load-config {config} --num-samples 8 --format glb", soft_wrap=True)
-    else:
+    if not with_prior:
         CONSOLE.print(f"Next: mnif-train-prior --load-config {config}", soft_wrap=True)
+        return
+    CONSOLE.print("Next:")
+    for command in _NEXT[pipeline.datamanager.storage().get("modality", "radiance")]:
+        CONSOLE.print(f"  {command.format(config=config)}", soft_wrap=True)
 
 
-def _train_prior(pipeline: MNIFTrainingPipeline, folder: Path) -> None:
+def _train_prior(pipeline: InstancePipeline, folder: Path) -> None:
     from mnif_nerf.pipelines.model_folder import write_prior
     from mnif_nerf.priors.prior import LatentPrior
     from mnif_nerf.priors.training import PriorConfig
@@ -83,23 +103,3 @@ def _train_prior(pipeline: MNIFTrainingPipeline, folder: Path) -> None:
     config = PriorConfig(steps=pipeline.config.prior_steps or None)
     prior = LatentPrior.fit(pipeline.model.latents.weight.detach(), config)
     write_prior(prior.to("cpu"), folder)
-
-
-def _settings(pipeline: MNIFTrainingPipeline, step: int, finished: bool) -> dict[str, Any]:
-    model, data = pipeline.model.config, pipeline.datamanager.config
-    return {
-        "steps": step + 1,
-        "finished": finished,
-        "seed": pipeline.seed,
-        "data": Path(str(data.data)).name,
-        "scenes_per_step": data.scenes_per_step,
-        "rays_per_scene": data.rays_per_scene,
-        "carve_points": data.carve_points,
-        "samples_per_ray": model.samples_per_ray,
-        "mask_weight": model.mask_weight,
-        "carve_weight": model.carve_weight,
-        "carve_length": model.carve_length,
-        "latent_weight": model.latent_weight,
-        "latent_noise": model.latent_noise,
-        "machine": describe(),
-    }

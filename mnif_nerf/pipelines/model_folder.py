@@ -1,8 +1,10 @@
 """The model folder (`<run>/model/`): safetensors and JSON, written by training, read without nerfstudio.
 
-config.json          format, version, field specification, instance names, camera, training settings, versions
+config.json          format, version, modality, field specification, instance names, adaptation, grid, camera, training
+                     settings, versions
 field.safetensors    the mixture field
 latents.safetensors  {"latents": [N, D]}, one row per training instance
+rates.safetensors    {"rates": [D]}, the learned rates of the inner loop; absent after auto-decoding
 bounds.safetensors   {"cells": uint8 [G, G, G]}, where objects can be; absent if not known
 prior/               the latent prior; absent until it is trained
 """
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
 
 FORMAT = "mnif_nerf"
 FORMAT_VERSION = 1
+MODALITIES = ("radiance", "voxel", "image")
+ADAPTATIONS = ("auto-decoding", "meta-learning")
 _REMEDY = "copy the model folder whole, or train again"
+# What the field of each modality reads, writes and means: coordinates, allowed channels, allowed heads.
+_FIELDS: dict[str, tuple[int, tuple[int, ...], tuple[str, ...]]] = {
+    "radiance": (3, (4,), ("radiance", "radiance-authors")),
+    "voxel": (3, (1,), ("signed", "logit")),
+    "image": (2, (1, 3), ("signed",)),
+}
 
 
 def default_camera() -> dict[str, float]:
@@ -50,6 +60,12 @@ class StoredModel:
         training: settings worth keeping, JSON-ready.
         versions: of the packages that wrote it.
         prior: the latent prior, or None until it is trained.
+        modality: "radiance", "voxel" or "image".
+        grid: of voxels and images, "resolution" (cells along an edge) and "channels" of the training data; None for
+            radiance.
+        rates: `[D]` float32, the learned step sizes of the inner loop; None after auto-decoding.
+        adaptation: how latents are found: {"method": "auto-decoding"}, or "meta-learning" with "inner_steps",
+            "inner_lr" and optionally "first_order".
     """
 
     field: MixtureField
@@ -61,6 +77,10 @@ class StoredModel:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=lambda: package_versions())
     prior: LatentPrior | None = None
+    modality: str = "radiance"
+    grid: dict[str, int] | None = None
+    rates: Tensor | None = None
+    adaptation: dict[str, Any] = dataclasses.field(default_factory=lambda: {"method": "auto-decoding"})
 
 
 def package_versions() -> dict[str, str]:
@@ -106,15 +126,19 @@ def write_model(model: StoredModel, folder: Path | str) -> Path:
     """Write the model folder, replacing an older one as a whole (its prior too).
 
     Raises:
-        MNIFError: latents that do not fit the field or the names, or a disk that cannot take it.
+        MNIFError: latents, rates or a modality that do not fit the field, or a disk that cannot take it.
     """
     folder = Path(folder)
     _check_latents(model.latents, model.names, model.field.spec, folder)
+    _check_kind(model.modality, model.grid, model.adaptation, model.field.spec, folder)
+    _check_rates(model.rates, model.adaptation, model.field.spec, folder)
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "modality": "radiance",
+        "modality": model.modality,
         "field": model.field.spec.to_dict(),
+        "grid": model.grid,
+        "adaptation": model.adaptation,
         "half_extent": model.half_extent,
         "camera": model.camera,
         "training": model.training,
@@ -124,6 +148,8 @@ def write_model(model: StoredModel, folder: Path | str) -> Path:
     with atomic_folder(folder, replace=True) as temporary:
         write_tensors(temporary / "field.safetensors", model.field.state_dict())
         write_tensors(temporary / "latents.safetensors", {"latents": model.latents.float()})
+        if model.rates is not None:
+            write_tensors(temporary / "rates.safetensors", {"rates": model.rates.float()})
         if model.cells is not None:
             write_tensors(temporary / "bounds.safetensors", {"cells": model.cells.to(torch.uint8)})
         if model.prior is not None:
@@ -137,7 +163,7 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
 
     Args:
         folder: as written by `write_model`.
-        device: where the field and the latents go.
+        device: where the field, the latents and the rates go.
         with_prior: whether the prior is read; a damaged one is no hindrance otherwise.
 
     Raises:
@@ -150,21 +176,22 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
         field = MixtureField(FieldSpec.from_dict(config["field"]))
         names = tuple(str(name) for name in config["names"])
         half_extent, camera = float(config["half_extent"]), {**default_camera(), **config.get("camera", {})}
+        # Folders of version 0.1.0 say "radiance", and neither grid nor adaptation.
+        modality, grid = str(config.get("modality", "radiance")), config.get("grid")
+        adaptation = dict(config.get("adaptation", {"method": "auto-decoding"}))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, MNIFError):
             raise MNIFError(f"{folder / 'config.json'}: {error}") from None
         raise MNIFError(f"{folder / 'config.json'}: incomplete ({error!r}); train the model again.") from None
+    _check_kind(modality, grid, adaptation, field.spec, folder / "config.json")
     _load_field(field, folder / "field.safetensors")
     latents = _read_tensor(folder / "latents.safetensors", "latents").float()
     _check_latents(latents, names, field.spec, folder / "latents.safetensors")
-    cells = None
-    if (folder / "bounds.safetensors").is_file():
-        cells = _read_tensor(folder / "bounds.safetensors", "cells").bool()
-        if cells.ndim != 3 or len(set(cells.shape)) != 1:
-            raise MNIFError(
-                f"{folder / 'bounds.safetensors'}: cells of shape {list(cells.shape)}, expected [G, G, G]; "
-                "delete the file to go without bounds."
-            )
+    rates = None
+    if adaptation["method"] == "meta-learning" or (folder / "rates.safetensors").is_file():
+        rates = _read_tensor(folder / "rates.safetensors", "rates").float()
+    _check_rates(rates, adaptation, field.spec, folder / "rates.safetensors")
+    cells = _read_cells(folder / "bounds.safetensors")
     return StoredModel(
         field=field.to(device).eval().requires_grad_(False),
         latents=latents.to(device),
@@ -175,6 +202,10 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
         training=config.get("training", {}),
         versions=config.get("versions", {}),
         prior=read_prior(folder, field.spec.latent_dim, device) if with_prior else None,
+        modality=modality,
+        grid=grid,
+        rates=None if rates is None else rates.to(device),
+        adaptation=adaptation,
     )
 
 
@@ -243,6 +274,51 @@ def _check_latents(latents: Tensor, names: tuple[str, ...], spec: FieldSpec, pla
         raise MNIFError(f"{place}: {len(latents)} latents for {len(names)} instance names; they must be as many.")
     if not torch.isfinite(latents).all():
         raise MNIFError(f"{place}: NaN or infinite latents; train the model again with a lower learning rate.")
+
+
+def _check_kind(modality: str, grid: Any, adaptation: dict[str, Any], spec: FieldSpec, place: Path) -> None:
+    """Refuse a modality, a grid or an adaptation that is not known or does not fit the field."""
+    if modality not in _FIELDS:
+        raise MNIFError(f"{place}: modality {modality!r} is not known; this version has {', '.join(MODALITIES)}.")
+    in_features, out_features, heads = _FIELDS[modality]
+    if spec.in_features != in_features or spec.out_features not in out_features or spec.head not in heads:
+        raise MNIFError(
+            f"{place}: a field of {spec.in_features} coordinates, {spec.out_features} channels and head "
+            f"{spec.head!r} does not fit the modality {modality!r}; train the model again."
+        )
+    if grid is not None:
+        whole = isinstance(grid, dict) and all(isinstance(grid.get(key), int) for key in ("resolution", "channels"))
+        if not whole or grid["resolution"] < 1 or grid["channels"] != spec.out_features:
+            raise MNIFError(
+                f"{place}: grid {grid!r} does not fit the field; expected a resolution and "
+                f"{spec.out_features} as channels."
+            )
+    if adaptation.get("method") not in ADAPTATIONS:
+        raise MNIFError(
+            f"{place}: adaptation {adaptation.get('method')!r} is not known; this version has {', '.join(ADAPTATIONS)}."
+        )
+
+
+def _check_rates(rates: Tensor | None, adaptation: dict[str, Any], spec: FieldSpec, place: Path) -> None:
+    if rates is None:
+        if adaptation["method"] == "meta-learning":
+            raise MNIFError(f"{place}: meta-learning needs the learned rates of its inner loop; store them too.")
+    elif rates.shape != (spec.latent_dim,) or not torch.isfinite(rates).all():
+        raise MNIFError(
+            f"{place}: rates of shape {list(rates.shape)} where {spec.latent_dim} finite numbers are expected; "
+            "train the model again."
+        )
+
+
+def _read_cells(path: Path) -> Tensor | None:
+    if not path.is_file():
+        return None
+    cells = _read_tensor(path, "cells").bool()
+    if cells.ndim != 3 or len(set(cells.shape)) != 1:
+        raise MNIFError(
+            f"{path}: cells of shape {list(cells.shape)}, expected [G, G, G]; delete the file to go without bounds."
+        )
+    return cells
 
 
 def _read_tensor(path: Path, name: str) -> Tensor:

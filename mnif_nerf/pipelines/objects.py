@@ -1,11 +1,14 @@
-"""One generated or reconstructed object: a latent, its small network, and what can be made of it."""
+"""One generated or reconstructed object: a latent, its small network, and what can be made of it.
+
+`NeuralObject` is a radiance field; `mnif_nerf.pipelines.shapes` has the solids and the pictures.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ from mnif_nerf.files import read_tensors, write_tensors
 from mnif_nerf.machine import check_memory
 from mnif_nerf.pipelines.model_folder import default_camera
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
-from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField
 from mnif_nerf.rendering.views import render_view
 
 if TYPE_CHECKING:
@@ -40,7 +43,10 @@ class NeuralObject:
         cells: bool `[G, G, G]` where the object can be, or None.
         half_extent: half the edge of the scene box, world units.
         camera: "focal_over_width" and "radius"; SRN's by default.
+        resolution: cells along an edge of the training data, where that is a grid; else None.
     """
+
+    modality: ClassVar[str] = "radiance"
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class NeuralObject:
         cells: Tensor | None = None,
         half_extent: float = 0.5,
         camera: dict[str, float] | None = None,
+        resolution: int | None = None,
     ) -> None:
         self.latent = latent
         self.field = field
@@ -57,10 +64,11 @@ class NeuralObject:
         self.cells = cells
         self.half_extent = half_extent
         self.camera = camera or default_camera()
+        self.resolution = resolution
         self._grid: OccupancyGrid | None = None
 
     def __repr__(self) -> str:
-        return f"NeuralObject({self.name!r}, latent of {len(self.latent)})"
+        return f"{type(self).__name__}({self.name!r}, latent of {len(self.latent)})"
 
     @property
     def grid(self) -> OccupancyGrid:
@@ -89,15 +97,17 @@ class NeuralObject:
         Raises:
             MNIFError: a resolution below 1 or too large for the memory, or a camera inside the scene box.
         """
-        from mnif_nerf.export.pictures import to_image
-
-        if resolution < 1:
-            raise MNIFError(f"resolution {resolution} has no pixels; use at least 1 (256 is usual).")
-        check_memory(resolution, _BYTES_PER_PIXEL, dimensions=2)
+        check_pixels(resolution)
         radius = self.camera["radius"] if radius is None else radius
         if radius <= self.half_extent:
             raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {self.half_extent}.")
         pose = orbit_pose(elevation, azimuth, radius).to(field_device(self.field))
+        return self._picture(pose, resolution)
+
+    def _picture(self, pose: Tensor, resolution: int) -> Image.Image:
+        """The view of camera `pose` `[4, 4]`."""
+        from mnif_nerf.export.pictures import to_image
+
         intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
         return to_image(render_view(self.field, pose, intrinsics, self.grid, self.half_extent)["rgb"])
 
@@ -149,11 +159,21 @@ class NeuralObject:
         Raises:
             MNIFError: a resolution that does not fit in memory, or nothing that reaches the level.
         """
+        return self._mesh(self.field, resolution, level, keep, smooth, max_faces, colors)
+
+    def _mesh(
+        self,
+        field: RadianceField,
+        resolution: int,
+        level: float | None,
+        keep: Literal["largest", "all"],
+        smooth: int,
+        max_faces: int | None,
+        colors: bool,
+    ) -> ExportMesh:
         from mnif_nerf.export.mesh import field_to_mesh, to_export_axes
 
-        mesh = field_to_mesh(
-            self.field, resolution, level, self.cells, keep, smooth, max_faces, colors, self.half_extent
-        )
+        mesh = field_to_mesh(field, resolution, level, self.cells, keep, smooth, max_faces, colors, self.half_extent)
         return to_export_axes(mesh)
 
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
@@ -173,27 +193,57 @@ class NeuralObject:
             "name": self.name,
             "half_extent": self.half_extent,
             "camera": self.camera,
+            "modality": self.modality,
             "layers": len(self.field.weights),
             "final_sine": self.field.final_sine,
+            "head": self.field.head,
+            "resolution": self.resolution,
         }
         write_tensors(path, tensors, {"format": _FORMAT, "object": json.dumps(about)})
         return path
 
     @classmethod
     def load(cls, path: Path | str, device: torch.device | str = "cpu") -> NeuralObject:
-        """Read back `save`.
+        """Read back `save`, as the class that wrote it.
 
         Raises:
             MNIFError: the file is missing, damaged or of another kind.
         """
+        from mnif_nerf.pipelines.shapes import object_class
+
         stored, metadata = read_tensors(path, "write one with NeuralObject.save")
         tensors = {name: value.to(device) for name, value in stored.items()}
         if metadata.get("format") != _FORMAT:
             raise MNIFError(f"{path}: does not hold a neural object; write one with NeuralObject.save.")
         about: dict[str, Any] = json.loads(metadata["object"])
+        # Files of version 0.1.0 hold radiance fields and say neither modality nor head.
+        kind = object_class(about.get("modality", "radiance"), str(path))
+        if not issubclass(kind, cls):
+            raise MNIFError(
+                f"{path}: holds a {kind.__name__}, not a {cls.__name__}; read it with {kind.__name__}.load."
+            )
         layers = range(about["layers"])
         weights = [tensors[f"field.weights.{layer}"] for layer in layers]
         biases = [tensors[f"field.biases.{layer}"] for layer in layers]
-        field = CompactField(weights, biases, about["final_sine"])
+        field = CompactField(weights, biases, about["final_sine"], about.get("head", "radiance"))
         cells = tensors["cells"].bool() if "cells" in tensors else None
-        return cls(tensors["latent"], field, about["name"], cells, about["half_extent"], about["camera"])
+        return kind(
+            tensors["latent"],
+            field,
+            about["name"],
+            cells,
+            about["half_extent"],
+            about["camera"],
+            about.get("resolution"),
+        )
+
+
+def check_pixels(resolution: int, samples: int = 1) -> None:
+    """Refuse a picture of no pixels, or (with `samples` rays per pixel) of too many for this machine's free memory.
+
+    Raises:
+        MNIFError: with the largest resolution that fits.
+    """
+    if resolution < 1:
+        raise MNIFError(f"resolution {resolution} has no pixels; use at least 1 (256 is usual).")
+    check_memory(resolution, _BYTES_PER_PIXEL * samples, dimensions=2)

@@ -130,6 +130,7 @@ class MNIFTrainer(Trainer):
         Killed at any moment, the run keeps the last whole checkpoint.
         """
         pipeline: Any = self.pipeline
+        pipeline.refresh_latents()
         state = {
             "step": step,
             "pipeline": getattr(pipeline, "module", pipeline).state_dict(),

@@ -18,7 +18,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
-from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
+from mnif_nerf.priors.networks import AnyDenoiser, check_shapes, network_kind, network_name
 from mnif_nerf.priors.schedulers import (
     DEFAULT_STEPS,
     check_sampler,
@@ -49,13 +49,13 @@ _GAIN_RANGE = (0.8, 1.25)
 class LatentPrior:
     """A trained prior: whitening, denoiser, scheduler settings and the (whitened) latents it was trained on.
 
-    Make one with `LatentPrior.fit` or `LatentPrior.load`.
+    Make one with `LatentPrior.fit`, `LatentPrior.load` or `LatentPrior.adopt`.
     """
 
     def __init__(
         self,
         whitening: Whitening,
-        denoiser: Denoiser,
+        denoiser: AnyDenoiser,
         scheduler: dict[str, Any],
         train: Tensor,
         calibration: tuple[Tensor, Tensor],
@@ -106,6 +106,35 @@ class LatentPrior:
         if config.calibrate:
             prior.gain, prior.shift = prior._calibration()
         return prior
+
+    @classmethod
+    def adopt(
+        cls,
+        denoiser: AnyDenoiser,
+        whitening: Whitening,
+        latents: Tensor,
+        config: PriorConfig,
+    ) -> LatentPrior:
+        """A prior around a denoiser that was trained elsewhere, without calibration.
+
+        Args:
+            denoiser: for whitened latents; what it predicts is `config.prediction`.
+            whitening: the map that it was trained behind.
+            latents: [N, D], those it was trained on, N >= 2.
+            config: how it was trained.
+
+        Raises:
+            MNIFError: sizes that do not fit each other, or latents that no prior can have.
+        """
+        latents = _checked_table(latents)
+        if (whitening.latent_dim, whitening.dim) != (latents.shape[1], denoiser.spec.dim):
+            raise MNIFError(
+                f"latents of {latents.shape[1]} numbers, a whitening from {whitening.latent_dim} to {whitening.dim} "
+                f"and a denoiser for {denoiser.spec.dim} do not fit each other; they come from different runs."
+            )
+        settings = scheduler_config(make_scheduler("dpm-solver++", config.prediction, config.num_train_timesteps))
+        identity = (torch.ones(whitening.dim), torch.zeros(whitening.dim))
+        return cls(whitening, denoiser, settings, whitening.apply(latents), identity, config)
 
     @property
     def latent_dim(self) -> int:
@@ -226,6 +255,7 @@ class LatentPrior:
             "dim": self.whitening.dim,
             "num_latents": len(self.train),
             "whitening": self.whitening.mode,
+            "network": network_name(self.denoiser),
             "denoiser": self.denoiser.spec.to_dict(),
             "training": self.config.to_dict(),
             "report": None if self.report is None else asdict(self.report),
@@ -250,7 +280,8 @@ class LatentPrior:
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         scheduler_from_config(scheduler)
         try:
-            spec = DenoiserSpec.from_dict(content["denoiser"])
+            spec_kind, denoiser_kind = network_kind(content, folder / "prior.json")
+            spec = spec_kind.from_dict(content["denoiser"])
             config = PriorConfig.from_dict(content["training"])
             report = None if content.get("report") is None else TrainingReport(**content["report"])
             sizes = (int(content["num_latents"]), int(content["latent_dim"]), int(content["dim"]))
@@ -260,8 +291,8 @@ class LatentPrior:
                 f"{folder / 'prior.json'}: missing or unknown entry {error}; train the prior again."
             ) from None
         with torch.device("meta"):
-            denoiser = Denoiser(spec)
-        _check_shapes(folder / "prior.safetensors", tensors, denoiser, sizes)
+            denoiser = denoiser_kind(spec)
+        check_shapes(folder / "prior.safetensors", tensors, denoiser, sizes)
         weights = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
         denoiser.load_state_dict(weights, assign=True)
         mean, basis, scale = (tensors[f"whitening.{name}"] for name in ("mean", "basis", "scale"))
@@ -345,21 +376,3 @@ def _checked_header(path: Path) -> dict[str, Any]:
             "train the prior again with mnif-train-prior."
         )
     return content
-
-
-def _check_shapes(path: Path, tensors: dict[str, Tensor], denoiser: Denoiser, sizes: tuple[int, int, int]) -> None:
-    count, latent_dim, dim = sizes
-    expected: dict[str, tuple[int, ...]] = {f"denoiser.{k}": tuple(v.shape) for k, v in denoiser.state_dict().items()}
-    expected |= {
-        "whitening.mean": (latent_dim,),
-        "whitening.basis": (latent_dim, dim),
-        "whitening.scale": (dim,),
-    }
-    expected |= {"train": (count, dim), "calibration.gain": (dim,), "calibration.shift": (dim,)}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise MNIFError(
-                f"{path}: {name} has shape {found.get(name)}, prior.json says {expected.get(name)}; "
-                "train the prior again."
-            )

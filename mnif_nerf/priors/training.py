@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
+from mnif_nerf.priors.functa import FunctaSpec
 from mnif_nerf.priors.schedulers import PREDICTIONS, make_scheduler
 from mnif_nerf.priors.whitening import MODES, WhiteningMode
 
@@ -138,7 +139,7 @@ class TrainingReport:
 
 
 @contextlib.contextmanager
-def threads_for(spec: DenoiserSpec) -> Iterator[None]:
+def threads_for(spec: DenoiserSpec | FunctaSpec) -> Iterator[None]:
     """Keep torch to one CPU thread while a small denoiser works, then put the number of threads back.
 
     Its products are too small to share: on a busy machine two threads waited for each other and took eleven

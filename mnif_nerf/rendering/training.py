@@ -82,20 +82,31 @@ def radiance_losses(
     batch: RayBatch,
     config: LossConfig,
     generator: torch.Generator | None = None,
+    reduce: bool = True,
 ) -> dict[str, Tensor]:
     """Losses of one step, each already weighted: their sum is what is minimised.
 
     Every term is a sum over instances of a mean over rays, divided by B, so that a latent code's gradient does not
     depend on how many rays it was given.
 
+    Args:
+        evaluate, generator: as in `render_batch`.
+        batch: R rays of each of B instances.
+        config: weights and sample counts.
+        reduce: False leaves every term as the losses `[B]` of the instances, whose mean it is otherwise.
+
     Returns:
         `rgb` (mean squared error), `mask` and `carve` (where their weight and data are there).
     """
+
+    def mean(values: Tensor) -> Tensor:
+        return values.mean() if reduce else values.flatten(1).mean(dim=1)
+
     carve = batch.carve_points if config.carve_weight > 0 and batch.carve_points.shape[1] > 0 else None
     rgb, accumulation, outside = render_batch(evaluate, batch, config.samples_per_ray, generator, carve)
-    losses = {"rgb": (rgb - batch.rgb.transpose(1, 2)).square().mean()}
+    losses = {"rgb": mean((rgb - batch.rgb.transpose(1, 2)).square())}
     if config.mask_weight > 0:
-        losses["mask"] = config.mask_weight * (accumulation - batch.mask).square().mean()
+        losses["mask"] = config.mask_weight * mean((accumulation - batch.mask).square())
     if carve is not None:
-        losses["carve"] = config.carve_weight * (1.0 - torch.exp(-config.carve_length * outside)).mean()
+        losses["carve"] = config.carve_weight * mean(1.0 - torch.exp(-config.carve_length * outside))
     return losses

@@ -1,0 +1,68 @@
+"""nerfstudio's model of images: a field over the plane, trained on pixels, shown as a picture hanging in the world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.latents.meta import PointObjective
+from mnif_nerf.metrics.images import psnr, ssim
+from mnif_nerf.models.base import InstanceModel, InstanceModelConfig
+from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.plane import render_image, render_plane
+
+
+@dataclass
+class ImageModelConfig(InstanceModelConfig):
+    """Images. The defaults are the paper's CelebA-HQ S shape."""
+
+    _target: type = field(default_factory=lambda: ImageModel)
+    latent_dim: int = 1024
+    """Size of a latent code."""
+
+    def ends(self, channels: int) -> dict[str, Any]:
+        """Two coordinates in, one or three colours in [-1, 1] out, through a last sine."""
+        return {"in_features": 2, "out_features": channels, "final_activation": "sine", "head": "signed"}
+
+
+class ImageModel(InstanceModel):
+    """See the module."""
+
+    config: ImageModelConfig
+
+    def objective(self, data: PointBatch, seed: int | None = None) -> PointObjective:
+        """Squared errors of colours in [-1, 1]; nothing in it is random."""
+        return PointObjective(self.field, data)
+
+    def losses(self, latents: Tensor, data: PointBatch, generator: torch.Generator) -> dict[str, Any]:
+        """See `InstanceModel`; the PSNR is that of the drawn pixels."""
+        loss = self.objective(data).losses(latents).mean()
+        return {"losses": {"mse": loss}, "psnr": -10.0 * torch.log10(loss.detach() / 4.0)}
+
+    def prepared(self, compact: CompactField) -> tuple[CompactField, None]:
+        """The field itself; a plane needs no grid."""
+        return compact, None
+
+    def render_field(
+        self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor
+    ) -> dict[str, Tensor]:
+        """The picture on the plane x = 0, over white; a viewer's crop box does not cut it."""
+        return render_plane(field, origins, directions)
+
+    def score(self, latent: Tensor, values: np.ndarray) -> dict[str, float]:
+        """How well a latent `[D]` gives back a picture uint8 `[H, H, C]`: "psnr" and, from 3 pixels on, "ssim"."""
+        rendered = render_image(self.field.collapse(latent).to(self.device), len(values)).cpu()
+        truth = torch.from_numpy(values).float() / 255.0
+        metrics = {"psnr": float(psnr(rendered, truth))}
+        return {**metrics, "ssim": float(ssim(rendered, truth))} if len(values) >= 3 else metrics
+
+    def comparison(self, latent: Tensor, values: np.ndarray, size: int) -> Tensor:
+        """The given picture beside the latent's: `[H, 2 * H, 3]` in [0, 1]; `size` is of no meaning here."""
+        rendered = render_image(self.collapsed(latent)[0], len(values)).cpu()
+        return torch.cat([torch.from_numpy(values).float() / 255.0, rendered], dim=1).expand(-1, -1, 3)

@@ -1,0 +1,154 @@
+"""What the data managers of all modalities share: one instance to look at, and rays as nerfstudio's tools know them.
+
+They are `VanillaDataManager`s because ns-render and ns-export ask for one, but share none of its loading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+from torch import Tensor
+from torch.nn import Parameter
+
+from mnif_nerf.models.errors import tell_user
+from mnif_nerf.rendering.batch import PointBatch, RayBatch
+
+
+@dataclass
+class InstanceDataManagerConfig(VanillaDataManagerConfig):
+    """Data of many instances, one of which is shown."""
+
+    _target: type = field(default_factory=lambda: InstanceDataManager)
+
+
+class InstanceDataManager(VanillaDataManager):
+    """See the module; a subclass sets `train_dataset` and `eval_dataset` and then calls this constructor.
+
+    Args:
+        config: batch sizes and the data's place.
+        device: where batches end up.
+        test_mode: "val" while training; "test" and "inference" show one instance.
+        world_size, local_rank: of distributed training.
+    """
+
+    config: InstanceDataManagerConfig
+    train_dataset: InputDataset
+    eval_dataset: InputDataset
+    train_dataparser_outputs: DataparserOutputs
+
+    @tell_user
+    def __init__(
+        self,
+        config: InstanceDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **_: Any,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.test_mode = test_mode
+        self.test_split = "val" if test_mode == "val" else "test"
+        self.world_size, self.local_rank = world_size, local_rank
+        self.sampler = None
+        self.includes_time = False
+        self.exclude_batch_keys_from_device = ["image", "mask"]
+        self.seed = torch.initial_seed() % 2**31
+        self.open()
+        DataManager.__init__(self)
+
+    def open(self) -> None:
+        """Set `train_dataset`, `eval_dataset` and `train_dataparser_outputs`; module state is not there yet."""
+        raise NotImplementedError
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the training instances, in the order of `scene_idx`."""
+        return self.train_dataset.metadata["scene_names"]
+
+    @property
+    def shown(self) -> int:
+        """Index of the instance that is shown."""
+        return int(self.train_dataset.metadata["shown_scene"])
+
+    def draw(self, step: int) -> RayBatch | PointBatch:
+        """The data of training step `step`, grouped by instance."""
+        raise NotImplementedError
+
+    def fixed(self, instances: Tensor) -> RayBatch | PointBatch:
+        """What the latents of these training instances `[B]` are computed from: the same for an instance whatever
+        else is in the batch, and whenever it is asked for."""
+        raise NotImplementedError
+
+    def storage(self) -> dict[str, Any]:
+        """What the model folder must know of the data: fields of `StoredModel`."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Batch sizes, for the model folder."""
+        raise NotImplementedError
+
+    @property
+    def drawn_per_step(self) -> int:
+        """Rays or points of one training step."""
+        raise NotImplementedError
+
+    def setup_train(self) -> None:
+        """Prepare the drawing of rays; only while training."""
+        count = self.drawn_per_step if self.test_mode == "val" else self.config.train_num_rays_per_batch
+        self.train_pixel_sampler = SimpleNamespace(num_rays_per_batch=count)  # type: ignore[assignment]
+
+    def setup_eval(self) -> None:
+        """Nothing: what is evaluated opens on first use."""
+
+    @cached_property
+    def eval_dataloader(self) -> FixedIndicesEvalDataloader:
+        """Held-out cameras of the shown instance (ns-render spiral starts at the first)."""
+        return FixedIndicesEvalDataloader(input_dataset=self.eval_dataset, device=self.device)
+
+    def get_train_rays_per_batch(self) -> int:
+        """Rays (or points) of one training step."""
+        sampler: Any = self.train_pixel_sampler
+        return sampler.num_rays_per_batch if sampler else self.config.train_num_rays_per_batch
+
+    def get_eval_rays_per_batch(self) -> int:
+        """Rays of one evaluation batch."""
+        return self.config.eval_num_rays_per_batch
+
+    def get_datapath(self) -> Path:
+        """The data folder."""
+        return Path(str(self.config.data))
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Nothing is learned here; the latents belong to the model."""
+        return {}
+
+    def next_eval_image(self, step: int) -> tuple[Any, dict[str, Any]]:
+        """One evaluation view after the other: `(Cameras [1], batch)`."""
+        loader = self.fixed_indices_eval_dataloader
+        picked = self.eval_count % len(loader.input_dataset)
+        self.eval_count += 1
+        return loader.get_camera(picked)
+
+
+def ray_bundle(origins: Tensor, directions: Tensor, scenes: Tensor) -> RayBundle:
+    """A ray bundle `[R]` with `scene_idx` `[R, 1]`; pixel areas are not used by any field here."""
+    column = torch.zeros(len(origins), 1, device=origins.device)
+    return RayBundle(
+        origins=origins.contiguous(),
+        directions=directions,
+        pixel_area=column,
+        camera_indices=column.long(),
+        metadata={"scene_idx": scenes.view(-1, 1)},
+    )

@@ -1,0 +1,68 @@
+"""Pictures of image fields: pixel by pixel, and as a plane in the world that a camera looks at.
+
+The plane is x = 0, from -half_extent to half_extent along y and z, and faces +x. Seen from there, rows run down
+(-z) and columns to the right (+y); from behind the picture is mirrored, like a slide.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.heads import color_from_raw
+from mnif_nerf.rendering.grids import cell_coordinates
+from mnif_nerf.rendering.intervals import box_interval
+
+_CHUNK = 65536  # points evaluated together, which bounds the memory
+
+
+@torch.no_grad()
+def render_image(compact: CompactField, resolution: int) -> Tensor:
+    """The picture of an image field, at any resolution.
+
+    Args:
+        compact: a field of two coordinates (row, column).
+        resolution: r, pixels along an edge; the field is read at their centres.
+
+    Returns:
+        `[r, r, C]` in [0, 1], on the field's device.
+    """
+    device = compact.weights[0].device
+    pixels = torch.arange(resolution**2, device=device).split(_CHUNK)
+    parts = [_colors(compact, cell_coordinates(part, resolution, 2)) for part in pixels]
+    return torch.cat(parts, dim=1).T.reshape(resolution, resolution, -1)
+
+
+@torch.no_grad()
+def render_plane(
+    compact: CompactField, origins: Tensor, directions: Tensor, half_extent: float = 0.5
+) -> dict[str, Tensor]:
+    """Rays that meet the picture on its plane, over a white background.
+
+    Args:
+        compact: a field of two coordinates (row, column) and one or three channels.
+        origins, directions: `[R, 3]` world units; directions of unit length.
+        half_extent: half the edge of the picture.
+
+    Returns:
+        `rgb` `[R, 3]` in [0, 1], grey repeated; `depth` `[R, 1]`, the distance to the plane (where the ray misses
+        the picture, to the far side of the scene box); and `accumulation` `[R, 1]`, 1 on the picture and 0 beside
+        it. A ray along the plane, or with the plane behind it, misses.
+    """
+    distance = -origins[:, 0] / directions[:, 0]  # infinite or NaN along the plane, which no comparison lets pass
+    points = origins + distance.unsqueeze(1) * directions
+    at = torch.stack([-points[:, 2], points[:, 1]]) / half_extent
+    hit = (distance > 0) & (at.abs() <= 1).all(dim=0)
+    near, far = box_interval(origins, directions, half_extent)
+    rgb = origins.new_ones(len(origins), 3)
+    for rays in hit.nonzero().flatten().split(_CHUNK):
+        if len(rays):
+            rgb[rays] = _colors(compact, at[:, rays]).T.expand(-1, 3).to(rgb.dtype)
+    depth = torch.where(hit, distance, torch.maximum(far, near))
+    return {"rgb": rgb, "depth": depth.unsqueeze(1), "accumulation": hit.unsqueeze(1).to(rgb.dtype)}
+
+
+def _colors(compact: CompactField, coordinates: Tensor) -> Tensor:
+    """Colours `[C, N]` at field coordinates `[2, N]`."""
+    return color_from_raw(compact.evaluate(coordinates), compact.head)

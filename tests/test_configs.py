@@ -1,0 +1,125 @@
+"""The methods of ns-train: their shapes against the paper's, and that every one of them can be built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("nerfstudio")
+
+from mnif_nerf import configs
+from mnif_nerf.latents.meta import InnerRates
+
+METHODS = {name: value.config for name, value in vars(configs).items() if type(value).__name__ == "MethodSpecification"}
+# Learnable numbers without the latents of single instances; of these the bases; and what one instance needs.
+PAPER = {
+    "mnif_celebahq_s": (5_934_336, 4_358_912, 17_027),
+    "mnif_celebahq_l": (33_378_560, 31_999_104, 83_331),
+    "mnif_shapenet_s": (5_130_496, 4_342_016, 16_961),
+    "mnif_shapenet_l": (46_273_536, 42_598_912, 83_201),
+    "mnif_srn_cars_s": (4_590_080, 4_391_936, 17_156),
+}
+
+
+def build(config: Any) -> Any:
+    """The model of a method, without its data."""
+    grid = {"resolution": 64, "channels": config.pipeline.datamanager.channels or 3} if "grid" in kind(config) else None
+    metadata = {"scene_names": ["a", "b"], "grid": grid}
+    return config.pipeline.model.setup(
+        scene_box=None, num_train_data=2, metadata=metadata, meta=config.pipeline.meta(), device="cpu"
+    )
+
+
+def kind(config: Any) -> str:
+    return type(config.pipeline.datamanager).__module__.rsplit(".", 1)[-1]
+
+
+@pytest.mark.parametrize("name", list(PAPER))
+def test_parameters_are_as_many_as_the_papers(name: str) -> None:
+    config = METHODS[name]
+    channels = config.pipeline.datamanager.channels if name.startswith("mnif_celeba") else 1
+    with torch.device("meta"):
+        from mnif_nerf.fields.mixture import MixtureField
+
+        spec = config.pipeline.model.field_spec(channels)
+        field = MixtureField(spec)
+    total = sum(parameter.numel() for parameter in field.parameters())
+    if config.pipeline.meta() is not None:
+        total += sum(rate.numel() for rate in InnerRates(spec.latent_dim).parameters())
+    bases = sum(parameter.numel() for parameter in field.bases)
+    assert (total, bases, spec.parameters_per_instance) == PAPER[name]
+
+
+def test_the_papers_settings() -> None:
+    for name in PAPER:
+        config = METHODS[name]
+        meta, optimizers = config.pipeline.meta(), config.optimizers
+        assert (meta is None) == (name == "mnif_srn_cars_s")
+        if meta is not None:
+            assert (meta.inner_steps, meta.inner_lr, meta.first_order) == (3, 1 / 32, False)
+            assert config.pipeline.datamanager.instances_per_step == 32
+        clip = 1.0 if "shapenet" in name else None
+        for group in ("fields", "projection", "inner_rates"):
+            assert (optimizers[group]["optimizer"].lr, optimizers[group]["optimizer"].max_norm) == (1e-4, clip)
+            assert optimizers[group]["scheduler"].final_fraction == 0
+    assert METHODS["mnif_shapenet_s"].pipeline.model.w0 == 50
+    assert METHODS["mnif_shapenet_l"].pipeline.model.w0 == 30
+    assert {name: METHODS[name].max_num_iterations for name in PAPER} == {
+        "mnif_celebahq_s": 675_200,
+        "mnif_celebahq_l": 675_200,
+        "mnif_shapenet_s": 876_000,
+        "mnif_shapenet_l": 438_000,
+        "mnif_srn_cars_s": 616_000,
+    }
+
+
+@pytest.mark.parametrize("name", ["mnif_lite", "mnif_voxel_lite", "mnif_image_lite"])
+@pytest.mark.parametrize("adaptation", ["auto-decoding", "meta-learning"])
+def test_every_adaptation_of_every_modality_has_its_optimisers(name: str, adaptation: str) -> None:
+    import dataclasses
+
+    config = METHODS[name]
+    config = dataclasses.replace(config, pipeline=dataclasses.replace(config.pipeline, adaptation=adaptation))
+    groups = build(config).get_param_groups()
+    own = "latents" if adaptation == "auto-decoding" else "inner_rates"
+    assert list(groups) == ["fields", "projection", own]
+    assert set(groups) < set(config.optimizers)
+    assert all(len(group) > 0 for group in groups.values())
+
+
+def test_names_and_ways() -> None:
+    assert {config.method_name.replace("-", "_") for config in METHODS.values()} == set(METHODS)
+    ways = {name: config.pipeline.adaptation for name, config in METHODS.items()}
+    radiance = {"mnif", "mnif_lite", "mnif_srn_cars_s"}
+    assert {name for name, way in ways.items() if way == "auto-decoding"} == radiance
+    assert {kind(config) for name, config in METHODS.items() if name in radiance} == {"datamanager"}
+    assert {kind(config) for name, config in METHODS.items() if name not in radiance} == {"grid_data"}
+    assert {c.pipeline.datamanager.modality for n, c in METHODS.items() if "image" in n or "celeba" in n} == {"image"}
+    assert {c.pipeline.datamanager.modality for n, c in METHODS.items() if "voxel" in n or "shapenet" in n} == {"voxel"}
+
+
+def test_every_setting_is_reached_from_the_command_line() -> None:
+    import tyro
+    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+
+    arguments = {
+        "--data": "shapes",
+        "--pipeline.adaptation": "auto-decoding",
+        "--pipeline.inner-steps": "5",
+        "--pipeline.inner-lr": "0.5",
+        "--pipeline.first-order": "True",
+        "--pipeline.model.head": "logit",
+        "--pipeline.datamanager.resolution": "32",
+        "--optimizers.inner-rates.optimizer.lr": "0.25",
+    }
+    flat = [word for pair in arguments.items() for word in pair]
+    config: Any = tyro.cli(AnnotatedBaseConfigUnion, args=["mnif-voxel-lite", *flat])
+    assert config.pipeline.meta() is None
+    config.pipeline.adaptation = "meta-learning"
+    assert (config.pipeline.meta().inner_steps, config.pipeline.meta().inner_lr) == (5, 0.5)
+    assert config.pipeline.meta().first_order is True
+    assert (config.pipeline.model.head, config.pipeline.datamanager.resolution) == ("logit", 32)
+    assert config.optimizers["inner_rates"]["optimizer"].lr == 0.25
+    assert config.pipeline.datamanager.modality == "voxel"
