@@ -127,7 +127,7 @@ class GridTask:
         self.counts = {split: store.num_instances for split, store in self.stores.items()}
 
     def _objective(self, batch: PointBatch) -> PointObjective:
-        return PointObjective(self.field, batch, "bce" if self.settings.field.head == "logit" else "mse")
+        return PointObjective(self.field, batch)
 
     def draw(self, step: int) -> tuple[Tensor, Objective]:
         """See the module."""

@@ -108,7 +108,7 @@ class OurStep:
 
     def gradient(self) -> Tensor:
         """Fill all gradients; returns the error after the inner steps."""
-        objective = PointObjective(self.field, self.batch, "mse")
+        objective = PointObjective(self.field, self.batch)
         latents = adapt(objective, len(self.batch.points), self.rates(), self.config, create_graph=True)
         error = objective.losses(latents).mean()
         self.optimizer.zero_grad()

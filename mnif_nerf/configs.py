@@ -112,8 +112,9 @@ mnif_voxel = MethodSpecification(
         vis="viewer+tensorboard",
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
+            inner_lr=1.0,
             datamanager=GridDataManagerConfig(modality="voxel", instances_per_step=32, points_per_instance=4096),
-            model=VoxelModelConfig(width=64, hidden_layers=4, num_bases=256, latent_dim=512),
+            model=VoxelModelConfig(width=64, hidden_layers=4, num_bases=256, latent_dim=512, head="logit"),
         ),
         optimizers=optimizers(field_lr=5e-4, projection_lr=5e-4, latent_lr=5e-3, warmup_steps=500, max_norm=1.0),
     ),
@@ -127,8 +128,9 @@ mnif_voxel_lite = MethodSpecification(
         vis="tensorboard",
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
+            inner_lr=1.0,
             datamanager=GridDataManagerConfig(modality="voxel", instances_per_step=16, points_per_instance=1024),
-            model=VoxelModelConfig(width=48, hidden_layers=3, num_bases=32, latent_dim=64),
+            model=VoxelModelConfig(width=48, hidden_layers=3, num_bases=32, latent_dim=64, head="logit"),
         ),
         optimizers=optimizers(field_lr=1e-3, projection_lr=1e-3, latent_lr=5e-3, warmup_steps=100, max_norm=1.0),
     ),
@@ -142,6 +144,7 @@ mnif_image = MethodSpecification(
         vis="viewer+tensorboard",
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
+            inner_lr=1.0,
             datamanager=GridDataManagerConfig(
                 modality="image", instances_per_step=32, points_per_instance=0, encode_points=0
             ),
@@ -160,6 +163,7 @@ mnif_image_lite = MethodSpecification(
         vis="tensorboard",
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
+            inner_lr=1.0,
             datamanager=GridDataManagerConfig(
                 modality="image", instances_per_step=16, points_per_instance=0, encode_points=0
             ),
@@ -234,8 +238,12 @@ mnif_shapenet_s = paper_shapenet(
 mnif_shapenet_l = paper_shapenet(
     "mnif-shapenet-l", 438_000, width=128, hidden_layers=5, num_bases=512, latent_dim=1024, w0=30.0
 )
-mnif_celebahq_s = paper_celebahq("mnif-celebahq-s", 675_200, width=64, hidden_layers=4, num_bases=256, latent_dim=1024)
-mnif_celebahq_l = paper_celebahq("mnif-celebahq-l", 675_200, width=128, hidden_layers=5, num_bases=384, latent_dim=512)
+mnif_celebahq_s = paper_celebahq(
+    "mnif-celebahq-s", 675_200, width=64, hidden_layers=4, num_bases=256, latent_dim=1024, w0=30.0
+)
+mnif_celebahq_l = paper_celebahq(
+    "mnif-celebahq-l", 675_200, width=128, hidden_layers=5, num_bases=384, latent_dim=512, w0=30.0
+)
 
 mnif_srn_cars_s = MethodSpecification(
     config=trainer(

@@ -35,7 +35,7 @@ _GRID = {
 }
 _SETTINGS = {
     "mnif-lite": _RADIANCE,
-    "mnif-voxel-lite": {**_GRID, "pipeline.model.grid_resolution": 16},
+    "mnif-voxel-lite": {**_GRID, "pipeline.model.grid_resolution": 16, "pipeline.model.head": "signed"},
     "mnif-image-lite": _GRID,
 }
 

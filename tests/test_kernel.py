@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields import FieldSpec, MixtureField, kernel
+from mnif_nerf.fields import kernel
 from mnif_nerf.fields.siren import (
     layer_shapes,
     siren_forward,
@@ -123,21 +123,52 @@ def test_results_do_not_depend_on_threads(monkeypatch):
         kernel.set_num_threads(0)
 
 
+@needs_kernel
 @pytest.mark.parametrize("apart", [False, True])
-def test_second_derivatives_equal_the_references(apart):
-    field = MixtureField(FieldSpec(num_bases=3, latent_dim=4, width=8, w0=5.0), seed=0)
-    latents, points = torch.randn(2, 4, requires_grad=True), torch.rand(2, 3, 9) - 0.5
+@pytest.mark.parametrize("final_sine", [False, True])
+def test_second_derivatives_equal_the_references(apart, final_sine, monkeypatch):
+    shapes = layer_shapes(3, 24, 2, 2)
+    rows, points = network(3, shapes, 0), torch.rand(3, 3, 130, generator=torch.Generator().manual_seed(1)) - 0.5
+    upstream = torch.randn(3, 2, 130, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    calls = []
+    compiled = kernel._call
+    monkeypatch.setattr(kernel, "_call", lambda *args, **kw: (calls.append(args[0]), compiled(*args, **kw)))
 
-    def second_derivative() -> Tensor:
-        values = siren_forward(*field.mix(latents), points) if apart else field.evaluate(latents, points)
-        (gradient,) = torch.autograd.grad(values.sum(), latents, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum(), latents)[0]
+    def derivatives(rows: list[Tensor], points: Tensor, upstream: Tensor) -> list[Tensor]:
+        """First derivatives, and second ones in the rows and in what comes from above."""
+        if apart:
+            values = siren_forward(*split_rows(rows, shapes), points, final_sine)
+        else:
+            values = siren_forward_rows(rows, shapes, points, final_sine)
+        gradient = torch.autograd.grad(values, rows, upstream, create_graph=True)
+        norm = torch.stack([part.square().sum() for part in gradient[1:]]).sum()
+        return [*gradient, *torch.autograd.grad(norm, [*rows, upstream])]
 
-    got = second_derivative()
+    got = derivatives(rows, points, upstream)
+    assert calls == [kernel._FORWARD, kernel._GRADIENT, kernel._SECOND]
     with kernel.reference_only():
-        expected = second_derivative()
-    assert expected.abs().max() > 0
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        derivatives(rows, points, upstream)
+    assert len(calls) == 3
+    expected = derivatives([row.double() for row in rows], points.double(), upstream.double())
+    assert_same(tuple(one.double() for one in got), tuple(expected), 1e-4)
+
+
+@pytest.mark.parametrize("by_kernel", [pytest.param(True, marks=needs_kernel), False])
+def test_third_derivatives_are_torchs(by_kernel, monkeypatch):
+    monkeypatch.setenv("MNIF_KERNEL", "" if by_kernel else "torch")
+    shapes = layer_shapes(2, 8, 1, 1)
+    rows = network(2, shapes, 0)
+    points = torch.rand(2, 2, 9, generator=torch.Generator().manual_seed(1)) - 0.5
+
+    def third(rows: list[Tensor], points: Tensor) -> tuple[Tensor, ...]:
+        result = siren_forward_rows(rows, shapes, points, True).square().sum()
+        for _ in range(2):
+            gradient = torch.autograd.grad(result, rows, create_graph=True)
+            result = torch.stack([part.sin().sum() for part in gradient]).sum()
+        return torch.autograd.grad(result, rows)
+
+    expected = third([row.double() for row in rows], points.double())
+    assert_same(tuple(one.double() for one in third(rows, points)), expected, 1e-3)
 
 
 def test_second_derivatives_of_weights_that_do_not_lie_in_a_row():

@@ -75,7 +75,7 @@ def test_checkpoint_and_model_folder_hold_rates_and_computed_latents(runs: dict[
     assert model.adaptation == {
         "method": "meta-learning",
         "inner_steps": 3,
-        "inner_lr": pytest.approx(1 / 32),
+        "inner_lr": 1.0,
         "first_order": False,
     }
     assert model.training["finished"] is True

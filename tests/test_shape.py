@@ -93,9 +93,10 @@ def test_the_mesh_of_a_ball_is_the_ball_at_any_resolution(head: str, resolution:
     shape = ShapeField(SolidBall(0.3, (0.05, -0.02, 0.1), head=head))
     mesh = field_to_mesh(shape, resolution, colors=False)
     assert mesh.is_watertight
-    assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.3**3, rel=0.004)
+    # The corners lie on the ball and the triangles within it, by less and less as they get smaller.
+    assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.3**3, rel=8 / resolution**2)
     radii = np.linalg.norm(mesh.vertices - [0.05, -0.02, 0.1], axis=1)
-    assert np.abs(radii - 0.3).max() < 0.1 / resolution
+    assert np.abs(radii - 0.3).max() < 0.03 / resolution
 
 
 @pytest.mark.parametrize("resolution", [16, 48, 130])

@@ -18,7 +18,8 @@ Direction = Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"]
 class ProceduralCars:
     """Make coloured cars of seven body types and render them in the SRN layout, with 64^3 occupancy.
 
-    A folder that an earlier run with the same settings left unfinished is completed.
+    With --voxels there are no pictures, only the voxels of each car, for mnif-voxel. A folder that an earlier run with
+    the same settings left unfinished is completed.
 
     Attributes:
         output: the folder to write.
@@ -31,6 +32,7 @@ class ProceduralCars:
         resolution: height and width of a picture in pixels.
         seed: of everything.
         occupancy: write occupancy/<split>/<car>.npz.
+        voxels: write <split>/<car>.npz with so many cells along an edge, and nothing else; 0 makes pictures.
         workers: processes; one per core by default.
     """
 
@@ -44,14 +46,16 @@ class ProceduralCars:
     resolution: int = 64
     seed: int = 0
     occupancy: bool = True
+    voxels: int = 0
     workers: int | None = None
 
 
 @dataclass(frozen=True)
 class FromMeshes:
-    """Render a folder of .glb, .gltf, .obj, .ply, .off or .stl files in the SRN layout.
+    """Render a folder of .glb, .gltf, .obj, .ply, .off or .stl files in the SRN layout, or fill them with voxels.
 
-    Meshes are centred and scaled to a bounding-box diagonal of 1. What cannot be read is skipped and named.
+    Meshes are centred and scaled to a bounding-box diagonal of 1. What cannot be read is skipped and named. With
+    --voxels there are no pictures: solids are written for mnif-voxel, also of meshes that are not closed.
 
     Attributes:
         input: folder that holds the meshes, at any depth.
@@ -63,6 +67,7 @@ class FromMeshes:
         heldout_views: pictures of each training mesh kept for evaluation, from a spiral above.
         test_views: pictures of each validation and test mesh, from a spiral above.
         resolution: height and width of a picture in pixels.
+        voxels: write <split>/<mesh>.npz with so many cells along an edge, and nothing else; 0 makes pictures.
         val_fraction: share of the meshes for validation; at least one from 4 meshes on.
         test_fraction: share of the meshes for testing; at least one from 4 meshes on.
         seed: of the split and the cameras.
@@ -78,10 +83,24 @@ class FromMeshes:
     heldout_views: int = 8
     test_views: int = 24
     resolution: int = 128
+    voxels: int = 0
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     seed: int = 0
     workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Write scikit-learn's 1,797 handwritten digits as 8 x 8 pictures: real images that need no download.
+
+    Attributes:
+        output: the folder to write.
+        seed: which digits go into which split.
+    """
+
+    output: Path = Path("data/digits")
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +125,7 @@ class Check:
     """Read a whole data set, say what it holds and what is wrong with it.
 
     Attributes:
-        root: the folder that holds <category>_train and so on.
+        root: the folder that holds <category>_train and so on, or voxels, meshes or pictures.
     """
 
     root: tyro.conf.Positional[Path]
@@ -115,51 +134,72 @@ class Check:
 Command = (
     Annotated[ProceduralCars, tyro.conf.subcommand("procedural-cars")]
     | Annotated[FromMeshes, tyro.conf.subcommand("from-meshes")]
+    | Annotated[Digits, tyro.conf.subcommand("digits")]
     | Annotated[Download, tyro.conf.subcommand("download")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
 
 
-def main(command: ProceduralCars | FromMeshes | Download | Check) -> None:
+def main(command: ProceduralCars | FromMeshes | Digits | Download | Check) -> None:
     """Run one subcommand and say what to do next."""
     if isinstance(command, ProceduralCars):
         _procedural_cars(command)
     elif isinstance(command, FromMeshes):
         _from_meshes(command)
+    elif isinstance(command, Digits):
+        from mnif_nerf.data.digits import SPLIT_SIZES, make_digits
+
+        folder = make_digits(command.output, command.seed)
+        print(f"{folder}: {', '.join(f'{count} {split}' for split, count in SPLIT_SIZES.items())} digits, 8 x 8, grey")
+        print(f"Next: ns-train mnif-image-lite --data {folder}")
     elif isinstance(command, Download):
         from mnif_nerf.data.download import download
 
         folder = download(command.name, command.output, url=command.url, sha256=command.sha256)
         print(f"Next: mnif-data check {folder}")
     else:
-        from mnif_nerf.data.check import check
+        from mnif_nerf.data.check import check, modality_of
 
         report = check(command.root)
         print(report)
         if report.rsplit("problems: ", 1)[-1].startswith("none"):
-            print(f"Next: ns-train mnif-lite --data {command.root} (on a GPU: ns-train mnif)")
+            modality = modality_of(command.root)
+            method = "mnif" if modality == "radiance" else f"mnif-{modality}"
+            print(f"Next: ns-train {method}-lite --data {command.root} (on a GPU: ns-train {method})")
         else:
             raise SystemExit(1)
 
 
 def _procedural_cars(command: ProceduralCars) -> None:
-    from mnif_nerf.data.procedural import make_procedural_cars
+    from mnif_nerf.data.procedural import make_procedural_cars, make_procedural_voxels
 
-    folder = make_procedural_cars(**vars(command))
+    options = dict(vars(command))
+    voxels = options.pop("voxels")
+    if voxels:
+        kept = ("output", "num_train", "num_val", "num_test", "seed", "workers")
+        folder = make_procedural_voxels(resolution=voxels, **{name: options[name] for name in kept})
+    else:
+        folder = make_procedural_cars(**options)
     cars = command.num_train + command.num_val + command.num_test
     print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
-    print(f"Next: ns-train mnif-lite --data {folder}")
+    print(f"Next: ns-train {'mnif-voxel-lite' if voxels else 'mnif-lite'} --data {folder}")
 
 
 def _from_meshes(command: FromMeshes) -> None:
-    from mnif_nerf.data.meshes import render_mesh_folder
+    from mnif_nerf.data.meshes import render_mesh_folder, voxelise_mesh_folder
 
-    summary = render_mesh_folder(**vars(command))
+    options = dict(vars(command))
+    voxels = options.pop("voxels")
+    if voxels:
+        kept = ("input", "output", "up", "forward", "val_fraction", "test_fraction", "seed", "workers")
+        summary = voxelise_mesh_folder(resolution=voxels, **{name: options[name] for name in kept})
+    else:
+        summary = render_mesh_folder(**options)
     for path, reason in summary.skipped:
         print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
-    print(f"Next: ns-train mnif-lite --data {summary.output}")
+    print(f"Next: ns-train {'mnif-voxel-lite' if voxels else 'mnif-lite'} --data {summary.output}")
 
 
 def entrypoint() -> None:

@@ -1,4 +1,4 @@
-"""`mnif-demo`: from nothing to generated cars on one machine, in minutes. What `make demo` runs.
+"""`mnif-demo`: from nothing to generated objects on one machine, in minutes. What `make demo` and its kin run.
 
 Every stage is one of the commands a user would type; a stage whose result is there already is skipped, and an
 interrupted training goes on from its last checkpoint.
@@ -6,7 +6,6 @@ interrupted training goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -14,62 +13,92 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 from mnif_nerf.errors import MNIFError, run_command
 
-if TYPE_CHECKING:
-    from mnif_nerf.pipelines.generation import MNIFPipeline
+_METHODS = {"radiance": "mnif-lite", "voxel": "mnif-voxel-lite", "image": "mnif-image-lite"}
+_DATA = {"radiance": "procedural_cars", "voxel": "procedural_car_voxels", "image": "digits"}
+_OUTPUT = {"radiance": "demo", "voxel": "demo-voxel", "image": "demo-image"}
+_CARS = {"radiance": 128, "voxel": 512}
+_UNSEEN_CARS = 32  # of the voxel demo, in each of val and test
+_RUN = "run"
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Make procedural cars, train on them, generate new ones, and show everything on one page.
+    """Make data, train on it, generate new objects, and show everything on one page.
 
     Attributes:
-        data: where the cars are made.
-        output: where the run and its pictures go.
-        num_cars: training cars.
-        train_views: views of each.
-        resolution: pixels along an image's edge.
+        modality: radiance fields of procedural cars, voxels of such cars, or images of handwritten digits.
+        data: where the data is made; by default data/procedural_cars, data/procedural_car_voxels or data/digits.
+        output: where the run and its pictures go; by default outputs/demo, outputs/demo-voxel or outputs/demo-image.
+        num_cars: training cars; by default 128, of voxels 512. The digits are as many as there are.
+        train_views: views of each car (radiance).
+        resolution: pixels along an image's edge (radiance).
         seed: of the cars, the training and the samples.
         steps: training steps; 0 takes the method's own number.
-        num_samples: generated cars on the sheet; the first four become GLB meshes.
+        num_samples: generated objects on the sheet; by default 16, of digits 64.
     """
 
-    data: Path = Path("data/procedural_cars")
-    output: Path = Path("outputs/demo")
-    num_cars: int = 128
+    modality: Literal["radiance", "voxel", "image"] = "radiance"
+    data: Path | None = None
+    output: Path | None = None
+    num_cars: int | None = None
     train_views: int = 16
     resolution: int = 64
     seed: int = 0
     steps: int = 0
-    num_samples: int = 16
+    num_samples: int | None = None
+
+    def data_folder(self) -> Path:
+        """Where the data is."""
+        return self.data or Path("data") / _DATA[self.modality]
+
+    def output_folder(self) -> Path:
+        """Where run and pictures go."""
+        return self.output or Path("outputs") / _OUTPUT[self.modality]
+
+    def run_folder(self) -> Path:
+        """nerfstudio's folder of the run."""
+        return self.output_folder() / _METHODS[self.modality] / _RUN
+
+    def samples(self) -> int:
+        """How many objects are generated."""
+        return self.num_samples or (64 if self.modality == "image" else 16)
 
 
 def main(config: DemoConfig) -> None:
     """Run every stage that has not been run yet."""
+    from mnif_nerf.cli.demo_pages import make_page
+
     timings: dict[str, float] = {}
-    with _stage(timings, "1/5 procedural cars"):
-        _make_cars(config)
-    run = config.output / "mnif-lite" / "run"
-    with _stage(timings, "2/5 training and latent prior"):
+    output, run = config.output_folder(), config.run_folder()
+    with _stage(timings, "data"):
+        _make_data(config)
+    with _stage(timings, "training and latent prior"):
         _train(config, run)
     trained = run / "model" / "prior" / "prior.json"
     common = ["--load-config", str(run / "config.yml"), "--seed", str(config.seed)]
-    with _stage(timings, "3/5 samples"):
-        output = config.output / "samples"
-        if not _made(output / "samples.json", trained, num_samples=config.num_samples, seed=config.seed):
-            _command("mnif-sample", *common, "--num-samples", str(config.num_samples), "--output", str(output))
-    with _stage(timings, "4/5 meshes"):
-        output = config.output / "meshes"
-        if not _made(output / "report.json", trained, num_samples=4, seed=config.seed):
-            _command("mnif-export-mesh", *common, "--num-samples", "4", "--format", "glb", "--output", str(output))
-    with _stage(timings, "5/5 overview page"):
-        page = _overview(config, run)
+    with _stage(timings, "samples"):
+        samples = output / "samples"
+        if not _made(samples / "samples.json", trained, num_samples=config.samples(), seed=config.seed):
+            larger = ["--resolution", "64"] if config.modality == "image" else []
+            count = ["--num-samples", str(config.samples())]
+            _command("mnif-sample", *common, *count, *larger, "--output", str(samples))
+    if config.modality != "image":
+        with _stage(timings, "meshes"):
+            meshes = output / "meshes"
+            if not _made(meshes / "report.json", trained, num_samples=4, seed=config.seed):
+                formats = "glb" if config.modality == "radiance" else "glb,binvox"
+                _command(
+                    "mnif-export-mesh", *common, "--num-samples", "4", "--format", formats, "--output", str(meshes)
+                )
+    with _stage(timings, "overview page"):
+        page = make_page(config)
     print("\n" + "\n".join(f"{name:32s} {seconds:6.1f} s" for name, seconds in timings.items()))
     print(f"{'together':32s} {sum(timings.values()):6.1f} s")
-    print(f"\nLook at {page} (and {config.output / 'overview.png'}).")
+    print(f"\nLook at {page} (and {output / 'overview.png'}).")
     print(f"Next: ns-viewer --load-config {run / 'config.yml'}")
 
 
@@ -108,15 +137,21 @@ def _command(name: str, *arguments: str) -> None:
         raise MNIFError(f"{name} ended with code {done.returncode}; its own message is above.")
 
 
-def _make_cars(config: DemoConfig) -> None:
-    from mnif_nerf.data.procedural import make_procedural_cars
+def _make_data(config: DemoConfig) -> None:
+    folder = config.data_folder()
+    if config.modality == "image":
+        from mnif_nerf.data.digits import make_digits
 
+        make_digits(folder, seed=config.seed)
+        return
+    from mnif_nerf.data.procedural import make_procedural_cars, make_procedural_voxels
+
+    cars = config.num_cars or _CARS[config.modality]
+    if config.modality == "voxel":
+        make_procedural_voxels(folder, num_train=cars, num_val=_UNSEEN_CARS, num_test=_UNSEEN_CARS, seed=config.seed)
+        return
     make_procedural_cars(
-        config.data,
-        num_train=config.num_cars,
-        train_views=config.train_views,
-        resolution=config.resolution,
-        seed=config.seed,
+        folder, num_train=cars, train_views=config.train_views, resolution=config.resolution, seed=config.seed
     )
 
 
@@ -130,101 +165,16 @@ def _train(config: DemoConfig, run: Path) -> None:
             return
         _command("mnif-train-prior", "--load-config", str(run / "config.yml"))
         return
+    output = config.output_folder()
     arguments = [
-        "mnif-lite", "--data", str(config.data), "--output-dir", str(config.output.parent),
-        "--experiment-name", config.output.name, "--timestamp", "run", "--machine.seed", str(42 + config.seed),
+        _METHODS[config.modality], "--data", str(config.data_folder()), "--output-dir", str(output.parent),
+        "--experiment-name", output.name, "--timestamp", _RUN, "--machine.seed", str(42 + config.seed),
     ]  # fmt: skip
     if config.steps > 0:
         arguments += ["--max-num-iterations", str(config.steps)]
     if list((run / "nerfstudio_models").glob("*.ckpt")):
         arguments += ["--load-dir", str(run / "nerfstudio_models")]
     _command("ns-train", *arguments)
-
-
-def _overview(config: DemoConfig, run: Path) -> Path:
-    """One picture and one page: training cars, their reconstructions, samples and interpolations."""
-    from mnif_nerf.export.pictures import comparison_rows, save_png
-    from mnif_nerf.pipelines.generation import MNIFPipeline
-
-    pipe = MNIFPipeline.from_pretrained(run)
-    shown = [round(i * (len(pipe.names) - 1) / 7) for i in range(8)]
-    truth, rebuilt, score = _held_out(config.data, pipe, shown)
-    samples = pipe(num_samples=config.num_samples, seed=config.seed)
-    ends = (samples[0], samples[min(1, len(samples) - 1)])
-    size = 128
-    rows: dict[str, list[Any]] = {
-        "Training cars, views held out from training": truth,
-        f"The model's rendering of the same views ({score:.1f} dB over all training cars)": rebuilt,
-    }
-    for first in range(0, len(samples), 8):
-        label = "Cars that never existed: samples of the latent prior" if first == 0 else "more samples"
-        rows[label if first <= 8 else f"{label} {first}"] = [
-            car.render(elevation=25, azimuth=40, resolution=size) for car in samples[first : first + 8]
-        ]
-    path = pipe.interpolate(*ends, num=8)
-    rows["From the first sample to the second"] = [car.render(25, 40, size) for car in path]
-    save_png(comparison_rows(rows), config.output / "overview.png")
-    return _write_page(config.output, score)
-
-
-def _held_out(data: Path, pipe: MNIFPipeline, shown: list[int]) -> tuple[list[Any], list[Any], float]:
-    """A held-out view of each shown instance, the model's render of it, and the mean PSNR in dB over all instances."""
-    import torch
-
-    from mnif_nerf.data.store import open_store
-    from mnif_nerf.metrics.images import psnr
-    from mnif_nerf.rendering.cameras import Intrinsics
-    from mnif_nerf.rendering.views import render_view
-
-    store = open_store(data, "train_val", progress=False)
-    truth, rebuilt, scores = [], [], []
-    for instance, name in enumerate(pipe.names):
-        scene = store.names.index(name)
-        focal, cx, cy = (float(v) for v in store.intrinsics[scene])
-        camera = Intrinsics(focal, cx, cy, store.height, store.width)
-        car = pipe.instance(name)
-        first, last = store.view_range(scene)
-        for view in range(first, last):
-            picture = torch.from_numpy(store.images[view].copy()).float() / 255
-            pose = torch.from_numpy(store.poses[view]).to(car.latent.device)
-            render = render_view(car.field, pose, camera, car.grid)["rgb"].cpu()
-            scores.append(float(psnr(render, picture)))
-            if view == first and instance in shown:
-                truth.append(_enlarged(picture))
-                rebuilt.append(_enlarged(render))
-    return truth, rebuilt, sum(scores) / len(scores)
-
-
-def _enlarged(picture: Any, size: int = 128) -> Any:
-    from PIL import Image
-
-    from mnif_nerf.export.pictures import to_image
-
-    return to_image(picture).resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _write_page(output: Path, score: float) -> Path:
-    from mnif_nerf.files import atomic_file
-
-    videos = sorted((output / "samples").glob("[!.]*.mp4"))
-    meshes = sorted((output / "meshes").glob("[!.]*.glb"))
-    for video in videos[:1]:
-        shutil.copyfile(video, output / "turntable.mp4")
-    listed = "".join(f'<li><a href="meshes/{mesh.name}">{mesh.name}</a></li>' for mesh in meshes)
-    page = output / "index.html"
-    with atomic_file(page) as temporary:
-        temporary.write_text(
-            "<!doctype html><meta charset='utf-8'><title>mnif_nerf demo</title>"
-            "<style>body{font-family:sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
-            "img,video{max-width:100%}</style>"
-            "<h1>Cars that never existed</h1>"
-            f"<p>Reconstruction of held-out views of the training cars: {score:.1f} dB PSNR.</p>"
-            "<img src='overview.png' alt='training cars, reconstructions, samples and interpolations'>"
-            + ("<h2>Turntable of the samples</h2><video src='turntable.mp4' controls loop></video>" if videos else "")
-            + f"<h2>Meshes (open in any 3D program)</h2><ul>{listed}</ul>",
-            encoding="utf-8",
-        )
-    return page
 
 
 def entrypoint() -> None:

@@ -160,16 +160,21 @@ def label(source: GridSource) -> str:
     return str(source.path) if source.row is None else f"{source.path}, row {source.row}"
 
 
+def unequal_size(source: GridSource, size: int, first: int) -> str:
+    """What to say of a grid of another size than the first one's."""
+    return (
+        f"{label(source)}: {size}^3 cells, but the first shape has {first}^3; give all grids one size, or ask for a"
+        " resolution that divides every size."
+    )
+
+
 def _pack_shape(
     reader: ShapeReader, source: GridSource, resolution: int, coarsen: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     cells, name = reader.read(source, resolution), label(source)
     if len(cells) != resolution:
         if not coarsen:
-            raise MNIFError(
-                f"{name}: {len(cells)}^3 cells, but the first shape has {resolution}^3; give all grids one size, or"
-                " ask for a resolution that divides every size."
-            )
+            raise MNIFError(unequal_size(source, len(cells), resolution))
         cells = resample(cells, resolution, name)
         require_shape(cells, f"{name} at {resolution}^3")
     return pack_bits(cells[None])[0], surface_cells(cells)

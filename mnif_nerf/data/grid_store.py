@@ -14,6 +14,7 @@ row * W + column. A cell is near the surface if one of the 26 around it is of th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ import numpy as np
 
 from mnif_nerf.data.cache import PackedFormat, cache_place, files_fingerprint, map_array, open_or_build, progress_bar
 from mnif_nerf.data.grid_layout import GridLayout, grid_splits, locate_grids
-from mnif_nerf.data.grid_pack import pack_pictures, pack_voxels, resolve_size
-from mnif_nerf.data.packing import unpack_bits
+from mnif_nerf.data.grid_pack import pack_pictures, pack_voxels, resolve_size, surface_cells
+from mnif_nerf.data.packing import pack_bits, unpack_bits
 from mnif_nerf.errors import MNIFError
 
-__all__ = ["GridStore", "grid_splits", "open_grid_store"]
+__all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]
 
+_UNION_ROWS = 256  # shapes read at a time
 FORMAT = PackedFormat("mnif_nerf packed grids", 1)
 
 
@@ -95,6 +97,12 @@ class GridStore:
             return np.where(bits, np.float32(1), np.float32(-1))
         return _from_bytes(np.swapaxes(self.packed[instances].reshape(len(instances), -1, self.channels), 1, 2))
 
+    def union(self) -> np.ndarray:
+        """Cells that are inside of at least one shape: bool [G, G, G]; voxels only."""
+        parts = (self.packed[first : first + _UNION_ROWS] for first in range(0, self.num_instances, _UNION_ROWS))
+        union = np.bitwise_or.reduce([np.bitwise_or.reduce(part, axis=0) for part in parts], axis=0)
+        return unpack_bits(union, (self.resolution,) * 3)
+
     def surface(self, instance: int) -> np.ndarray:
         """Numbers of the cells near a shape's surface, sorted: int32 [S]; voxels only.
 
@@ -154,6 +162,37 @@ def open_grid_store(
         lambda manifest: _open_arrays(layout, target, manifest),
         lambda temporary: _build(layout, split, temporary, resolution, channels, progress),
     )
+
+
+def store_of(values: Sequence[np.ndarray], modality: str) -> GridStore:
+    """A store in memory, of grids that no file holds.
+
+    Args:
+        values: voxels bool [G, G, G], or pictures uint8 [H, H, C], all of one shape.
+        modality: "voxel" or "image".
+
+    Raises:
+        MNIFError: another shape or type.
+    """
+    first = np.asarray(values[0])
+    dims, kind = (3, np.bool_) if modality == "voxel" else (2, np.uint8)
+    for index, value in enumerate(values):
+        value = np.asarray(value)
+        if value.ndim != 3 or value.dtype != kind or len(set(value.shape[:dims])) != 1 or value.shape != first.shape:
+            expected = "bool [G, G, G]" if modality == "voxel" else "uint8 [H, H, channels]"
+            raise MNIFError(
+                f"grid {index}: {value.dtype} {list(value.shape)}; expected {expected}, all of one size "
+                f"(the first is {list(first.shape)})."
+            )
+    names = tuple(f"{index:03d}" for index in range(len(values)))
+    here = Path("memory")
+    if modality == "image":
+        packed = np.stack([np.asarray(value) for value in values])
+        return GridStore(here, here, modality, "given", names, len(first), first.shape[2], packed)
+    cells = [surface_cells(value) for value in values]
+    offsets = np.cumsum([0, *(len(part) for part in cells)])
+    packed = np.stack([pack_bits(value[None])[0] for value in values])
+    return GridStore(here, here, modality, "given", names, len(first), 1, packed, np.concatenate(cells), offsets)
 
 
 def _build(

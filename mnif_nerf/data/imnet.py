@@ -17,6 +17,7 @@ name (.txt), one line per row, names the shapes; without it they are numbered.
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ class Hdf5Reader:
 
     def __init__(self) -> None:
         self._open: dict[Path, h5py.File] = {}
+        self._lock = threading.Lock()  # rows are asked for by several threads
 
     def read(self, source: GridSource) -> np.ndarray:
         """One shape: bool [G, G, G].
@@ -65,8 +67,9 @@ class Hdf5Reader:
         """
         path, row = source.path, source.row
         try:
-            if path not in self._open:
-                self._open[path] = _open(path)
+            with self._lock:
+                if path not in self._open:
+                    self._open[path] = _open(path)
             file = self._open[path]
             if "voxels" in file:
                 cells = np.asarray(file["voxels"][row]) > 0.5
@@ -87,6 +90,7 @@ class Hdf5Reader:
 
 
 def _rows(path: Path) -> list[GridSource]:
+    axes: tuple[int, ...]
     with _open(path) as file:
         keys = sorted(file.keys())
         if "voxels" in keys:
@@ -98,10 +102,10 @@ def _rows(path: Path) -> list[GridSource]:
             raise MNIFError(
                 f"{path}: holds {found}, but neither voxels nor {' and '.join(_POINTS)}; is it one of IM-NET's files?"
             )
-        shape = getattr(table, "shape", ())
+        shape = tuple(int(n) for n in getattr(table, "shape", ()))
         if len(shape) not in axes:
             raise MNIFError(f"{path}: {table.name[1:]} has shape {list(shape)}; expected one of IM-NET's tables.")
-        count = int(shape[0])
+        count = shape[0]
     return [GridSource(name, path, row) for row, name in enumerate(_names(path, count))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,12 @@ def read_occupancy(path: Path | str) -> np.ndarray:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            size = int(file["resolution"])
-            bits = np.unpackbits(file["packed"], count=size**3, bitorder="little")
+            size, packed = int(file["resolution"]), file["packed"]
+            if size < 1 or len(packed) != -(-(size**3) // 8):
+                raise ValueError(f"{len(packed)} bytes of bits for a grid of {size}^3")
+            bits = np.unpackbits(packed, count=size**3, bitorder="little")
             return bits.astype(bool).reshape(size, size, size)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise MNIFError(f"{path}: not an occupancy file ({error}); write it again.") from None
 
 

@@ -25,13 +25,14 @@
 #define MAX_LAYERS 32
 #define MAX_THREADS 64
 #ifndef BLOCK
-#define BLOCK 32           /* points per block */
+#define BLOCK 64           /* points per block */
 #endif
-#define FORWARD_BLOCKS 48  /* blocks per work item of the forward pass */
-#define SLICE_BLOCKS 24    /* least blocks per slice of the gradient */
+#define FORWARD_BLOCKS 24  /* blocks per work item of the forward pass */
+#define SLICE_BLOCKS 12    /* least blocks per slice of the gradient */
 #define MAX_SLICES 8       /* of one instance; each needs its own copy of the gradient */
 #define PAD 16             /* widths of buffers are multiples of this, the widest register */
 #define TILE_ROWS 4
+#define TALL_ROWS 8
 
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -103,12 +104,14 @@ struct operations {
 #endif
 #define LANES 16
 #define COLUMNS 4
+#define TALL_COLUMNS 3
 #include "_siren_simd.h"
 
 #define NAME(x) x##_avx2
 #define TARGET __attribute__((target("avx2,fma")))
 #define LANES 8
 #define COLUMNS 3
+#define TALL_COLUMNS 1
 #include "_siren_simd.h"
 #endif
 
@@ -116,6 +119,7 @@ struct operations {
 #define TARGET
 #define LANES 4
 #define COLUMNS 3
+#define TALL_COLUMNS 1
 #include "_siren_simd.h"
 
 static const struct operations *best_operations(int restraint)

@@ -4,7 +4,8 @@
  *   NAME(x)  x with the instruction set's suffix,
  *   TARGET   the function attribute that turns the instruction set on,
  *   LANES    floats per register,
- *   COLUMNS  registers per tile row, so that TILE_ROWS * COLUMNS accumulators fit the register file.
+ *   COLUMNS  registers per tile row, so that TILE_ROWS * COLUMNS accumulators fit the register file,
+ *   TALL_COLUMNS  the same for tiles of TALL_ROWS rows, at narrow layers.
  *
  * Buffers are point-major, [points, features], with features padded by zeros to a multiple of 16: then all three
  * products of training (forward, gradient of the inputs, gradient of the weights) are sums of outer products whose
@@ -21,7 +22,7 @@ INLINE TARGET void NAME(tile)(
     const float *b, ptrdiff_t b_k, const float *a2, const float *b2, const float *init, ptrdiff_t init_row, float *c,
     ptrdiff_t c_row)
 {
-    NAME(vec) sum[TILE_ROWS][COLUMNS];
+    NAME(vec) sum[TALL_ROWS][COLUMNS];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int v = 0; v < columns; v++)
             sum[r][v] = *(const NAME(vec) *)(init + r * init_row + v * LANES);
@@ -64,7 +65,13 @@ static TARGET void NAME(any_tile)(int rows, int columns, ptrdiff_t depth, const 
     case 1: TILE_OF_ROWS(1) break;
     case 2: TILE_OF_ROWS(2) break;
     case 3: TILE_OF_ROWS(3) break;
-    default: TILE_OF_ROWS(TILE_ROWS) break;
+    case TILE_ROWS: TILE_OF_ROWS(TILE_ROWS) break;
+    default: /* less than COLUMNS columns leave registers for more rows */
+        switch (columns) {
+        case 1: TILE(TALL_ROWS, 1); break;
+        case 2: TILE(TALL_ROWS, 2); break;
+        default: TILE(TALL_ROWS, TALL_COLUMNS); break;
+        }
     }
 }
 
@@ -77,8 +84,11 @@ static TARGET void NAME(product)(ptrdiff_t rows, ptrdiff_t width, ptrdiff_t dept
     for (ptrdiff_t at = 0; at < width;) {
         const ptrdiff_t left = (width - at) / LANES;
         const int columns = left < COLUMNS ? (int)left : COLUMNS;
-        for (ptrdiff_t r = 0; r < rows; r += TILE_ROWS) {
-            const int count = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
+        int count;
+        for (ptrdiff_t r = 0; r < rows; r += count) {
+            count = rows - r < TILE_ROWS ? (int)(rows - r) : TILE_ROWS;
+            if (columns <= TALL_COLUMNS && rows - r >= TALL_ROWS)
+                count = TALL_ROWS;
             NAME(any_tile)(count, columns, depth, a + r * a_row, a_row, a_k, b + at, b_k, a2 ? a2 + r * a_row : NULL,
                            a2 ? b2 + at : NULL, init + r * init_row + at, init_row, c + r * c_row + at, c_row);
         }
@@ -170,3 +180,4 @@ static const struct operations NAME(operations) = {
 #undef TARGET
 #undef LANES
 #undef COLUMNS
+#undef TALL_COLUMNS

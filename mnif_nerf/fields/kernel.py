@@ -200,7 +200,7 @@ def loss_and_gradient(
     sizes: tuple[int, ...], final_sine: bool, rows: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> tuple[Tensor, list[Tensor]]:
     """Losses `[B]` and their gradients, one tensor like each of `rows`; neither differentiable. See `run`."""
-    gradient, losses = [_empty_like(row) for row in rows], points.new_empty(len(points))
+    gradient, losses = _new_rows(sizes, points), points.new_empty(len(points))
     _call(_GRADIENT, sizes, final_sine, points, rows, grads=gradient, seed=loss, losses=losses)
     return losses, gradient
 
@@ -214,7 +214,7 @@ def hessian_product(
     loss: PointLoss,
 ) -> list[Tensor]:
     """Second derivative of every loss in its weights times `along`, one tensor like each of `rows`. See `run`."""
-    product = [_empty_like(row) for row in rows]
+    product = _new_rows(sizes, points)
     _call(_SECOND, sizes, final_sine, points, rows, grads=product, seed=loss, along=along)
     return product
 
@@ -282,10 +282,6 @@ def _gradient(
 
 def _new_rows(sizes: tuple[int, ...], points: Tensor) -> list[Tensor]:
     return [points.new_empty(len(points), out * fan_in + out) for fan_in, out in pairwise(sizes)]
-
-
-def _empty_like(row: Tensor) -> Tensor:
-    return row.new_empty(row.shape)  # contiguous, as the kernel writes it, which empty_like need not be
 
 
 def _like_params(sizes: tuple[int, ...], rows: list[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -365,9 +361,7 @@ def _call(
     call.sizes[: layers + 1] = sizes
     _point_at(call.weights, call.weight_batch, call.biases, call.bias_batch, sizes, params)
     if along:
-        _point_at(
-            call.along_weights, call.along_weight_batch, call.along_biases, call.along_bias_batch, sizes, along
-        )
+        _point_at(call.along_weights, call.along_weight_batch, call.along_biases, call.along_bias_batch, sizes, along)
     work = batch * count * _PRODUCTS[mode] * sum(fan_in * out for fan_in, out in pairwise(sizes))
     call.threads = max(1, min(num_threads(), work // _WORK_PER_THREAD))
     if isinstance(seed, PointLoss):

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.siren import split_rows
 
@@ -46,6 +47,9 @@ def pointwise_loss(
 
     Returns:
         the mean over an instance's points and channels, `[B]`, and its gradient, one tensor like each of `rows`.
+
+    Raises:
+        MNIFError: while differentiating them twice.
     """
     results = _PointwiseLoss.apply(tuple(shapes), kind, final_sine, points, targets, weights, *rows)
     return results[0], list(results[1:])
@@ -72,8 +76,12 @@ class _PointwiseLoss(torch.autograd.Function):
         return loss, *gradient
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: Tensor | None, *directions: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # create_graph; what follows would be lost without a word
+            raise MNIFError(
+                "The gradient of pointwise_loss can be differentiated once only; build a third derivative from "
+                "siren_forward_rows and autograd."
+            )
         shapes, kind, final_sine = ctx.settings
         points, targets, *rest = ctx.saved_tensors
         weights = rest.pop(0) if ctx.has_weights else None

@@ -76,21 +76,24 @@ class Objective(Protocol):
 class PointObjective:
     """The loss of a field at given points; its second derivative needs no more memory than its first.
 
+    It is the mean squared error, or, of a field whose head is "logit", the binary cross entropy.
+
     Args:
         field: the mixture.
-        batch: points and targets of B instances.
-        kind: see `pointwise_loss`.
+        batch: points of B instances and their targets in [-1, 1] (of logits: -1 outside, +1 inside).
     """
 
-    def __init__(self, field: MixtureField, batch: PointBatch, kind: str = "mse") -> None:
-        self.field, self.batch, self.kind = field, batch, kind
+    def __init__(self, field: MixtureField, batch: PointBatch) -> None:
+        self.field, self.batch = field, batch
+        self.kind = "bce" if field.spec.head == "logit" else "mse"
+        self._targets = 0.5 * (batch.targets + 1.0) if self.kind == "bce" else batch.targets
 
     def rows_and_loss(self, latents: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         """The mixed rows, the losses `[B]`, and their gradient in the rows."""
         rows = self.field.mix_rows(latents)
         spec, batch = self.field.spec, self.batch
         sine = spec.final_activation == "sine"
-        loss, gradient = pointwise_loss(rows, spec.shapes, batch.points, batch.targets, self.kind, sine, batch.weights)
+        loss, gradient = pointwise_loss(rows, spec.shapes, batch.points, self._targets, self.kind, sine, batch.weights)
         return rows, loss, gradient
 
     def losses(self, latents: Tensor) -> Tensor:

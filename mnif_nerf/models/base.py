@@ -78,11 +78,12 @@ class InstanceModelConfig(ModelConfig):
     latent_noise: float = 0.0
     """Standard deviation of the noise added to latents in training, in units of a latent coordinate."""
 
-    def field_spec(self, channels: int = 1) -> FieldSpec:
+    def field_spec(self, channels: int = 1, resolution: int = 64) -> FieldSpec:
         """The shape of the mixture field.
 
         Args:
             channels: of the data (images).
+            resolution: of the data (images).
 
         Raises:
             MNIFError: a value out of range.
@@ -92,11 +93,15 @@ class InstanceModelConfig(ModelConfig):
             hidden_layers=self.hidden_layers,
             num_bases=self.num_bases,
             latent_dim=self.latent_dim,
-            w0=self.w0,
+            w0=self.sine_frequency(resolution),
             coefficients=self.coefficients,
             init=self.init,
             **self.ends(channels),
         )
+
+    def sine_frequency(self, resolution: int) -> float:
+        """w0 of the field."""
+        return self.w0
 
     def ends(self, channels: int) -> dict[str, Any]:
         """What a modality says of the field's inputs and outputs; nothing, for radiance."""
@@ -106,8 +111,8 @@ class InstanceModelConfig(ModelConfig):
 class InstanceModel(Model):
     """See the module.
 
-    What the dataset says arrives in `kwargs["metadata"]`: `scene_names` (of the instances), `shown_scene`, and of
-    grids `grid` (resolution and channels). `kwargs["meta"]` are the settings of the inner loop, or None.
+    What the dataset says arrives in `kwargs["metadata"]`: `scene_names` (of the instances), `shown_scene`, `bounds`
+    (where objects can be, bool `[G, G, G]`, or None), and of grids `grid` (resolution and channels). `kwargs["meta"]` are the settings of the inner loop, or None.
     """
 
     config: InstanceModelConfig
@@ -122,13 +127,17 @@ class InstanceModel(Model):
         self.data_names: tuple[str, ...] = tuple(metadata["scene_names"])
         self.names = self.data_names
         self.shown_scene = int(metadata.get("shown_scene", 0))
-        self.field = MixtureField(self.config.field_spec(self.data_grid.get("channels", 1)))
+        self.field = MixtureField(
+            self.config.field_spec(self.data_grid.get("channels", 1), self.data_grid.get("resolution", 64))
+        )
         seed, dim = torch.initial_seed() % 2**31, self.config.latent_dim
         self.latents: LatentTable | EncodedLatents
         if self.meta is None:
             self.latents = LatentTable(len(self.names), dim, self.config.latent_init_std, seed)
         else:
             self.latents, self.inner_rates = EncodedLatents(len(self.names), dim), InnerRates(dim, seed=seed)
+        bounds = metadata.get("bounds")
+        self.register_buffer("bounds", torch.ones(1, 1, 1, dtype=torch.bool) if bounds is None else bounds)
         # Latent row of each instance of the data (-1: none), where the checkpoint's are not the data's.
         self._rows: list[int] | None = None
         self._shown: Tensor | None = None
@@ -408,6 +417,7 @@ class InstanceModel(Model):
             )
         # The same Parameter with other contents, so that an optimiser built before still holds it.
         self.latents.weight.data = torch.zeros_like(state_dict["latents.weight"], device=self.device)
+        self.bounds = torch.zeros_like(state_dict["bounds"], device=self.device)
         self._kept.clear()
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 

@@ -20,11 +20,15 @@ from mnif_nerf.data.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.data.points import PointSampler
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
-from mnif_nerf.models.grid_views import HALF_EXTENT, front_camera, orbit_poses, shape_picture
+from mnif_nerf.models.grid_views import HALF_EXTENT, front_camera, orbit_poses
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
 from mnif_nerf.models.views import choose_scene, spread
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
+from mnif_nerf.rendering.cells import render_cells
+from mnif_nerf.rendering.occupancy import dilate
+
+_MARGIN = 2  # cells beyond the union of all training shapes where a new one may still be
 
 
 @dataclass
@@ -73,7 +77,7 @@ class ShownInstance(InputDataset):
     def _picture(self, pose: Tensor) -> np.ndarray:
         if self.values.dtype == np.uint8:
             return np.repeat(self.values, 3 // self.values.shape[2], axis=2)
-        picture = shape_picture(torch.from_numpy(self.values), pose, self.camera)
+        picture = render_cells(torch.from_numpy(self.values), pose, self.camera)
         return (255 * picture).round().byte().numpy()
 
 
@@ -96,6 +100,8 @@ class GridDataManager(InstanceDataManager):
         self.train_dataset = self._pictures("train", shown)
         self.eval_dataset = self._pictures(self.test_split, shown)
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
+        if self.config.modality == "voxel" and self.test_mode == "val":
+            self.train_dataset.metadata["bounds"] = dilate(torch.from_numpy(self.store.union()), _MARGIN)
         self.train_dataset.metadata["grid"] = {"resolution": self.store.resolution, "channels": self.store.channels}
 
     def _pictures(self, split: str, shown: int) -> ShownInstance:

@@ -17,6 +17,9 @@ from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.plane import render_image, render_plane
 
+_HIGHEST_W0 = 30.0
+_W0_PER_PIXEL = 0.375
+
 
 @dataclass
 class ImageModelConfig(InstanceModelConfig):
@@ -25,6 +28,13 @@ class ImageModelConfig(InstanceModelConfig):
     _target: type = field(default_factory=lambda: ImageModel)
     latent_dim: int = 1024
     """Size of a latent code."""
+    w0: float = 0.0
+    """Sine frequency; 0 chooses it from the pictures' resolution (3/8 of it, 30 at most): a higher one lets the field
+    swing between the pixels, which shows as noise where it is sampled more finely."""
+
+    def sine_frequency(self, resolution: int) -> float:
+        """See `w0`."""
+        return self.w0 or min(_HIGHEST_W0, _W0_PER_PIXEL * resolution)
 
     def ends(self, channels: int) -> dict[str, Any]:
         """Two coordinates in, one or three colours in [-1, 1] out, through a last sine."""

@@ -51,12 +51,10 @@ class MNIFModel(InstanceModel):
     own_settings = ("samples_per_ray", "mask_weight", "carve_weight", "carve_length")
 
     def populate_modules(self) -> None:
-        """See `InstanceModel`; `metadata["bounds"]` is where objects can be, bool `[G, G, G]`, or None."""
+        """See `InstanceModel`."""
         super().populate_modules()
         self._losses = self.config.loss_config()
         self._scores = ImageScores(self.config.lpips)
-        bounds = self.kwargs["metadata"].get("bounds")
-        self.register_buffer("bounds", torch.ones(1, 1, 1, dtype=torch.bool) if bounds is None else bounds)
 
     def losses(self, latents: Tensor, data: RayBatch, generator: torch.Generator) -> dict[str, Any]:
         """See `InstanceModel`; the PSNR is that of the drawn rays."""
@@ -96,9 +94,3 @@ class MNIFModel(InstanceModel):
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics of one rendered view as floats, and pictures: truth beside render, depth, accumulation."""
         return self._scores(outputs, batch["image"])
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """See `InstanceModel`; the bounds may have another size too."""
-        if "bounds" in state_dict:
-            self.bounds = torch.zeros_like(state_dict["bounds"], device=self.device)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)

@@ -15,9 +15,9 @@ from mnif_nerf.fields.shape import ShapeField
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.models.base import InstanceModel, InstanceModelConfig
-from mnif_nerf.models.grid_views import shape_picture
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.cells import render_cells
 from mnif_nerf.rendering.grids import cell_centres
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.surface import SurfaceGrid, render_surface, render_surface_view
@@ -52,10 +52,7 @@ class VoxelModel(InstanceModel):
 
     def objective(self, data: PointBatch, seed: int | None = None) -> PointObjective:
         """Squared errors of values, or cross entropy of logits; nothing in it is random."""
-        if self.config.head == "signed":
-            return PointObjective(self.field, data)
-        zero_or_one = 0.5 * (data.targets + 1.0)
-        return PointObjective(self.field, PointBatch(data.instances, data.points, zero_or_one, data.weights), "bce")
+        return PointObjective(self.field, data)
 
     def losses(self, latents: Tensor, data: PointBatch, generator: torch.Generator) -> dict[str, Any]:
         """See `InstanceModel`; the PSNR is that of the drawn points, many of them near the surface."""
@@ -67,7 +64,7 @@ class VoxelModel(InstanceModel):
     def prepared(self, compact: CompactField) -> tuple[ShapeField, SurfaceGrid]:
         """The solid, and the grid that its rays leap over empty space by."""
         shape = ShapeField(compact)
-        return shape, SurfaceGrid.from_shape(shape, self.config.grid_resolution)
+        return shape, SurfaceGrid.from_shape(shape, self.config.grid_resolution, self.bounds)
 
     def render_field(
         self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor
@@ -94,4 +91,4 @@ class VoxelModel(InstanceModel):
         pose, camera = orbit_pose(20.0, 45.0), Intrinsics.default(size)
         shape, grid = self.collapsed(latent)
         rendered = render_surface_view(shape, pose.to(self.device), camera, grid)["rgb"].cpu()
-        return torch.cat([shape_picture(torch.from_numpy(values), pose, camera), rendered], dim=1)
+        return torch.cat([render_cells(torch.from_numpy(values), pose, camera), rendered], dim=1)

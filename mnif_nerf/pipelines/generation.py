@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,6 +157,21 @@ class MNIFPipeline:
         """
         index = self._instance_index(name_or_index)
         return self.decode(self.model.latents[index], self.model.names[index])
+
+    def encode(self, *values: np.ndarray, points: int = 4096) -> list[NeuralObject]:
+        """The objects nearest to given voxel grids or pictures, found with the networks as they are.
+
+        Args:
+            values: voxels bool `[G, G, G]` or pictures uint8 `[H, H, C]`, of any one resolution.
+            points: of each grid that the inner loop of a meta-learned model sees; 0 for all.
+
+        Raises:
+            MNIFError: see `mnif_nerf.pipelines.encoding.encode_grids`.
+        """
+        from mnif_nerf.pipelines.encoding import encode_grids
+
+        latents = encode_grids(self.model, values, points)
+        return [self.decode(latent, f"encoded{index:03d}") for index, latent in enumerate(latents)]
 
     def interpolate(self, a: Any, b: Any, num: int = 8) -> list[NeuralObject]:
         """`num` objects from `a` to `b`, both included exactly.
