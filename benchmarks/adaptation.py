@@ -10,7 +10,6 @@ training instances in its table and fits those of unseen ones with the networks 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,8 @@ from mnif_nerf.latents.table import LatentTable, RowAdam
 
 METHODS = ("auto-decoding", "meta-learning", "meta-learning, first order")
 LATENT_WEIGHT = 1e-3
-WARMUP = 50
+WARMUP = 100
+MAX_NORM = 1.0
 FINAL_FRACTION = 0.03
 
 
@@ -97,7 +97,9 @@ class Run:
         self.settings, self.device, self.budget, self.used, self.steps = settings, device, budget, 0.0, 0
         self.task = TASKS[modality](modality, settings, Path(data), device, seed)
         adam: dict[str, Any] = {"betas": (0.9, 0.99), "fused": True}
-        self.optimizers = [torch.optim.Adam(self.task.field.parameters(), lr=settings.field_lr, **adam)]
+        field = self.task.field
+        self.clipped = [list(field.bases.parameters()), list(field.projection.parameters())]
+        self.optimizers = [torch.optim.Adam(group, lr=settings.field_lr, **adam) for group in self.clipped]
         self.meta = None
         if method == "auto-decoding":
             self.latents = LatentTable(self.task.counts["train"], settings.field.latent_dim, seed=seed).to(device)
@@ -105,7 +107,8 @@ class Run:
         else:
             self.meta = MetaConfig(inner_steps, inner_lr or settings.inner_lr, method.endswith("first order"))
             self.rates = InnerRates(settings.field.latent_dim, seed=seed).to(device)
-            self.optimizers.append(torch.optim.Adam(self.rates.parameters(), lr=settings.rates_lr, **adam))
+            self.clipped.append(list(self.rates.parameters()))
+            self.optimizers.append(torch.optim.Adam(self.clipped[-1], lr=settings.rates_lr, **adam))
         self.rates_at_start = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.threads = common.choose_threads(self.gradient, threads, 1)
 
@@ -129,6 +132,8 @@ class Run:
         for optimizer, rate in zip(self.optimizers, self.rates_at_start):
             optimizer.param_groups[0]["lr"] = rate * factor * min(1.0, (self.steps + 1) / WARMUP)
         self.loss = self.gradient()
+        for group in self.clipped:
+            torch.nn.utils.clip_grad_norm_(group, MAX_NORM)
         for optimizer in self.optimizers:
             optimizer.step()
         self.steps += 1

@@ -48,7 +48,7 @@ Objective = PointObjective | LossObjective
 
 @dataclass(frozen=True)
 class Settings:
-    """A modality's field, data and training; the two ways differ in nothing else than their own rates.
+    """A modality's field, data and training: those of the `-lite` methods (a test compares them with configs.py).
 
     Attributes:
         field: shape of the mixture.
@@ -75,23 +75,23 @@ class Settings:
     field_lr: float = 1e-3
     latent_lr: float = 5e-3
     rates_lr: float = 1e-3
-    inner_lr: float = 10.0
+    inner_lr: float = 1.0
     fit_steps: int = 300
     scored: int = 16
 
 
 SETTINGS = {
     "voxel": Settings(
-        FieldSpec(3, 1, 48, 3, 32, 64, final_activation="sine", head="signed"),
+        FieldSpec(3, 1, 48, 3, 32, 64, head="logit"),
         metric="iou", resolution=64, train=128, unseen=16, batch=16, points=1024, observed=4096,
     ),
     "image": Settings(
-        FieldSpec(2, 1, 32, 2, 32, 32, final_activation="sine", head="signed"),
-        metric="psnr", resolution=8, train=1500, unseen=200, batch=64, points=0, observed=0, scored=200,
+        FieldSpec(2, 1, 48, 3, 32, 64, final_activation="sine", head="signed"),
+        metric="psnr", resolution=8, train=1500, unseen=200, batch=16, points=0, observed=0, scored=200,
     ),
     "radiance": Settings(
         common.MNIF_LITE.spec,
-        metric="psnr", resolution=48, train=64, unseen=8, batch=16, points=64, observed=512, scored=8,
+        metric="psnr", resolution=48, train=64, unseen=8, batch=16, points=64, observed=512, scored=8, inner_lr=0.3,
     ),
 }  # fmt: skip
 

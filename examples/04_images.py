@@ -79,7 +79,7 @@ def points_between_pixels(images: torch.Tensor) -> PointBatch:
 
 
 def psnr(field: MixtureField, rates: InnerRates, images: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Latent codes [N, 64] of whole images, and how well they show them: dB for values in [0, 1], a mean over images."""
+    """Latent codes [N, 64] of whole images, and the mean PSNR in dB of what they show."""
     batch = PointBatch(torch.arange(len(images)), CENTRES.expand(len(images), -1, -1), images.flatten(2))
     objective = PointObjective(field, batch)
     codes = adapt(objective, len(images), rates(), INNER)

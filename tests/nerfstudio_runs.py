@@ -32,6 +32,7 @@ _GRID = {
     "pipeline.datamanager.eval_num_instances": 2,
     "pipeline.datamanager.picture_size": 16,
     "pipeline.fit_points": 64,
+    "pipeline.inner_lr": 1 / 32,
 }
 _SETTINGS = {
     "mnif-lite": _RADIANCE,

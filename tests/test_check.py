@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.data.check import check
+from mnif_nerf.data.check import check, modality_of
+from mnif_nerf.data.writer import write_occupancy
 from mnif_nerf.errors import MNIFError
 
 
@@ -88,3 +89,77 @@ def test_nothing_readable_is_an_error(data, tmp_path):
         check(data, progress=False)
     with pytest.raises(MNIFError, match="no such folder"):
         check(tmp_path / "nowhere", progress=False)
+
+
+def voxels(root: Path, count: int = 3) -> Path:
+    for index in range(count):
+        cells = np.zeros((8, 8, 8), bool)
+        cells[2 : 4 + index, 2:4, 2:4] = True
+        write_occupancy(root / "train" / f"s{index}.npz", cells)
+    write_occupancy(root / "test" / "t.npz", np.indices((8, 8, 8))[0] < 4)
+    return root
+
+
+def test_sound_voxels(tmp_path):
+    root = voxels(tmp_path / "shapes")
+    assert modality_of(root) == "voxel"
+    report = check(root, progress=False)
+    assert "shapes, 2 split(s)" in report
+    assert "train: 3 shapes, 8 cells along an edge; filled 2.3 % of the cells (1.6 to 3.1), near the surface" in report
+    assert "test: 1 shapes, 8 cells along an edge; filled 50.0 %" in report
+    assert "1 touch the border of their grid" in report
+    assert "problems: none" in report
+
+
+def test_every_fault_of_voxels_is_named(tmp_path):
+    root = voxels(tmp_path / "shapes")
+    np.save(root / "train" / "empty.npy", np.zeros((8, 8, 8)))
+    np.save(root / "train" / "full.npy", np.ones((8, 8, 8)))
+    np.save(root / "train" / "small.npy", np.indices((4, 4, 4))[0] < 2)
+    np.save(root / "train" / "flat.npy", np.ones((4, 4)))
+    (root / "test" / "cut.binvox").write_bytes(b"#binvox 1\ndim 8 8 8\ndata\n\x01\x05")
+    report = check(root, progress=False)
+    for name, said in (
+        ("train/empty.npy", "every cell is empty"),
+        ("train/full.npy", "every cell is full"),
+        ("train/flat.npy", "a grid of shape [4, 4] is not a cube"),
+        ("test/cut.binvox", "cannot be read as voxels (truncated: 5 of 512 cells)"),
+    ):
+        assert f"  {root / name}: {said}" in report
+    assert f"  {root / 'train' / 'small.npy'}: 4^3 cells, but the first shape has 8^3" in report
+    assert "problems: 5" in report
+    for path in root.rglob("*.npz"):
+        path.unlink()
+    (root / "train" / "small.npy").unlink()
+    with pytest.raises(MNIFError, match="every cell is empty"):
+        check(root, progress=False)
+
+
+def test_pictures(tmp_path):
+    for index in range(11):
+        Image.new("RGB", (12 + index, 20), (9 * index, 50, 0)).save(tmp_path / f"{index:02d}.png")
+    assert modality_of(tmp_path) == "image"
+    with pytest.raises(MNIFError):
+        check(tmp_path / "nowhere", progress=False)
+    report = check(tmp_path, progress=False)
+    assert "pictures, 3 split(s)" in report
+    assert "val: 1 pictures, shorter edge" in report
+    Image.new("RGB", (99, 70)).save(tmp_path / "00.png")
+    Image.new("L", (30, 20)).save(tmp_path / "01.png")
+    (tmp_path / "02.png").write_bytes(b"broken")
+    report = check(tmp_path, progress=False)
+    assert f"  {tmp_path / '02.png'}: cannot be read as an image" in report
+    assert "problems: 2" in report
+
+
+def test_meshes_beside_their_textures_are_voxels(tmp_path):
+    import trimesh
+
+    trimesh.creation.box().export(tmp_path / "a.stl")
+    for index in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{index}.png")
+    assert modality_of(tmp_path) == "voxel"
+    assert "1 shapes, 64 cells" in check(tmp_path, progress=False)
+    (tmp_path / "a.stl").unlink()
+    np.save(tmp_path / "stray.npy", np.zeros(3))
+    assert modality_of(tmp_path) == "image"

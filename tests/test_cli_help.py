@@ -11,7 +11,7 @@ import pytest
 HEAVY = ("torch", "nerfstudio", "trimesh", "diffusers", "scipy", "PIL", "imageio", "torchmetrics")
 SCRIPTS = sorted(point.name for point in distribution("mnif_nerf").entry_points if point.group == "console_scripts")
 COMMANDS = {name: [[]] for name in SCRIPTS}
-COMMANDS["mnif-data"] += [["procedural-cars"], ["from-meshes"], ["download"], ["check"]]
+COMMANDS["mnif-data"] += [["procedural-cars"], ["from-meshes"], ["digits"], ["download"], ["check"]]
 
 PROGRAM = """
 import sys

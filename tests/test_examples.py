@@ -61,3 +61,14 @@ def test_generation(example: Path, tmp_path: Path) -> None:
     assert width >= 4 * 96
     assert height >= 5 * 96
     assert trimesh.load(tmp_path / "out" / "object.glb", force="mesh").is_watertight
+
+
+def test_images(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    printed = run_example("04_images.py", str(tmp_path), "150", where=tmp_path)
+    quality = [float(line.split()[-2]) for line in printed.splitlines() if line.startswith("step")]
+    assert quality[0] < 10
+    assert quality[-1] > 20  # one grey level for all would give 8.5 dB
+    sheet = Image.open(tmp_path / "images.png")
+    assert sheet.width > 12 * 64
+    assert sheet.height > 3 * 64

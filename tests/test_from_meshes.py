@@ -282,6 +282,28 @@ def test_command_from_meshes_and_check(tmp_path, monkeypatch, capsys):
     assert "000001.txt: 3 numbers, expected 16" in capsys.readouterr().out
 
 
+def test_command_voxels_and_digits(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    (tmp_path / "in").mkdir()
+    vertex_coloured_box().export(tmp_path / "in" / "a.ply")
+    made = [tmp_path / name for name in ("meshes", "cars", "digits")]
+    few = ["--num-train", "2", "--num-val", "0", "--num-test", "0"]
+    calls = (
+        ["from-meshes", str(tmp_path / "in"), "--voxels", "16"],
+        ["procedural-cars", "--voxels", "16", *few],
+        ["digits"],
+    )
+    said = ("mnif-voxel-lite", "mnif-voxel-lite", "mnif-image-lite")
+    for out, call, method in zip(made, calls, said):
+        workers = [] if call == ["digits"] else ["--workers", "1"]
+        assert run_command(monkeypatch, *call, "--output", str(out), *workers) == 0
+        assert f"Next: ns-train {method} --data {out}" in capsys.readouterr().out
+        assert run_command(monkeypatch, "check", str(out)) == 0
+        printed = capsys.readouterr().out
+        assert "problems: none" in printed
+        assert f"Next: ns-train {method} --data {out}" in printed
+
+
 def test_command_procedural_cars(tmp_path, monkeypatch, capsys):
     out = str(tmp_path / "cars")
     sizes = [

@@ -32,6 +32,7 @@ GENERATION = (
     "pipelines.objects",
     "pipelines.official",
     "pipelines.official_files",
+    "pipelines.shapes",
 )
 
 

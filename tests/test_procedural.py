@@ -14,7 +14,14 @@ from PIL import Image
 from mnif_nerf.data.car_assembly import build_car
 from mnif_nerf.data.car_design import BODY_TYPES, BRIGHTEST, body_type, sample_car
 from mnif_nerf.data.car_parts import rounded_box, signed_volume
-from mnif_nerf.data.procedural import car_occupancy, car_surface, make_procedural_cars, normalised_parts
+from mnif_nerf.data.grid_layout import grid_splits
+from mnif_nerf.data.procedural import (
+    car_occupancy,
+    car_surface,
+    make_procedural_cars,
+    make_procedural_voxels,
+    normalised_parts,
+)
 from mnif_nerf.data.scene_jobs import heldout_poses, run_jobs, training_poses
 from mnif_nerf.data.srn import list_splits, read_split
 from mnif_nerf.data.voxelise import occupancy_of_mesh
@@ -193,6 +200,30 @@ def test_an_interrupted_run_is_completed_and_nothing_else_touched(tiny, tmp_path
     assert contents(root) == whole
     assert (scenes[1] / "rgb" / "000000.png").stat().st_mtime_ns == kept
     assert read_split(root, "train").num_scenes == 2
+
+
+def test_voxels_alone_are_those_beside_the_pictures(tiny, tmp_path):
+    counts = {name: TINY[name] for name in ("num_train", "num_val", "num_test", "progress")}
+    root = make_procedural_voxels(tmp_path / "a", workers=1, **counts)
+    assert {name: data for name, data in contents(root).items() if name != "dataset.json"} == {
+        name.removeprefix("occupancy/"): data for name, data in contents(tiny).items() if name.startswith("occupancy/")
+    }
+    assert contents(make_procedural_voxels(tmp_path / "b", workers=2, **counts)) == contents(root)
+    assert grid_splits(root, "voxel") == grid_splits(tiny, "voxel") == {"train": 2, "val": 1, "test": 1}
+    removed = next((root / "train").iterdir())
+    kept = {path: path.stat().st_mtime_ns for path in root.glob("*/*.npz") if path != removed}
+    removed.unlink()
+    make_procedural_voxels(root, workers=1, **counts)
+    assert removed.exists()
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    with pytest.raises(MNIFError, match="made with voxels 64, asked for 32"):
+        make_procedural_voxels(root, resolution=32, **counts)
+    with pytest.raises(MNIFError, match="written by another command"):
+        make_procedural_voxels(tiny, **counts)
+    with pytest.raises(MNIFError, match="--voxels 3: must be 4 to 512"):
+        make_procedural_voxels(tmp_path / "c", resolution=3, **counts)
+    with pytest.raises(MNIFError, match="--num-train 0: must be"):
+        make_procedural_voxels(tmp_path / "c", **{**counts, "num_train": 0})
 
 
 def test_other_settings_and_foreign_folders_are_refused(tiny, tmp_path):

@@ -389,6 +389,17 @@ def test_export_of_images_is_refused(run: Path) -> None:
     assert not (run / "meshes").exists()
 
 
+def test_a_sheet_of_solids_drops_the_white_that_all_of_them_have() -> None:
+    strips = [Image.fromarray(np.full((100, 20, 3), 255, np.uint8)) for _ in range(2)]
+    strips[0].putpixel((3, 40), (9, 9, 9))
+    strips[1].putpixel((7, 60), (254, 255, 255))
+    cropped = sample._without_margins(strips, margin=5)
+    assert [strip.size for strip in cropped] == [(20, 31)] * 2
+    assert cropped[0].getpixel((3, 5)) == (9, 9, 9)
+    white = [Image.new("RGB", (4, 4), "white")]
+    assert sample._without_margins(white)[0].size == (4, 4)
+
+
 def test_a_run_may_be_moved(run: Path, tmp_path: Path) -> None:
     shutil.move(run, tmp_path / "elsewhere")
     assert sample.main(_sample(tmp_path / "elsewhere", num_samples=1, resolution=8, turntable=False)).is_dir()

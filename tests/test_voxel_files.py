@@ -140,5 +140,7 @@ def test_coarser_grids_by_majority() -> None:
     assert np.argwhere(coarse).tolist() == [[0, 0, 0]]
     assert resample(cells, 4, "a") is cells
     for resolution in (3, 8, 0):
-        with pytest.raises(MNIFError, match=rf"a: a grid of 4\^3 cells cannot be brought to {resolution}\^3; ask for 4"):
+        with pytest.raises(
+            MNIFError, match=rf"a: a grid of 4\^3 cells cannot be brought to {resolution}\^3; ask for 4"
+        ):
             resample(cells, resolution, "a")

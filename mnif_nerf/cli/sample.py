@@ -162,6 +162,8 @@ def _write_pictures(
             advance()
     labels = [_label(entry, wide=options.views * options.resolution >= _WIDE) for entry in entries]
     strips = [image_grid(row, columns=len(row)) for row in rows]
+    if all(item.modality == "voxel" for item in objects):  # their background is exactly white
+        strips = _without_margins(strips)
     # Up to four objects stand below each other; more share a row, or the sheet gets too tall for a screen.
     across = 1 if len(strips) <= 4 else max(2, 8 // options.views)
     firsts = range(0, len(strips), across)
@@ -171,6 +173,17 @@ def _write_pictures(
         title=_title(options),
     )
     save_png(sheet, output / "contact_sheet.png")
+
+
+def _without_margins(strips: list[Any], margin: int = 8) -> list[Any]:
+    """Strips of one size without the rows above and below that are white in all of them, but for `margin` pixels."""
+    import numpy as np
+
+    used = np.any([np.asarray(strip).min(axis=(1, 2)) < 255 for strip in strips], axis=0).nonzero()[0]
+    if len(used) == 0:
+        return strips
+    top, bottom = max(0, int(used[0]) - margin), min(strips[0].height, int(used[-1]) + 1 + margin)
+    return [strip.crop((0, top, strip.width, bottom)) for strip in strips]
 
 
 def _label(entry: dict[str, Any], wide: bool) -> str:

@@ -35,6 +35,10 @@ class PointSampler:
         surface_share: share of the points that are drawn from the cells near the surface; voxels only.
         reweight: give the points weights that make the weighted mean an unbiased estimate of the mean over all cells.
 
+        jitter: draw the points of pictures anywhere within their pixels, with colours interpolated between the four
+            pixels around (`draw` alone, not `fixed`). A field that is only ever asked at the centres swings freely
+            in between, which shows at higher resolutions.
+
     Raises:
         MNIFError: a batch larger than the data, or a setting that makes no sense.
     """
@@ -48,6 +52,7 @@ class PointSampler:
         seed: int = 0,
         surface_share: float = 0.5,
         reweight: bool = False,
+        jitter: bool = False,
     ) -> None:
         if instances_per_step < 1 or points_per_instance < 0:
             raise MNIFError("instances per step must be at least 1, points per instance at least 0 (0 takes all).")
@@ -67,6 +72,7 @@ class PointSampler:
         self.seed = seed
         self.surface_share = surface_share if store.surface_cells is not None else 0.0
         self.reweight = reweight and self.surface_share > 0
+        self.jitter = jitter and store.modality == "image"
         self._shuffle = InstanceShuffle(store.num_instances, seed)
         self._centres: Tensor | None = None
 
@@ -76,10 +82,15 @@ class PointSampler:
         Instances come from an endless shuffle (`InstanceShuffle`).
         """
         instances = self._shuffle.take(step * self.instances_per_step, self.instances_per_step)
-        if self._takes_all(self.points_per_instance):
+        everything = self._takes_all(self.points_per_instance)
+        if everything and not self.jitter:
             return self._all(instances)
         generator = np.random.default_rng([self.seed, 1, step])
-        return self._batch(instances, self._near(instances.numpy(), self.points_per_instance, generator))
+        if everything:
+            cells = np.broadcast_to(np.arange(self.store.num_cells), (len(instances), self.store.num_cells))
+        else:
+            cells = self._near(instances.numpy(), self.points_per_instance, generator)
+        return self._jittered(instances, cells, generator) if self.jitter else self._batch(instances, cells)
 
     def fixed(self, instances: Tensor, points: int, salt: int = 0) -> PointBatch:
         """Points that depend on the instance, the seed and `salt` only, never on the rest of the batch.
@@ -129,6 +140,22 @@ class PointSampler:
         points = cell_coordinates(torch.from_numpy(cells), self.store.resolution, self.store.dims)
         weights = torch.from_numpy(self._weights(instances.numpy(), cells)) if self.reweight else None
         return PointBatch(instances, points, targets, weights).to(self.device)
+
+    def _jittered(self, instances: Tensor, cells: np.ndarray, generator: np.random.Generator) -> PointBatch:
+        """Points of pictures anywhere within the given pixels, and what lies there by bilinear interpolation."""
+        size, rows = self.store.resolution, instances.numpy()
+        pixel = np.stack([cells // size, cells % size])  # [2, B, N]
+        place = pixel + generator.uniform(-0.5, 0.5, pixel.shape)
+        low = np.floor(place)
+        share, corner = (place - low).astype(np.float32), low.astype(np.int64)
+        targets = np.zeros((len(rows), self.store.channels, cells.shape[1]), dtype=np.float32)
+        for down in (0, 1):
+            for right in (0, 1):
+                row, column = np.clip(corner[0] + down, 0, size - 1), np.clip(corner[1] + right, 0, size - 1)
+                weight = (share[0] if down else 1 - share[0]) * (share[1] if right else 1 - share[1])
+                targets += weight[:, None] * self.store.targets(rows, row * size + column)
+        points = ((place + 0.5) * (2.0 / size) - 1.0).transpose(1, 0, 2).astype(np.float32)
+        return PointBatch(instances, torch.from_numpy(points), torch.from_numpy(targets)).to(self.device)
 
     def _weights(self, instances: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """float32 [B, N] of mean 1: the points of each kind, near or not, share what the cells of that kind weigh."""

@@ -148,7 +148,7 @@ def _compiled(
         return False
     batch, fan_in, count = points.shape
     sizes = (fan_in, *(out for out, _ in shapes))
-    expected = [(batch, out * fan_in + out) for fan_in, out in pairwise(sizes)]
+    expected: list[tuple[int, ...]] = [(batch, out * fan_in + out) for fan_in, out in pairwise(sizes)]
     expected += [(batch, sizes[-1], count)] if weights is None else [(batch, sizes[-1], count), (batch, count)]
     return (
         2 <= len(shapes) <= kernel.MAX_LAYERS

@@ -112,7 +112,8 @@ class InstanceModel(Model):
     """See the module.
 
     What the dataset says arrives in `kwargs["metadata"]`: `scene_names` (of the instances), `shown_scene`, `bounds`
-    (where objects can be, bool `[G, G, G]`, or None), and of grids `grid` (resolution and channels). `kwargs["meta"]` are the settings of the inner loop, or None.
+    (where objects can be, bool `[G, G, G]`, or None), and of grids `grid` (resolution and channels). `kwargs["meta"]`
+    are the settings of the inner loop, or None.
     """
 
     config: InstanceModelConfig
@@ -417,7 +418,8 @@ class InstanceModel(Model):
             )
         # The same Parameter with other contents, so that an optimiser built before still holds it.
         self.latents.weight.data = torch.zeros_like(state_dict["latents.weight"], device=self.device)
-        self.bounds = torch.zeros_like(state_dict["bounds"], device=self.device)
+        if "bounds" in state_dict:
+            self.bounds = torch.zeros_like(state_dict["bounds"], device=self.device)
         self._kept.clear()
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 

@@ -1,0 +1,183 @@
+"""Point batches: which points are drawn, what they weigh, and that nothing but seed, step and instance decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnif_nerf.data.grid_store import GridStore, store_of
+from mnif_nerf.data.points import PointSampler
+from mnif_nerf.errors import MNIFError
+
+SIZE = 12
+
+
+def ball(radius: float, size: int = SIZE) -> np.ndarray:
+    axis = np.arange(size) - (size - 1) / 2 + 0.3 * radius
+    return sum(a**2 for a in np.meshgrid(axis, axis, axis, indexing="ij")) < radius**2
+
+
+@pytest.fixture(scope="module")
+def store() -> GridStore:
+    return store_of([ball(radius) for radius in (2.0, 2.5, 3.0, 3.5, 4.0)], "voxel")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> GridStore:
+    rng = np.random.default_rng(0)
+    return store_of([rng.integers(0, 256, (6, 6, 3), dtype=np.uint8) for _ in range(3)], "image")
+
+
+def cells_of(points: torch.Tensor, size: int) -> np.ndarray:
+    """Numbers of the cells [B, N] whose centres the points [B, n, N] are."""
+    index = (points + 1) * size / 2 - 0.5
+    whole = index.round().long()
+    torch.testing.assert_close(index, whole.float(), atol=1e-4, rtol=0)
+    flat = torch.zeros_like(whole[:, 0])
+    for axis in range(points.shape[1]):
+        flat = flat * size + whole[:, axis]
+    return flat.numpy()
+
+
+def test_points_are_cell_centres_with_their_targets(store: GridStore) -> None:
+    batch = PointSampler(store, 3, 200).draw(0)
+    assert (batch.points.shape, batch.targets.shape, batch.weights) == ((3, 3, 200), (3, 1, 200), None)
+    cells = cells_of(batch.points, SIZE)
+    for row, instance in enumerate(batch.instances.tolist()):
+        expected = 2.0 * store.values(instance).reshape(-1)[cells[row]] - 1
+        np.testing.assert_array_equal(batch.targets[row, 0].numpy(), expected)
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.0, 0), (0.25, 50), (1.0, 200)])
+def test_share_near_the_surface(store: GridStore, share: float, least: int) -> None:
+    batch = PointSampler(store, 5, 200, surface_share=share).draw(3)
+    for row, instance in enumerate(batch.instances.tolist()):
+        near = np.isin(cells_of(batch.points, SIZE)[row], store.surface(instance))
+        assert near[:least].all()
+        natural = len(store.surface(instance)) / SIZE**3
+        assert near[least:].mean() == pytest.approx(natural, abs=0.12) if least < 200 else near.all()
+
+
+def test_every_cell_comes_equally_often(store: GridStore) -> None:
+    uniform = PointSampler(store, 5, 300, surface_share=0.0)
+    near = PointSampler(store, 5, 100, surface_share=1.0)
+    counts, near_counts = np.zeros(SIZE**3), np.zeros(SIZE**3)
+    for step in range(200):
+        counts += np.bincount(cells_of(uniform.draw(step).points, SIZE).reshape(-1), minlength=SIZE**3)
+        near_counts += np.bincount(
+            cells_of(near.fixed(torch.tensor([2]), 100, salt=step).points, SIZE)[0], minlength=SIZE**3
+        )
+    expected = 200 * 5 * 300 / SIZE**3
+    assert abs(counts / expected - 1).max() < 0.5  # 174 each, with a deviation of at most 13
+    surface = store.surface(2)
+    assert near_counts.sum() == near_counts[surface].sum()
+    assert abs(near_counts[surface] / (200 * 100 / len(surface)) - 1).max() < 0.8
+
+
+def test_a_draw_depends_on_seed_and_step_alone(store: GridStore) -> None:
+    first, again = PointSampler(store, 3, 50, seed=1), PointSampler(store, 3, 50, seed=1)
+    for step in (7, 2, 7):
+        a, b = first.draw(step), again.draw(step)
+        assert torch.equal(a.instances, b.instances)
+        assert torch.equal(a.points, b.points)
+        again.draw(step + 1)
+    assert not torch.equal(first.draw(7).points, first.draw(8).points)
+    assert not torch.equal(first.draw(7).points, PointSampler(store, 3, 50, seed=2).draw(7).points)
+
+
+def test_each_epoch_visits_every_instance_once(store: GridStore) -> None:
+    sampler = PointSampler(store, 2, 4)
+    visits = torch.cat([sampler.draw(step).instances for step in range(10)]).view(4, 5)
+    assert all(sorted(epoch.tolist()) == list(range(5)) for epoch in visits)
+    assert len({tuple(epoch.tolist()) for epoch in visits}) > 1
+
+
+def test_fixed_points_do_not_depend_on_the_batch(store: GridStore) -> None:
+    sampler = PointSampler(store, 2, 8, seed=3, reweight=True)
+    together = sampler.fixed(torch.tensor([4, 0, 2]), 60)
+    alone = PointSampler(store, 1, 99, seed=3, reweight=True).fixed(torch.tensor([2]), 60)
+    for name in ("points", "targets", "weights"):
+        assert torch.equal(getattr(together, name)[2], getattr(alone, name)[0])
+    assert not torch.equal(together.points[2], sampler.fixed(torch.tensor([2]), 60, salt=1).points[0])
+    assert not torch.equal(together.points[0], together.points[1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(share=st.sampled_from([0.1, 0.5, 0.9]), points=st.integers(20, 300), seed=st.integers(0, 999))
+def test_weights_have_mean_one(store: GridStore, share: float, points: int, seed: int) -> None:
+    batch = PointSampler(store, 4, points, seed=seed, surface_share=share, reweight=True).draw(seed)
+    assert batch.weights is not None
+    assert (batch.weights > 0).all()
+    torch.testing.assert_close(batch.weights.mean(dim=1), torch.ones(4))
+
+
+def test_the_weighted_mean_is_unbiased_and_the_plain_one_is_not(store: GridStore) -> None:
+    """Of any quantity on the grid; here of one that is large at the surface."""
+    instance = 3
+    value = np.random.default_rng(0).random(SIZE**3)
+    value[store.surface(instance)] += 5
+    sampler = PointSampler(store, 1, 128, reweight=True)
+    weighted, plain = [], []
+    for salt in range(300):
+        batch = sampler.fixed(torch.tensor([instance]), 128, salt)
+        at = value[cells_of(batch.points, SIZE)[0]]
+        assert batch.weights is not None
+        weighted.append((batch.weights[0].numpy() * at).mean())
+        plain.append(at.mean())
+    error = np.std(weighted) / np.sqrt(len(weighted))
+    assert abs(np.mean(weighted) - value.mean()) < 4 * error
+    assert np.std(weighted) < 0.1
+    assert np.mean(plain) > value.mean() + 1
+
+
+@pytest.mark.parametrize("points", [0, SIZE**3, 10**6])
+def test_all_cells_in_order(store: GridStore, points: int) -> None:
+    batch = PointSampler(store, 2, points, reweight=True).draw(0)
+    assert (batch.points.shape, batch.points.stride(0), batch.weights) == ((2, 3, SIZE**3), 0, None)
+    np.testing.assert_array_equal(cells_of(batch.points[:1], SIZE)[0], np.arange(SIZE**3))
+    expected = 2.0 * store.values(int(batch.instances[1])).reshape(-1) - 1
+    np.testing.assert_array_equal(batch.targets[1, 0].numpy(), expected)
+
+
+def test_pictures_are_drawn_whole_or_in_part(pictures: GridStore) -> None:
+    whole = PointSampler(pictures, 3, 0).draw(0)
+    assert (whole.points.shape, whole.targets.shape) == ((3, 2, 36), (3, 3, 36))
+    part = PointSampler(pictures, 3, 12, reweight=True).draw(0)
+    assert part.weights is None
+    cells = cells_of(part.points, 6)
+    assert all(len(set(row)) == 12 for row in cells.tolist()), "no pixel twice"
+    for row, instance in enumerate(part.instances.tolist()):
+        expected = pictures.values(instance).reshape(36, 3)[cells[row]].T / 127.5 - 1
+        np.testing.assert_allclose(part.targets[row].numpy(), expected, atol=1e-6)
+
+
+def test_settings_that_make_no_sense(store: GridStore) -> None:
+    with pytest.raises(
+        MNIFError, match="6 instances per step, but the given split has 5; lower the instances per step to 5"
+    ):
+        PointSampler(store, 6, 10)
+    for options, said in (
+        ({"instances_per_step": 0}, "instances per step must be at least 1"),
+        ({"points_per_instance": -1}, "points per instance at least 0"),
+        ({"surface_share": 1.5}, r"surface share 1\.5: must be between 0 and 1"),
+        ({"surface_share": 1.0, "reweight": True}, "a surface share of 1 leaves no other points to weigh"),
+    ):
+        with pytest.raises(MNIFError, match=said):
+            PointSampler(store, **{"instances_per_step": 1, "points_per_instance": 10, **options})
+
+
+def test_a_store_on_disk_gives_the_same_points_as_one_in_memory(store: GridStore, tmp_path: Path) -> None:
+    from mnif_nerf.data.grid_store import open_grid_store
+    from mnif_nerf.data.writer import write_occupancy
+
+    for index in range(store.num_instances):
+        write_occupancy(tmp_path / "train" / f"{index:03d}.npz", store.values(index))
+    packed = open_grid_store(tmp_path, "train", "voxel", progress=False)
+    ours, theirs = (PointSampler(which, 3, 40).draw(5) for which in (store, packed))
+    assert torch.equal(ours.points, theirs.points)
+    assert torch.equal(ours.targets, theirs.targets)
