@@ -42,6 +42,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/time_to_psnr.py
 	$(BIN)/python benchmarks/render.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/meta_step.py
+	$(BIN)/python benchmarks/adaptation.py --seconds 60
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -48,7 +48,8 @@ Objective = PointObjective | LossObjective
 
 @dataclass(frozen=True)
 class Settings:
-    """A modality's field, data and training: those of the `-lite` methods (a test compares them with configs.py).
+    """A modality's field, data and training: those of the `-lite` methods (a test compares them with configs.py),
+    but images are learned at the pixels' centres alone.
 
     Attributes:
         field: shape of the mixture.
@@ -86,8 +87,8 @@ SETTINGS = {
         metric="iou", resolution=64, train=128, unseen=16, batch=16, points=1024, observed=4096,
     ),
     "image": Settings(
-        FieldSpec(2, 1, 48, 3, 32, 64, final_activation="sine", head="signed"),
-        metric="psnr", resolution=8, train=1500, unseen=200, batch=16, points=0, observed=0, scored=200,
+        FieldSpec(2, 1, 32, 2, 32, 32, w0=6.0, final_activation="sine", head="signed"),
+        metric="psnr", resolution=8, train=1500, unseen=200, batch=64, points=0, observed=0, scored=200,
     ),
     "radiance": Settings(
         common.MNIF_LITE.spec,

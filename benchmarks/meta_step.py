@@ -326,7 +326,7 @@ def table(results: dict[str, Any]) -> str:
                 f"{median(first['wall']) / wall:.1f}x",
                 f"{min(first['wall']) / best:.1f}x",
                 f"{median(first['cpu']) / cpu:.1f}x" if cpu > 0 else None,
-                f"{added['added'] / first['memory']['added']:.2f}x",
+                f"{added['added'] / max(first['memory']['added'], 1e-9):.2f}x",
             ]
             rows.append([
                 label, int(batch), common.threads_text(side["threads"]), 1e3 * wall, 1e3 * best, 1e3 * cpu,

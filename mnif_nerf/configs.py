@@ -124,7 +124,7 @@ mnif_voxel = MethodSpecification(
 mnif_voxel_lite = MethodSpecification(
     config=trainer(
         "mnif-voxel-lite",
-        steps=6000,
+        steps=4000,
         vis="tensorboard",
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
@@ -134,7 +134,7 @@ mnif_voxel_lite = MethodSpecification(
         ),
         optimizers=optimizers(field_lr=1e-3, projection_lr=1e-3, latent_lr=5e-3, warmup_steps=100, max_norm=1.0),
     ),
-    description="The small mnif-voxel for a CPU: minutes for a hundred shapes of 64 x 64 x 64 voxels.",
+    description="The small mnif-voxel for a CPU: minutes for hundreds of shapes of 64 x 64 x 64 voxels.",
 )
 
 mnif_image = MethodSpecification(
@@ -146,7 +146,7 @@ mnif_image = MethodSpecification(
             adaptation="meta-learning",
             inner_lr=1.0,
             datamanager=GridDataManagerConfig(
-                modality="image", instances_per_step=32, points_per_instance=0, encode_points=0
+                modality="image", instances_per_step=32, points_per_instance=0, encode_points=0, jitter=True
             ),
             model=ImageModelConfig(width=64, hidden_layers=4, num_bases=256, latent_dim=1024),
             fit_points=0,
@@ -159,15 +159,15 @@ mnif_image = MethodSpecification(
 mnif_image_lite = MethodSpecification(
     config=trainer(
         "mnif-image-lite",
-        steps=6000,
+        steps=4000,
         vis="tensorboard",
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
             inner_lr=1.0,
             datamanager=GridDataManagerConfig(
-                modality="image", instances_per_step=16, points_per_instance=0, encode_points=0
+                modality="image", instances_per_step=64, points_per_instance=1024, encode_points=0, jitter=True
             ),
-            model=ImageModelConfig(width=48, hidden_layers=3, num_bases=32, latent_dim=64),
+            model=ImageModelConfig(width=32, hidden_layers=2, num_bases=32, latent_dim=32),
             fit_points=0,
         ),
         optimizers=optimizers(field_lr=1e-3, projection_lr=1e-3, latent_lr=5e-3, warmup_steps=100, max_norm=1.0),

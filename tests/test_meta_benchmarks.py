@@ -79,7 +79,7 @@ def test_recipe_has_the_size_of_the_paper() -> None:
 def test_recipe_starts_near_zero_and_ends_in_a_sine() -> None:
     trainer = meta_recipe.MetaRecipe(meta_step.shape(small=True), seed=0)
     points = 2 * torch.rand(2, 20, 3) - 1
-    values = trainer.field(torch.zeros(2, 5), points)
+    values = trainer.field(torch.zeros(2, 5), points).detach()
     assert values.shape == (2, 20, 1)
     assert float(values.abs().max()) <= 1
     before = [parameter.detach().clone() for parameter in trainer.parameters]
@@ -87,7 +87,7 @@ def test_recipe_starts_near_zero_and_ends_in_a_sine() -> None:
     lr = trainer.config.lr
     for old, new in zip(before, trainer.parameters):
         assert not torch.equal(old, new)
-        assert float((old - new).abs().max()) <= 1.01 * lr  # AdamW without decay: a first step of one rate
+        assert float((old - new.detach()).abs().max()) <= 1.01 * lr  # AdamW without decay: a first step of one rate
 
 
 def test_ellipsoids_are_shapes_on_the_grid() -> None:
@@ -156,11 +156,14 @@ def test_settings_are_those_of_the_lite_methods() -> None:
     for modality, config in registered.items():
         settings = adaptation_tasks.SETTINGS[modality]
         model, manager = config.pipeline.model, config.pipeline.datamanager
-        for name in ("width", "hidden_layers", "num_bases", "latent_dim", "w0", "coefficients", "init"):
+        for name in ("width", "hidden_layers", "num_bases", "latent_dim", "coefficients", "init"):
             assert getattr(settings.field, name) == getattr(model, name), (modality, name)
+        w0 = model.sine_frequency(settings.resolution) if modality == "image" else model.w0
+        assert settings.field.w0 == w0
         kind = ("scenes", "rays", "scene") if modality == "radiance" else ("instances", "points", "instance")
         assert settings.batch == getattr(manager, f"{kind[0]}_per_step")
-        assert settings.points == getattr(manager, f"{kind[1]}_per_{kind[2]}")
+        if modality != "image":  # the method also draws between the pixels
+            assert settings.points == getattr(manager, f"{kind[1]}_per_{kind[2]}")
         rates = {"fields": settings.field_lr, "projection": settings.field_lr}
         rates |= {"latents": settings.latent_lr, "inner_rates": settings.rates_lr}
         assert {name: part["optimizer"].lr for name, part in config.optimizers.items()} == rates
@@ -193,17 +196,19 @@ def test_losses_of_instances_do_not_depend_on_one_another(tasks: dict[str, Any],
     other = objective.losses(torch.stack([codes[0], codes[1] + 1]))
     assert losses.shape == (2,)
     torch.testing.assert_close(losses[0], other[0])
-    assert float((losses[1] - other[1]).abs()) > 0
+    assert float(losses[1].detach()) != float(other[1].detach())
     assert task.fitting(codes, 0).shape == (2,)
 
 
 @pytest.mark.parametrize("modality", ["voxel", "image", "radiance"])
-def test_a_code_fitted_to_an_instance_scores_better(tasks: dict[str, Any], modality: str) -> None:
+def test_codes_of_unseen_instances_fit_them_whatever_the_batch(tasks: dict[str, Any], modality: str) -> None:
     task = tasks[modality]
     rates = torch.full((3,), 0.1)
-    codes = adapt(task.observed("unseen")(torch.arange(2)), 2, rates)
+    objective = task.observed("unseen")(torch.arange(2))
+    codes = adapt(objective, 2, rates)
     again = adapt(task.observed("unseen")(torch.arange(1)), 1, rates)
-    assert float(codes.abs().sum()) > 0
+    with torch.no_grad():
+        assert (objective.losses(codes) < objective.losses(torch.zeros(2, 3))).all()
     torch.testing.assert_close(again[0], codes[0], rtol=1e-3, atol=1e-5)
     scores = task.score("unseen", codes)
     assert all(math.isfinite(value) for value in scores.values())

@@ -52,6 +52,9 @@ class GridDataManagerConfig(InstanceDataManagerConfig):
     """Voxels: share of these cells that lie beside the surface."""
     reweight: bool = False
     """Voxels: whether weights make up for that share, so that the loss is the mean over all cells again."""
+    jitter: bool = False
+    """Images: whether points are drawn anywhere within their pixels, with interpolated colours. Without, the field is
+    only right at the pixels' centres, and noise appears where it is sampled more finely."""
     encode_points: int = 4096
     """Meta-learning: cells of an instance that its latent is computed from after training; 0 takes all."""
     eval_num_instances: int = 8
@@ -142,7 +145,7 @@ class GridDataManager(InstanceDataManager):
         """Points of a store, drawn as in training."""
         config = self.config
         points, share, reweight = config.points_per_instance, config.surface_share, config.reweight
-        return PointSampler(store, instances_per_step, points, self.device, self.seed, share, reweight)
+        return PointSampler(store, instances_per_step, points, self.device, self.seed, share, reweight, config.jitter)
 
     @cached_property
     def points(self) -> PointSampler:
@@ -173,7 +176,7 @@ class GridDataManager(InstanceDataManager):
 
     def settings(self) -> dict[str, Any]:
         """Instances and points of a step, and how the points are chosen."""
-        names = ("instances_per_step", "points_per_instance", "surface_share", "reweight", "encode_points")
+        names = ("instances_per_step", "points_per_instance", "surface_share", "reweight", "jitter", "encode_points")
         return {name: getattr(self.config, name) for name in names}
 
     # ------------------------------------------------------------------------------ rays, for nerfstudio's tools

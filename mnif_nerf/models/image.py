@@ -18,7 +18,7 @@ from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.plane import render_image, render_plane
 
 _HIGHEST_W0 = 30.0
-_W0_PER_PIXEL = 0.375
+_W0_PER_PIXEL = 0.75
 
 
 @dataclass
@@ -29,7 +29,7 @@ class ImageModelConfig(InstanceModelConfig):
     latent_dim: int = 1024
     """Size of a latent code."""
     w0: float = 0.0
-    """Sine frequency; 0 chooses it from the pictures' resolution (3/8 of it, 30 at most): a higher one lets the field
+    """Sine frequency; 0 chooses it from the pictures' resolution (3/4 of it, 30 at most): a higher one lets the field
     swing between the pixels, which shows as noise where it is sampled more finely."""
 
     def sine_frequency(self, resolution: int) -> float:
