@@ -1,16 +1,17 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both install into .venv first if needed.
+# Two commands for a fresh machine: `make demo` and `make test`. Both install into .venv first if needed, as do
+# `make demo-voxel` and `make demo-image`.
 # Needs Python 3.10 to 3.12, make and a C compiler; uses uv where it is, else venv and pip.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := nerfstudio,onnx,dev
+EXTRAS := nerfstudio,onnx,hdf5,dev
 
 # The first interpreter that really starts and is of a supported version (version managers leave dead shims).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo demo-voxel demo-image test lint bench clean
 
 install: $(STAMP)
 
@@ -28,6 +29,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/mnif-demo
+
+demo-voxel: $(STAMP)
+	$(BIN)/mnif-demo --modality voxel
+
+demo-image: $(STAMP)
+	$(BIN)/mnif-demo --modality image
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

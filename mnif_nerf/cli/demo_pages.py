@@ -50,18 +50,23 @@ def make_page(config: DemoConfig) -> Path:
 
 
 def _add_samples(overview: Overview, config: DemoConfig, pipe: MNIFPipeline) -> None:
+    from mnif_nerf.export.pictures import image_grid
+
     samples = pipe(num_samples=config.samples(), seed=config.seed)
-    label = "Samples of the latent prior: none of these existed before"
-    for first in range(0, len(samples), _ACROSS):
-        name = label if first == 0 else f"more samples, from {first}"
-        overview.rows[name] = [_shown(item) for item in samples[first : first + _ACROSS]]
+    # Pictures stand twice as close as objects, two rows of them in one.
+    pictures = [_shown(item, _SIZE // 2 if pipe.modality == "image" else _SIZE) for item in samples]
+    if pipe.modality == "image":
+        pictures = [image_grid(pictures[k : k + 4], columns=2) for k in range(0, len(pictures), 4)]
+    for first in range(0, len(pictures), _ACROSS):
+        name = "Samples of the latent prior: none of these existed before" if first == 0 else f"more samples, {first}"
+        overview.rows[name] = pictures[first : first + _ACROSS]
     ends = (samples[0], samples[min(1, len(samples) - 1)])
     path = pipe.interpolate(*ends, num=_ACROSS)
     overview.rows["From the first sample to the second"] = [_shown(item) for item in path]
 
 
-def _shown(item: NeuralObject) -> Any:
-    return item.render(elevation=25, azimuth=40, resolution=_SIZE)
+def _shown(item: NeuralObject, size: int = _SIZE) -> Any:
+    return item.render(elevation=25, azimuth=40, resolution=size)
 
 
 # ------------------------------------------------------------------------------------------------------- radiance
@@ -127,7 +132,7 @@ def _grid_rows(config: DemoConfig, pipe: MNIFPipeline) -> Overview:
         score = _mean_scores(objects, values, pipe.modality)
         shown = _spread(len(chosen), _ACROSS)
         overview.rows[words] = [_truth(values[i], pipe.modality) for i in shown]
-        overview.rows[f"The model's, from their latents ({score} over {len(chosen)})"] = [
+        overview.rows[f"{words} from their latents ({score} over {len(chosen)})"] = [
             _rebuilt(objects[i], store) for i in shown
         ]
         if pipe.modality == "image":
