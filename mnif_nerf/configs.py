@@ -124,7 +124,7 @@ mnif_voxel = MethodSpecification(
 mnif_voxel_lite = MethodSpecification(
     config=trainer(
         "mnif-voxel-lite",
-        steps=4000,
+        steps=3000,
         vis="tensorboard",
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",

@@ -31,7 +31,14 @@ assert not heavy, f"--help imports {', '.join(heavy)}"
 
 
 def test_the_scripts_are_all_there() -> None:
-    assert SCRIPTS == ["mnif-data", "mnif-demo", "mnif-export-mesh", "mnif-sample", "mnif-train-prior"]
+    assert SCRIPTS == [
+        "mnif-data",
+        "mnif-demo",
+        "mnif-export-mesh",
+        "mnif-import-official",
+        "mnif-sample",
+        "mnif-train-prior",
+    ]
 
 
 @pytest.mark.parametrize(("name", "words"), [(name, words) for name, several in COMMANDS.items() for words in several])

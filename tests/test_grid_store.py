@@ -15,7 +15,7 @@ from PIL import Image
 from mnif_nerf.data import packing
 from mnif_nerf.data.grid_layout import find_files, grid_splits, locate_grids
 from mnif_nerf.data.grid_pack import surface_cells
-from mnif_nerf.data.grid_store import GridStore, open_grid_store
+from mnif_nerf.data.grid_store import GridStore, open_grid_store, store_of
 from mnif_nerf.data.writer import write_occupancy
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.voxels import write_voxels
@@ -125,6 +125,29 @@ def test_pictures(pictures: Path) -> None:
     grey = open_quietly(pictures, "train", "image", resolution=3, channels=1)
     assert (grey.resolution, grey.channels) == (3, 1)
     assert grey.values(0).shape == (3, 3, 1)
+
+
+def test_union_is_every_cell_that_some_shape_has(voxels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_quietly(voxels)
+    expected = np.any([shape(index) for index in range(5)], axis=0)
+    np.testing.assert_array_equal(store.union(), expected)
+    assert store.union().dtype == bool
+    monkeypatch.setattr("mnif_nerf.data.grid_store._UNION_ROWS", 2)  # read in parts, the last one short
+    np.testing.assert_array_equal(store.union(), expected)
+    odd = [np.random.default_rng(k).random((5, 5, 5)) < 0.2 for k in range(3)]  # 125 cells do not fill whole bytes
+    np.testing.assert_array_equal(store_of(odd, "voxel").union(), np.any(odd, axis=0))
+
+
+def test_a_store_in_memory_is_that_of_the_files(voxels: Path, pictures: Path) -> None:
+    for root, split, modality in ((voxels, "train", "voxel"), (pictures, "val", "image")):
+        packed = open_quietly(root, split, modality)
+        ours = store_of([packed.values(index) for index in range(packed.num_instances)], modality)
+        assert (ours.resolution, ours.channels, ours.dims) == (packed.resolution, packed.channels, packed.dims)
+        assert ours.names[:2] == ("000", "001")
+        np.testing.assert_array_equal(ours.packed, packed.packed)
+        if modality == "voxel":
+            np.testing.assert_array_equal(ours.surface_cells, packed.surface_cells)
+            np.testing.assert_array_equal(ours.surface_offsets, packed.surface_offsets)
 
 
 def test_unequal_channels_are_told_whatever_split_they_are_in(pictures: Path) -> None:

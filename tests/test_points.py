@@ -156,6 +156,50 @@ def test_pictures_are_drawn_whole_or_in_part(pictures: GridStore) -> None:
         np.testing.assert_allclose(part.targets[row].numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("points", [0, 12, 36, 500])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jittered_points_of_pictures(points: int, channels: int) -> None:
+    """Each stays within its pixel, and its colour is what torch's own bilinear sampling finds there."""
+    rng = np.random.default_rng(0)
+    store = store_of([rng.integers(0, 256, (6, 6, channels), dtype=np.uint8) for _ in range(3)], "image")
+    sampler = PointSampler(store, 2, points, jitter=True, seed=5)
+    count = points if 0 < points < 36 else 36
+    for step in range(4):
+        batch = sampler.draw(step)
+        assert (batch.points.shape, batch.targets.shape) == ((2, 2, count), (2, channels, count))
+        assert (batch.points.dtype, batch.targets.dtype) == (torch.float32, torch.float32)
+        for row, instance in enumerate(batch.instances.tolist()):
+            picture = torch.from_numpy(store.values(instance)).permute(2, 0, 1)[None] / 127.5 - 1
+            place = batch.points[row].T.flip(1)[None, None]  # grid_sample wants columns first
+            expected = torch.nn.functional.grid_sample(picture, place, padding_mode="border", align_corners=False)
+            torch.testing.assert_close(batch.targets[row], expected[0, :, 0], atol=1e-5, rtol=0)
+        pixels = ((batch.points + 1) * 3).floor().long()
+        assert len({tuple(pixel) for pixel in pixels[0].T.tolist()}) == count, "no pixel twice"
+        if count == 36:
+            assert torch.equal(pixels[0, 0] * 6 + pixels[0, 1], torch.arange(36)), "every pixel, in order"
+    assert torch.equal(sampler.draw(3).points, batch.points), "a function of seed and step"
+    assert not torch.equal(sampler.draw(2).points, batch.points)
+    offsets = torch.cat([sampler.draw(step).points.flatten() for step in range(50)])
+    within = (offsets + 1) * 3 % 1
+    counts = torch.histc(within, bins=4, min=0, max=1) / len(within)
+    torch.testing.assert_close(counts, torch.full((4,), 0.25), atol=0.06, rtol=0)
+
+
+def test_only_drawn_pictures_are_jittered(store: GridStore, pictures: GridStore) -> None:
+    """What latents are computed and scored from stays at the pixels' centres; voxels have no values in between."""
+    everyone = torch.arange(3)
+    for points in (0, 12):
+        with_it, without = (PointSampler(pictures, 2, points, jitter=jitter) for jitter in (True, False))
+        ours, theirs = with_it.fixed(everyone, points), without.fixed(everyone, points)
+        assert torch.equal(ours.points, theirs.points)
+        assert torch.equal(ours.targets, theirs.targets)
+        assert not torch.equal(with_it.draw(0).points, without.draw(0).points)
+        assert torch.equal(with_it.draw(0).instances, without.draw(0).instances)
+    ours, theirs = (PointSampler(store, 2, 50, jitter=jitter, reweight=True).draw(1) for jitter in (True, False))
+    for name in ("points", "targets", "weights"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
 def test_settings_that_make_no_sense(store: GridStore) -> None:
     with pytest.raises(
         MNIFError, match="6 instances per step, but the given split has 5; lower the instances per step to 5"

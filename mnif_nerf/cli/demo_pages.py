@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _SIZE = 128
 _ACROSS = 8
-_SCORED_TRAINING = 64  # shapes or pictures; of unseen ones all are scored
+_ANGLES = (25.0, 40.0)  # elevation and azimuth, degrees
+_RADIUS = 0.95  # voxels are looked at from nearer than the cameras of radiance fields, which leave a wide margin
+_SCORED_TRAINING = {"voxel": 32, "image": 200}  # of unseen ones all are scored
 _TITLES = {
     "radiance": "Cars that never existed",
     "voxel": "Car shapes that never existed",
@@ -66,7 +68,7 @@ def _add_samples(overview: Overview, config: DemoConfig, pipe: MNIFPipeline) -> 
 
 
 def _shown(item: NeuralObject, size: int = _SIZE) -> Any:
-    return item.render(elevation=25, azimuth=40, resolution=size)
+    return item.render(*_ANGLES, size, _RADIUS if item.modality == "voxel" else None)
 
 
 # ------------------------------------------------------------------------------------------------------- radiance
@@ -125,7 +127,7 @@ def _grid_rows(config: DemoConfig, pipe: MNIFPipeline) -> Overview:
     what = {"voxel": "shapes", "image": "digits"}[config.modality]
     for split, words in (("train", f"Training {what}"), ("test", f"Unseen {what}")):
         store = open_grid_store(config.data_folder(), split, config.modality, progress=False)
-        chosen = _spread(store.num_instances, _SCORED_TRAINING if split == "train" else store.num_instances)
+        chosen = _spread(store.num_instances, _SCORED_TRAINING[pipe.modality] if split == "train" else store.num_instances)
         values = [store.values(instance) for instance in chosen]
         # Unseen ones go through the inner loop; the training instances' latents are in the model.
         objects = [pipe.instance(store.names[i]) for i in chosen] if split == "train" else pipe.encode(*values)
@@ -145,12 +147,12 @@ def _truth(values: np.ndarray, modality: str) -> Any:
     import torch
 
     from mnif_nerf.export.pictures import enlarge, to_image
-    from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
+    from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
     from mnif_nerf.rendering.cells import render_cells
 
     if modality == "image":
         return enlarge(to_image(values), _SIZE)
-    pose = orbit_pose(25.0, 40.0, DEFAULT_RADIUS)
+    pose = orbit_pose(*_ANGLES, _RADIUS)
     return to_image(render_cells(torch.from_numpy(values), pose, Intrinsics.default(_SIZE)))
 
 
@@ -171,7 +173,8 @@ def _mean_scores(objects: Sequence[NeuralObject], values: Sequence[np.ndarray], 
     from mnif_nerf.rendering.plane import render_image
 
     if modality == "voxel":
-        each = [float(iou(torch.from_numpy(o.occupancy(len(v))), torch.from_numpy(v))) for o, v in zip(objects, values)]
+        pairs = [(torch.from_numpy(o.occupancy(len(v))), torch.from_numpy(v)) for o, v in zip(objects, values)]
+        each = [float(iou(rebuilt.flatten(), truth.flatten())) for rebuilt, truth in pairs]
         return f"IoU {sum(each) / len(each):.3f}"
     each = []
     for item, value in zip(objects, values):

@@ -25,6 +25,7 @@ from mnif_nerf.data.cache import PackedFormat, cache_place, files_fingerprint, m
 from mnif_nerf.data.grid_layout import GridLayout, grid_splits, locate_grids
 from mnif_nerf.data.grid_pack import pack_pictures, pack_voxels, resolve_size, surface_cells
 from mnif_nerf.data.packing import pack_bits, unpack_bits
+from mnif_nerf.data.voxel_files import require_shape
 from mnif_nerf.errors import MNIFError
 
 __all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]
@@ -172,7 +173,7 @@ def store_of(values: Sequence[np.ndarray], modality: str) -> GridStore:
         modality: "voxel" or "image".
 
     Raises:
-        MNIFError: another shape or type.
+        MNIFError: another shape or type, or voxels that are all empty or all full.
     """
     first = np.asarray(values[0])
     dims, kind = (3, np.bool_) if modality == "voxel" else (2, np.uint8)
@@ -184,6 +185,8 @@ def store_of(values: Sequence[np.ndarray], modality: str) -> GridStore:
                 f"grid {index}: {value.dtype} {list(value.shape)}; expected {expected}, all of one size "
                 f"(the first is {list(first.shape)})."
             )
+        if modality == "voxel":
+            require_shape(value, f"grid {index}")
     names = tuple(f"{index:03d}" for index in range(len(values)))
     here = Path("memory")
     if modality == "image":

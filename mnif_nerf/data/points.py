@@ -34,7 +34,6 @@ class PointSampler:
         seed: draws with the same seed and step are equal.
         surface_share: share of the points that are drawn from the cells near the surface; voxels only.
         reweight: give the points weights that make the weighted mean an unbiased estimate of the mean over all cells.
-
         jitter: draw the points of pictures anywhere within their pixels, with colours interpolated between the four
             pixels around (`draw` alone, not `fixed`). A field that is only ever asked at the centres swings freely
             in between, which shows at higher resolutions.

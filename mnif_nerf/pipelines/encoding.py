@@ -32,16 +32,21 @@ def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int =
         points: of each grid that the inner loop sees; 0 for all.
 
     Raises:
-        MNIFError: a radiance model, grids of another kind or shape, or an inner loop that diverges.
+        MNIFError: a radiance model, grids of another kind or shape, an inner loop that diverges, or a model that is
+            neither meta-learned nor has latents of training instances.
     """
     store = _checked_store(model, values)
-    sampler = PointSampler(store, 1, points, model.latents.device)
+    # Points as in training: which there are, and what they weigh, is part of the loss that is descended.
+    share, reweight = model.training.get("surface_share", 0.5), model.training.get("reweight", False)
+    sampler = PointSampler(store, 1, points, model.latents.device, surface_share=share, reweight=reweight)
     if model.adaptation["method"] == "meta-learning":
         assert model.rates is not None
         config = MetaConfig(int(model.adaptation["inner_steps"]), float(model.adaptation["inner_lr"]))
         return encode(
             lambda chosen: PointObjective(model.field, sampler.fixed(chosen, points)), len(values), model.rates, config
         )
+    if not len(model.latents):
+        raise MNIFError("this model came without the latents of training instances, which a fit starts from.")
     everyone = torch.arange(len(values))
 
     def loss(codes: Tensor, step: int) -> Tensor:

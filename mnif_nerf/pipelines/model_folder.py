@@ -297,6 +297,11 @@ def _check_kind(modality: str, grid: Any, adaptation: dict[str, Any], spec: Fiel
         raise MNIFError(
             f"{place}: adaptation {adaptation.get('method')!r} is not known; this version has {', '.join(ADAPTATIONS)}."
         )
+    steps, rate = adaptation.get("inner_steps"), adaptation.get("inner_lr")
+    if adaptation["method"] == "meta-learning" and not (isinstance(steps, int) and isinstance(rate, (int, float))):
+        raise MNIFError(
+            f"{place}: adaptation {adaptation!r} lacks inner_steps and inner_lr as numbers; train the model again."
+        )
 
 
 def _check_rates(rates: Tensor | None, adaptation: dict[str, Any], spec: FieldSpec, place: Path) -> None:
