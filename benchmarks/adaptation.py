@@ -163,7 +163,7 @@ class Run:
         return encode(self.task.observed(split), wanted, self.rates(), self.meta, self.settings.batch, progress=False)
 
     def _fit(self, training: Tensor) -> Tensor:
-        config = FitConfig(steps=self.settings.fit_steps)
+        config = FitConfig(self.settings.fit_steps, self.settings.fit_lr)
         with frozen(self.task.field):
             return fit(self.task.fitting, self.task.counts["unseen"], training, config)
 

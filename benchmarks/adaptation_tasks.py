@@ -61,7 +61,8 @@ class Settings:
         observed: points (rays) of an instance that the inner loop sees once training is over.
         field_lr, latent_lr: Adam's rates of the networks, and of the latent table.
         rates_lr, inner_lr: Adam's rate of the Meta-SGD rates, and the factor on them.
-        fit_steps: steps of fitting an unseen instance's latent in auto-decoding.
+        fit_steps, fit_lr: of fitting an unseen instance's latent in auto-decoding. Latents have a spread of some
+            hundredths: at four times this rate, fits to well-trained voxels ran away.
         scored: instances of each split that are scored.
     """
 
@@ -78,6 +79,7 @@ class Settings:
     rates_lr: float = 1e-3
     inner_lr: float = 1.0
     fit_steps: int = 300
+    fit_lr: float = 5e-3
     scored: int = 16
 
 

@@ -4,7 +4,7 @@
 
 `ns-train mnif-voxel-lite` does the same with evaluation and checkpoints. FOLDER (default outputs/voxels) receives
 the data, the model, unseen.png (four unseen cars, their cells above and what the model makes of them below) and
-unseen.glb. The default of 400 steps takes about half a minute on one core.
+unseen.glb. The default of 400 steps takes some ten seconds.
 """
 
 import sys

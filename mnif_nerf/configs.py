@@ -113,6 +113,7 @@ mnif_voxel = MethodSpecification(
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
             inner_lr=1.0,
+            prior_variance=0.99,
             datamanager=GridDataManagerConfig(modality="voxel", instances_per_step=32, points_per_instance=4096),
             model=VoxelModelConfig(width=64, hidden_layers=4, num_bases=256, latent_dim=512, head="logit"),
         ),
@@ -129,6 +130,7 @@ mnif_voxel_lite = MethodSpecification(
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
             inner_lr=1.0,
+            prior_variance=0.99,
             datamanager=GridDataManagerConfig(modality="voxel", instances_per_step=16, points_per_instance=1024),
             model=VoxelModelConfig(width=48, hidden_layers=3, num_bases=32, latent_dim=64, head="logit"),
         ),

@@ -25,12 +25,15 @@ def nearest_faces(cells: torch.Tensor, pose: torch.Tensor, half: float) -> tuple
     crossings = (bounds[None] - origins[:, None, None]) * slopes[:, None, None]  # [R, C, 2, 3]
     near, axis = crossings.amin(dim=2).max(dim=2)
     far = crossings.amax(dim=2).amin(dim=2)
+    # Unclear: a face nearly missed, two cells as near, or two faces of one cell (its edge).
+    entries = crossings.amin(dim=2).topk(2, dim=2).values
+    grazing = (((far - near).abs() < 1e-5) | (entries[..., 0] - entries[..., 1] < 1e-5)).any(dim=1)
     near = torch.where((far > near) & (far > 0), near, float("inf"))
     first, cell = near.min(dim=1)
     hit, axis = first.isfinite(), axis.gather(1, cell[:, None])
     normals = torch.zeros_like(directions).scatter(1, axis, -directions.sign().gather(1, axis))
     colors = torch.where(hit[:, None], shade(normals.float(), directions.float()), 1.0)
-    grazing = ((far - near).abs() < 1e-5).any(dim=1) | ((near - first[:, None]).abs() < 1e-6).sum(dim=1).gt(1) & hit
+    grazing |= ((near - first[:, None]).abs() < 1e-6).sum(dim=1).gt(1) & hit
     shape = (CAMERA.height, CAMERA.width)
     return colors.view(*shape, 3), ~grazing.view(*shape)
 
@@ -52,7 +55,7 @@ def test_every_ray_sees_the_nearest_face(
     pose = orbit_pose(elevation, azimuth, 1.3)
     expected, clear = nearest_faces(cells, pose, half)
     picture = render_cells(cells, pose, CAMERA, half)
-    assert clear.float().mean() > 0.6
+    assert clear.float().mean() > 0.4
     torch.testing.assert_close(picture[clear], expected[clear], atol=1e-4, rtol=0)
 
 
@@ -61,7 +64,7 @@ def test_nothing_is_white_and_everything_is_a_cube() -> None:
     assert (render_cells(torch.zeros(4, 4, 4, dtype=torch.bool), pose, CAMERA) == 1).all()
     cube = render_cells(torch.ones(4, 4, 4, dtype=torch.bool), pose, CAMERA)
     torch.testing.assert_close(cube, render_cells(torch.ones(1, 1, 1, dtype=torch.bool), pose, CAMERA))
-    assert 0.1 < (cube < 1).any(dim=2).float().mean() < 0.9
+    assert 0.3 < (cube < 1).all(dim=2).float().mean() < 0.95
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])

@@ -72,3 +72,17 @@ def test_images(tmp_path: Path) -> None:
     sheet = Image.open(tmp_path / "images.png")
     assert sheet.width > 12 * 64
     assert sheet.height > 3 * 64
+
+
+def test_voxels(tmp_path: Path) -> None:
+    printed = run_example("05_voxels.py", str(tmp_path), "150", where=tmp_path)
+    overlaps = [float(line.split()[-1]) for line in printed.splitlines() if line.startswith("unseen ")]
+    assert len(overlaps) == 4
+    assert sum(overlaps) / 4 > 0.82  # the average training car would give 0.70
+    model = read_model(tmp_path / "model")
+    assert (model.modality, len(model.names)) == ("voxel", 32)
+    assert model.latents.std() > 0
+    sheet = Image.open(tmp_path / "unseen.png")
+    assert sheet.width > 4 * 128
+    assert sheet.height > 2 * 128
+    assert trimesh.load(tmp_path / "unseen.glb", force="mesh").is_watertight

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SIZE = 128
 _ACROSS = 8
 _ANGLES = (25.0, 40.0)  # elevation and azimuth, degrees
-_RADIUS = 0.95  # voxels are looked at from nearer than the cameras of radiance fields, which leave a wide margin
+_RADIUS = 1.05  # voxels are looked at from nearer than the cameras of radiance fields, which leave a wide margin
 _SCORED_TRAINING = {"voxel": 32, "image": 200}  # of unseen ones all are scored
 _TITLES = {
     "radiance": "Cars that never existed",
@@ -127,7 +127,9 @@ def _grid_rows(config: DemoConfig, pipe: MNIFPipeline) -> Overview:
     what = {"voxel": "shapes", "image": "digits"}[config.modality]
     for split, words in (("train", f"Training {what}"), ("test", f"Unseen {what}")):
         store = open_grid_store(config.data_folder(), split, config.modality, progress=False)
-        chosen = _spread(store.num_instances, _SCORED_TRAINING[pipe.modality] if split == "train" else store.num_instances)
+        chosen = _spread(
+            store.num_instances, _SCORED_TRAINING[pipe.modality] if split == "train" else store.num_instances
+        )
         values = [store.values(instance) for instance in chosen]
         # Unseen ones go through the inner loop; the training instances' latents are in the model.
         objects = [pipe.instance(store.names[i]) for i in chosen] if split == "train" else pipe.encode(*values)

@@ -31,7 +31,8 @@ class TrainPriorOptions:
     rank: int | None = None
     """Most principal directions kept (pca); no limit by default."""
     explained_variance: float | None = None
-    """Share of the latents' variance that the kept principal directions hold (pca); 0.95 by default."""
+    """Share of the latents' variance that the kept principal directions hold (pca); by default what the run was trained
+    with, 0.95 where it does not say."""
     prediction: Literal["v_prediction", "sample", "epsilon"] | None = None
     """What the denoiser predicts; v_prediction by default."""
     width: int | None = None
@@ -63,8 +64,10 @@ def main(options: TrainPriorOptions) -> Path:
     folder = locate_model(options.load_config)
     given = {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
     given.pop("load_config")
-    config = PriorConfig(**given)
     model = read_model(folder, with_prior=False)
+    if "prior_variance" in model.training:
+        given.setdefault("explained_variance", float(model.training["prior_variance"]))
+    config = PriorConfig(**given)
     flush_denormals()
     prior = LatentPrior.fit(model.latents, config)
     target = write_prior(prior, folder)

@@ -55,6 +55,8 @@ class InstancePipelineConfig(VanillaPipelineConfig):
     """Whether the latent prior is trained at the end of the run."""
     prior_steps: int = 0
     """Steps of that training; 0 chooses them from the number of instances."""
+    prior_variance: float = 0.95
+    """Share of the latents' variance that the prior models; the rest is left out of samples."""
     threads: int = 0
     """Intra-op threads on the CPU; 0 times a few steps and takes the faster setting."""
     config_version: int = CONFIG_VERSION

@@ -68,6 +68,7 @@ def write_run_model(pipeline: InstancePipeline, run: Path, step: int, finished: 
             "data": Path(str(config.datamanager.data)).name,
             **pipeline.datamanager.settings(),
             **model.settings(),
+            "prior_variance": pipeline.config.prior_variance,
             "machine": describe(),
         },
         **pipeline.datamanager.storage(),
@@ -100,6 +101,6 @@ def _train_prior(pipeline: InstancePipeline, folder: Path) -> None:
     from mnif_nerf.priors.prior import LatentPrior
     from mnif_nerf.priors.training import PriorConfig
 
-    config = PriorConfig(steps=pipeline.config.prior_steps or None)
+    config = PriorConfig(steps=pipeline.config.prior_steps or None, explained_variance=pipeline.config.prior_variance)
     prior = LatentPrior.fit(pipeline.model.latents.weight.detach(), config)
     write_prior(prior.to("cpu"), folder)
