@@ -11,6 +11,8 @@ pytest.importorskip("nerfstudio")
 
 from mnif_nerf import configs
 from mnif_nerf.latents.meta import InnerRates
+from mnif_nerf.models.image import ImageModelConfig
+from mnif_nerf.models.voxel import VoxelModelConfig
 
 METHODS = {name: value.config for name, value in vars(configs).items() if type(value).__name__ == "MethodSpecification"}
 # Learnable numbers without the latents of single instances; of these the bases; and what one instance needs.
@@ -73,6 +75,20 @@ def test_the_papers_settings() -> None:
         "mnif_shapenet_l": 438_000,
         "mnif_srn_cars_s": 616_000,
     }
+
+
+def test_the_frequency_of_pictures_follows_their_resolution() -> None:
+    """Three quarters of it, and 30 at most; what is asked for is taken as it is."""
+    config = ImageModelConfig()
+    frequencies = {size: config.field_spec(3, size).w0 for size in (8, 20, 40, 64, 256)}
+    assert frequencies == {8: 6.0, 20: 15.0, 40: 30.0, 64: 30.0, 256: 30.0}
+    assert ImageModelConfig(w0=45.0).field_spec(3, 8).w0 == 45.0
+    assert VoxelModelConfig(w0=12.0).field_spec(1, 8).w0 == 12.0
+    model = METHODS["mnif_image_lite"].pipeline.model
+    assert model.w0 == 0, "chosen by the data unless asked for"
+    metadata = {"scene_names": ["a"], "grid": {"resolution": 16, "channels": 1}}
+    built = model.setup(scene_box=None, num_train_data=1, metadata=metadata, device="cpu")
+    assert (built.field.spec.w0, built.field.spec.out_features) == (12.0, 1)
 
 
 @pytest.mark.parametrize("name", ["mnif_lite", "mnif_voxel_lite", "mnif_image_lite"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ pytest.importorskip("nerfstudio")
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio_runs import Run, tiny_config
 
-from mnif_nerf.cli import demo, export_mesh, sample, train_prior
+from mnif_nerf.cli import demo, demo_pages, export_mesh, sample, train_prior
+from mnif_nerf.data import digits
 from mnif_nerf.export.voxels import read_npz
+from mnif_nerf.pipelines.model_folder import read_model
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
 SHAPE = {
@@ -106,35 +110,72 @@ def test_meshes_of_the_run_in_every_format(run: Path, tmp_path: Path) -> None:
         assert (trimesh.load(output / f"{entry['name']}.binvox").matrix == occupancy).all()
 
 
-def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The demo's own arguments reach the real commands, cut down where they would take long."""
-    commands: list[str] = []
+def in_process(commands: list[str], **changes: Any) -> Callable[..., None]:
+    """What stands in for `demo._command`: the real commands in this process, with settings that take no time.
+
+    Args:
+        commands: receives the names of those that were run.
+        changes: of the training's configuration, as for `tiny_config`.
+    """
+    import tyro
 
     def command(name: str, *arguments: str) -> None:
-        import tyro
-
         commands.append(name)
         if name == "ns-train":
             from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 
             asked: Any = tyro.cli(AnnotatedBaseConfigUnion, args=list(arguments))
-            config = tiny_config(asked.data, asked.output_dir, steps=asked.max_num_iterations, name=asked.timestamp)
-            config.experiment_name = asked.experiment_name
-            config.pipeline.train_prior, config.pipeline.prior_steps = True, 5
+            config = tiny_config(
+                asked.data,
+                asked.output_dir,
+                asked.max_num_iterations,
+                asked.timestamp,
+                asked.method_name,
+                experiment_name=asked.experiment_name,
+                **{"pipeline.train_prior": True, "pipeline.prior_steps": 5, **changes},
+            )
             Run(config)
         elif name == "mnif-sample":
             options = tyro.cli(sample.SampleOptions, args=list(arguments))
-            options.views, options.resolution, options.frames, options.turntable_resolution = 1, 16, 3, 16
+            options.frames, options.turntable_resolution = 3, 16
+            if options.resolution is None:
+                options.views, options.resolution = 1, 16
             sample.main(options)
         else:
+            assert name == "mnif-export-mesh"
             export = tyro.cli(export_mesh.ExportOptions, args=list(arguments))
             export.resolution, export.level = 16, 1e-3
             export_mesh.main(export)
 
-    monkeypatch.setattr(demo, "_command", command)
+    return command
+
+
+def is_done(config: demo.DemoConfig, commands: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A second run has nothing to do but the page."""
+    commands.clear()
+    capsys.readouterr()
+    demo.main(config)
+    assert commands == []
+    assert "trained already" in capsys.readouterr().out
+    model = config.run_folder() / "model"
+    assert torch.isfinite(load_file(str(model / "latents.safetensors"))["latents"]).all()
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_pages, "_SIZE", 24)
+    monkeypatch.setattr(demo_pages, "_ACROSS", 3)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo's own arguments reach the real commands, cut down where they would take long."""
+    commands: list[str] = []
+    monkeypatch.setattr(demo, "_command", in_process(commands))
+    output = tmp_path / "out"
     config = demo.DemoConfig(
         data=tmp_path / "cars",
-        output=tmp_path / "out",
+        output=output,
         num_cars=3,
         train_views=3,
         resolution=16,
@@ -143,15 +184,75 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     )
     demo.main(config)
     assert commands == ["ns-train", "mnif-sample", "mnif-export-mesh"]
-    page = (config.output / "index.html").read_text()
+    page = (output / "index.html").read_text()
     for name in ("overview.png", "turntable.mp4", "meshes/sample000.glb"):
         assert name in page
-        assert (config.output / name).stat().st_size > 100
-    commands.clear()
-    capsys.readouterr()
-    monkeypatch.setattr(demo, "_overview", lambda *_: config.output / "index.html")  # made anew every time: seconds
+        assert (output / name).stat().st_size > 100
+    assert "Held-out views of the training cars: " in page
+    is_done(config, commands, capsys)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_demo_of_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    commands: list[str] = []
+    monkeypatch.setattr(demo, "_command", in_process(commands, **{"pipeline.model.head": "logit"}))
+    monkeypatch.setattr(demo, "_UNSEEN_CARS", 2)
+    output = tmp_path / "out"
+    config = demo.DemoConfig("voxel", tmp_path / "cars", output, num_cars=5, steps=30, num_samples=2)
     demo.main(config)
-    assert commands == []
-    assert "trained already" in capsys.readouterr().out
-    latents = load_file(str(config.output / "mnif-lite" / "run" / "model" / "latents.safetensors"))["latents"]
-    assert torch.isfinite(latents).all()
+    assert commands == ["ns-train", "mnif-sample", "mnif-export-mesh"]
+    assert {path.name for path in (tmp_path / "cars").iterdir()} >= {"train", "val", "test", "dataset.json"}
+    page = (output / "index.html").read_text()
+    for name in ("overview.png", "turntable.mp4", "meshes/sample000.glb"):
+        assert name in page
+        assert (output / name).stat().st_size > 100
+    assert (output / "meshes" / "sample000.binvox").is_file()
+    assert re.search(r"Training shapes, reconstructed: IoU [01]\.\d+ over 5", page)
+    assert re.search(r"Unseen shapes, reconstructed: IoU [01]\.\d+ over 2", page)
+    assert read_model(config.run_folder() / "model").modality == "voxel"
+    is_done(config, commands, capsys)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_demo_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sklearn")
+    commands: list[str] = []
+    monkeypatch.setattr(demo, "_command", in_process(commands))
+    monkeypatch.setattr(digits, "SPLIT_SIZES", {"train": 12, "val": 2, "test": 3})
+    output = tmp_path / "out"
+    config = demo.DemoConfig("image", tmp_path / "digits", output, steps=30, num_samples=9)
+    demo.main(config)
+    assert commands == ["ns-train", "mnif-sample"]
+    assert [Image.open(path).size for path in sorted((output / "samples" / "images").iterdir())] == [(64, 64)] * 9
+    page = (output / "index.html").read_text()
+    assert "overview.png" in page
+    assert "turntable" not in page
+    assert "glb" not in page
+    assert re.search(r"Training digits, reconstructed: [\d.]+ dB over 12", page)
+    assert re.search(r"Unseen digits, reconstructed: [\d.]+ dB over 3", page)
+    assert Image.open(output / "overview.png").width > 3 * 24
+    model = read_model(config.run_folder() / "model")
+    assert (model.modality, model.grid) == ("image", {"resolution": 8, "channels": 1})
+    is_done(config, commands, capsys)
+
+
+def test_a_demo_goes_on_where_it_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training from its last checkpoint; a finished run without a prior needs that alone."""
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(demo, "_command", lambda *words: asked.append(words))
+    config = demo.DemoConfig("image", tmp_path / "data", tmp_path / "out", steps=9, seed=2)
+    run = config.run_folder()
+    demo._train(config, run)
+    assert asked[-1][:2] == ("ns-train", "mnif-image-lite")
+    assert "--load-dir" not in asked[-1]
+    pairs = dict(zip(asked[-1][2::2], asked[-1][3::2]))
+    assert Path(pairs["--output-dir"], pairs["--experiment-name"], asked[-1][1], pairs["--timestamp"]) == run
+    assert (pairs["--max-num-iterations"], pairs["--machine.seed"]) == ("9", "44")
+    (run / "nerfstudio_models").mkdir(parents=True)
+    (run / "nerfstudio_models" / "step-000000004.ckpt").touch()
+    demo._train(config, run)
+    assert asked[-1][-2:] == ("--load-dir", str(run / "nerfstudio_models"))
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text('{"training": {"finished": true}}')
+    demo._train(config, run)
+    assert asked[-1] == ("mnif-train-prior", "--load-config", str(run / "config.yml"))

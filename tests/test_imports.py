@@ -27,6 +27,7 @@ FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 NEIGHBOURS = {("pipelines", "models"), ("rendering", "fields")}
 # The parts of the upper floors that must work where nerfstudio is not installed.
 GENERATION = (
+    "pipelines.encoding",
     "pipelines.generation",
     "pipelines.model_folder",
     "pipelines.objects",

@@ -10,6 +10,7 @@ import tyro
 
 from mnif_nerf.errors import run_command
 
+_VOXEL_BATCH = 16  # shapes per step of mnif-voxel-lite
 Axis = Literal["auto", "x", "y", "z"]
 Direction = Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"]
 
@@ -182,7 +183,7 @@ def _procedural_cars(command: ProceduralCars) -> None:
         folder = make_procedural_cars(**options)
     cars = command.num_train + command.num_val + command.num_test
     print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
-    print(f"Next: ns-train {'mnif-voxel-lite' if voxels else 'mnif-lite'} --data {folder}")
+    print(f"Next: {_training(folder, command.num_train, voxels > 0)}")
 
 
 def _from_meshes(command: FromMeshes) -> None:
@@ -199,7 +200,15 @@ def _from_meshes(command: FromMeshes) -> None:
         print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
-    print(f"Next: ns-train {'mnif-voxel-lite' if voxels else 'mnif-lite'} --data {summary.output}")
+    print(f"Next: {_training(summary.output, len(summary.splits['train']), voxels > 0)}")
+
+
+def _training(folder: Path, instances: int, voxels: bool) -> str:
+    """The command that trains on a new data set."""
+    if not voxels:
+        return f"ns-train mnif-lite --data {folder}"
+    fewer = f" --pipeline.datamanager.instances-per-step {instances}" if instances < _VOXEL_BATCH else ""
+    return f"ns-train mnif-voxel-lite --data {folder}{fewer}"
 
 
 def entrypoint() -> None:

@@ -2,7 +2,7 @@
 
 Points are centres of cells. Of a picture they are spread evenly over it. Of a shape, a share lies in the cells near
 the surface, the others are spread over the whole grid: what a network gets wrong is the surface, and of a 64^3 car
-only one cell in twenty touches it. The loss of such a batch is not the mean over the grid; it weighs the surface
+only one cell in twenty-five lies near it. The loss of such a batch is not the mean over the grid; it weighs the surface
 higher. With `reweight`, weights undo that: surface points and others then count as much as there are such cells.
 
 Spread evenly means: the row of candidates is cut into as many equal stretches as points are wanted, and one place is

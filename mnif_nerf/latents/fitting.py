@@ -28,6 +28,10 @@ class RaySource(Protocol):
         ...
 
 
+# Latents of grids lie closer together than those of radiance fields: the rate of those, 2e-2, overshoots.
+GRID_FIT_LR = 5e-3
+
+
 @dataclass(frozen=True)
 class FitConfig:
     """Settings of a fit.

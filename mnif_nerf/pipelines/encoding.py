@@ -13,7 +13,7 @@ from mnif_nerf.data.grid_store import GridStore, store_of
 from mnif_nerf.data.points import PointSampler
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.encoding import encode
-from mnif_nerf.latents.fitting import FitConfig, fit, frozen
+from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, PointObjective
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int =
         return PointObjective(model.field, sampler.fixed(everyone, _FIT_POINTS, salt=step)).losses(codes)
 
     with frozen(model.field):
-        return fit(loss, len(values), model.latents, FitConfig())
+        return fit(loss, len(values), model.latents, FitConfig(lr=GRID_FIT_LR))
 
 
 def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStore:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mnif_nerf.data.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import write_json
-from mnif_nerf.latents.fitting import FitConfig, fit, frozen
+from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
 from mnif_nerf.models.base import InstanceModelConfig
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.grid_data import GridDataManager, GridDataManagerConfig
@@ -71,7 +71,8 @@ class GridPipeline(InstancePipeline):
             return model.objective(sampler.fixed(instances, config.fit_points, salt=step)).losses(codes)
 
         with frozen(model.field):
-            return fit(loss, len(instances), model.latents.weight.detach(), FitConfig(steps=config.fit_steps))
+            settings = FitConfig(steps=config.fit_steps, lr=GRID_FIT_LR)
+            return fit(loss, len(instances), model.latents.weight.detach(), settings)
 
     def seen(self) -> Scored | None:
         """Training instances, spread evenly over those that the model was trained on; None where it knows none."""

@@ -44,9 +44,10 @@ def write_run_model(pipeline: InstancePipeline, run: Path, step: int, finished: 
     model, config = pipeline.model, pipeline.config
     latents = model.latents.weight.detach().cpu()
     if not bool(torch.isfinite(latents).all()):
+        other = "--optimizers.latents.optimizer.lr" if model.meta is None else "--pipeline.inner-lr"
         raise MNIFError(
             f"training has diverged at step {step} (latents are not finite); use smaller learning rates "
-            "(--optimizers.fields.optimizer.lr, --optimizers.latents.optimizer.lr)."
+            f"(--optimizers.fields.optimizer.lr, {other})."
         )
     adaptation: dict[str, Any] = {"method": model.adaptation}
     rates = None
