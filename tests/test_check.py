@@ -163,3 +163,13 @@ def test_meshes_beside_their_textures_are_voxels(tmp_path):
     (tmp_path / "a.stl").unlink()
     np.save(tmp_path / "stray.npy", np.zeros(3))
     assert modality_of(tmp_path) == "image"
+
+
+def test_meshes_beside_grids_are_checked_at_their_size(tmp_path):
+    import trimesh
+
+    root = voxels(tmp_path / "shapes")
+    trimesh.creation.box((1, 2, 3)).export(root / "train" / "box.stl")
+    report = check(root, progress=False)
+    assert "train: 4 shapes, 8 cells along an edge" in report
+    assert "problems: none" in report

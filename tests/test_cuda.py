@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from tiny_model import tiny_model
+from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.cli.demo import DemoConfig
 from mnif_nerf.cli.demo_pages import _radiance_rows
+from mnif_nerf.data.grid_store import store_of
+from mnif_nerf.data.points import PointSampler
 from mnif_nerf.data.sampler import RayBatchSampler
 from mnif_nerf.data.store import open_store
 from mnif_nerf.fields import FieldSpec, MixtureField
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
+from mnif_nerf.latents.meta import InnerRates, MetaConfig, PointObjective, adapt
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.model_folder import write_model
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.training import LossConfig, radiance_losses
@@ -93,6 +98,48 @@ def test_generation_agrees(trained, tmp_path):
     assert len(middle.mesh(resolution=32).faces) > 0
     middle.save(tmp_path / "middle.safetensors")
     assert pipe.save_pretrained(tmp_path / "model").is_dir()
+
+
+def grids(modality):
+    axes = (np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij")) + 0.5) / 8 - 0.5
+    if modality == "voxel":
+        return [((axes - shift) ** 2).sum(axis=0) < 0.1 for shift in (-0.1, 0.0, 0.1)]
+    ramp = np.linspace(0, 255, 8)[:, None, None] * np.ones((1, 8, 3))
+    return [(share * ramp).astype(np.uint8) for share in (1.0, 0.7, 0.4)]
+
+
+@pytest.mark.parametrize("head", ["signed", "logit"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_meta_learning_steps_agree(head, first_order):
+    store, gradients = store_of(grids("voxel"), "voxel"), []
+    for device in ("cpu", "cuda"):
+        field = tiny_voxel_model(head=head).field.to(device)
+        rates = InnerRates(5).to(device)
+        batch = PointSampler(store, 3, 100, device, reweight=True).draw(0)
+        objective, config = PointObjective(field, batch), MetaConfig(3, 1.0, first_order)
+        codes = adapt(objective, 3, rates(), config, create_graph=True)
+        objective.losses(codes).sum().backward()
+        gradients.append([p.grad.cpu() for p in (*field.parameters(), *rates.parameters())] + [codes.detach().cpu()])
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("make", [tiny_voxel_model, tiny_image_model])
+def test_shapes_and_pictures_agree(make, tmp_path):
+    """By the inner loop (voxels) and by a fit (images); and what is rendered and exported of the codes."""
+    folder = write_model(make(), tmp_path / "model")
+    pipes = [MNIFPipeline.from_pretrained(folder, device) for device in ("cpu", "cuda")]
+    ours, theirs = (pipe.encode(*grids(pipe.modality), points=0) for pipe in pipes)
+    if pipes[0].modality == "voxel":
+        for a, b in zip(ours, theirs):
+            torch.testing.assert_close(a.latent, b.latent.cpu(), atol=1e-3, rtol=1e-2)
+    assert theirs[0].latent.device.type == "cuda"
+    a, b = (pipe.instance(1) for pipe in pipes)
+    pictures = [np.asarray(item.render(resolution=24)).astype(float) for item in (a, b)]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.5
+    if pipes[0].modality == "voxel":
+        assert (a.occupancy(24) != b.occupancy(24)).mean() < 1e-3
+        assert abs(a.mesh(24, keep="all").volume - b.mesh(24, keep="all").volume) < 1e-3
 
 
 def test_the_demo_scores_on_the_pipelines_device(tmp_path):

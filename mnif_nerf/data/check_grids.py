@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mnif_nerf.data.cache import progress_bar
 from mnif_nerf.data.grid_layout import HDF5_SUFFIXES, GridLayout, GridSource, find_files, locate_grids
-from mnif_nerf.data.grid_pack import ShapeReader, surface_cells, unequal_size
+from mnif_nerf.data.grid_pack import MESH_RESOLUTION, ShapeReader, resolve_size, surface_cells, unequal_size
 from mnif_nerf.data.images import IMAGE_SUFFIXES, image_size
 from mnif_nerf.data.mesh_files import MESH_SUFFIXES
 from mnif_nerf.data.packing import ordered_results
@@ -71,17 +71,26 @@ def _measure_all(layout: GridLayout, split: str, progress: bool) -> list[_Found 
     sources = layout.sources(split)
     kind = "shapes" if layout.modality == "voxel" else "pictures"
     results = []
+    size = _size_of_meshes(layout)
     with ShapeReader() as reader, progress_bar(f"reading {split}", len(sources), kind, progress) as advance:
-        for result in ordered_results((_measure, layout.modality, reader, source) for source in sources):
+        for result in ordered_results((_measure, layout.modality, reader, source, size) for source in sources):
             results.append(result)
             advance(1)
     return results
 
 
-def _measure(modality: str, reader: ShapeReader, source: GridSource) -> _Found | str:
+def _size_of_meshes(layout: GridLayout) -> int:
+    """Cells along an edge of a voxelised mesh: as many as the grids beside it have."""
+    try:
+        return resolve_size(layout, None, None)[0]
+    except MNIFError:  # which will be told of the file it comes from
+        return MESH_RESOLUTION
+
+
+def _measure(modality: str, reader: ShapeReader, source: GridSource, size: int) -> _Found | str:
     try:
         if modality == "voxel":
-            cells = reader.read(source)
+            cells = reader.read(source, size)
             border = cells.sum() > cells[1:-1, 1:-1, 1:-1].sum()
             return _Found(len(cells), cells.mean(), len(surface_cells(cells)) / cells.size, bool(border))
         from mnif_nerf.data.picture_files import read_picture
