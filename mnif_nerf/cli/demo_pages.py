@@ -52,13 +52,16 @@ def make_page(config: DemoConfig) -> Path:
 
 
 def _add_samples(overview: Overview, config: DemoConfig, pipe: MNIFPipeline) -> None:
+    from PIL import ImageOps
+
     from mnif_nerf.export.pictures import image_grid
 
     samples = pipe(num_samples=config.samples(), seed=config.seed)
-    # Pictures stand twice as close as objects, two rows of them in one.
-    pictures = [_shown(item, _SIZE // 2 if pipe.modality == "image" else _SIZE) for item in samples]
-    if pipe.modality == "image":
-        pictures = [image_grid(pictures[k : k + 4], columns=2) for k in range(0, len(pictures), 4)]
+    if pipe.modality == "image":  # four in the place of one, with a gap between
+        framed = [ImageOps.expand(_shown(item, _SIZE // 2 - 4), 2, "white") for item in samples]
+        pictures = [image_grid(framed[k : k + 4], columns=2) for k in range(0, len(framed), 4)]
+    else:
+        pictures = [_shown(item) for item in samples]
     for first in range(0, len(pictures), _ACROSS):
         name = "Samples of the latent prior: none of these existed before" if first == 0 else f"more samples, {first}"
         overview.rows[name] = pictures[first : first + _ACROSS]
