@@ -95,7 +95,8 @@ SETTINGS = {
     ),
     "radiance": Settings(
         common.MNIF_LITE.spec,
-        metric="psnr", resolution=48, train=64, unseen=8, batch=16, points=64, observed=512, scored=8, inner_lr=0.3,
+        metric="psnr", resolution=48, train=64, unseen=8, batch=16, points=64, observed=512, scored=8,
+        inner_lr=1 / 32,
     ),
 }  # fmt: skip
 

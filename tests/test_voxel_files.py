@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_arrays_of_many_kinds(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_voxels(tmp_path / "ours.npz"), cells)
 
 
+def spoilt_npz() -> bytes:
+    """A compressed grid whose stream has turned bytes in it."""
+    file = io.BytesIO()
+    np.savez_compressed(file, a=np.random.default_rng(0).random((16, 16, 16)) > 0.5)
+    content = bytearray(file.getvalue())
+    for place in range(60, len(content) - 200, 7):
+        content[place] ^= 0x5A
+    return bytes(content)
+
+
 def broken_files() -> dict[str, tuple[bytes, str]]:
     whole = binvox_bytes(grid(6))
     return {
@@ -71,12 +82,14 @@ def broken_files() -> dict[str, tuple[bytes, str]]:
         "long.binvox": (whole + b"\x01\xff", "471 of 216 cells"),
         "head.binvox": (b"#binvox 1\ndim 6 6 6\n", "no binvox header"),
         "text.binvox": (b"hello", "no binvox header"),
+        "headless.binvox": (b"\ndata\n\x01\x08", "no binvox header"),
         "dims.binvox": (whole.replace(b"dim 6 6 6", b"dim 6 6 x"), "cannot be read as voxels"),
         "nodims.binvox": (whole.replace(b"dim 6 6 6\n", b""), "dimensions missing"),
         "huge.binvox": (whole.replace(b"dim 6 6 6", b"dim 9999 9999 9999"), "dimensions 9999 9999 9999"),
         "oblong.binvox": (whole.replace(b"dim 6 6 6", b"dim 4 6 9"), r"shape \[4, 6, 9\] is not a cube; .* pad it"),
         "empty.npy": (b"", "cannot be read as voxels"),
         "text.npz": (b"PK nothing", "cannot be read as voxels"),
+        "spoilt.npz": (spoilt_npz(), "cannot be read as voxels"),
     }
 
 
@@ -103,6 +116,7 @@ def test_broken_files(tmp_path: Path, name: str) -> None:
         ({"packed": np.zeros(3, np.uint8), "resolution": np.int64(4)}, r"3 bytes of bits for a grid of 4\^3"),
         ({"packed": np.zeros(3, np.uint8), "resolution": np.int64(10**6)}, "3 bytes of bits"),
         ({"occupancy": np.zeros(3, np.uint8), "shape": np.array([4, 4, 4])}, "3 bytes of bits"),
+        ({"occupancy": np.zeros(3, np.uint8), "shape": np.int64(4)}, "cannot be read as voxels"),
         ({"a": np.array([{}], dtype=object)}, "cannot be read as voxels"),
     ],
 )

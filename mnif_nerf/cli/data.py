@@ -200,14 +200,15 @@ def _from_meshes(command: FromMeshes) -> None:
         print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
-    print(f"Next: {_training(summary.output, len(summary.splits['train']), voxels > 0)}")
+    instances = len(summary.splits.get("train", ()))  # none where not one of its meshes can be voxelised
+    print(f"Next: {_training(summary.output, instances, voxels > 0)}")
 
 
 def _training(folder: Path, instances: int, voxels: bool) -> str:
     """The command that trains on a new data set."""
     if not voxels:
         return f"ns-train mnif-lite --data {folder}"
-    fewer = f" --pipeline.datamanager.instances-per-step {instances}" if instances < _VOXEL_BATCH else ""
+    fewer = f" --pipeline.datamanager.instances-per-step {instances}" if 0 < instances < _VOXEL_BATCH else ""
     return f"ns-train mnif-voxel-lite --data {folder}{fewer}"
 
 

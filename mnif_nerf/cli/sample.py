@@ -273,9 +273,10 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
     if pipe.modality == "image":
         print(f"next: the same at four times the resolution, with --resolution {4 * (options.resolution or 64)}")
         return
+    formats = "glb,binvox" if pipe.modality == "voxel" else "glb"
     print(
         f"next: mnif-export-mesh --load-config {options.load_config} --source latent "
-        f"--latent-file {output / 'latents.safetensors'} --format glb"
+        f"--latent-file {output / 'latents.safetensors'} --format {formats}"
     )
 
 

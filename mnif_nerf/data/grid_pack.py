@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from mnif_nerf.data.mesh_files import MESH_SUFFIXES
 from mnif_nerf.data.packing import GrowingArray, ordered_results, pack_bits, require_space
 from mnif_nerf.data.voxel_files import read_voxels, require_shape, resample
 from mnif_nerf.errors import MNIFError
-
-if TYPE_CHECKING:
-    from mnif_nerf.data.imnet import Hdf5Reader
 
 MESH_RESOLUTION = 64
 """Cells along an edge of a voxelised mesh where neither the user nor a grid beside it says otherwise."""
@@ -46,14 +42,15 @@ class ShapeReader:
     """Reads shapes of any kind of file; a context, since HDF5 files stay open in between."""
 
     def __init__(self) -> None:
-        self._tables: Hdf5Reader | None = None
+        from mnif_nerf.data.imnet import Hdf5Reader
+
+        self._tables = Hdf5Reader()  # made here, since several threads read
 
     def __enter__(self) -> ShapeReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._tables is not None:
-            self._tables.close()
+        self._tables.close()
 
     def read(self, source: GridSource, resolution: int = MESH_RESOLUTION) -> np.ndarray:
         """One shape as bool [G, G, G]: a grid as it is in its file, a mesh voxelised at `resolution`.
@@ -67,9 +64,6 @@ class ShapeReader:
 
             cells = voxelise_file(source.path, resolution)
         elif source.row is not None:
-            from mnif_nerf.data.imnet import Hdf5Reader
-
-            self._tables = self._tables or Hdf5Reader()
             cells = self._tables.read(source)
         else:
             cells = read_voxels(source.path)

@@ -153,12 +153,14 @@ def open_grid_store(
     place = layout.root if layout.root.is_dir() else layout.root.parent
     files = layout.files() if found else list(dict.fromkeys(source.path for source in sources))
     listing = ((path.relative_to(place).as_posix(), path.stat()) for path in files)
+    # Names of an HDF5's rows come from a list beside it, which may change alone.
+    names = [tuple(source.name for source in sources)] if sources[0].row is not None else []
     asked = f"-{channels}" if channels and modality == "image" else ""
     target = cache_place(layout.root, layout.cache) / f"{modality}-{resolution or 'own'}{asked}" / split
     return open_or_build(
         target,
         FORMAT,
-        files_fingerprint(listing, resolution, channels if modality == "image" else 1, len(sources)),
+        files_fingerprint(listing, resolution, channels if modality == "image" else 1, len(sources), *names),
         f"the {split} split",
         lambda manifest: _open_arrays(layout, target, manifest),
         lambda temporary: _build(layout, split, temporary, resolution, channels, progress),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,10 @@ def hdf5_sources(tables: list[Path]) -> dict[str, tuple[GridSource, ...]]:
         (rows[found[1]] if found else unnamed).extend(_rows(path))
     if unnamed and any(rows.values()):
         raise MNIFError(f"{unnamed[0].path}: names no split beside files that do; put train, val or test in its name.")
+    for split in (*rows.values(), unnamed):
+        name, count = Counter(source.name for source in split).most_common(1)[0] if split else ("", 0)
+        if count > 1:
+            raise MNIFError(f"{tables[0].parent}: {count} shapes are named {name}; give each a name of its own.")
     if unnamed:
         by_name = {source.name: source for source in unnamed}
         rows = {split: [by_name[name] for name in names] for split, names in share_out(list(by_name)).items()}
@@ -76,7 +81,7 @@ class Hdf5Reader:
                 cells = cells[..., 0] if cells.ndim == 4 else cells
             else:
                 cells = _from_points(*(np.asarray(file[name][row]) for name in _POINTS))
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
             raise MNIFError(f"{path}: row {row} cannot be read ({error}); fetch the file again.") from None
         if cells.ndim != 3 or len(set(cells.shape)) != 1:
             raise MNIFError(f"{path}: row {row} has shape {list(cells.shape)}, not a cube; expected [G, G, G].")

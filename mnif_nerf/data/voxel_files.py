@@ -6,6 +6,7 @@ Grids keep the axes of their files, index order [x, y, z].
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mnif_nerf.errors import MNIFError
 VOXEL_SUFFIXES = (".binvox", ".npy", ".npz")
 LARGEST = 1024
 """Cells along an edge: a file that asks for more is damaged, or would fill the memory."""
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
 def read_voxels(path: Path | str) -> np.ndarray:
@@ -42,7 +44,7 @@ def read_voxels(path: Path | str) -> np.ndarray:
             return _cube(_read_npz(path), path)
     except MNIFError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except _READ_ERRORS as error:
         raise MNIFError(f"{path}: cannot be read as voxels ({_first_line(error)}); write it again.") from None
     raise MNIFError(f"{path}: unknown voxel format {suffix!r}; use one of {', '.join(VOXEL_SUFFIXES)}.")
 
@@ -82,7 +84,7 @@ def _read_binvox(path: Path) -> np.ndarray:
     content = path.read_bytes()
     head, found, data = content.partition(b"\ndata\n")
     lines = head.decode("ascii", errors="replace").splitlines()
-    if not found or not lines[0].startswith("#binvox"):
+    if not found or not head.startswith(b"#binvox"):
         raise ValueError("no binvox header")
     dims = next((line.split()[1:] for line in lines if line.startswith("dim ")), [])
     shape = tuple(int(n) for n in dims)

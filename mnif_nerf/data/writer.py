@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def read_occupancy(path: Path | str) -> np.ndarray:
                 raise ValueError(f"{len(packed)} bytes of bits for a grid of {size}^3")
             bits = np.unpackbits(packed, count=size**3, bitorder="little")
             return bits.astype(bool).reshape(size, size, size)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise MNIFError(f"{path}: not an occupancy file ({error}); write it again.") from None
 
 

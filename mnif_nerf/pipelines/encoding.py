@@ -23,13 +23,13 @@ DEFAULT_POINTS = 4096
 _FIT_POINTS = 1024  # of each of a fit's many steps
 
 
-def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int = DEFAULT_POINTS) -> Tensor:
+def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int | None = None) -> Tensor:
     """Latents `[K, D]` of K grids: by the inner loop where the model was meta-learned, else by a fit.
 
     Args:
         model: of voxels or images.
         values: voxels bool `[G, G, G]`, or pictures uint8 `[H, W, C]`, of any resolution but all of one.
-        points: of each grid that the inner loop sees; 0 for all.
+        points: of each grid that the inner loop sees; 0 for all, None for as many as in training.
 
     Raises:
         MNIFError: a radiance model, grids of another kind or shape, an inner loop that diverges, or a model that is
@@ -38,6 +38,7 @@ def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int =
     store = _checked_store(model, values)
     # Points as in training: which there are, and what they weigh, is part of the loss that is descended.
     share, reweight = model.training.get("surface_share", 0.5), model.training.get("reweight", False)
+    points = int(model.training.get("encode_points", DEFAULT_POINTS)) if points is None else points
     sampler = PointSampler(store, 1, points, model.latents.device, surface_share=share, reweight=reweight)
     if model.adaptation["method"] == "meta-learning":
         assert model.rates is not None

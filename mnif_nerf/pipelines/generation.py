@@ -158,12 +158,13 @@ class MNIFPipeline:
         index = self._instance_index(name_or_index)
         return self.decode(self.model.latents[index], self.model.names[index])
 
-    def encode(self, *values: np.ndarray, points: int = 4096) -> list[NeuralObject]:
+    def encode(self, *values: np.ndarray, points: int | None = None) -> list[NeuralObject]:
         """The objects nearest to given voxel grids or pictures, found with the networks as they are.
 
         Args:
             values: voxels bool `[G, G, G]` or pictures uint8 `[H, H, C]`, of any one resolution.
-            points: of each grid that the inner loop of a meta-learned model sees; 0 for all.
+            points: of each grid that the inner loop of a meta-learned model sees; 0 for all, None for as many as in
+                training.
 
         Raises:
             MNIFError: see `mnif_nerf.pipelines.encoding.encode_grids`.
