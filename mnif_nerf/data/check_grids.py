@@ -81,6 +81,8 @@ def _measure_all(layout: GridLayout, split: str, progress: bool) -> list[_Found 
 
 def _size_of_meshes(layout: GridLayout) -> int:
     """Cells along an edge of a voxelised mesh: as many as the grids beside it have."""
+    if layout.modality == "image":  # no meshes, and finding a size there reads the head of every picture
+        return MESH_RESOLUTION
     try:
         return resolve_size(layout, None, None)[0]
     except MNIFError:  # which will be told of the file it comes from

@@ -17,10 +17,11 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 
 from mnif_nerf.data.grid_store import GridStore, grid_splits, open_grid_store
+from mnif_nerf.data.hull import HALF_EXTENT
 from mnif_nerf.data.points import PointSampler
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
-from mnif_nerf.models.grid_views import HALF_EXTENT, front_camera, orbit_poses
+from mnif_nerf.models.grid_views import front_camera, orbit_poses
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
 from mnif_nerf.models.views import choose_scene, spread
 from mnif_nerf.rendering.batch import PointBatch

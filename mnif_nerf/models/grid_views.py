@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.hull import HALF_EXTENT
 from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
-
-HALF_EXTENT = 0.5
 
 
 def orbit_poses(split: str) -> Tensor:

@@ -67,13 +67,21 @@ class DenoiserSpec:
         Raises:
             MNIFError: a key is missing or unknown.
         """
-        known = {f.name for f in fields(cls)}
-        if set(content) != known:
-            raise MNIFError(
-                f"denoiser: the description has the keys {sorted(content)}, expected {sorted(known)}; "
-                "train the prior again."
-            )
+        check_description(cls, content, "train the prior again")
         return cls(**content)
+
+
+def check_description(spec: type[Any], content: dict[str, Any], remedy: str) -> None:
+    """Refuse a stored description of a network that lacks a key of the dataclass `spec`, or has another.
+
+    Raises:
+        MNIFError: with `remedy`.
+    """
+    known = {f.name for f in fields(spec)}
+    if set(content) != known:
+        raise MNIFError(
+            f"denoiser: the description has the keys {sorted(content)}, expected {sorted(known)}; {remedy}."
+        )
 
 
 class Denoiser(nn.Module):

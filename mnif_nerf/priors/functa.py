@@ -7,7 +7,7 @@ diffusion time added between them. It predicts the clean latent.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.priors.denoiser import time_embedding
+from mnif_nerf.priors.denoiser import check_description, time_embedding
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,7 @@ class FunctaSpec:
         Raises:
             MNIFError: a key is missing or unknown.
         """
-        known = {f.name for f in fields(cls)}
-        if set(content) != known:
-            raise MNIFError(
-                f"denoiser: the description has the keys {sorted(content)}, expected {sorted(known)}; "
-                "import the checkpoint again."
-            )
+        check_description(cls, content, "import the checkpoint again")
         return cls(**content)
 
 
