@@ -1,14 +1,21 @@
-"""Latents of a whole data set by the inner loop of meta-learning: what the prior is trained on, and what is shown."""
+"""Latents of many instances with the networks as they are: by the inner loop of meta-learning, or by a fit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.latents.meta import MetaConfig, Objective, adapt
+from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
+from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
+from mnif_nerf.rendering.batch import PointBatch
+
+_FIT_BATCH = 64  # instances fitted together, which bounds the memory
 
 
 class EncodedLatents(nn.Module):
@@ -71,3 +78,67 @@ def encode(
         part = rows[start : start + batch_size]
         codes[start : start + len(part)] = adapt(objective(part), len(part), rates.detach(), config)
     return codes.detach()
+
+
+class PointSource(Protocol):
+    """Where the points of grids come from: `mnif_nerf.data.points.PointSampler`."""
+
+    def fixed(self, instances: Tensor, points: int, salt: int = 0) -> PointBatch:
+        """Points that depend on the instance and `salt` alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class GridAdaptation:
+    """How the latents of grids are found.
+
+    Attributes:
+        meta: settings of the inner loop; None for a fit (auto-decoding).
+        rates: `[D]`, of `InnerRates`; for the inner loop.
+        training_latents: `[N, D]`, where a fit starts and what regularises it.
+        points: of each instance that the inner loop sees; 0 for all.
+        fit_points: of each instance in one step of a fit; 0 for all.
+        fit_steps: steps of a fit.
+        batch_size: instances that the inner loop handles together.
+    """
+
+    meta: MetaConfig | None
+    rates: Tensor | None
+    training_latents: Tensor
+    points: int
+    fit_points: int = 1024
+    fit_steps: int = 300
+    batch_size: int = 32
+
+
+def latents_of_grids(field: MixtureField, source: PointSource, instances: Tensor, how: GridAdaptation) -> Tensor:
+    """Latents `[K, D]` of voxel grids or pictures that the field was not trained on; the field is not changed.
+
+    Args:
+        field: the trained mixture.
+        source: the points of the grids.
+        instances: `[K]` int64, which of them.
+        how: inner loop or fit.
+
+    Raises:
+        MNIFError: the inner loop or the fit diverged.
+    """
+    if how.meta is not None:
+        assert how.rates is not None
+        return encode(
+            lambda chosen: PointObjective(field, source.fixed(chosen, how.points)),
+            instances,
+            how.rates,
+            how.meta,
+            how.batch_size,
+        )
+    parts = []
+    with frozen(field):
+        for part in instances.split(_FIT_BATCH):
+
+            def loss(codes: Tensor, step: int, part: Tensor = part) -> Tensor:
+                return PointObjective(field, source.fixed(part, how.fit_points, salt=step)).losses(codes)
+
+            config = FitConfig(steps=how.fit_steps, lr=GRID_FIT_LR)
+            parts.append(fit(loss, len(part), how.training_latents, config))
+    return torch.cat(parts)

@@ -19,10 +19,9 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
+from mnif_nerf.data.hull import HALF_EXTENT
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
-
-HALF_EXTENT = 0.5
 
 
 @dataclass

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.metrics.images import psnr, ssim
-from mnif_nerf.models.base import InstanceModel, InstanceModelConfig
-from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.models.base import InstanceModelConfig
+from mnif_nerf.models.grid_model import GridModel
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.plane import render_image, render_plane
 
@@ -41,19 +40,10 @@ class ImageModelConfig(InstanceModelConfig):
         return {"in_features": 2, "out_features": channels, "final_activation": "sine", "head": "signed"}
 
 
-class ImageModel(InstanceModel):
+class ImageModel(GridModel):
     """See the module."""
 
     config: ImageModelConfig
-
-    def objective(self, data: PointBatch, seed: int | None = None) -> PointObjective:
-        """Squared errors of colours in [-1, 1]; nothing in it is random."""
-        return PointObjective(self.field, data)
-
-    def losses(self, latents: Tensor, data: PointBatch, generator: torch.Generator) -> dict[str, Any]:
-        """See `InstanceModel`; the PSNR is that of the drawn pixels."""
-        loss = self.objective(data).losses(latents).mean()
-        return {"losses": {"mse": loss}, "psnr": -10.0 * torch.log10(loss.detach() / 4.0)}
 
     def prepared(self, compact: CompactField) -> tuple[CompactField, None]:
         """The field itself; a plane needs no grid."""

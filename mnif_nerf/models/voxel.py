@@ -12,10 +12,9 @@ from torch import Tensor
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import occupancy_from_raw
 from mnif_nerf.fields.shape import ShapeField
-from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
-from mnif_nerf.models.base import InstanceModel, InstanceModelConfig
-from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.models.base import InstanceModelConfig
+from mnif_nerf.models.grid_model import GridModel
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.cells import render_cells
 from mnif_nerf.rendering.grids import cell_centres
@@ -44,22 +43,11 @@ class VoxelModelConfig(InstanceModelConfig):
         return {"in_features": 3, "out_features": 1, "final_activation": final, "head": self.head}
 
 
-class VoxelModel(InstanceModel):
+class VoxelModel(GridModel):
     """See the module."""
 
     config: VoxelModelConfig
     own_settings = ("head",)
-
-    def objective(self, data: PointBatch, seed: int | None = None) -> PointObjective:
-        """Squared errors of values, or cross entropy of logits; nothing in it is random."""
-        return PointObjective(self.field, data)
-
-    def losses(self, latents: Tensor, data: PointBatch, generator: torch.Generator) -> dict[str, Any]:
-        """See `InstanceModel`; the PSNR is that of the drawn points, many of them near the surface."""
-        loss = self.objective(data).losses(latents).mean()
-        if self.config.head == "logit":
-            return {"losses": {"bce": loss}}
-        return {"losses": {"mse": loss}, "psnr": -10.0 * torch.log10(loss.detach() / 4.0)}
 
     def prepared(self, compact: CompactField) -> tuple[ShapeField, SurfaceGrid]:
         """The solid, and the grid that its rays leap over empty space by."""

@@ -12,15 +12,13 @@ from torch import Tensor
 from mnif_nerf.data.grid_store import GridStore, store_of
 from mnif_nerf.data.points import PointSampler
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.latents.encoding import encode
-from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
-from mnif_nerf.latents.meta import MetaConfig, PointObjective
+from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
+from mnif_nerf.latents.meta import MetaConfig
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
 
 DEFAULT_POINTS = 4096
-_FIT_POINTS = 1024  # of each of a fit's many steps
 
 
 def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int | None = None) -> Tensor:
@@ -35,26 +33,35 @@ def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int |
         MNIFError: a radiance model, grids of another kind or shape, an inner loop that diverges, or a model that is
             neither meta-learned nor has latents of training instances.
     """
-    store = _checked_store(model, values)
+    return encode_store(model, _checked_store(model, values), points=points)
+
+
+def encode_store(
+    model: StoredModel, store: GridStore, instances: Tensor | None = None, points: int | None = None
+) -> Tensor:
+    """Latents `[K, D]` of instances of a store of grids, found as `encode_grids` does.
+
+    Args:
+        model: of voxels or images.
+        store: of the same modality and channels.
+        instances: `[K]` int64; all when None.
+        points: as in `encode_grids`.
+
+    Raises:
+        MNIFError: an inner loop that diverges, or a model that is neither meta-learned nor has latents of training
+            instances.
+    """
     # Points as in training: which there are, and what they weigh, is part of the loss that is descended.
     share, reweight = model.training.get("surface_share", 0.5), model.training.get("reweight", False)
     points = int(model.training.get("encode_points", DEFAULT_POINTS)) if points is None else points
     sampler = PointSampler(store, 1, points, model.latents.device, surface_share=share, reweight=reweight)
+    meta = None
     if model.adaptation["method"] == "meta-learning":
-        assert model.rates is not None
-        config = MetaConfig(int(model.adaptation["inner_steps"]), float(model.adaptation["inner_lr"]))
-        return encode(
-            lambda chosen: PointObjective(model.field, sampler.fixed(chosen, points)), len(values), model.rates, config
-        )
-    if not len(model.latents):
+        meta = MetaConfig(int(model.adaptation["inner_steps"]), float(model.adaptation["inner_lr"]))
+    elif not len(model.latents):
         raise MNIFError("this model came without the latents of training instances, which a fit starts from.")
-    everyone = torch.arange(len(values))
-
-    def loss(codes: Tensor, step: int) -> Tensor:
-        return PointObjective(model.field, sampler.fixed(everyone, _FIT_POINTS, salt=step)).losses(codes)
-
-    with frozen(model.field):
-        return fit(loss, len(values), model.latents, FitConfig(lr=GRID_FIT_LR))
+    instances = torch.arange(store.num_instances) if instances is None else instances
+    return latents_of_grids(model.field, sampler, instances, GridAdaptation(meta, model.rates, model.latents, points))
 
 
 def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStore:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mnif_nerf.data.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import write_json
-from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
+from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
 from mnif_nerf.models.base import InstanceModelConfig
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.grid_data import GridDataManager, GridDataManagerConfig
@@ -62,17 +62,18 @@ class GridPipeline(InstancePipeline):
         """Latents `[K, D]` of the evaluated instances of the unseen split."""
         data, model, config = self.datamanager, self.model, self.config
         assert data.unseen is not None
-        sampler, instances = data.sampler_of(data.unseen), torch.from_numpy(data.evaluated(data.unseen))
-        if model.meta is not None:
-            points = data.config.encode_points
-            return self.encode(lambda chosen: model.objective(sampler.fixed(instances[chosen], points)), len(instances))
-
-        def loss(codes: Tensor, step: int) -> Tensor:
-            return model.objective(sampler.fixed(instances, config.fit_points, salt=step)).losses(codes)
-
-        with frozen(model.field):
-            settings = FitConfig(steps=config.fit_steps, lr=GRID_FIT_LR)
-            return fit(loss, len(instances), model.latents.weight.detach(), settings)
+        rates = None if model.meta is None else model.inner_rates().detach()
+        how = GridAdaptation(
+            meta=model.meta,
+            rates=rates,
+            training_latents=model.latents.weight.detach(),
+            points=data.config.encode_points,
+            fit_points=config.fit_points,
+            fit_steps=config.fit_steps,
+            batch_size=config.encode_batch,
+        )
+        instances = torch.from_numpy(data.evaluated(data.unseen))
+        return latents_of_grids(model.field, data.sampler_of(data.unseen), instances, how)
 
     def seen(self) -> Scored | None:
         """Training instances, spread evenly over those that the model was trained on; None where it knows none."""
