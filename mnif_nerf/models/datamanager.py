@@ -22,10 +22,10 @@ from torch import Tensor
 
 from mnif_nerf.data.images import composite_white, read_image
 from mnif_nerf.data.sampler import RayBatchSampler
+from mnif_nerf.data.views import TrainingViews, ViewList
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import SrnDataParserConfig, make_cameras, make_outputs
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
-from mnif_nerf.models.views import TrainingViews, ViewList
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.occupancy import dilate

@@ -20,8 +20,8 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
 from mnif_nerf.data.hull import HALF_EXTENT
+from mnif_nerf.data.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
 from mnif_nerf.models.errors import tell_user
-from mnif_nerf.models.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
 
 
 @dataclass

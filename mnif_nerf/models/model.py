@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.latents.meta import LossObjective
+from mnif_nerf.latents.scenes import radiance_objective
 from mnif_nerf.models.base import InstanceModel, InstanceModelConfig
 from mnif_nerf.models.scoring import ImageScores
 from mnif_nerf.rendering.batch import RayBatch
@@ -69,13 +70,7 @@ class MNIFModel(InstanceModel):
             losses: other settings than in training.
         """
 
-        def of(latents: Tensor) -> Tensor:
-            jitter = None if seed is None else torch.Generator().manual_seed(seed)
-            evaluate = partial(self.field.evaluate, latents)
-            terms = radiance_losses(evaluate, data, losses or self._losses, jitter, reduce=False)
-            return torch.stack(list(terms.values())).sum(dim=0)
-
-        return LossObjective(of)
+        return radiance_objective(self.field, data, losses or self._losses, seed)
 
     def prepared(self, compact: CompactField) -> tuple[CompactField, OccupancyGrid]:
         """The field itself, and its occupancy grid."""

@@ -16,13 +16,13 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from mnif_nerf.data.sampler import RayBatchSampler
+from mnif_nerf.data.views import UnseenViews, ViewList, open_unseen, pictures_of
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import write_json
-from mnif_nerf.latents.fitting import FitConfig, fit_latents
+from mnif_nerf.latents.scenes import latents_of_scenes
 from mnif_nerf.models.datamanager import MNIFDataManager, MNIFDataManagerConfig
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.model import MNIFModel, MNIFModelConfig
-from mnif_nerf.models.views import UnseenViews, ViewList, open_unseen, pictures_of
 from mnif_nerf.pipelines.base import InstancePipeline, InstancePipelineConfig, means
 
 
@@ -104,10 +104,9 @@ class MNIFTrainingPipeline(InstancePipeline):
         count, rays = len(self.unseen.names), self.config.fit_rays_per_scene
         sampler = RayBatchSampler(store, count, rays, device=self.model.device, seed=self.seed)
         losses = self.model.config.loss_config(self.config.fit_samples_per_ray)
-        if self.model.meta is not None:
-            return self.encode(lambda chosen: self.model.objective(sampler.fixed(chosen), losses=losses), count)
+        inner_loop = None if self.model.meta is None else (self.model.meta, self.model.inner_rates().detach())
         latents = self.model.latents.weight.detach()
-        return fit_latents(self.model.field, sampler, latents, FitConfig(steps=self.config.fit_steps), losses)
+        return latents_of_scenes(self.model.field, sampler, latents, losses, inner_loop, self.config.fit_steps)
 
     @tell_user
     def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:

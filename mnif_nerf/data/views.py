@@ -1,7 +1,4 @@
-"""Which pictures a run trains on, holds out and shows: a thin layer of indices over the packed stores.
-
-Imports nothing of nerfstudio, so that the dataparser, which nerfstudio loads early, can use it.
-"""
+"""Which pictures a run trains on, holds out and shows: a thin layer of indices over the packed stores."""
 
 from __future__ import annotations
 

@@ -1,0 +1,80 @@
+"""Latents of radiance fields that a model was not trained on, from some of their views, its networks as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.latents.encoding import encode
+from mnif_nerf.latents.fitting import FitConfig, fit_latents
+from mnif_nerf.latents.meta import LossObjective, MetaConfig
+from mnif_nerf.rendering.batch import RayBatch
+from mnif_nerf.rendering.training import LossConfig, radiance_losses
+
+
+class SceneRays(Protocol):
+    """Where the observations come from: `mnif_nerf.data.sampler.RayBatchSampler` over the given views."""
+
+    num_scenes: int
+
+    def draw(self, step: int) -> RayBatch:
+        """The rays of fitting step `step`."""
+        ...
+
+    def fixed(self, scenes: Tensor) -> RayBatch:
+        """Rays that depend on the scene alone."""
+        ...
+
+
+def radiance_objective(
+    field: MixtureField, data: RayBatch, losses: LossConfig, seed: int | None = None
+) -> LossObjective:
+    """What the inner loop descends: every scene's rendering loss on given rays.
+
+    Args:
+        field: the mixture.
+        data: rays of B instances.
+        losses: weights and sample counts.
+        seed: of the samples' jitter along the rays; None samples the middles.
+    """
+
+    def of(latents: Tensor) -> Tensor:
+        jitter = None if seed is None else torch.Generator().manual_seed(seed)
+        terms = radiance_losses(partial(field.evaluate, latents), data, losses, jitter, reduce=False)
+        return torch.stack(list(terms.values())).sum(dim=0)
+
+    return LossObjective(of)
+
+
+def latents_of_scenes(
+    field: MixtureField,
+    rays: SceneRays,
+    training_latents: Tensor,
+    losses: LossConfig,
+    inner_loop: tuple[MetaConfig, Tensor] | None = None,
+    fit_steps: int = 300,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Tensor:
+    """Latents `[S, D]` of S scenes; the field is not changed.
+
+    Args:
+        field: the trained mixture.
+        rays: the observations.
+        training_latents: `[N, D]`, where a fit starts and what regularises it.
+        losses: weights and sample counts.
+        inner_loop: its settings and rates `[D]`, after meta-learning; None fits (auto-decoding).
+        fit_steps: steps of a fit.
+        on_step: called with a fit's step and loss.
+
+    Raises:
+        MNIFError: the inner loop or the fit diverged.
+    """
+    if inner_loop is None:
+        return fit_latents(field, rays, training_latents, FitConfig(steps=fit_steps), losses, on_step)
+    config, rates = inner_loop
+    return encode(lambda chosen: radiance_objective(field, rays.fixed(chosen), losses), rays.num_scenes, rates, config)
