@@ -227,7 +227,7 @@ def paper_celebahq(name: str, steps: int, **shape: Any) -> MethodSpecification:
                     points_per_instance=0,
                     encode_points=0,
                 ),
-                model=ImageModelConfig(init="authors", **shape),
+                model=ImageModelConfig(init="authors", final_activation="sine", **shape),
                 fit_points=0,
             ),
             optimizers=paper_optimizers(),

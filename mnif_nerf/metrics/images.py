@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,3 +44,38 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     )
     assert isinstance(value, Tensor)
     return value
+
+
+class Lpips:
+    """The learned perceptual distance of two pictures (AlexNet), as torchmetrics has it.
+
+    Its weights load at the first call and may be fetched then, so it is made only where somebody asks for it.
+    """
+
+    def __init__(self) -> None:
+        self._metric: Any = None
+
+    def __call__(self, image: Tensor, reference: Tensor) -> float:
+        """The distance of two pictures `[H, W, 3]` with values in [0, 1]; 0 for equal ones.
+
+        Raises:
+            MNIFError: the weights can neither be found nor fetched, or pictures that are too small for the network.
+        """
+        if min(image.shape[:2]) < 32:
+            raise MNIFError(
+                f"pictures of {image.shape[1]}x{image.shape[0]} pixels are too small for LPIPS; it takes 32x32 or more."
+            )
+        if self._metric is None:
+            try:
+                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+                self._metric = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(image.device)
+            except (ImportError, OSError, RuntimeError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise MNIFError(
+                    f"LPIPS cannot load its AlexNet weights ({reason}); put them into torch's cache (TORCH_HOME) on a "
+                    "machine with a network, or leave LPIPS out."
+                ) from None
+        value = float(self._metric(*(x.permute(2, 0, 1)[None].clamp(0, 1) for x in (image, reference))))
+        self._metric.reset()
+        return value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
-from mnif_nerf.metrics.images import psnr, ssim
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.metrics.images import Lpips, psnr, ssim
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 
 
@@ -41,7 +40,7 @@ class ImageScores:
 
     def __init__(self, lpips: bool = False) -> None:
         self._wants_lpips = lpips
-        self._lpips: Any = None
+        self._lpips = Lpips()
 
     def __call__(self, outputs: dict[str, Tensor], image: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics as floats, and pictures `[H, W, 3]`: truth beside render ("img"), accumulation, depth.
@@ -64,14 +63,8 @@ class ImageScores:
         return metrics, images
 
     def _add_lpips(self, metrics: dict[str, float], rendered: Tensor, truth: Tensor) -> None:
-        if self._lpips is None:
-            try:
-                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-                self._lpips = LearnedPerceptualImagePatchSimilarity(normalize=True).to(rendered.device)
-            except (ImportError, OSError, RuntimeError) as error:
-                self._wants_lpips = False
-                CONSOLE.print(f"[yellow]LPIPS is left out: its weights cannot be loaded ({error}).")
-                return
-        metrics["lpips"] = float(self._lpips(*(x.permute(2, 0, 1)[None].clamp(0, 1) for x in (rendered, truth))))
-        self._lpips.reset()
+        try:
+            metrics["lpips"] = self._lpips(rendered, truth)
+        except MNIFError as error:
+            self._wants_lpips = False
+            CONSOLE.print(f"[yellow]LPIPS is left out: {error}")
