@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec, time_embedding
 from mnif_nerf.priors.prior import LatentPrior
-from mnif_nerf.priors.schedulers import SAMPLERS
+from mnif_nerf.priors.schedulers import PREDICTIONS, SAMPLERS
 from mnif_nerf.priors.training import PriorConfig, default_steps
 from mnif_nerf.priors.whitening import MODES, Whitening
 
@@ -37,6 +39,17 @@ def small_prior() -> LatentPrior:
     g = torch.Generator().manual_seed(0)
     latents = torch.randn(20, 6, generator=g) @ torch.randn(6, 6, generator=g) * 0.1
     return LatentPrior.fit(latents, SMALL, progress=False)
+
+
+@pytest.fixture(scope="module")
+def flow_prior(small_prior: LatentPrior) -> LatentPrior:
+    latents = small_prior.whitening.invert(small_prior.train)
+    return LatentPrior.fit(latents, dataclasses.replace(SMALL, prediction="flow"), progress=False)
+
+
+@pytest.fixture
+def prior_of(small_prior: LatentPrior, flow_prior: LatentPrior) -> Callable[[str], LatentPrior]:
+    return lambda sampler: flow_prior if sampler == "flow-heun" else small_prior
 
 
 # --- whitening -------------------------------------------------------------------------------------------
@@ -142,10 +155,11 @@ def test_denoiser_sizes() -> None:
 # --- fitting ---------------------------------------------------------------------------------------------
 
 
-def test_prior_recovers_two_crescents() -> None:
+@pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
+def test_prior_recovers_two_crescents(prediction: str) -> None:
     train, fresh = crescents(160, 0), crescents(4000, 1)
     losses: list[float] = []
-    config = PriorConfig(steps=500, width=64, explained_variance=1.0)
+    config = PriorConfig(steps=500, width=64, explained_variance=1.0, prediction=prediction)
     prior = LatentPrior.fit(train, config, progress=False, on_step=lambda _, loss: losses.append(loss))
     assert len(losses) == 500
     samples = prior.sample(400, seed=1)
@@ -159,7 +173,7 @@ def test_prior_recovers_two_crescents() -> None:
     assert distance[0] < 0.5 * distance[1]
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("whitening", MODES)
 def test_every_setting_trains(prediction: str, whitening: str) -> None:
     config = PriorConfig(
@@ -206,27 +220,30 @@ def test_two_latents_and_steps_by_data() -> None:
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, *BASELINES])
-def test_samples_do_not_depend_on_how_many(small_prior: LatentPrior, sampler: str) -> None:
-    many = small_prior.sample(16, seed=5, sampler=sampler, steps=20)
+def test_samples_do_not_depend_on_how_many(prior_of: Callable[[str], LatentPrior], sampler: str) -> None:
+    prior = prior_of(sampler)
+    many = prior.sample(16, seed=5, sampler=sampler, steps=20)
     assert many.shape == (16, 6)
-    assert torch.allclose(many[:4], small_prior.sample(4, seed=5, sampler=sampler, steps=20), atol=1e-4)
-    assert torch.allclose(many, small_prior.sample(16, seed=5, sampler=sampler, steps=20, batch=3), atol=1e-4)
-    assert torch.equal(many, small_prior.sample(16, seed=5, sampler=sampler, steps=20))
-    assert not torch.allclose(many, small_prior.sample(16, seed=6, sampler=sampler, steps=20), atol=1e-2)
+    assert torch.allclose(many[:4], prior.sample(4, seed=5, sampler=sampler, steps=20), atol=1e-4)
+    assert torch.allclose(many, prior.sample(16, seed=5, sampler=sampler, steps=20, batch=3), atol=1e-4)
+    assert torch.equal(many, prior.sample(16, seed=5, sampler=sampler, steps=20))
+    assert not torch.allclose(many, prior.sample(16, seed=6, sampler=sampler, steps=20), atol=1e-2)
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, *BASELINES])
-def test_prior_temperature(small_prior: LatentPrior, sampler: str) -> None:
+def test_prior_temperature(prior_of: Callable[[str], LatentPrior], sampler: str) -> None:
     spreads = [
-        float(small_prior.sample(64, sampler=sampler, steps=20, temperature=t).std(0).norm())
+        float(prior_of(sampler).sample(64, sampler=sampler, steps=20, temperature=t).std(0).norm())
         for t in (0.0, 0.5, 0.8, 1.0)
     ]
     assert spreads == sorted(spreads)
     assert spreads[0] < 0.01 * spreads[-1]
 
 
-def test_calibration_matches_the_latents(small_prior: LatentPrior) -> None:
-    samples = small_prior.whitening.apply(small_prior.sample(2000, seed=9))
+@pytest.mark.parametrize("sampler", ["dpm-solver++", "flow-heun"])
+def test_calibration_matches_the_latents(prior_of: Callable[[str], LatentPrior], sampler: str) -> None:
+    prior = prior_of(sampler)
+    samples = prior.whitening.apply(prior.sample(2000, seed=9))
     assert (samples.std(0) - 1).abs().max() < 0.12
     assert samples.mean(0).abs().max() < 0.12
 

@@ -14,6 +14,7 @@ from mnif_nerf.priors.schedulers import (
     DEFAULT_STEPS,
     PREDICTIONS,
     SAMPLERS,
+    default_sampler,
     draw_noise,
     make_scheduler,
     reverse_process,
@@ -33,11 +34,20 @@ class ExactMixture:
 
     def model(self, prediction: str):
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            abar = self.scheduler.alphas_cumprod[t][:, None]
-            alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+            if prediction == "flow":
+                sigma = t[:, None] / 1000
+                alpha = 1 - sigma
+            else:
+                abar = self.scheduler.alphas_cumprod[t][:, None]
+                alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
             clean = self.clean(x, alpha, sigma)
             noise = (x - alpha * clean) / sigma
-            return {"sample": clean, "epsilon": noise, "v_prediction": alpha * noise - sigma * clean}[prediction]
+            return {
+                "sample": clean,
+                "epsilon": noise,
+                "v_prediction": alpha * noise - sigma * clean,
+                "flow": noise - clean,
+            }[prediction]
 
         return predict
 
@@ -47,6 +57,13 @@ class ExactMixture:
         log_likelihood = -0.5 * (offset**2 / spread + spread.log()).sum(-1) + self.weights.log()
         posterior = self.means + alpha[..., None] * self.variances / spread * offset
         return (log_likelihood.softmax(1)[..., None] * posterior).sum(1)
+
+
+PAIRS = [(s, p) for s in SAMPLERS for p in PREDICTIONS if (s == "flow-heun") == (p == "flow")]
+
+
+def prediction_for(sampler: str) -> str:
+    return "flow" if sampler == "flow-heun" else "v_prediction"
 
 
 def draw(target: ExactMixture, sampler: str, prediction: str, count: int, steps: int | None = None) -> Tensor:
@@ -63,8 +80,7 @@ GAUSSIAN = ExactMixture([1.0], [[-1.0, 0.0, 0.5, 2.0]], [[0.2, 0.5, 1.0, 1.5]])
 TWO = ExactMixture([0.3, 0.7], [[-1.5, 0.5], [0.8, -0.2]], [[0.3, 0.4], [0.3, 0.4]])
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("sampler", "prediction"), PAIRS)
 def test_gaussian_target(sampler: str, prediction: str) -> None:
     # 1,000 ancestral steps are checked once, below.
     count, steps = (1000, 150) if sampler == "ddpm" else (2000, None)
@@ -80,7 +96,7 @@ def test_gaussian_target(sampler: str, prediction: str) -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_two_components_keep_their_shares(sampler: str) -> None:
     count, steps = (1500, 150) if sampler == "ddpm" else (2000, None)
-    samples = draw(TWO, sampler, "v_prediction", count, steps)
+    samples = draw(TWO, sampler, prediction_for(sampler), count, steps)
     left = samples[:, 0] < -0.4
     assert abs(left.float().mean() - 0.3) < 0.04
     for component, chosen in enumerate((left, ~left)):
@@ -128,27 +144,32 @@ def test_ddpm_is_the_authors_process(t: int) -> None:
 
 def test_predictions_are_never_clipped() -> None:
     for sampler in SAMPLERS:
-        config = make_scheduler(sampler).config
+        config = make_scheduler(sampler, prediction_for(sampler)).config
         assert not config.get("clip_sample", False)
-        assert not config.thresholding
+        assert not config.get("thresholding", False)
     loaded = scheduler_from_config({**scheduler_config(make_scheduler("ddim")), "clip_sample": True})
     assert loaded.config.clip_sample is False
     far = ExactMixture([1.0], [[5.0, -5.0]], [[0.5, 0.5]])
     for sampler in SAMPLERS:
-        assert (draw(far, sampler, "sample", 64, 50).mean(0) - far.means[0]).abs().max() < 0.3
+        prediction = "flow" if sampler == "flow-heun" else "sample"
+        assert (draw(far, sampler, prediction, 64, 50).mean(0) - far.means[0]).abs().max() < 0.3
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_scheduler_config_round_trip(name: str, tmp_path) -> None:
     import diffusers
 
-    scheduler = make_scheduler(name, "epsilon", 500)
+    prediction = "flow" if name == "flow-heun" else "epsilon"
+    scheduler = make_scheduler(name, prediction, 500)
     config = scheduler_config(scheduler)
     again = scheduler_from_config(config)
     assert type(again) is type(scheduler)
     assert scheduler_config(again) == config
     scheduler.save_pretrained(tmp_path)  # diffusers reads the same content under the same name
     assert dict(type(scheduler).from_pretrained(tmp_path).config) == dict(again.config)
+    if prediction == "flow":
+        assert scheduler_from_config(config, name).config.num_train_timesteps == 500
+        return
     other = scheduler_from_config(config, "ddpm")
     assert isinstance(other, diffusers.DDPMScheduler)
     assert (other.config.prediction_type, other.config.num_train_timesteps) == ("epsilon", 500)
@@ -168,12 +189,42 @@ def test_bad_scheduler_requests() -> None:
         scheduler_from_config({"_class_name": "EulerDiscreteScheduler"})
 
 
+def test_samplers_and_predictions_that_do_not_go_together() -> None:
+    for sampler in SAMPLERS:
+        for prediction in PREDICTIONS:
+            if (sampler, prediction) in PAIRS:
+                assert make_scheduler(sampler, prediction).config.num_train_timesteps == 1000
+                continue
+            with pytest.raises(MNIFError, match=f"sampler: .*{prediction}; use ") as told:
+                make_scheduler(sampler, prediction)
+            assert ("flow-heun" in str(told.value).split("; use ")[1]) == (prediction == "flow")
+    for prediction in PREDICTIONS:
+        assert (default_sampler(prediction), prediction) in PAIRS
+    with pytest.raises(MNIFError, match=r"ddim cannot draw .* prediction flow; use flow-heun"):
+        scheduler_from_config(scheduler_config(make_scheduler("flow-heun", "flow")), "ddim")
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(1, 1), (2, 1), (9, 9), (30, 29)])
+def test_heun_takes_no_more_evaluations_than_asked_for(asked: int, taken: int) -> None:
+    calls = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(float(t[0]))
+        return GAUSSIAN.model("flow")(x, t)
+
+    x = reverse_process(model, make_scheduler("flow-heun", "flow"), asked, sample_streams(3, 0), 4)
+    assert torch.isfinite(x).all()
+    assert len(calls) == taken
+    assert calls[0] == 1000.0
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_temperature_shrinks_the_spread(sampler: str) -> None:
-    scheduler, streams = make_scheduler(sampler), lambda: sample_streams(200, 0)
+    prediction = prediction_for(sampler)
+    scheduler, streams = make_scheduler(sampler, prediction), lambda: sample_streams(200, 0)
     spreads = []
     for temperature in (0.0, 0.4, 0.7, 1.0, 1.3):
-        x = reverse_process(GAUSSIAN.model("v_prediction"), scheduler, 40, streams(), 4, temperature)
+        x = reverse_process(GAUSSIAN.model(prediction), scheduler, 40, streams(), 4, temperature)
         spreads.append(float(x.std(0).norm()))
     # Zero noise must leave no trace: it would show a wrong deviation taken off the ancestral steps.
     assert spreads[0] < 1e-4

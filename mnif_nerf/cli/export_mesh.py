@@ -48,7 +48,7 @@ class ExportOptions:
     """With --source latent: a .safetensors with "latents" [n, D] or "latent" [D], as mnif-sample writes."""
     seed: int = 0
     """Seed of the samples."""
-    sampler: str = "dpm-solver++"
+    sampler: str | None = None
     """As in mnif-sample."""
     steps: int | None = None
     """As in mnif-sample."""

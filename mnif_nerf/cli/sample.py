@@ -39,10 +39,11 @@ class SampleOptions:
     """How many objects to draw (with --interpolate: how many steps, both ends included)."""
     seed: int = 0
     """Same seed, same objects."""
-    sampler: str = "dpm-solver++"
-    """dpm-solver++, ddim, ddpm; or gaussian, interpolation (baselines without diffusion)."""
+    sampler: str | None = None
+    """dpm-solver++ (the default), ddim, ddpm; of a prior trained with the prediction flow, flow-heun (its default and
+    only one); or gaussian, interpolation (baselines without a denoiser)."""
     steps: int | None = None
-    """Denoising steps; by default 30 for dpm-solver++, 100 for ddim, 1000 for ddpm."""
+    """Denoising steps; by default 30 for dpm-solver++ and flow-heun, 100 for ddim, 1000 for ddpm."""
     temperature: float = 1.0
     """Below 1: nearer to the typical object and less varied."""
     interpolate: tuple[str, str] | None = None
@@ -103,7 +104,9 @@ def _check(options: SampleOptions) -> None:
 
 
 def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
-    """The options with what the model's modality decides filled in."""
+    """The options with what the model decides filled in."""
+    if options.sampler is None and pipe.prior is not None:
+        options = dataclasses.replace(options, sampler=pipe.prior.default_sampler)
     if pipe.modality != "image":
         views = _VIEWS[pipe.modality] if options.views is None else options.views
         resolution = 128 if options.resolution is None else options.resolution
@@ -126,7 +129,7 @@ def _run_name(options: SampleOptions) -> str:
         start, end = (file_name(name)[:24] for name in options.interpolate)
         return f"interpolate-{start}-{end}-{options.num_samples}"
     parts = [f"seed{options.seed}", str(options.num_samples)]
-    if options.sampler != "dpm-solver++":
+    if options.sampler not in (None, "dpm-solver++"):
         parts.append(file_name(options.sampler))
     if options.steps is not None:
         parts.append(f"{options.steps}steps")

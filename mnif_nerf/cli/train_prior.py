@@ -33,8 +33,8 @@ class TrainPriorOptions:
     explained_variance: float | None = None
     """Share of the latents' variance that the kept principal directions hold (pca); by default what the run was trained
     with, 0.95 where it does not say."""
-    prediction: Literal["v_prediction", "sample", "epsilon"] | None = None
-    """What the denoiser predicts; v_prediction by default."""
+    prediction: Literal["v_prediction", "sample", "epsilon", "flow"] | None = None
+    """What the denoiser predicts; v_prediction by default. flow is flow matching in place of diffusion."""
     width: int | None = None
     """Features per layer of the denoiser; by default chosen from the data."""
     blocks: int | None = None

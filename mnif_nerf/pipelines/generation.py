@@ -101,7 +101,7 @@ class MNIFPipeline:
         self,
         num_samples: int = 1,
         seed: int = 0,
-        sampler: str = "dpm-solver++",
+        sampler: str | None = None,
         steps: int | None = None,
         temperature: float = 1.0,
     ) -> list[NeuralObject]:
@@ -110,8 +110,9 @@ class MNIFPipeline:
         Args:
             num_samples: how many.
             seed: sample i of a seed does not depend on `num_samples`.
-            sampler: "dpm-solver++", "ddim", "ddpm", or a baseline: see `LatentPrior.sample`.
-            steps: denoiser evaluations; the sampler's own default when None (30 for dpm-solver++).
+            sampler: "dpm-solver++", "ddim", "ddpm", "flow-heun", or a baseline; None takes what fits the prior: see
+                `LatentPrior.sample`.
+            steps: denoiser evaluations; the sampler's own default when None (30 for dpm-solver++ and flow-heun).
             temperature: below 1 draws nearer to the typical object (less variety), 1 is the model itself.
 
         Raises:
@@ -124,7 +125,7 @@ class MNIFPipeline:
         self,
         num_samples: int = 1,
         seed: int = 0,
-        sampler: str = "dpm-solver++",
+        sampler: str | None = None,
         steps: int | None = None,
         temperature: float = 1.0,
     ) -> Tensor:

@@ -1,7 +1,7 @@
 """The latent prior (stage 2): learns the distribution of the training latents and draws new ones.
 
 Follows the paper's stage 2 (a DDPM on latents, arXiv 2310.19464) with whitening by PCA, a small
-denoiser, averaged weights, and a few-step sampler.
+denoiser, averaged weights, and a few-step sampler; or flow matching in place of diffusion.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mnif_nerf.priors.networks import AnyDenoiser, check_shapes, network_kind, n
 from mnif_nerf.priors.schedulers import (
     DEFAULT_STEPS,
     check_sampler,
+    default_sampler,
     make_scheduler,
     reverse_process,
     sample_streams,
@@ -100,7 +101,7 @@ class LatentPrior:
         spec = config.denoiser_spec(len(latents), whitening.dim)
         with threads_for(spec), _progress_bar(total, progress, on_step) as report_step:
             denoiser, report = train_denoiser(whitened, config, report_step, device)
-        settings = scheduler_config(make_scheduler("dpm-solver++", config.prediction, config.num_train_timesteps))
+        settings = _default_scheduler(config)
         identity = (torch.ones(whitening.dim, device=device), torch.zeros(whitening.dim, device=device))
         prior = cls(whitening.to(device), denoiser, settings, whitened.to(device), identity, config, report)
         if config.calibrate:
@@ -132,7 +133,7 @@ class LatentPrior:
                 f"latents of {latents.shape[1]} numbers, a whitening from {whitening.latent_dim} to {whitening.dim} "
                 f"and a denoiser for {denoiser.spec.dim} do not fit each other; they come from different runs."
             )
-        settings = scheduler_config(make_scheduler("dpm-solver++", config.prediction, config.num_train_timesteps))
+        settings = _default_scheduler(config)
         identity = (torch.ones(whitening.dim), torch.zeros(whitening.dim))
         return cls(whitening, denoiser, settings, whitening.apply(latents), identity, config)
 
@@ -140,6 +141,11 @@ class LatentPrior:
     def latent_dim(self) -> int:
         """D, the size of a latent."""
         return self.whitening.latent_dim
+
+    @property
+    def default_sampler(self) -> str:
+        """The sampler that `sample` takes where none is named."""
+        return default_sampler(self.config.prediction)
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +164,7 @@ class LatentPrior:
         self,
         n: int,
         seed: int = 0,
-        sampler: str = "dpm-solver++",
+        sampler: str | None = None,
         steps: int | None = None,
         temperature: float = 1.0,
         batch: int = 1024,
@@ -168,12 +174,13 @@ class LatentPrior:
         Args:
             n: how many.
             seed: at least 0; sample i of a seed is the same for every `n`, `batch` and device (to rounding).
-            sampler: "dpm-solver++", "ddim", "ddpm" (ancestral, the authors'), or without diffusion "gaussian"
-                and "interpolation" (of two near training latents).
-            steps: evaluations of the denoiser; None takes 30, 100 and 1,000 in that order. Fewer than 10 are
-                too few for any of them. The samplers without diffusion have none.
+            sampler: "dpm-solver++", "ddim", "ddpm" (ancestral, the authors'); of a prior with the prediction
+                "flow", "flow-heun"; or without a denoiser "gaussian" and "interpolation" (of two near training
+                latents). None takes "dpm-solver++", of flows "flow-heun".
+            steps: evaluations of the denoiser; None takes 30, 100, 1,000 and 30 in that order. Fewer than 10 are
+                too few for any of them. The samplers without a denoiser have none.
             temperature: factor on the initial and on all added noise; 1 is the model itself, less is
-                nearer to typical instances and less varied. For the samplers without diffusion, a factor on
+                nearer to typical instances and less varied. For the samplers without a denoiser, a factor on
                 the distance from the mean.
             batch: how many are drawn at once (memory only).
 
@@ -182,8 +189,9 @@ class LatentPrior:
 
         Raises:
             MNIFError: n, steps or batch below 1, steps above the number of training timesteps, an unknown
-                sampler, or a temperature or seed below 0.
+                sampler or one that does not go with the prediction, or a temperature or seed below 0.
         """
+        sampler = self.default_sampler if sampler is None else sampler
         check_sampler(sampler, BASELINES)
         if n < 1:
             raise MNIFError(f"number of samples: {n}, expected at least 1.")
@@ -322,9 +330,14 @@ class LatentPrior:
     def _calibration(self) -> tuple[Tensor, Tensor]:
         """Gain and shift per dimension that give samples the training latents' deviations and means."""
         streams = sample_streams(_CALIBRATION_SAMPLES, self.config.seed, first=2**32)
-        drawn = self._draw(streams, "dpm-solver++", None, 1.0)
+        drawn = self._draw(streams, self.default_sampler, None, 1.0)
         gain = (self.train.std(0) / drawn.std(0).clamp(min=1e-6)).clamp(*_GAIN_RANGE)
         return gain, self.train.mean(0) - gain * drawn.mean(0)
+
+
+def _default_scheduler(config: PriorConfig) -> dict[str, Any]:
+    name = default_sampler(config.prediction)
+    return scheduler_config(make_scheduler(name, config.prediction, config.num_train_timesteps))
 
 
 @contextlib.contextmanager

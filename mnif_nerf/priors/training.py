@@ -28,7 +28,8 @@ class PriorConfig:
         whitening: "pca", "per-dimension" or "none".
         rank: largest number of principal directions kept.
         explained_variance: share of the variance that the kept principal directions hold, in (0, 1].
-        prediction: what the denoiser predicts: "v_prediction", "sample" (the authors' choice) or "epsilon".
+        prediction: what the denoiser predicts: "v_prediction", "sample" (the authors' choice) or "epsilon"; or "flow",
+            the velocity of flow matching in place of diffusion.
         num_train_timesteps: T of the noising process.
         width, blocks: size of the denoiser; None chooses it from the data (`DenoiserSpec.for_data`).
         dropout: share of features dropped in each block during training.
@@ -156,6 +157,42 @@ def threads_for(spec: DenoiserSpec | FunctaSpec) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class Noising:
+    """The forward process of training: brings noise to clean latents, and says what is to be predicted then.
+
+    Args:
+        prediction: as in `PriorConfig`.
+        total: T.
+    """
+
+    def __init__(self, prediction: str, total: int) -> None:
+        self.prediction, self.total = prediction, total
+        self.scheduler = make_scheduler("ddpm" if prediction != "flow" else "flow-heun", prediction, total)
+
+    def loss(self, model: Any, clean: Tensor, noise: Tensor, times: Tensor, device: torch.device | str) -> Tensor:
+        """Mean squared error of a model at `clean` and `noise` [B, K] and int64 times [B] from 0 to T - 1."""
+        if self.prediction == "flow":
+            times = times + 1  # as its sampler counts: at 0 nothing is left to remove
+            noisy, target = torch.lerp(clean, noise, (times / self.total)[:, None]), noise - clean
+        else:
+            noisy = self.scheduler.add_noise(clean, noise, times)
+            if self.prediction == "v_prediction":
+                target = self.scheduler.get_velocity(clean, noise, times)
+            else:
+                target = clean if self.prediction == "sample" else noise
+        return torch.nn.functional.mse_loss(model(noisy.to(device), times.to(device)), target.to(device))
+
+    def gaussian(self, noisy: Tensor, times: Tensor) -> Tensor:
+        """The exact model of a standard Gaussian, at noisy latents [B, K] and the times that `loss` hands on."""
+        if self.prediction == "v_prediction":
+            return torch.zeros_like(noisy)
+        if self.prediction == "flow":
+            share = (times / self.total)[:, None].to(noisy)
+            return noisy * (2 * share - 1) / (share**2 + (1 - share) ** 2)
+        alpha = self.scheduler.alphas_cumprod[times.cpu()].sqrt()[:, None].to(noisy)
+        return noisy * (alpha if self.prediction == "sample" else (1 - alpha**2).sqrt())
+
+
 class ExampleSource:
     """Draws training examples: random latents, with noise, brought back to the latents' deviations."""
 
@@ -199,15 +236,15 @@ def train_denoiser(
         denoiser = Denoiser(config.denoiser_spec(len(train), train.shape[1])).to(device)
         average = AveragedModel(denoiser, multi_avg_fn=_ramped_average(config.ema_decay))
         optimizer, schedule = _optimizer(denoiser, config, steps)
-        noising = make_scheduler("ddpm", config.prediction, config.num_train_timesteps)
+        noising = Noising(config.prediction, config.num_train_timesteps)
         recent: list[float] = []
         for step in range(steps):
             clean = source.draw(config.batch_size)
             # Times spread evenly over the batch: less variance in the gradient than independent draws.
             order = torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)
-            times = (order / len(clean) * config.num_train_timesteps).long()
+            times = (order / len(clean) * noising.total).long()
             noise = torch.randn(clean.shape, generator=generator)
-            loss = _loss(denoiser, noising, clean, noise, times, device)
+            loss = noising.loss(denoiser, clean, noise, times, device)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
@@ -229,15 +266,6 @@ def _split(whitened: Tensor, share: float, generator: torch.Generator) -> tuple[
     count = min(round(share * len(whitened)), len(whitened) - 2)
     order = torch.randperm(len(whitened), generator=generator)
     return whitened[order[count:]], whitened[order[:count]]
-
-
-def _loss(model: Any, noising: Any, clean: Tensor, noise: Tensor, times: Tensor, device: Any) -> Tensor:
-    noisy = noising.add_noise(clean, noise, times)
-    if noising.config.prediction_type == "v_prediction":
-        target = noising.get_velocity(clean, noise, times)
-    else:
-        target = clean if noising.config.prediction_type == "sample" else noise
-    return torch.nn.functional.mse_loss(model(noisy.to(device), times.to(device)), target.to(device))
 
 
 def _optimizer(denoiser: Denoiser, config: PriorConfig, steps: int) -> tuple[Any, Any]:
@@ -272,19 +300,11 @@ def _ramped_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 @torch.no_grad()
-def held_out_losses(model: Denoiser, noising: Any, held: Tensor, device: Any) -> tuple[float, float]:
+def held_out_losses(model: Denoiser, noising: Noising, held: Tensor, device: torch.device | str) -> tuple[float, float]:
     """Losses of the model and of the Gaussian prior on `held` [H, K], over the same times and noises."""
     generator = torch.Generator().manual_seed(0)
-    total = noising.config.num_train_timesteps
-    times = torch.arange(0, total, max(1, total // 64)).repeat_interleave(len(held))
+    times = torch.arange(0, noising.total, max(1, noising.total // 64)).repeat_interleave(len(held))
     clean = held.repeat(len(times) // len(held), 1)
     noise = torch.randn(clean.shape, generator=generator)
-    own = _loss(model, noising, clean, noise, times, device)
-
-    def gaussian(noisy: Tensor, at: Tensor) -> Tensor:
-        alpha = noising.alphas_cumprod[at.cpu()].sqrt()[:, None].to(noisy)
-        if noising.config.prediction_type == "v_prediction":
-            return torch.zeros_like(noisy)
-        return noisy * (alpha if noising.config.prediction_type == "sample" else (1 - alpha**2).sqrt())
-
-    return own.item(), _loss(gaussian, noising, clean, noise, times, device).item()
+    own, gaussian = (noising.loss(kind, clean, noise, times, device) for kind in (model, noising.gaussian))
+    return own.item(), gaussian.item()
