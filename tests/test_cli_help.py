@@ -8,7 +8,7 @@ from importlib.metadata import distribution
 
 import pytest
 
-HEAVY = ("torch", "nerfstudio", "trimesh", "diffusers", "scipy", "PIL", "imageio", "torchmetrics")
+HEAVY = ("torch", "nerfstudio", "trimesh", "diffusers", "scipy", "PIL", "imageio", "torchmetrics", "matplotlib")
 SCRIPTS = sorted(point.name for point in distribution("mnif_nerf").entry_points if point.group == "console_scripts")
 COMMANDS = {name: [[]] for name in SCRIPTS}
 COMMANDS["mnif-data"] += [["procedural-cars"], ["from-meshes"], ["digits"], ["download"], ["check"]]
@@ -36,9 +36,12 @@ def test_the_scripts_are_all_there() -> None:
     assert SCRIPTS == [
         "mnif-data",
         "mnif-demo",
+        "mnif-diagnose",
+        "mnif-eval",
         "mnif-export-mesh",
         "mnif-import-official",
         "mnif-sample",
+        "mnif-sweep",
         "mnif-train-prior",
     ]
 

@@ -19,12 +19,18 @@ FLOORS = {
     1: ("fields", "rendering"),
     2: ("latents", "priors", "metrics", "data"),
     3: ("export",),
-    4: ("models", "pipelines", "viewer"),
+    4: ("models", "pipelines", "viewer", "evaluation", "diagnosis"),
     5: ("configs", "cli"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-# On one floor, but one builds on the other: pipelines are made of models; a field's occupancy grid casts its rays.
-NEIGHBOURS = {("pipelines", "models"), ("rendering", "fields")}
+# On one floor, but one builds on the other: pipelines are made of models; a field's occupancy grid casts its rays;
+# what is measured comes from the generation pipeline.
+NEIGHBOURS = {
+    ("pipelines", "models"),
+    ("rendering", "fields"),
+    ("evaluation", "pipelines"),
+    ("diagnosis", "pipelines"),
+}
 # The parts of the upper floors that must work where nerfstudio is not installed.
 GENERATION = (
     "pipelines.encoding",
@@ -52,7 +58,7 @@ def name_of(file: Path) -> str:
 
 def works_without_nerfstudio(file: Path) -> bool:
     own = name_of(file).removeprefix("mnif_nerf.")
-    return FLOOR_OF[room_of(file)] <= 3 or own in GENERATION or own.split(".")[0] == "cli"
+    return FLOOR_OF[room_of(file)] <= 3 or own in GENERATION or own.split(".")[0] in ("cli", "evaluation", "diagnosis")
 
 
 def imported(file: Path) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,87 @@
+"""mnif-eval: measure what a trained model gives back and what it makes, with yardsticks beside every number."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mnif_nerf.cli.generation_common import default_output, prepare_output, progress_bar
+from mnif_nerf.errors import MNIFError, run_command
+
+
+@dataclass
+class EvalOptions:
+    """Measure a trained run: reconstruction, generated sets against unseen data, novelty.
+
+    Writes metrics.json, report.md, report.html and figures. The same seed gives the same metrics.json. Long work is
+    kept in a cache folder beside the report, so an interrupted evaluation goes on.
+    """
+
+    load_config: Path
+    """The run's config.yml, the run folder or a model folder."""
+    data: Path | None = None
+    """The data folder; by default the one that config.yml names."""
+    protocol: Literal["small", "standard", "paper"] = "small"
+    """small: minutes on two cores. standard: hours. paper: the sizes of the authors' evaluation, for a GPU."""
+    num_samples: int | None = None
+    """Generated objects per line, in place of the protocol's number."""
+    seed: int = 0
+    """Of samples, points, subsets and resampling."""
+    references: str | None = None
+    """Splits to compare samples with, such as "test" or "val,test"; by default the protocol's."""
+    lpips: bool = False
+    """Score reconstructions by LPIPS too; its weights are fetched where torch's cache lacks them."""
+    inception_weights: Path | None = None
+    """File of FID's Inception network (weights-inception-2015-12-05-6726825d.pth). Without it, pictures are compared
+    by a fixed random network, under other names than FID."""
+    output: Path | None = None
+    """Folder to write to; by default <run>/evaluation/<protocol and seed>."""
+    device: str | None = None
+    """cpu or cuda; by default CUDA where there is one."""
+
+
+def main(options: EvalOptions) -> Path:
+    """Run the command; returns the report's folder.
+
+    Raises:
+        MNIFError: no model or data, data that does not belong to the model, or an option out of range.
+    """
+    from mnif_nerf.evaluation.protocols import choose_protocol
+    from mnif_nerf.evaluation.run import check_output, evaluate
+    from mnif_nerf.evaluation.subject import load_subject
+    from mnif_nerf.machine import flush_denormals
+
+    subject = load_subject(options.load_config, options.data, options.device)
+    flush_denormals()
+    protocol = choose_protocol(options.protocol, subject.modality, options.num_samples, options.seed)
+    if options.references is not None:
+        splits = tuple(name.strip() for name in options.references.split(",") if name.strip())
+        if not splits:
+            raise MNIFError("--references names no split; leave it out, or give for example test.")
+        protocol = dataclasses.replace(protocol, references=splits)
+    count = f"-{options.num_samples}" if options.num_samples is not None else ""
+    name = f"{protocol.name}-seed{options.seed}{count}"
+    output = options.output or default_output(str(options.load_config), "evaluation", name)
+    check_output(output)
+    prepare_output(output)
+    outcome = evaluate(
+        subject, protocol, output, progress_bar, output / "cache", options.lpips, options.inception_weights
+    )
+    for sentence in (*outcome.notes, *outcome.summaries):
+        print(sentence)
+    print(f"wrote {output}/report.html, report.md, metrics.json and {len(outcome.paths) - 3} figures")
+    print(f"next: mnif-diagnose --load-config {options.load_config}")
+    return output
+
+
+def entrypoint() -> None:
+    """The console script."""
+    import tyro
+
+    run_command(lambda: main(tyro.cli(EvalOptions)))
+
+
+if __name__ == "__main__":
+    entrypoint()

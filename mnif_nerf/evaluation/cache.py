@@ -1,0 +1,90 @@
+"""Features and distances kept between runs of an evaluation, so that an interrupted or repeated one goes on.
+
+A file is named by a digest of everything its content depends on, and says all of that in its header: content made for
+something else (another feature network, another model) is never taken for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import read_json, read_tensors, write_tensors
+
+Arrays = dict[str, np.ndarray]
+
+
+class Cache:
+    """A folder of safetensors files.
+
+    Args:
+        folder: made when something is first written; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | str | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+
+    def get(self, kind: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
+        """The arrays of `key`: read where they were made before, else made and kept.
+
+        Args:
+            kind: what they are; the beginning of the file's name.
+            key: all that they depend on, JSON-ready.
+            make: makes them.
+
+        Raises:
+            MNIFError: a damaged file, or one whose header names something else.
+        """
+        text = json.dumps({"kind": kind, **key}, sort_keys=True)
+        if self.folder is None:
+            return make()
+        path = self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+        if path.is_file():
+            tensors, metadata = read_tensors(path, "remove the file and run again")
+            stored = metadata.get("key", "")
+            if stored != text:
+                raise MNIFError(
+                    f"{path}: holds something else than its name says ({_first_difference(stored, text)}); remove it "
+                    "and run again."
+                )
+            return {name: value.numpy() for name, value in tensors.items()}
+        arrays = make()
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+        write_tensors(path, tensors, {"key": text})
+        return arrays
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of named tensors, the same on every device."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{value.dtype}:{list(value.shape)}".encode())
+        sha.update(value.view(torch.uint8).numpy().tobytes() if value.ndim else value.numpy().tobytes())
+    return sha.hexdigest()[:20]
+
+
+def digest_of_store(folder: Path) -> str:
+    """A digest of the files that a packed store was made of."""
+    manifest = read_json(folder / "manifest.json")
+    return hashlib.sha256(f"{manifest.get('source')}:{manifest.get('format_version')}".encode()).hexdigest()[:20]
+
+
+def _first_difference(stored: str, wanted: str) -> str:
+    try:
+        found = json.loads(stored)
+    except json.JSONDecodeError:
+        return "its header is missing"
+    expected = json.loads(wanted)
+    for name in sorted({*found, *expected}):
+        if found.get(name) != expected.get(name):
+            return f"{name} {found.get(name)!r}, expected {expected.get(name)!r}"
+    return "another order"

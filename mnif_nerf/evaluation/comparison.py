@@ -1,0 +1,314 @@
+"""Generated sets against unseen data: shapes and pictures, line by line, and how near samples come to training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.evaluation.generated import (
+    Bench,
+    PictureSet,
+    orbit_pictures,
+    pictures_of_row,
+    reference_pictures,
+    row_objects,
+    shapes_of_instances,
+    shapes_of_row,
+    unseen_scenes,
+)
+from mnif_nerf.evaluation.protocols import Row
+from mnif_nerf.evaluation.shapes import ShapeSet
+from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU, distance_matrix, one_minus_iou
+from mnif_nerf.metrics.distributions import bootstrap_feature_scores, feature_scores
+from mnif_nerf.metrics.features import FeatureNetwork
+from mnif_nerf.metrics.histograms import jsd_of_clouds
+from mnif_nerf.metrics.sets import Distances, bootstrap, coverage, novelty, set_scores
+
+MAIN_ROW = "dpm-30"  # what mnif-sample draws
+_CHUNK = 32
+
+
+@dataclass
+class Line:
+    """One line of a table.
+
+    Attributes:
+        row: what was compared.
+        count: how many instances.
+        empty: how many of them were without any surface.
+        scores: by name "<distance>/<score>" or "<score>": (value, low, high), low and high NaN where there is no
+            interval.
+        pairs: of the samples nearest to training data, (sample, training instance, distance), the nearest first.
+    """
+
+    row: Row
+    count: int
+    empty: int = 0
+    scores: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    pairs: list[tuple[int, int, float]] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-ready."""
+        scores = {
+            name: {"value": value} if np.isnan(low) else {"value": value, "low": low, "high": high}
+            for name, (value, low, high) in self.scores.items()
+        }
+        pairs = [{"sample": a, "training": b, "distance": d} for a, b, d in self.pairs]
+        return {"row": self.row.name, "label": self.row.label, "count": self.count, "empty": self.empty,
+                "scores": scores, "nearest_pairs": pairs}  # fmt: skip
+
+
+@dataclass
+class Comparison:
+    """A table, and what its sentences need.
+
+    Attributes:
+        lines: in the protocol's order.
+        references: how many reference instances.
+        distances: of the novelty plot: name of a set to its distances to the nearest training instance.
+    """
+
+    lines: list[Line]
+    references: int
+    distances: dict[str, np.ndarray]
+
+
+def rows_of(bench: Bench) -> list[Row]:
+    """The protocol's lines that this model can fill: no samples without a prior."""
+    has_prior = bench.subject.pipe.prior is not None
+    return [row for row in bench.protocol.rows if has_prior or row.kind != "samples"]
+
+
+# ---------------------------------------------------------------------------------------------------------- shapes
+
+
+def compare_shapes(bench: Bench) -> Comparison:
+    """MMD, COV, 1-NNA and JSD of every line against the reference shapes, and novelty against the training shapes.
+
+    Sets are of one size, the smallest of all. An empty shape lies farther from all others than any two points of the
+    box, covers nothing, and is counted.
+    """
+    subject, protocol = bench.subject, bench.protocol
+    instances = subject.references(protocol.references, protocol.max_references, "voxel")
+    real = shapes_of_instances(bench, instances, "reference shapes")
+    everyone = subject.training(len(subject.pipe.names), "voxel")
+    count = min(protocol.num_samples, len(real), len(everyone))
+    train = shapes_of_instances(bench, everyone, "training shapes")
+    spread_real = _spread_set(real, count)
+    unseen: ShapeSet | None = real
+    if "train" in protocol.references:  # which are their own copies, and no yardstick of novelty
+        splits = unseen_splits(bench)
+        unseen = None
+        if splits:
+            others = subject.references(splits, protocol.max_references, "voxel")
+            unseen = shapes_of_instances(bench, others, "unseen shapes")
+    yardstick = None if unseen is None else one_minus_iou_of(unseen, train)
+    lines, distances = [], {} if yardstick is None else {"unseen data": yardstick.min(axis=1)}
+    for row in rows_of(bench):
+        made = shapes_of_row(bench, row, real.resolution)
+        line = Line(row, count, int(made.first(count).empty.sum()))
+        for metric in (CHAMFER, EMD, ONE_MINUS_IOU):
+            if metric != EMD or protocol.emd_points > 0:
+                _add_set_scores(bench, line, made.first(count), spread_real, metric)
+        solid = [cloud for cloud, empty in zip(made.points[:count], made.empty) if not empty]
+        if solid:
+            jsd = jsd_of_clouds(solid, list(spread_real.points), half_extent=subject.pipe.model.half_extent)
+            line.scores["jsd"] = (jsd, float("nan"), float("nan"))
+        if row.kind == "samples" and yardstick is not None:
+            to_train = one_minus_iou_of(made, train)
+            _add_novelty(line, to_train, yardstick)
+            if row.name == MAIN_ROW:
+                distances[row.label] = to_train.min(axis=1)
+        lines.append(line)
+    return Comparison(lines, count, distances)
+
+
+def unseen_splits(bench: Bench) -> tuple[str, ...]:
+    """Splits of the data that no model is trained on."""
+    return tuple(name for name in ("val", "test") if name in bench.subject.splits)
+
+
+def _spread_set(shapes: ShapeSet, count: int) -> ShapeSet:
+    from mnif_nerf.data.views import spread
+
+    rows = spread(len(shapes), count)
+    return ShapeSet(shapes.bits[rows], shapes.resolution, shapes.points[rows])
+
+
+def _add_set_scores(bench: Bench, line: Line, made: ShapeSet, real: ShapeSet, metric: str) -> None:
+    distances = Distances(
+        between=shape_distances(bench, made, real, metric, f"{metric}: {line.row.label}"),
+        generated=shape_distances(bench, made, made, metric, f"{metric}: {line.row.label}, among themselves"),
+        reference=shape_distances(bench, real, real, metric, f"{metric}: references"),
+    )
+    scores = set_scores(distances)
+    intervals = bootstrap(distances, bench.protocol.resamples, seed=bench.protocol.seed)
+    if made.empty.any():  # an empty shape is equally far from all, and the first of them would count as covered
+        solid = distances.between[~made.empty]
+        scores["cov"] = coverage(solid) if len(solid) else 0.0
+        intervals["cov"] = (float("nan"), float("nan"))
+    for name, value in scores.items():
+        line.scores[f"{metric}/{name}"] = (value, *intervals[name])
+
+
+def shape_distances(bench: Bench, rows: ShapeSet, columns: ShapeSet, metric: str, title: str) -> np.ndarray:
+    """Distances `[R, C]` between two sets of shapes, empty ones included; kept in the cache."""
+    if metric == ONE_MINUS_IOU:
+        return one_minus_iou_of(rows, columns)
+    same = columns is rows
+    count = bench.protocol.emd_points if metric == EMD else rows.points.shape[1]
+    key = {"metric": metric, "rows": _digest(rows), "columns": _digest(columns), "points": count}
+
+    def make() -> dict[str, np.ndarray]:
+        # Points are in random order along the surface, so the first of them are an even sample too.
+        left = [cloud[:count] for cloud, empty in zip(rows.points, rows.empty) if not empty]
+        right = left if same else [cloud[:count] for cloud, empty in zip(columns.points, columns.empty) if not empty]
+        diagonal = 2 * bench.subject.pipe.model.half_extent * 3**0.5
+        matrix = np.full((len(rows), len(columns)), 2 * diagonal**2 if metric == CHAMFER else diagonal)
+        if left and right:
+            with bench.stage(title, len(left)) as advance:
+                found = distance_matrix(left, right, metric, advance)
+            matrix[np.ix_(~rows.empty, ~columns.empty)] = found
+        matrix[np.ix_(rows.empty, columns.empty)] = 0.0
+        return {"matrix": matrix}
+
+    return bench.cache.get("distances", key, make)["matrix"]
+
+
+def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet) -> np.ndarray:
+    """One minus intersection over union `[R, C]`, some rows at a time, which bounds the memory."""
+    blocks = []
+    for start in range(0, len(rows), _CHUNK):
+        part = rows.cells(np.arange(start, min(start + _CHUNK, len(rows))))
+        across = [
+            one_minus_iou(part, columns.cells(np.arange(first, min(first + 8 * _CHUNK, len(columns)))))
+            for first in range(0, len(columns), 8 * _CHUNK)
+        ]
+        blocks.append(np.concatenate(across, axis=1))
+    return np.concatenate(blocks)
+
+
+def _digest(shapes: ShapeSet) -> str:
+    import hashlib
+
+    return hashlib.sha256(shapes.bits.tobytes() + shapes.points.tobytes()).hexdigest()[:20]
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+
+def compare_pictures(bench: Bench, network: FeatureNetwork) -> Comparison:
+    """Fréchet and kernel distance, precision, recall, density and coverage of every line's pictures."""
+    subject, protocol = bench.subject, bench.protocol
+    reference = reference_pictures(bench)
+    real = features_of(bench, reference, network, "features: references")
+    per_object = 1 if subject.modality == "image" else protocol.cameras
+    lines = []
+    for row in rows_of(bench):
+        pictures = pictures_of_row(bench, row, reference)
+        fake = features_of(bench, pictures, network, f"features: {row.label}")
+        line = Line(row, len(pictures.images) // per_object)
+        line.scores = _picture_scores(bench, real, fake, network.name, per_object)
+        lines.append(line)
+    distances = _picture_novelty(bench, lines)
+    return Comparison(lines, len(reference.images) // per_object, distances)
+
+
+def _picture_scores(
+    bench: Bench, real: Tensor, fake: Tensor, network: str, per_object: int
+) -> dict[str, tuple[float, float, float]]:
+    """Scores by name: (value, low, high), without an interval where there are too few objects for halves of them."""
+    protocol, nothing = bench.protocol, float("nan")
+    sides = [torch.arange(len(side)) // per_object for side in (real, fake)]
+    if min(int(side.max()) + 1 for side in sides) < 2 * (protocol.neighbours + 1):
+        scores = feature_scores(real, fake, network, protocol.neighbours, protocol.seed)
+        return {name: (value, nothing, nothing) for name, value in scores.items() if not name.startswith("kd_dev")}
+    found = bootstrap_feature_scores(
+        real, fake, network, protocol.neighbours, protocol.seed, protocol.resamples, groups=(sides[0], sides[1])
+    )
+    return {name: (score.value, score.low, score.high) for name, score in found.items()}
+
+
+def features_of(bench: Bench, pictures: PictureSet, network: FeatureNetwork, title: str) -> Tensor:
+    """Features `[N, F]` float64, kept in the cache under the network's name."""
+
+    def make() -> dict[str, np.ndarray]:
+        with bench.stage(title, len(pictures.images)) as advance:
+            images = torch.from_numpy(np.ascontiguousarray(pictures.images)).permute(0, 3, 1, 2)
+            return {"features": network(images, advance=advance).numpy()}
+
+    key = {"network": network.name, "pictures": pictures.key}
+    return torch.from_numpy(bench.cache.get("features", key, make)["features"])
+
+
+def _picture_novelty(bench: Bench, lines: list[Line]) -> dict[str, np.ndarray]:
+    """Root-mean-square pixel differences to the nearest training instance, added to the lines of samples.
+
+    Of pictures themselves; of radiance fields between renders from four fixed sides, where the training instances and
+    the unseen ones are rendered from their latents.
+    """
+    subject, protocol = bench.subject, bench.protocol
+    pipe = subject.pipe
+    if subject.modality == "image":
+        splits = unseen_splits(bench) if "train" in protocol.references else protocol.references
+        if not splits:
+            return {}
+        train = _flat(np.stack(subject.training(len(pipe.names)).values()))
+        unseen = _flat(np.stack(subject.references(splits, protocol.max_references).values()))
+        made = {
+            line.row.name: _flat(pictures_of_row(bench, line.row, reference_pictures(bench)).images)
+            for line in lines
+            if line.row.kind == "samples"
+        }
+    else:
+        found = unseen_scenes(bench)
+        if found is None:
+            return {}
+        names, latents = found[0].names, found[1]
+        everyone = (pipe.instance(name) for name in pipe.names)
+        train = _flat(orbit_pictures(bench, everyone, "training views", len(pipe.names), bench.key(orbit="training")))
+        objects = (pipe.decode(latent, name) for latent, name in zip(latents, names))
+        key = bench.key(orbit="unseen", names=list(names), views=list(protocol.conditioning_views))
+        unseen = _flat(orbit_pictures(bench, objects, "unseen views", len(names), key))
+        made = {}
+        for line in lines:
+            if line.row.kind == "samples":
+                key = bench.key(orbit=line.row.name, count=protocol.num_samples)
+                made[line.row.name] = _flat(
+                    orbit_pictures(
+                        bench, row_objects(bench, line.row), f"views: {line.row.label}", protocol.num_samples, key
+                    )
+                )
+    yardstick = _rmse(unseen, train)
+    distances = {"unseen data": yardstick.min(axis=1)}
+    for line in lines:
+        if line.row.name in made:
+            matrix = _rmse(made[line.row.name], train)
+            _add_novelty(line, matrix, yardstick)
+            if line.row.name == MAIN_ROW:
+                distances[line.row.label] = matrix.min(axis=1)
+    return distances
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1)
+
+
+def _rmse(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Root-mean-square differences `[R, C]` of uint8 rows, in [0, 1], from differences: no cancellation."""
+    from scipy.spatial.distance import cdist
+
+    return cdist(rows.astype(np.float32), columns.astype(np.float32)) / (255.0 * rows.shape[1] ** 0.5)
+
+
+def _add_novelty(line: Line, to_train: np.ndarray, yardstick: np.ndarray) -> None:
+    found = novelty(to_train, yardstick)
+    nothing = float("nan")
+    line.scores["novelty_ratio"] = (found["ratio"], nothing, nothing)
+    line.scores["suspicious_share"] = (found["suspicious_share"], nothing, nothing)
+    order = np.argsort(found["distance"], kind="stable")[:6]
+    line.pairs = [(int(k), int(found["nearest"][k]), float(found["distance"][k])) for k in order]

@@ -1,0 +1,146 @@
+"""A whole evaluation: every part that model and data allow, written as one report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.evaluation.cache import Cache
+from mnif_nerf.evaluation.comparison import compare_pictures, compare_shapes
+from mnif_nerf.evaluation.generated import Bench, Stage
+from mnif_nerf.evaluation.protocols import Protocol
+from mnif_nerf.evaluation.reconstruction import reconstruct
+from mnif_nerf.evaluation.report import pictures_section, reconstruction_section, shapes_section
+from mnif_nerf.evaluation.subject import Subject
+from mnif_nerf.export.document import Section, write_document
+from mnif_nerf.export.figures import check_matplotlib
+from mnif_nerf.machine import describe
+from mnif_nerf.metrics.features import inception, random_conv
+
+FORMAT = "mnif_nerf.evaluation"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation left.
+
+    Attributes:
+        paths: of the files; the JSON is the last one.
+        summaries: a sentence of every part.
+        notes: what was left out, and warnings.
+    """
+
+    paths: list[Path]
+    summaries: list[str]
+    notes: list[str]
+
+
+def evaluate(
+    subject: Subject,
+    protocol: Protocol,
+    output: Path,
+    stage: Stage,
+    cache: Path | None = None,
+    lpips: bool = False,
+    inception_weights: Path | None = None,
+) -> Outcome:
+    """Measure a model and write metrics.json, report.md, report.html and figures.
+
+    Args:
+        subject: model and data.
+        protocol: sizes and seed; all of it is written into the report.
+        output: folder of the report.
+        stage: makes progress bars.
+        cache: folder of what is kept between runs; None keeps nothing.
+        lpips: whether reconstructions get the learned perceptual distance too (its weights may be fetched).
+        inception_weights: the file of FID's network; None uses the network that needs none, alone.
+
+    Raises:
+        MNIFError: whatever the parts raise.
+    """
+    check_matplotlib()
+    networks = [random_conv()]
+    if inception_weights is not None:
+        networks.append(inception(inception_weights, subject.pipe.latents.device))
+    bench = Bench(subject, protocol, Cache(cache), stage)
+    notes = _notes(subject, protocol)
+    sections: list[Section] = [reconstruction_section(reconstruct(bench, lpips))]
+    if subject.has_solids:
+        sections.append(shapes_section(bench, compare_shapes(bench)))
+    if subject.modality != "voxel":
+        for network in networks:
+            section = pictures_section(bench, compare_pictures(bench, network), network.name)
+            sections.append(section if network is networks[0] else _renamed(section))
+    about = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "protocol": protocol.to_dict(),
+        "model": {
+            "modality": subject.modality,
+            "digest": bench.model_digest,
+            "instances": len(subject.pipe.names),
+            "field": subject.pipe.model.field.spec.to_dict(),
+            "training": {k: v for k, v in subject.pipe.model.training.items() if k != "machine"},
+        },
+        "data": {"name": subject.data.name, "splits": list(subject.splits)},
+        # Threads are chosen by time and change no number.
+        "machine": {name: value for name, value in describe().items() if name != "threads"},
+        "notes": notes,
+    }
+    lead = [_lead(subject, protocol), *notes]
+    paths = write_document(output, "metrics", f"Evaluation of a model of {subject.data.name}", about, lead, sections)
+    return Outcome(paths, [section.summary for section in sections], notes)
+
+
+def _notes(subject: Subject, protocol: Protocol) -> list[str]:
+    notes = []
+    if subject.pipe.prior is None:
+        notes.append(
+            "This model has no latent prior, so nothing was sampled; train one with mnif-train-prior and run again."
+        )
+    if "train" in protocol.references:
+        notes.append(
+            "Warning: samples are compared with the training data itself. A model that copies it scores best, so read "
+            "no quality from these numbers without the novelty beside them."
+        )
+    if subject.modality == "radiance" and not subject.has_solids:
+        notes.append(
+            "The data has no solids (a folder occupancy/), so shapes are not compared, only pictures of them are."
+        )
+    return notes
+
+
+def _lead(subject: Subject, protocol: Protocol) -> str:
+    machine: dict[str, Any] = describe()
+    return (
+        f"Protocol {protocol.name!r}, seed {protocol.seed}: {protocol.num_samples} samples a line, "
+        f"{protocol.resamples} half-samples for the intervals. {len(subject.pipe.names)} training instances, "
+        f"{subject.modality}. Machine: "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; Python {machine['python']}, torch "
+        f"{machine['torch']}, mnif_nerf {machine['mnif_nerf']}. All settings are in metrics.json."
+    )
+
+
+def _renamed(section: Section) -> Section:
+    """The part of a second network, under a name of its own; the pictures are those of the first."""
+    return Section(
+        f"{section.key}_inception", f"{section.title}, Inception", section.summary, section.facts, section.body
+    )
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output folder that holds something else.
+
+    Raises:
+        MNIFError: a folder with files that no evaluation has written.
+    """
+    if output.is_dir() and any(output.iterdir()) and not (output / "metrics.json").is_file():
+        strange = next((entry for entry in output.iterdir() if entry.name not in _OURS), None)
+        if strange is not None:
+            raise MNIFError(f"{output}: holds other files ({strange.name}); choose an empty or new folder.")
+
+
+_OURS = ("cache", "report.md", "report.html")

@@ -1,0 +1,260 @@
+"""mnif-eval on tiny models whose answers are known: data made by the model itself is given back without an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
+from tiny_srn import write_tiny_srn
+
+from mnif_nerf.cli.evaluate import EvalOptions, main
+from mnif_nerf.data.store import open_store
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.evaluation.cache import Cache
+from mnif_nerf.evaluation.comparison import compare_shapes, one_minus_iou_of, shape_distances
+from mnif_nerf.evaluation.generated import Bench
+from mnif_nerf.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
+from mnif_nerf.evaluation.reconstruction import reconstruct
+from mnif_nerf.evaluation.run import evaluate
+from mnif_nerf.evaluation.shapes import make_shape_set, surface_points
+from mnif_nerf.evaluation.subject import Subject, find_data
+from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU
+from mnif_nerf.metrics.sets import coverage
+from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.model_folder import StoredModel, write_model
+from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+
+TINY = Protocol(
+    "tiny",
+    num_samples=8,
+    rows=tuple(row for row in PROTOCOLS["small"].rows if row.name in ("training-data", "training-latents", "gaussian")),
+    references=("test",),
+    training_instances=4,
+    unseen_instances=4,
+    views_per_scene=2,
+    conditioning_views=(0, 1),
+    cameras=2,
+    surface_points=64,
+    emd_points=16,
+    neighbours=1,
+    resamples=10,
+)
+
+
+@contextmanager
+def quiet(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar that shows nothing."""
+    yield lambda: None
+
+
+def with_prior(model: StoredModel) -> StoredModel:
+    model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=3), progress=False)
+    return model
+
+
+def write_grids(pipe: MNIFPipeline, root: Path, unseen: int = 8) -> Path:
+    """The model's own instances as the training split, and as many random others as the test split."""
+    others = torch.randn(unseen, pipe.latents.shape[1], generator=torch.Generator().manual_seed(99))
+    parts = {"train": list(zip(pipe.names, pipe.latents)), "test": [(f"t{k}", z) for k, z in enumerate(others)]}
+    for split, items in parts.items():
+        (root / split).mkdir(parents=True)
+        for name, latent in items:
+            item: Any = pipe.decode(latent)
+            if pipe.modality == "voxel":
+                np.save(root / split / f"{name}.npy", item.occupancy(pipe.model.grid["resolution"]))
+            else:
+                item.image(pipe.model.grid["resolution"]).save(root / split / f"{name}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def voxels(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    pipe = MNIFPipeline(with_prior(tiny_voxel_model(num_instances=8, resolution=12)))
+    return Subject(pipe, write_grids(pipe, tmp_path_factory.mktemp("voxels")))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    pipe = MNIFPipeline(with_prior(tiny_image_model(num_instances=8)))
+    return Subject(pipe, write_grids(pipe, tmp_path_factory.mktemp("images")))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    root = write_tiny_srn(tmp_path_factory.mktemp("srn"), scenes=4, views=4, heldout_views=2, resolution=16)
+    model = tiny_model(num_instances=4)
+    model.names = open_store(root, "train", progress=False).names
+    return Subject(MNIFPipeline(with_prior(model)), root)
+
+
+def bench_of(subject: Subject, cache: Path | None = None, **changes: Any) -> Bench:
+    return Bench(subject, dataclasses.replace(TINY, **changes), Cache(cache), quiet)
+
+
+def test_a_model_gives_back_its_own_shapes_and_pictures(voxels: Subject, images: Subject) -> None:
+    for subject, metric, best in ((voxels, "iou", 1.0), (images, "psnr", 40.0)):
+        training = reconstruct(bench_of(subject))[0]
+        assert training.name == "training"
+        assert len(training.scores) == 4
+        assert min(score[metric] for score in training.scores) >= best
+        assert training.table()[metric]["p5"] <= training.table()[metric]["p95"]
+
+
+def test_worst_reconstructions_come_first(voxels: Subject) -> None:
+    unseen = reconstruct(bench_of(voxels))[1]
+    named = dict(zip(unseen.names, (score["iou"] for score in unseen.scores)))
+    shown = [named[name] for name, _ in unseen.worst]
+    assert shown == sorted(named.values())[: len(shown)]
+    assert shown[0] < 1
+
+
+def test_lines_that_are_known(voxels: Subject) -> None:
+    """Training latents decode to the training data, so both lines are equal; their distance to training data is 0."""
+    comparison = compare_shapes(bench_of(voxels))
+    lines = {line.row.name: line for line in comparison.lines}
+    assert list(lines) == ["training-data", "training-latents", "gaussian"]
+    for name in (f"{metric}/{score}" for metric in (CHAMFER, EMD, ONE_MINUS_IOU) for score in ("mmd", "cov", "1nna")):
+        assert lines["training-data"].scores[name][0] == pytest.approx(lines["training-latents"].scores[name][0])
+    assert "novelty_ratio" not in lines["training-data"].scores
+    assert lines["gaussian"].scores["novelty_ratio"][0] > 0
+    sample, training, distance = lines["gaussian"].pairs[0]
+    cells = [voxels.pipe.sample_latents(8, 0, "gaussian")[sample], voxels.pipe.latents[training]]
+    first, second = (voxels.pipe.decode(z).occupancy(12) for z in cells)
+    assert distance == pytest.approx(1 - (first & second).sum() / (first | second).sum(), abs=1e-6)
+
+
+def test_empty_shapes_are_counted_and_cover_nothing(voxels: Subject) -> None:
+    full = voxels.references(("test",), 4).values()
+    made = make_shape_set([np.zeros_like(full[0]), *full[1:]], 32, 0)
+    real = make_shape_set(full, 32, 0)
+    assert made.empty.tolist() == [True, False, False, False]
+    for metric, worst in ((CHAMFER, 6.0), (EMD, 3**0.5), (ONE_MINUS_IOU, 1.0)):
+        matrix = shape_distances(bench_of(voxels, emd_points=16), made, real, metric, "")
+        assert matrix[0] == pytest.approx(np.full(4, worst))
+        assert matrix[1:].max() < worst
+    assert coverage(matrix[1:]) == 0.75
+    assert shape_distances(bench_of(voxels), made, made, CHAMFER, "")[0, 0] == 0
+    assert one_minus_iou_of(made, made)[0, 0] == 0
+
+
+def test_points_lie_on_the_surface_of_the_cells() -> None:
+    axis = (np.arange(32) + 0.5) / 32 - 0.5
+    radius = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1), axis=-1)
+    points = surface_points(radius < 0.3, 500, seed=1)
+    assert np.abs(np.linalg.norm(points, axis=1) - 0.3).max() < 1.5 / 32
+    assert np.array_equal(points, surface_points(radius < 0.3, 500, seed=1))
+    assert not np.array_equal(points, surface_points(radius < 0.3, 500, seed=2))
+
+
+@pytest.mark.parametrize("kind", ["voxels", "images", "scenes"])
+def test_the_same_seed_gives_the_same_file(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """With a cache, from the cache, and without one."""
+    subject = request.getfixturevalue(kind)
+    cache = tmp_path / "cache"
+    contents = []
+    for name, kept in (("a", cache), ("b", cache), ("c", None)):
+        outcome = evaluate(subject, TINY, tmp_path / name, quiet, kept)
+        contents.append((tmp_path / name / "metrics.json").read_bytes())
+        assert all(path.is_file() for path in outcome.paths)
+    assert contents[0] == contents[1] == contents[2]
+    content = json.loads(contents[0], parse_constant=pytest.fail)  # NaN is no JSON
+    expected = {"voxels": ["shapes"], "images": ["pictures"], "scenes": ["pictures"]}[kind]
+    assert [key for key in ("shapes", "pictures") if key in content] == expected
+    assert content["protocol"]["num_samples"] == 8
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "Reconstruction" in page
+    for picture in (tmp_path / "a").glob("*.png"):
+        assert Image.open(picture).size[0] > 50
+    other = evaluate(subject, dataclasses.replace(TINY, seed=1), tmp_path / "d", quiet, cache)
+    assert other.paths[-1].read_bytes() != contents[0]
+
+
+def test_features_of_another_network_in_the_cache(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    made = {"features": np.ones((2, 3))}
+    cache.get("features", {"network": "one", "pictures": 1}, lambda: made)
+    cache.get("features", {"network": "two", "pictures": 1}, lambda: {"features": np.zeros((2, 3))})
+    assert cache.get("features", {"network": "one", "pictures": 1}, dict)["features"].sum() == 6
+    one, two = sorted(tmp_path.iterdir(), key=lambda path: "two" in path.read_bytes().decode("latin1"))
+    one.write_bytes(two.read_bytes())
+    with pytest.raises(MNIFError, match=r"network 'two', expected 'one'.*remove it"):
+        cache.get("features", {"network": "one", "pictures": 1}, dict)
+
+
+def test_references_that_are_the_training_set_are_warned_of(voxels: Subject, tmp_path: Path) -> None:
+    outcome = evaluate(voxels, dataclasses.replace(TINY, references=("train",)), tmp_path / "out", quiet)
+    assert any("training data itself" in note for note in outcome.notes)
+    assert "training data itself" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_model_without_a_prior(voxels: Subject, tmp_path: Path) -> None:
+    bare = Subject(MNIFPipeline(dataclasses.replace(voxels.pipe.model, prior=None)), voxels.data)
+    outcome = evaluate(bare, TINY, tmp_path / "out", quiet)
+    assert any("mnif-train-prior" in note for note in outcome.notes)
+    lines = json.loads((tmp_path / "out" / "metrics.json").read_text())["shapes"]["lines"]
+    assert [line["row"] for line in lines] == ["training-data", "training-latents"]
+
+
+def test_the_command(voxels: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_model(voxels.pipe.model, tmp_path / "run" / "model")
+    options = EvalOptions(folder, data=voxels.data, num_samples=4, device="cpu")
+    output = main(options)
+    assert output == tmp_path / "run" / "evaluation" / "small-seed0-4"
+    assert "next: mnif-diagnose" in capsys.readouterr().out
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(MNIFError, match=r"holds other files \(thesis.txt\)"):
+        main(dataclasses.replace(options, output=tmp_path / "full"))
+    with pytest.raises(MNIFError, match="none of the splits nonsense"):
+        main(dataclasses.replace(options, references="nonsense", output=tmp_path / "new"))
+
+
+def test_data_that_does_not_belong_to_the_model(voxels: Subject, images: Subject, tmp_path: Path) -> None:
+    with pytest.raises(MNIFError, match="can be read as images"):
+        Subject(images.pipe, voxels.data)
+    finer = write_grids(MNIFPipeline(tiny_voxel_model(num_instances=8, resolution=18)), tmp_path / "finer")
+    with pytest.raises(MNIFError, match="12"):
+        Subject(voxels.pipe, finer)
+    model = dataclasses.replace(voxels.pipe.model, names=tuple(f"other{k}" for k in range(8)))
+    with pytest.raises(MNIFError, match=r"8 of the 8 instances .*--data"):
+        Subject(MNIFPipeline(model), voxels.data)
+
+
+def test_protocols() -> None:
+    with pytest.raises(MNIFError, match="protocol 'huge' is not known; choose one of small, standard, paper"):
+        choose_protocol("huge", "voxel", None, 0)
+    with pytest.raises(MNIFError, match=r"num-samples 3 is too few .* at least 4"):
+        choose_protocol("small", "voxel", 3, 0)
+    with pytest.raises(MNIFError, match="seed -1"):
+        choose_protocol("small", "voxel", None, -1)
+    paper = choose_protocol("paper", "radiance", None, 0)
+    assert (paper.num_samples, paper.cameras, paper.references) == (704, 251, ("test",))
+    assert choose_protocol("paper", "voxel", None, 0).num_samples == 8762
+    assert choose_protocol("paper", "image", None, 0).references == ("train",)
+
+
+def test_the_data_folder_is_read_from_config_yml(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "cars"
+    write_model(tiny_model(), run / "model")
+    data.mkdir()
+    config = run / "config.yml"
+    with pytest.raises(MNIFError, match=r"no config.yml beside the model.*--data"):
+        find_data(run)
+    parts = "".join(f"- {part}\n" for part in data.parts)
+    config.write_text(f"!!python/object:some.module.Config\ndata: !!python/object/apply:pathlib.PosixPath\n{parts}")
+    assert find_data(run) == find_data(config) == find_data(run / "model") == data
+    data.rmdir()
+    with pytest.raises(MNIFError, match=r"no such folder \(named by .*config.yml\)"):
+        find_data(run)
+    config.write_text("!!python/object:some.module.Config\nother: 1\n")
+    with pytest.raises(MNIFError, match="does not say where the data is"):
+        find_data(run)
