@@ -11,7 +11,7 @@ EXTRAS := nerfstudio,onnx,hdf5,dev
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: install demo demo-voxel demo-image test lint bench clean
+.PHONY: install demo demo-voxel demo-image evaluate test lint bench clean
 
 install: $(STAMP)
 
@@ -35,6 +35,14 @@ demo-voxel: $(STAMP)
 
 demo-image: $(STAMP)
 	$(BIN)/mnif-demo --modality image
+
+# The small protocol on the demos' models, those that are there (make them with the targets above).
+evaluate: $(STAMP)
+	@found=0; for run in outputs/demo/mnif-lite outputs/demo-voxel/mnif-voxel-lite outputs/demo-image/mnif-image-lite; do \
+		if [ -f $$run/run/model/config.json ]; then \
+			found=1; $(BIN)/mnif-eval --load-config $$run/run/config.yml || exit 1; \
+		fi; \
+	done; [ $$found = 1 ] || { echo "error: no demo model in outputs/; run make demo, demo-voxel or demo-image first."; exit 1; }
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

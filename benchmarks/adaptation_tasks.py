@@ -90,7 +90,7 @@ SETTINGS = {
         fit_lr=2e-3,
     ),
     "image": Settings(
-        FieldSpec(2, 1, 32, 2, 32, 32, w0=6.0, final_activation="sine", head="signed"),
+        FieldSpec(2, 1, 32, 2, 32, 32, w0=6.0, head="signed"),
         metric="psnr", resolution=8, train=1500, unseen=200, batch=64, points=0, observed=0, scored=200,
     ),
     "radiance": Settings(

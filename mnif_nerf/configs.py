@@ -147,6 +147,7 @@ mnif_image = MethodSpecification(
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
             inner_lr=1.0,
+            prior_variance=0.99,
             datamanager=GridDataManagerConfig(
                 modality="image", instances_per_step=32, points_per_instance=0, encode_points=0, jitter=True
             ),
@@ -166,6 +167,7 @@ mnif_image_lite = MethodSpecification(
         pipeline=GridPipelineConfig(
             adaptation="meta-learning",
             inner_lr=1.0,
+            prior_variance=0.99,
             datamanager=GridDataManagerConfig(
                 modality="image", instances_per_step=64, points_per_instance=1024, encode_points=0, jitter=True
             ),

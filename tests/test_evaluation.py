@@ -21,7 +21,7 @@ from mnif_nerf.data.store import open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.comparison import compare_shapes, one_minus_iou_of, shape_distances
-from mnif_nerf.evaluation.generated import Bench
+from mnif_nerf.evaluation.generated import Bench, training_cameras_fit
 from mnif_nerf.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
@@ -258,3 +258,14 @@ def test_the_data_folder_is_read_from_config_yml(tmp_path: Path) -> None:
     config.write_text("!!python/object:some.module.Config\nother: 1\n")
     with pytest.raises(MNIFError, match="does not say where the data is"):
         find_data(run)
+
+
+def test_pictures_from_other_cameras_are_no_yardstick(scenes: Subject, images: Subject, tmp_path: Path) -> None:
+    """The tiny scenes' held-out views are new ones; where they are the references themselves, the line stays."""
+    assert training_cameras_fit(bench_of(images))
+    bench = bench_of(scenes)
+    held = scenes.scenes("train_val")
+    test = scenes.scenes("test")
+    near = np.linalg.norm(held.poses[:, None, :3, 3] - test.poses[None, :, :3, 3], axis=-1).min(axis=0)
+    assert training_cameras_fit(bench) == bool(np.median(near) < 0.02 * 1.3)
+    assert training_cameras_fit(bench_of(scenes, references=("train_val",)))

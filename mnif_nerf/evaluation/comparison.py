@@ -18,6 +18,7 @@ from mnif_nerf.evaluation.generated import (
     row_objects,
     shapes_of_instances,
     shapes_of_row,
+    training_cameras_fit,
     unseen_scenes,
 )
 from mnif_nerf.evaluation.protocols import Row
@@ -209,6 +210,8 @@ def compare_pictures(bench: Bench, network: FeatureNetwork) -> Comparison:
     per_object = 1 if subject.modality == "image" else protocol.cameras
     lines = []
     for row in rows_of(bench):
+        if row.kind == "data" and not training_cameras_fit(bench):
+            continue
         pictures = pictures_of_row(bench, row, reference)
         fake = features_of(bench, pictures, network, f"features: {row.label}")
         line = Line(row, len(pictures.images) // per_object)

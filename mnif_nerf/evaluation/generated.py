@@ -28,6 +28,7 @@ SHAPES_VERSION = 1
 # The orbit that radiance fields are compared from, object with object: elevation, then azimuths, degrees.
 _ORBIT = (20.0, (45.0, 135.0, 225.0, 315.0))
 _ORBIT_PIXELS = 64
+_SAME_CAMERA = 0.02  # of the cameras' distance: how far two cameras may be apart and count as one
 
 
 @dataclass
@@ -200,6 +201,25 @@ def _training_pictures(bench: Bench) -> PictureSet:
             images += [np.array(store.images[view]) for view in views]
     key = {"stores": [digest_of_store(store.folder)], "cameras": protocol.cameras, "count": protocol.num_samples}
     return PictureSet(np.stack(images), key)
+
+
+def training_cameras_fit(bench: Bench) -> bool:
+    """Whether pictures of training scenes were taken from where those of the reference scenes were.
+
+    Elsewhere taken ones differ by the cameras more than by what they show, and are no yardstick. Always so of images.
+    """
+    subject, count = bench.subject, bench.protocol.cameras
+    if subject.modality == "image":
+        return True
+    held = next((name for name in HELD_OUT_SPLITS if name in subject.splits), "train")
+    positions = []
+    for split in (held, *_present(subject, bench.protocol.references)):
+        store = subject.scenes(split)
+        views = [view for scene in range(store.num_scenes) for view in _view_rows(store, scene, count)]
+        positions.append(torch.from_numpy(np.array(store.poses[views])[:, :3, 3]))
+    apart = torch.cdist(positions[0], torch.cat(positions[1:]))
+    nearest = torch.cat([apart.min(dim=0).values, apart.min(dim=1).values])
+    return bool(nearest.median() < _SAME_CAMERA * float(positions[0].norm(dim=1).median()))
 
 
 def _present(subject: Subject, splits: tuple[str, ...]) -> list[str]:

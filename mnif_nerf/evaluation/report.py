@@ -128,6 +128,12 @@ def pictures_section(bench: Bench, comparison: Comparison, network: str) -> Sect
         "numbers are no FID and compare only with others of the same network, data and size; read them against the "
         "lines of training data and of training latents."
     )
+    first_row = comparison.lines[0].row
+    if first_row.kind != "data":
+        warning += (
+            " The data's pictures of training scenes were taken from other places than those of the unseen scenes, so "
+            "they are no yardstick here and left out; the first line has the training scenes seen by the right cameras."
+        )
     body: list[str | Table] = [
         f"Pictures of every line against {comparison.references} unseen instances{per_object}. {warning} Brackets hold "
         "95 % intervals for sets of this size; the Frechet distance is biased upward at small ones, so compare it with "
@@ -162,7 +168,8 @@ def pictures_section(bench: Bench, comparison: Comparison, network: str) -> Sect
     return Section(
         "pictures",
         "Pictures against unseen data",
-        f"pictures, {first}: {main.scores[first][0]:.4g} (training data: {comparison.lines[0].scores[first][0]:.4g})",
+        f"pictures, {first}: {main.scores[first][0]:.4g} ({first_row.label}: "
+        f"{comparison.lines[0].scores[first][0]:.4g})",
         {**_facts(comparison), "network": network},
         body,
         figures,

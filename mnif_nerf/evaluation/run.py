@@ -137,10 +137,7 @@ def check_output(output: Path) -> None:
     Raises:
         MNIFError: a folder with files that no evaluation has written.
     """
-    if output.is_dir() and any(output.iterdir()) and not (output / "metrics.json").is_file():
-        strange = next((entry for entry in output.iterdir() if entry.name not in _OURS), None)
-        if strange is not None:
-            raise MNIFError(f"{output}: holds other files ({strange.name}); choose an empty or new folder.")
-
-
-_OURS = ("cache", "report.md", "report.html")
+    started = (output / "metrics.json").is_file() or (output / "cache").is_dir()
+    strange = None if started or not output.is_dir() else next(output.iterdir(), None)
+    if strange is not None:
+        raise MNIFError(f"{output}: holds other files ({strange.name}); choose an empty or new folder.")
