@@ -328,3 +328,18 @@ def test_figures_are_reproducible_and_whole(tmp_path: Path) -> None:
     for kind in ("png", "svg"):
         assert (tmp_path / "a" / f"line.{kind}").read_bytes() == (tmp_path / "b" / f"line.{kind}").read_bytes()
     assert "<dc:date>" not in (tmp_path / "a" / "line.svg").read_text()
+
+
+def test_the_ablation_is_a_part_of_the_report_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tiny_voxel_model(num_instances=48), tmp_path / "model")
+    small = {"num_samples": 2, "points": 16, "ablate_prior": True, "ablation_steps": 2}
+    diagnose.main(options(folder, tmp_path / "out", **small))
+    content = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    assert content["prior"]["steps"] == 2
+    assert content["prior"]["training"] + content["prior"]["held_out"] == 48
+    assert {row["change"] for row in content["prior"]["rows"]} >= {"real latents", "default", "prediction", "whitening"}
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("The prior's part"))
+    assert "real latents" not in said
+    assert "<table>" in (tmp_path / "out" / "report.html").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,31 @@ def test_tables() -> None:
     assert "1nna 0.4500" in yardstick
     assert "| +1.00 |" in relations_table(rows).markdown()
     assert "| - |" in relations_table(rows).markdown()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It writes a report, goes on from what is there, and says what is missing."""
+    from mnif_nerf.cli.sweep import SweepOptions, main
+
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 4)):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for index in range(count):
+            cells = generator.random((6, 6, 6)) > 0.6
+            np.save(tmp_path / "data" / split / f"{split}{index}.npy", cells)
+    options = SweepOptions(
+        tmp_path / "data", resolution=6, bases=(1, 2), latent_dims=(2,), coefficients=("layer-wise",), steps=2,
+        output=tmp_path / "out",
+    )  # fmt: skip
+    assert main(options) == tmp_path / "out"
+    assert "best unseen iou" in capsys.readouterr().out
+    first = json.loads((tmp_path / "out" / "sweep.json").read_text())["sweep"]["rows"]
+    assert [row["bases"] for row in first] == [1, 2]
+    assert {"sweep_curves.png", "sweep_curves.svg", "report.html", "report.md"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    main(options)
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text())["sweep"]["rows"] == first
+    with pytest.raises(MNIFError, match="no split test or val"):
+        shutil.rmtree(tmp_path / "data" / "test")
+        main(options)

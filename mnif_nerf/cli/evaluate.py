@@ -24,7 +24,8 @@ class EvalOptions:
     data: Path | None = None
     """The data folder; by default the one that config.yml names."""
     protocol: Literal["small", "standard", "paper"] = "small"
-    """small: minutes on two cores. standard: hours. paper: the sizes of the authors' evaluation, for a GPU."""
+    """small: minutes on two cores. standard: hours. paper: the sizes of the authors' evaluation, which for shapes means
+    days of distances on a CPU."""
     num_samples: int | None = None
     """Generated objects per line, in place of the protocol's number."""
     seed: int = 0

@@ -272,9 +272,10 @@ def ablation_section(rows: list[dict[str, Any]], settings: dict[str, Any]) -> Se
         "What this cannot say: all is measured on latents, not on the objects they decode to; with few held-out "
         "latents differences of some hundredths in 1-NNA are noise.",
     ]
-    best = min(
-        (row for row in rows if row["held_out_1nna"] is not None), key=lambda row: abs(row["held_out_1nna"] - 0.5)
+    scored = [row for row in rows if row["held_out_1nna"] is not None and row["change"] != "real latents"]
+    best = min(scored, key=lambda row: abs(row["held_out_1nna"] - 0.5))
+    summary = (
+        f"of {len(scored)} variants, {best['change']} / {best['variant']} is hardest to tell from held-out latents."
     )
-    summary = f"of {len(rows)} rows, {best['change']} / {best['variant']} is hardest to tell from held-out latents."
     facts = {**settings, "rows": rows}
     return Section("prior", "The prior's part", summary, facts, text)

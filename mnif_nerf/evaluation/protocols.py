@@ -117,7 +117,7 @@ def choose_protocol(name: str, modality: str, num_samples: int | None, seed: int
     """A protocol by name, for a modality.
 
     Args:
-        name: "small" (every day, minutes on two cores), "standard" or "paper" (the authors' sizes: hours on a GPU).
+        name: "small" (every day, minutes on two cores), "standard" or "paper" (the authors' sizes: days).
         modality: of the model.
         num_samples: N in place of the protocol's own.
         seed: of all that is drawn.
