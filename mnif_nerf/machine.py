@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,23 @@ def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
     best = min(times, key=lambda threads: times[threads])
     torch.set_num_threads(best)
     return best
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: sums are taken in one order, and the same seed gives the same numbers everywhere.
+
+    It is also the safe choice beside other work: two OpenMP threads that wait for each other on a busy machine can
+    take ten times as long. The compiled kernel has threads of its own, and gives the same bits with any number.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def describe() -> dict[str, Any]:

@@ -330,9 +330,7 @@ def test_figures_are_reproducible_and_whole(tmp_path: Path) -> None:
     assert "<dc:date>" not in (tmp_path / "a" / "line.svg").read_text()
 
 
-def test_the_ablation_is_a_part_of_the_report_when_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_ablation_is_reported_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_model(tiny_voxel_model(num_instances=48), tmp_path / "model")
     small = {"num_samples": 2, "points": 16, "ablate_prior": True, "ablation_steps": 2}
     diagnose.main(options(folder, tmp_path / "out", **small))

@@ -293,6 +293,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     }
     main(options)
     assert json.loads((tmp_path / "out" / "sweep.json").read_text())["sweep"]["rows"] == first
+    shutil.rmtree(tmp_path / "data" / "test")
     with pytest.raises(MNIFError, match="no split test or val"):
-        shutil.rmtree(tmp_path / "data" / "test")
         main(options)

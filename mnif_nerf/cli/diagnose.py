@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,6 +60,7 @@ def main(options: DiagnoseOptions) -> Path:
     from mnif_nerf.diagnosis.bases import check_instances
     from mnif_nerf.diagnosis.report import describe_model, write_report
     from mnif_nerf.export.figures import check_matplotlib
+    from mnif_nerf.machine import one_thread
 
     check_matplotlib()
     pipe = load_pipeline(options.load_config, options.device)
@@ -68,7 +68,7 @@ def main(options: DiagnoseOptions) -> Path:
     output = prepare_output(options.output or default_output(options.load_config, "diagnosis", f"seed{options.seed}"))
     if pipe.prior is None:
         print("no latent prior yet, so samples are left out; train one with mnif-train-prior.")
-    with _one_thread():
+    with one_thread():
         sections = []
         for title, steps, run in _parts(pipe, options):
             with progress_bar(title, steps) as advance:
@@ -144,19 +144,6 @@ def _settings(options: DiagnoseOptions) -> dict[str, Any]:
     settings.pop("output")
     settings.pop("device")
     return settings
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: sums are then taken in one order, and the same seed gives the same numbers everywhere."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def entrypoint() -> None:

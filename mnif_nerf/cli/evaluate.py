@@ -52,7 +52,7 @@ def main(options: EvalOptions) -> Path:
     from mnif_nerf.evaluation.protocols import choose_protocol
     from mnif_nerf.evaluation.run import check_output, evaluate
     from mnif_nerf.evaluation.subject import load_subject
-    from mnif_nerf.machine import flush_denormals
+    from mnif_nerf.machine import flush_denormals, one_thread
 
     subject = load_subject(options.load_config, options.data, options.device)
     flush_denormals()
@@ -67,9 +67,9 @@ def main(options: EvalOptions) -> Path:
     output = options.output or default_output(str(options.load_config), "evaluation", name)
     check_output(output)
     prepare_output(output)
-    outcome = evaluate(
-        subject, protocol, output, progress_bar, output / "cache", options.lpips, options.inception_weights
-    )
+    cache = output / "cache"
+    with one_thread():
+        outcome = evaluate(subject, protocol, output, progress_bar, cache, options.lpips, options.inception_weights)
     for sentence in (*outcome.notes, *outcome.summaries):
         print(sentence)
     print(f"wrote {output}/report.html, report.md, metrics.json and {len(outcome.paths) - 3} figures")
