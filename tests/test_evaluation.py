@@ -20,7 +20,7 @@ from mnif_nerf.cli.evaluate import EvalOptions, main
 from mnif_nerf.data.store import open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
-from mnif_nerf.evaluation.comparison import compare_shapes, one_minus_iou_of, shape_distances
+from mnif_nerf.evaluation.comparison import compare_shapes, one_minus_iou_of, rows_of, shape_distances
 from mnif_nerf.evaluation.generated import Bench, training_cameras_fit
 from mnif_nerf.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
@@ -90,7 +90,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    root = write_tiny_srn(tmp_path_factory.mktemp("srn"), scenes=4, views=4, heldout_views=2, resolution=16)
+    root = write_tiny_srn(
+        tmp_path_factory.mktemp("srn"), scenes=4, views=4, heldout_views=2, test_scenes=4, resolution=16
+    )
     model = tiny_model(num_instances=4)
     model.names = open_store(root, "train", progress=False).names
     return Subject(MNIFPipeline(with_prior(model)), root)
@@ -269,3 +271,24 @@ def test_pictures_from_other_cameras_are_no_yardstick(scenes: Subject, images: S
     near = np.linalg.norm(held.poses[:, None, :3, 3] - test.poses[None, :, :3, 3], axis=-1).min(axis=0)
     assert training_cameras_fit(bench) == bool(np.median(near) < 0.02 * 1.3)
     assert training_cameras_fit(bench_of(scenes, references=("train_val",)))
+
+
+def test_a_flow_prior_is_sampled_by_its_own_sampler(voxels: Subject) -> None:
+    model = dataclasses.replace(voxels.pipe.model)
+    model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=3, prediction="flow"), progress=False)
+    bench = bench_of(Subject(MNIFPipeline(model), voxels.data), rows=PROTOCOLS["small"].rows)
+    assert [row.name for row in rows_of(bench)] == [
+        "training-data", "training-latents", "gaussian", "interpolation", "flow-heun",
+    ]  # fmt: skip
+    assert [row.name for row in rows_of(bench_of(voxels, rows=PROTOCOLS["small"].rows))][-1] == "ddpm-1000"
+    assert compare_shapes(bench).lines[-1].pairs
+
+
+def test_too_few_references_leave_the_comparisons_out(tmp_path: Path) -> None:
+    pipe = MNIFPipeline(with_prior(tiny_voxel_model(num_instances=8, resolution=12)))
+    subject = Subject(pipe, write_grids(pipe, tmp_path / "data", unseen=3))
+    outcome = evaluate(subject, TINY, tmp_path / "out", quiet)
+    assert any("Only 3 instances" in note and "need 4" in note for note in outcome.notes)
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "shapes" not in content
+    assert content["reconstruction"]["unseen"]["summary"]["iou"]["mean"] > 0

@@ -28,8 +28,11 @@ from mnif_nerf.metrics.distributions import bootstrap_feature_scores, feature_sc
 from mnif_nerf.metrics.features import FeatureNetwork
 from mnif_nerf.metrics.histograms import jsd_of_clouds
 from mnif_nerf.metrics.sets import Distances, bootstrap, coverage, novelty, set_scores
+from mnif_nerf.priors.baselines import BASELINES
 
-MAIN_ROW = "dpm-30"  # what mnif-sample draws
+_FLOW = Row("flow-heun", "flow matching, Heun", sampler="flow-heun")
+MAIN_ROWS = ("dpm-30", _FLOW.name)  # what mnif-sample draws
+LEAST_REFERENCES = 4  # that sets can be compared by
 _CHUNK = 32
 
 
@@ -80,8 +83,21 @@ class Comparison:
 
 def rows_of(bench: Bench) -> list[Row]:
     """The protocol's lines that this model can fill: no samples without a prior."""
-    has_prior = bench.subject.pipe.prior is not None
-    return [row for row in bench.protocol.rows if has_prior or row.kind != "samples"]
+    prior = bench.subject.pipe.prior
+    if prior is None:
+        return [row for row in bench.protocol.rows if row.kind != "samples"]
+    if prior.default_sampler != _FLOW.sampler:
+        return list(bench.protocol.rows)
+    # Diffusion's samplers do not fit a flow; those without a denoiser do.
+    return [row for row in bench.protocol.rows if row.kind != "samples" or row.sampler in BASELINES] + [_FLOW]
+
+
+def num_references(bench: Bench) -> int:
+    """How many instances samples can be compared with."""
+    subject, protocol = bench.subject, bench.protocol
+    if subject.modality == "radiance":
+        return sum(subject.scenes(split).num_scenes for split in protocol.references if split in subject.splits)
+    return len(subject.references(protocol.references, protocol.max_references))
 
 
 # ---------------------------------------------------------------------------------------------------------- shapes
@@ -122,7 +138,7 @@ def compare_shapes(bench: Bench) -> Comparison:
         if row.kind == "samples" and yardstick is not None:
             to_train = one_minus_iou_of(made, train)
             _add_novelty(line, to_train, yardstick)
-            if row.name == MAIN_ROW:
+            if row.name in MAIN_ROWS:
                 distances[row.label] = to_train.min(axis=1)
         lines.append(line)
     return Comparison(lines, count, distances)
@@ -292,7 +308,7 @@ def _picture_novelty(bench: Bench, lines: list[Line]) -> dict[str, np.ndarray]:
         if line.row.name in made:
             matrix = _rmse(made[line.row.name], train)
             _add_novelty(line, matrix, yardstick)
-            if line.row.name == MAIN_ROW:
+            if line.row.name in MAIN_ROWS:
                 distances[line.row.label] = matrix.min(axis=1)
     return distances
 

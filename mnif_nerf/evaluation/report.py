@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnif_nerf.evaluation.comparison import MAIN_ROW, Comparison, Line
+from mnif_nerf.evaluation.comparison import MAIN_ROWS, Comparison, Line
 from mnif_nerf.evaluation.generated import Bench, row_latents
 from mnif_nerf.evaluation.reconstruction import Reconstruction
 from mnif_nerf.export.document import Section, Table
@@ -99,7 +99,7 @@ def shapes_section(bench: Bench, comparison: Comparison) -> Section:
         "Suspicious is what lies nearer to training data than 95 % of the unseen shapes; a perfect model has 0.05.",
         Table(["other", "JSD", "empty", "novelty ratio", "suspicious"], rows),
     ]
-    main = next((line for line in comparison.lines if line.row.name == MAIN_ROW), comparison.lines[-1])
+    main = next((line for line in comparison.lines if line.row.name in MAIN_ROWS), comparison.lines[-1])
     value = main.scores[f"{CHAMFER}/1nna"][0]
     perfect = comparison.lines[0].scores[f"{CHAMFER}/1nna"][0]
     return Section(
@@ -157,7 +157,7 @@ def pictures_section(bench: Bench, comparison: Comparison, network: str) -> Sect
                 ],
             ),
         ]
-    main = next((line for line in comparison.lines if line.row.name == MAIN_ROW), comparison.lines[-1])
+    main = next((line for line in comparison.lines if line.row.name in MAIN_ROWS), comparison.lines[-1])
     figures = {}
     if len(comparison.distances) > 1:
         figures["novelty_pictures"] = novelty_figure(

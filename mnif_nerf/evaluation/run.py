@@ -8,7 +8,7 @@ from typing import Any
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
-from mnif_nerf.evaluation.comparison import compare_pictures, compare_shapes
+from mnif_nerf.evaluation.comparison import LEAST_REFERENCES, compare_pictures, compare_shapes, num_references
 from mnif_nerf.evaluation.generated import Bench, Stage
 from mnif_nerf.evaluation.protocols import Protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
@@ -68,9 +68,16 @@ def evaluate(
     bench = Bench(subject, protocol, Cache(cache), stage)
     notes = _notes(subject, protocol)
     sections: list[Section] = [reconstruction_section(reconstruct(bench, lpips))]
-    if subject.has_solids:
+    least = max(LEAST_REFERENCES, protocol.neighbours + 1)
+    found = min(num_references(bench), len(subject.pipe.names))
+    if found < least:
+        notes.append(
+            f"Only {found} instances can be compared with (splits {', '.join(protocol.references)}), and comparisons "
+            f"of sets need {least}; they are left out. Add unseen data, or name other splits with --references."
+        )
+    if subject.has_solids and found >= least:
         sections.append(shapes_section(bench, compare_shapes(bench)))
-    if subject.modality != "voxel":
+    if subject.modality != "voxel" and found >= least:
         for network in networks:
             section = pictures_section(bench, compare_pictures(bench, network), network.name)
             sections.append(section if network is networks[0] else _renamed(section))
