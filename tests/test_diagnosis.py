@@ -337,7 +337,13 @@ def test_the_ablation_is_reported_when_asked_for(tmp_path: Path, capsys: pytest.
     content = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
     assert content["prior"]["steps"] == 2
     assert content["prior"]["training"] + content["prior"]["held_out"] == 48
-    assert {row["change"] for row in content["prior"]["rows"]} >= {"real latents", "default", "prediction", "whitening"}
+    assert {row["change"] for row in content["prior"]["rows"]} >= {
+        "real latents",
+        "default",
+        "prediction",
+        "schedule",
+        "whitening",
+    }
     said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("The prior's part"))
     assert "real latents" not in said
     assert "<table>" in (tmp_path / "out" / "report.html").read_text()

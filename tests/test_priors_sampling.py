@@ -27,10 +27,12 @@ from mnif_nerf.priors.schedulers import (
 class ExactMixture:
     """The posterior mean of a mixture of diagonal Gaussians, in whatever form the scheduler asks for."""
 
-    def __init__(self, weights: list[float], means: list[list[float]], deviations: list[list[float]]) -> None:
+    def __init__(
+        self, weights: list[float], means: list[list[float]], deviations: list[list[float]], schedule: str = "cosine"
+    ) -> None:
         self.weights, self.means = torch.tensor(weights), torch.tensor(means)
         self.variances = torch.tensor(deviations) ** 2
-        self.scheduler = make_scheduler("ddpm")
+        self.scheduler = make_scheduler("ddpm", schedule=schedule)
 
     def model(self, prediction: str):
         def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -91,6 +93,21 @@ def test_gaussian_target(sampler: str, prediction: str) -> None:
     assert (samples.std(0) / deviation - 1).abs().max() < 0.08
     correlation = torch.corrcoef(samples.T) - torch.eye(4)
     assert correlation.abs().max() < 0.08
+
+
+def test_the_linear_schedule_is_sampled_as_it_was_trained() -> None:
+    """Through a stored configuration, also by another sampler than the stored one."""
+    target = ExactMixture([1.0], [[-1.0, 0.0, 0.5, 2.0]], [[0.2, 0.5, 1.0, 1.5]], schedule="linear")
+    assert not torch.allclose(target.scheduler.alphas_cumprod, GAUSSIAN.scheduler.alphas_cumprod, atol=0.1)
+    stored = scheduler_config(make_scheduler("dpm-solver++", "v_prediction", schedule="linear"))
+    for sampler in ("dpm-solver++", "ddim"):
+        samples = reverse_process(
+            target.model("v_prediction"), scheduler_from_config(stored, sampler), 100, sample_streams(2000, seed=0), 4
+        )
+        assert ((samples.mean(0) - target.means[0]) / target.variances[0].sqrt()).abs().max() < 0.1
+        assert (samples.std(0) / target.variances[0].sqrt() - 1).abs().max() < 0.15
+    with pytest.raises(MNIFError, match="schedule: unknown name 'square'; choose one of cosine, linear"):
+        make_scheduler(schedule="square")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -182,8 +199,8 @@ def test_bad_scheduler_requests() -> None:
         make_scheduler("ddim", "x")
     with pytest.raises(MNIFError, match="num_train_timesteps"):
         make_scheduler("ddim", num_train_timesteps=1)
-    foreign = {**scheduler_config(make_scheduler("ddpm")), "beta_schedule": "linear"}
-    with pytest.raises(MNIFError, match="'linear' betas"):
+    foreign = {**scheduler_config(make_scheduler("ddpm")), "beta_schedule": "scaled_linear"}
+    with pytest.raises(MNIFError, match="'scaled_linear' betas"):
         scheduler_from_config(foreign)
     with pytest.raises(MNIFError, match="EulerDiscreteScheduler"):
         scheduler_from_config({"_class_name": "EulerDiscreteScheduler"})

@@ -35,6 +35,8 @@ class TrainPriorOptions:
     with, 0.95 where it does not say."""
     prediction: Literal["v_prediction", "sample", "epsilon", "flow"] | None = None
     """What the denoiser predicts; v_prediction by default. flow is flow matching in place of diffusion."""
+    schedule: Literal["cosine", "linear"] | None = None
+    """Noise schedule of diffusion; cosine by default."""
     width: int | None = None
     """Features per layer of the denoiser; by default chosen from the data."""
     blocks: int | None = None

@@ -5,8 +5,7 @@ and with the held-out part (or do they copy it?); the rows of real latents say w
 memoriser would score with as many points.
 
 All scores are in one space, the default's whitened coordinates of the training part, so that a prior that works in
-others gains or loses nothing by that. The noise schedule is left out: the cosine one is the only one that
-`mnif_nerf.priors.schedulers` has (flow matching brings its own).
+others gains or loses nothing by that.
 """
 
 from __future__ import annotations
@@ -105,6 +104,7 @@ def variants(base: PriorConfig, width: int, steps: int) -> list[Variant]:
         ("training", f"twice the steps: {2 * steps}", {"steps": 2 * steps}),
         *(("prediction", name, {"prediction": name}) for name in ("v_prediction", "sample", "epsilon", "flow")),
         *(("whitening", name, {"whitening": name}) for name in ("pca", "per-dimension", "none")),
+        ("schedule", "linear", {"schedule": "linear"}),
         ("weights", "without averaging", {"ema_decay": 0.0}),
         ("samples", "without calibration", {"calibrate": False}),
     ]

@@ -337,7 +337,7 @@ class LatentPrior:
 
 def _default_scheduler(config: PriorConfig) -> dict[str, Any]:
     name = default_sampler(config.prediction)
-    return scheduler_config(make_scheduler(name, config.prediction, config.num_train_timesteps))
+    return scheduler_config(make_scheduler(name, config.prediction, config.num_train_timesteps, config.schedule))
 
 
 @contextlib.contextmanager

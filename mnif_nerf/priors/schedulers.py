@@ -1,9 +1,9 @@
 """Noise schedulers: diffusers' own, behind one factory that fixes the choices that must not drift.
 
-Those of diffusion use the cosine schedule (`squaredcos_cap_v2`, Nichol and Dhariwal 2021) and never clip the
-prediction: diffusers' default `clip_sample=True` squashes latents into [-1, 1] without a word. Flow matching (Lipman
-et al. 2023) has straight paths instead, `x_s = (1 - s) clean + s noise`; its denoiser predicts their velocity, `noise -
-clean`, and has a sampler of its own.
+Those of diffusion use the cosine schedule (`squaredcos_cap_v2`, Nichol and Dhariwal 2021), or DDPM's linear one where
+asked for, and never clip the prediction: diffusers' default `clip_sample=True` squashes latents into [-1, 1] without a
+word. Flow matching (Lipman et al. 2023) has straight paths instead, `x_s = (1 - s) clean + s noise`; its denoiser
+predicts their velocity, `noise - clean`, and has a sampler of its own.
 """
 
 from __future__ import annotations
@@ -39,13 +39,18 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "ddpm": {"clip_sample": False, "variance_type": "fixed_large"},
     "flow-heun": {"shift": 1.0},
 }
-_BETA_SCHEDULE = "squaredcos_cap_v2"
+# Our names for diffusers' schedules. "linear" runs from 1e-4 to 0.02, as in DDPM (Ho et al. 2020).
+_BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
+SCHEDULES: tuple[str, ...] = tuple(_BETA_SCHEDULES)
 
 Model = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_scheduler(
-    name: str = "dpm-solver++", prediction: str = "v_prediction", num_train_timesteps: int = 1000
+    name: str = "dpm-solver++",
+    prediction: str = "v_prediction",
+    num_train_timesteps: int = 1000,
+    schedule: str = "cosine",
 ) -> Any:
     """Make a diffusers scheduler.
 
@@ -55,15 +60,18 @@ def make_scheduler(
             (deterministic, second order) for the prediction "flow".
         prediction: what the denoiser returns: "v_prediction", "sample" (the clean latent), "epsilon" or "flow".
         num_train_timesteps: T, length of the noising process.
+        schedule: "cosine" or "linear"; flow matching has its own and takes no notice.
 
     Raises:
-        MNIFError: unknown name or prediction, two that do not go together, or T < 2.
+        MNIFError: unknown name, prediction or schedule, two that do not go together, or T < 2.
     """
     check_sampler(name)
     if prediction not in PREDICTIONS:
         raise MNIFError(f"prediction: unknown type {prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
     if num_train_timesteps < 2:
         raise MNIFError(f"num_train_timesteps: {num_train_timesteps}, expected at least 2.")
+    if schedule not in _BETA_SCHEDULES:
+        raise MNIFError(f"schedule: unknown name {schedule!r}; choose one of {', '.join(SCHEDULES)}.")
     fitting = [sampler for sampler in SAMPLERS if (sampler == "flow-heun") == (prediction == "flow")]
     if name not in fitting:
         raise MNIFError(
@@ -74,7 +82,7 @@ def make_scheduler(
         return _class_of(name)(num_train_timesteps=num_train_timesteps, **_OPTIONS[name])
     return _class_of(name)(
         num_train_timesteps=num_train_timesteps,
-        beta_schedule=_BETA_SCHEDULE,
+        beta_schedule=_BETA_SCHEDULES[schedule],
         prediction_type=prediction,
         **_OPTIONS[name],
     )
@@ -104,8 +112,8 @@ def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> An
 
     Args:
         config: as from `scheduler_config`.
-        name: the sampler wanted; where it is another one than the file describes, only the prediction type
-            and the number of training timesteps are taken over.
+        name: the sampler wanted; where it is another one than the file describes, only the prediction type, the
+            noise schedule and the number of training timesteps are taken over.
 
     Raises:
         MNIFError: the file describes a scheduler that this package does not use.
@@ -115,13 +123,14 @@ def scheduler_from_config(config: dict[str, Any], name: str | None = None) -> An
     total = int(config.get("num_train_timesteps", 1000))
     if described == "flow-heun":
         return make_scheduler(name or described, "flow", total)
-    if described is None or config.get("beta_schedule") != _BETA_SCHEDULE or "prediction_type" not in config:
+    schedule = next((own for own, theirs in _BETA_SCHEDULES.items() if theirs == config.get("beta_schedule")), None)
+    if described is None or schedule is None or "prediction_type" not in config:
         raise MNIFError(
-            f"scheduler_config.json: a {config.get('_class_name')} with {config.get('beta_schedule')!r} "
-            f"betas, expected one of {', '.join(classes)} with {_BETA_SCHEDULE!r}; train the prior again."
+            f"scheduler_config.json: a {config.get('_class_name')} with {config.get('beta_schedule')!r} betas, "
+            f"expected one of {', '.join(classes)} with {' or '.join(_BETA_SCHEDULES.values())}; train the prior again."
         )
     if name is not None and name != described:
-        return make_scheduler(name, config["prediction_type"], total)
+        return make_scheduler(name, config["prediction_type"], total, schedule)
     forced = {"clip_sample": False} if described in ("ddim", "ddpm") else {}
     return _class_of(described).from_config(config, thresholding=False, **forced)
 

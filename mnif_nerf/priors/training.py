@@ -14,7 +14,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaSpec
-from mnif_nerf.priors.schedulers import PREDICTIONS, make_scheduler
+from mnif_nerf.priors.schedulers import PREDICTIONS, SCHEDULES, make_scheduler
 from mnif_nerf.priors.whitening import MODES, WhiteningMode
 
 OnStep = Callable[[int, float], None]
@@ -31,6 +31,7 @@ class PriorConfig:
         prediction: what the denoiser predicts: "v_prediction", "sample" (the authors' choice) or "epsilon"; or "flow",
             the velocity of flow matching in place of diffusion.
         num_train_timesteps: T of the noising process.
+        schedule: of its noise, "cosine" or "linear"; flow matching has its own.
         width, blocks: size of the denoiser; None chooses it from the data (`DenoiserSpec.for_data`).
         dropout: share of features dropped in each block during training.
         steps: optimiser steps; None chooses them from the data (`default_steps`).
@@ -52,6 +53,7 @@ class PriorConfig:
     explained_variance: float = 0.95
     prediction: str = "v_prediction"
     num_train_timesteps: int = 1000
+    schedule: str = "cosine"
     width: int | None = None
     blocks: int | None = None
     dropout: float = 0.0
@@ -70,6 +72,8 @@ class PriorConfig:
             raise MNIFError(f"whitening: unknown mode {self.whitening!r}; choose one of {', '.join(MODES)}.")
         if self.prediction not in PREDICTIONS:
             raise MNIFError(f"prediction: unknown type {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
+        if self.schedule not in SCHEDULES:
+            raise MNIFError(f"schedule: unknown name {self.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
         if self.steps is not None and self.steps < 1:
             raise MNIFError(f"steps: {self.steps}, expected at least 1 training step.")
         if self.batch_size < 1:
@@ -163,11 +167,12 @@ class Noising:
     Args:
         prediction: as in `PriorConfig`.
         total: T.
+        schedule: of the noise.
     """
 
-    def __init__(self, prediction: str, total: int) -> None:
+    def __init__(self, prediction: str, total: int, schedule: str = "cosine") -> None:
         self.prediction, self.total = prediction, total
-        self.scheduler = make_scheduler("ddpm" if prediction != "flow" else "flow-heun", prediction, total)
+        self.scheduler = make_scheduler("ddpm" if prediction != "flow" else "flow-heun", prediction, total, schedule)
 
     def loss(self, model: Any, clean: Tensor, noise: Tensor, times: Tensor, device: torch.device | str) -> Tensor:
         """Mean squared error of a model at `clean` and `noise` [B, K] and int64 times [B] from 0 to T - 1."""
@@ -236,7 +241,7 @@ def train_denoiser(
         denoiser = Denoiser(config.denoiser_spec(len(train), train.shape[1])).to(device)
         average = AveragedModel(denoiser, multi_avg_fn=_ramped_average(config.ema_decay))
         optimizer, schedule = _optimizer(denoiser, config, steps)
-        noising = Noising(config.prediction, config.num_train_timesteps)
+        noising = Noising(config.prediction, config.num_train_timesteps, config.schedule)
         recent: list[float] = []
         for step in range(steps):
             clean = source.draw(config.batch_size)
