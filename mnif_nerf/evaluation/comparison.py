@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.views import spread
 from mnif_nerf.evaluation.generated import (
     Bench,
     PictureSet,
@@ -124,14 +126,16 @@ def compare_shapes(bench: Bench) -> Comparison:
             others = subject.references(splits, protocol.max_references, "voxel")
             unseen = shapes_of_instances(bench, others, "unseen shapes")
     yardstick = None if unseen is None else one_minus_iou_of(unseen, train)
+    metrics = [metric for metric in (CHAMFER, EMD, ONE_MINUS_IOU) if metric != EMD or protocol.emd_points > 0]
+    among_real = {m: shape_distances(bench, spread_real, spread_real, m, f"{m}: references") for m in metrics}
     lines, distances = [], {} if yardstick is None else {"unseen data": yardstick.min(axis=1)}
     for row in rows_of(bench):
         made = shapes_of_row(bench, row, real.resolution)
-        line = Line(row, count, int(made.first(count).empty.sum()))
-        for metric in (CHAMFER, EMD, ONE_MINUS_IOU):
-            if metric != EMD or protocol.emd_points > 0:
-                _add_set_scores(bench, line, made.first(count), spread_real, metric)
-        solid = [cloud for cloud, empty in zip(made.points[:count], made.empty) if not empty]
+        kept = made.first(count)
+        line = Line(row, count, int(kept.empty.sum()))
+        for metric in metrics:
+            _add_set_scores(bench, line, kept, spread_real, metric, among_real[metric])
+        solid = [cloud for cloud, empty in zip(kept.points, kept.empty) if not empty]
         if solid:
             jsd = jsd_of_clouds(solid, list(spread_real.points), half_extent=subject.pipe.model.half_extent)
             line.scores["jsd"] = (jsd, float("nan"), float("nan"))
@@ -150,17 +154,17 @@ def unseen_splits(bench: Bench) -> tuple[str, ...]:
 
 
 def _spread_set(shapes: ShapeSet, count: int) -> ShapeSet:
-    from mnif_nerf.data.views import spread
-
     rows = spread(len(shapes), count)
     return ShapeSet(shapes.bits[rows], shapes.resolution, shapes.points[rows])
 
 
-def _add_set_scores(bench: Bench, line: Line, made: ShapeSet, real: ShapeSet, metric: str) -> None:
+def _add_set_scores(
+    bench: Bench, line: Line, made: ShapeSet, real: ShapeSet, metric: str, among_real: np.ndarray
+) -> None:
     distances = Distances(
         between=shape_distances(bench, made, real, metric, f"{metric}: {line.row.label}"),
         generated=shape_distances(bench, made, made, metric, f"{metric}: {line.row.label}, among themselves"),
-        reference=shape_distances(bench, real, real, metric, f"{metric}: references"),
+        reference=among_real,
     )
     scores = set_scores(distances)
     intervals = bootstrap(distances, bench.protocol.resamples, seed=bench.protocol.seed)
@@ -210,8 +214,6 @@ def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet) -> np.ndarray:
 
 
 def _digest(shapes: ShapeSet) -> str:
-    import hashlib
-
     return hashlib.sha256(shapes.bits.tobytes() + shapes.points.tobytes()).hexdigest()[:20]
 
 
@@ -233,7 +235,7 @@ def compare_pictures(bench: Bench, network: FeatureNetwork) -> Comparison:
         line = Line(row, len(pictures.images) // per_object)
         line.scores = _picture_scores(bench, real, fake, network.name, per_object)
         lines.append(line)
-    distances = _picture_novelty(bench, lines)
+    distances = _picture_novelty(bench, lines, reference)
     return Comparison(lines, len(reference.images) // per_object, distances)
 
 
@@ -264,7 +266,7 @@ def features_of(bench: Bench, pictures: PictureSet, network: FeatureNetwork, tit
     return torch.from_numpy(bench.cache.get("features", key, make)["features"])
 
 
-def _picture_novelty(bench: Bench, lines: list[Line]) -> dict[str, np.ndarray]:
+def _picture_novelty(bench: Bench, lines: list[Line], reference: PictureSet) -> dict[str, np.ndarray]:
     """Root-mean-square pixel differences to the nearest training instance, added to the lines of samples.
 
     Of pictures themselves; of radiance fields between renders from four fixed sides, where the training instances and
@@ -279,7 +281,7 @@ def _picture_novelty(bench: Bench, lines: list[Line]) -> dict[str, np.ndarray]:
         train = _flat(np.stack(subject.training(len(pipe.names)).values()))
         unseen = _flat(np.stack(subject.references(splits, protocol.max_references).values()))
         made = {
-            line.row.name: _flat(pictures_of_row(bench, line.row, reference_pictures(bench)).images)
+            line.row.name: _flat(pictures_of_row(bench, line.row, reference).images)
             for line in lines
             if line.row.kind == "samples"
         }

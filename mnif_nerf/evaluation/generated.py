@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.views import HELD_OUT_SPLITS, UnseenViews, open_unseen, spread
-from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache, digest_of_store, digest_of_tensors
 from mnif_nerf.evaluation.protocols import Protocol, Row
 from mnif_nerf.evaluation.shapes import ShapeSet, make_shape_set
@@ -149,7 +148,7 @@ def pictures_of_row(bench: Bench, row: Row, references: PictureSet) -> PictureSe
     )  # fmt: skip
     if subject.modality == "radiance":
         key["views"] = [
-            digest_of_store(subject.scenes(split).folder) for split in _present(subject, protocol.references)
+            digest_of_store(subject.scenes(split).folder) for split in subject.choose_splits(protocol.references)
         ]
 
     def make() -> dict[str, np.ndarray]:
@@ -177,7 +176,7 @@ def reference_pictures(bench: Bench) -> PictureSet:
             np.stack(instances.values()), {"stores": stores, "rows": [list(row) for row in instances.rows]}
         )
     images, stores = [], []
-    for split in _present(subject, protocol.references):
+    for split in subject.choose_splits(protocol.references):
         store = subject.scenes(split)
         stores.append(digest_of_store(store.folder))
         for scene in range(store.num_scenes):
@@ -213,23 +212,13 @@ def training_cameras_fit(bench: Bench) -> bool:
         return True
     held = next((name for name in HELD_OUT_SPLITS if name in subject.splits), "train")
     positions = []
-    for split in (held, *_present(subject, bench.protocol.references)):
+    for split in (held, *subject.choose_splits(bench.protocol.references)):
         store = subject.scenes(split)
         views = [view for scene in range(store.num_scenes) for view in _view_rows(store, scene, count)]
         positions.append(torch.from_numpy(np.array(store.poses[views])[:, :3, 3]))
     apart = torch.cdist(positions[0], torch.cat(positions[1:]))
     nearest = torch.cat([apart.min(dim=0).values, apart.min(dim=1).values])
     return bool(nearest.median() < _SAME_CAMERA * float(positions[0].norm(dim=1).median()))
-
-
-def _present(subject: Subject, splits: tuple[str, ...]) -> list[str]:
-    found = [name for name in splits if name in subject.splits]
-    if not found:
-        raise MNIFError(
-            f"{subject.data}: has none of the splits {', '.join(splits)} to compare samples with; name one that is "
-            f"there with --references ({', '.join(subject.splits)})."
-        )
-    return found
 
 
 def _view_rows(store: object, scene: int, count: int) -> list[int]:
@@ -240,7 +229,7 @@ def _view_rows(store: object, scene: int, count: int) -> list[int]:
 def _reference_views(bench: Bench) -> list[list[tuple[Tensor, Intrinsics]]]:
     """Of every reference scene, the cameras of its pictures in `reference_pictures`."""
     cameras = []
-    for split in _present(bench.subject, bench.protocol.references):
+    for split in bench.subject.choose_splits(bench.protocol.references):
         store = bench.subject.scenes(split)
         for scene in range(store.num_scenes):
             focal, cx, cy = (float(v) for v in store.intrinsics[scene])

@@ -15,7 +15,7 @@ import numpy as np
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Arrays
 
-_BLUR = 0.5
+_LEVEL = 0.5  # between a cell that is filled and one that is not
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def surface_points(cells: np.ndarray, count: int, seed: int, half_extent: float 
     import trimesh
 
     padded = np.pad(cells, 1).astype(np.float32)
-    vertices, faces = mcubes.marching_cubes(padded, _BLUR)
+    vertices, faces = mcubes.marching_cubes(padded, _LEVEL)
     vertices = (vertices - 0.5) * (2 * half_extent / len(cells)) - half_extent
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     points, _ = trimesh.sample.sample_surface(mesh, count, seed=np.random.default_rng(seed))

@@ -108,16 +108,29 @@ class Subject:
         Raises:
             MNIFError: none of the splits is there.
         """
-        present = grid_splits(self.data, modality or self.modality)
-        found = [name for name in splits if name in present]
-        if not found:
-            raise MNIFError(
-                f"{self.data}: has none of the splits {', '.join(splits)} to compare samples with; name one that is "
-                f"there with --references ({', '.join(present)})."
-            )
-        stores = tuple(self.grids(name, modality) for name in found)
+        present = tuple(grid_splits(self.data, modality)) if modality else self.splits
+        stores = tuple(self.grids(name, modality) for name in self.choose_splits(splits, present))
         rows = [(s, row) for s, store in enumerate(stores) for row in range(store.num_instances)]
         return Instances(stores, tuple(rows[int(i)] for i in spread(len(rows), most)))
+
+    def choose_splits(self, wanted: tuple[str, ...], present: tuple[str, ...] | None = None) -> list[str]:
+        """Those of `wanted` that are there.
+
+        Args:
+            wanted: names of splits.
+            present: splits to choose from; by default the data's own.
+
+        Raises:
+            MNIFError: none of them is there.
+        """
+        present = self.splits if present is None else present
+        found = [name for name in wanted if name in present]
+        if not found:
+            raise MNIFError(
+                f"{self.data}: has none of the splits {', '.join(wanted)} to compare samples with; name one that is "
+                f"there with --references ({', '.join(present)})."
+            )
+        return found
 
     def _check_names(self, names: tuple[str, ...]) -> None:
         missing = sorted(set(self.pipe.names) - set(names))
