@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,14 +30,14 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
     target = Path(target)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=f".tmp{target.suffix}", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        # Named before it is made: mkstemp would leave the file behind where Ctrl-C comes just after it.
+        temporary = target.parent / f".{target.stem}.{secrets.token_hex(6)}.tmp{target.suffix}"
         try:
+            temporary.touch(0o600, exist_ok=False)
             yield temporary
             umask = os.umask(0)
             os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide published files from other users
+            temporary.chmod(0o666 & ~umask)  # 0600 would hide published files from other users
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

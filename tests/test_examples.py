@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trimesh
 from PIL import Image
 
 from mnif_nerf.pipelines.model_folder import read_model
+from mnif_nerf.pipelines.objects import NeuralObject
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -61,6 +63,21 @@ def test_generation(example: Path, tmp_path: Path) -> None:
     assert width >= 4 * 96
     assert height >= 5 * 96
     assert trimesh.load(tmp_path / "out" / "object.glb", force="mesh").is_watertight
+
+
+def test_editing(example: Path, tmp_path: Path) -> None:
+    printed = run_example("06_edit.py", str(example / "model"), str(tmp_path / "out"), where=tmp_path)
+    assert printed.count("nearest training instance") == 5
+    assert "without a latent" in printed
+    sheet = np.asarray(Image.open(tmp_path / "out" / "edited.png"))
+    assert sheet.shape[0] >= 3 * 128
+    assert sheet.shape[1] >= 5 * 128
+    own, other, painted = (sheet[6:134, 6 + 134 * k : 134 + 134 * k] for k in (0, 1, 3))  # A, B, A in B's colours
+    assert own.min() < 240
+    assert (painted != own).any()
+    assert (painted != other).any()
+    edited = NeuralObject.load(tmp_path / "out" / "painted.safetensors")
+    assert not edited.has_latent
 
 
 def test_images(tmp_path: Path) -> None:

@@ -23,23 +23,36 @@ FLOORS = {
     5: ("configs", "cli"),
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-# On one floor, but one builds on the other: pipelines are made of models; a field's occupancy grid casts its rays;
-# what is measured comes from the generation pipeline.
+# On one floor, but one builds on the other: pipelines are made of models, and have the viewer's controls; a field's
+# occupancy grid casts its rays; what is measured comes from the generation pipeline.
 NEIGHBOURS = {
     ("pipelines", "models"),
+    ("pipelines", "viewer"),
     ("rendering", "fields"),
     ("evaluation", "pipelines"),
     ("diagnosis", "pipelines"),
 }
 # The parts of the upper floors that must work where nerfstudio is not installed.
 GENERATION = (
+    "pipelines.editing",
     "pipelines.encoding",
+    "pipelines.fit_evidence",
+    "pipelines.fit_pictures",
+    "pipelines.fit_scores",
+    "pipelines.fitting",
+    "pipelines.films",
     "pipelines.generation",
+    "pipelines.model_card",
     "pipelines.model_folder",
+    "pipelines.object_list",
     "pipelines.objects",
     "pipelines.official",
     "pipelines.official_files",
+    "pipelines.publishing",
     "pipelines.shapes",
+    "viewer.directions",
+    "viewer.saving",
+    "viewer.walk",
 )
 
 

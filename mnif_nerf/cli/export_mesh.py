@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnif_nerf.cli.generation_common import (
+    check_choice,
+    choice_name,
+    chosen_objects,
     default_output,
     file_name,
     load_pipeline,
     prepare_output,
     progress_bar,
+    read_latents,
 )
 from mnif_nerf.errors import MNIFError, run_command
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+
+__all__ = ["FORMATS", "ExportOptions", "main", "parse_formats", "read_latents"]
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
 _VOXELS = ("binvox", "npz")
@@ -80,8 +86,8 @@ def main(options: ExportOptions) -> Path:
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
     _check_model(options, pipe)
-    objects = _objects(pipe, options)
-    output = options.output or default_output(options.load_config, "meshes", _folder_name(options))
+    objects = chosen_objects(pipe, options)
+    output = options.output or default_output(options.load_config, "meshes", choice_name(options))
     prepare_output(output)
     reports: list[dict[str, Any]] = []
     with progress_bar("exporting", len(objects)) as advance:
@@ -113,14 +119,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
 def _check(options: ExportOptions) -> None:
     from mnif_nerf.export.mesh import check_request
 
-    if options.num_samples < 1:
-        raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
-    if options.instance and options.source != "training":
-        raise MNIFError("--instance names training instances; add --source training.")
-    if options.source == "latent" and options.latent_file is None:
-        raise MNIFError("--source latent needs --latent-file (a latents.safetensors that mnif-sample wrote).")
-    if options.latent_file is not None and options.source != "latent":
-        raise MNIFError("--latent-file is only read with --source latent; add it.")
+    check_choice(options)
     check_request(options.resolution, None, options.keep, options.smooth, options.max_faces)
 
 
@@ -138,39 +137,6 @@ def _check_model(options: ExportOptions, pipe: MNIFPipeline) -> None:
         raise MNIFError(
             f"--level {options.level} is not an occupancy; use a number between 0 and 1 (the default is 0.5)."
         )
-
-
-def _objects(pipe: MNIFPipeline, options: ExportOptions) -> list[NeuralObject]:
-    if options.source == "samples":
-        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
-    if options.source == "latent":
-        assert options.latent_file is not None
-        latents = read_latents(options.latent_file)
-        return [pipe.decode(latent, f"{options.latent_file.stem}{k:03d}") for k, latent in enumerate(latents)]
-    chosen: list[str | int] = list(options.instance)
-    # Without any instances the first is asked for too: the pipeline has the sentence.
-    return [pipe.instance(name) for name in chosen or range(max(1, min(options.num_samples, len(pipe.names))))]
-
-
-def read_latents(path: Path) -> Any:
-    """Latents `[n, D]` from a safetensors file with "latents" [n, D] or "latent" [D].
-
-    Raises:
-        MNIFError: the file is missing, damaged, or holds neither.
-    """
-    from mnif_nerf.files import read_tensors
-
-    tensors, _ = read_tensors(path, "mnif-sample writes latents.safetensors")
-    found = tensors.get("latents", tensors.get("latent"))
-    if found is None:
-        raise MNIFError(f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save.")
-    return found.reshape(-1, found.shape[-1]).float()
-
-
-def _folder_name(options: ExportOptions) -> str:
-    if options.source == "samples":
-        return f"seed{options.seed}"
-    return "training" if options.latent_file is None else f"latent-{file_name(options.latent_file.stem)}"
 
 
 def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options: ExportOptions) -> dict[str, Any]:

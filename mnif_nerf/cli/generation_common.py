@@ -1,17 +1,55 @@
-"""What mnif-sample, mnif-export-mesh and mnif-train-prior share: loading, output folders, progress bars."""
+"""What the generation commands share: loading, which objects are meant, output folders, progress bars."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mnif_nerf.errors import MNIFError, disk_errors
 
 if TYPE_CHECKING:
-    from mnif_nerf.pipelines.generation import MNIFPipeline
+    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+
+
+class Choice(Protocol):
+    """The options of a command that say which objects of a model are meant."""
+
+    @property
+    def source(self) -> str:
+        """samples, training or latent."""
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples, or training instances where none is named."""
+
+    @property
+    def instance(self) -> tuple[str, ...]:
+        """Training instances, by name or number."""
+
+    @property
+    def latent_file(self) -> Path | None:
+        """Where latents are read from."""
+
+    @property
+    def seed(self) -> int:
+        """Of the samples."""
+
+    @property
+    def sampler(self) -> str | None:
+        """Of the prior; None for its own."""
+
+    @property
+    def steps(self) -> int | None:
+        """Of the sampler; None for its own."""
+
+    @property
+    def temperature(self) -> float:
+        """Of the samples."""
 
 
 def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
@@ -25,6 +63,80 @@ def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
         probe = pipe.decode([0.0] * pipe.model.field.spec.latent_dim)
         tune_threads(lambda: probe.render(resolution=64))
     return pipe
+
+
+def check_choice(options: Choice) -> None:
+    """Refuse options that do not go together, before anything is loaded.
+
+    Raises:
+        MNIFError: nothing asked for, or an option that belongs to another source.
+    """
+    if options.num_samples < 1:
+        raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
+    if options.instance and options.source != "training":
+        raise MNIFError("--instance names training instances; add --source training.")
+    if options.source == "latent" and options.latent_file is None:
+        raise MNIFError("--source latent needs --latent-file (a latents.safetensors that mnif-sample wrote).")
+    if options.latent_file is not None and options.source != "latent":
+        raise MNIFError("--latent-file is only read with --source latent; add it.")
+
+
+def chosen_objects(pipe: MNIFPipeline, options: Choice) -> list[NeuralObject]:
+    """The objects that the options ask for.
+
+    Raises:
+        MNIFError: no prior, no such instance, or a latent file that is missing, damaged or of another model.
+    """
+    if options.source == "samples":
+        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
+    if options.source == "latent":
+        assert options.latent_file is not None
+        return stored_objects(pipe, options.latent_file)
+    chosen: list[str | int] = list(options.instance)
+    # Without any instances the first is asked for too: the pipeline has the sentence.
+    return [pipe.instance(name) for name in chosen or range(max(1, min(options.num_samples, len(pipe.names))))]
+
+
+def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:
+    """The objects of a file of latents, or the one of `NeuralObject.save` (which need not have a latent).
+
+    Raises:
+        MNIFError: the file is missing, damaged, holds neither, or is of another model.
+    """
+    from mnif_nerf.files import read_tensors
+    from mnif_nerf.pipelines.editing import check_origin
+    from mnif_nerf.pipelines.objects import NeuralObject
+
+    tensors, _ = read_tensors(path, "mnif-sample writes latents.safetensors")
+    if not any(name.startswith("field.") for name in tensors):
+        return [pipe.decode(latent, f"{path.stem}{k:03d}") for k, latent in enumerate(read_latents(path))]
+    item = NeuralObject.load(path, pipe.latents.device)
+    if item.modality != pipe.modality:
+        raise MNIFError(f"{path}: an object of the modality {item.modality}, but the model is of {pipe.modality}.")
+    check_origin(pipe.model.field, item)
+    return [item]
+
+
+def read_latents(path: Path) -> Any:
+    """Latents `[n, D]` from a safetensors file with "latents" [n, D] or "latent" [D].
+
+    Raises:
+        MNIFError: the file is missing, damaged, or holds neither.
+    """
+    from mnif_nerf.files import read_tensors
+
+    tensors, _ = read_tensors(path, "mnif-sample writes latents.safetensors")
+    found = tensors.get("latents", tensors.get("latent"))
+    if found is None:
+        raise MNIFError(f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save.")
+    return found.reshape(-1, found.shape[-1]).float()
+
+
+def choice_name(options: Choice) -> str:
+    """A name for what is written of them."""
+    if options.source == "samples":
+        return f"seed{options.seed}"
+    return "training" if options.latent_file is None else f"latent-{file_name(options.latent_file.stem)}"
 
 
 def default_output(load_config: str, kind: str, name: str) -> Path:
@@ -68,6 +180,37 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(text, total=total)
         yield lambda: progress.advance(task)
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the work says where it may come; yields the function that says so.
+
+    An interrupt in the middle of anything can leave an encoder behind that is just being started, and some C code
+    swallows it altogether. A second Ctrl-C is not held back. Where interrupts are ignored, and outside of the main
+    thread, nothing is changed.
+    """
+    pressed = False
+
+    def hold(*_: object) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    def checkpoint() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background of a script
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield checkpoint
+        return
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield checkpoint
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def file_name(name: str) -> str:

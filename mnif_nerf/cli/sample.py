@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mnif_nerf.cli.generation_common import (
     default_output,
     file_name,
+    held_interrupts,
     load_pipeline,
     prepare_output,
     progress_bar,
@@ -226,13 +227,14 @@ def _write_turntable(objects: list[NeuralObject], path: Path, options: SampleOpt
     from mnif_nerf.export.video import write_video
 
     shown = objects[:_MOST_IN_TURNTABLE]
-    with progress_bar("turntable", options.frames) as advance:
+    with progress_bar("turntable", options.frames) as advance, held_interrupts() as checkpoint:
 
         def frames() -> Any:
             orbits = [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in shown]
             for pictures in zip(*orbits):
                 yield image_grid(pictures)
                 advance()
+                checkpoint()
 
         write_video(frames(), path, fps=18)
 

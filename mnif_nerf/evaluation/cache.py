@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json, read_tensors, write_tensors
+from mnif_nerf.pipelines.model_folder import StoredModel
 
 Arrays = dict[str, np.ndarray]
 
@@ -70,6 +71,13 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{name}:{value.dtype}:{list(value.shape)}".encode())
         sha.update(value.view(torch.uint8).numpy().tobytes() if value.ndim else value.numpy().tobytes())
     return sha.hexdigest()[:20]
+
+
+def digest_of_model(model: StoredModel) -> str:
+    """A digest of field, latents, bounds and prior: what tells whether numbers were measured of this very model."""
+    tensors = {"latents": model.latents} if model.cells is None else {"latents": model.latents, "cells": model.cells}
+    prior = {} if model.prior is None else model.prior.state()
+    return digest_of_tensors({**model.field.state_dict(), **tensors, **prior})
 
 
 def digest_of_store(folder: Path) -> str:

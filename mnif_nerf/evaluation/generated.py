@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.views import HELD_OUT_SPLITS, UnseenViews, open_unseen, spread
-from mnif_nerf.evaluation.cache import Cache, digest_of_store, digest_of_tensors
+from mnif_nerf.evaluation.cache import Cache, digest_of_model, digest_of_store
 from mnif_nerf.evaluation.protocols import Protocol, Row
 from mnif_nerf.evaluation.shapes import ShapeSet, make_shape_set
 from mnif_nerf.evaluation.subject import Instances, Subject
@@ -47,13 +47,7 @@ class Bench:
     stage: Stage
 
     def __post_init__(self) -> None:
-        model = self.subject.pipe.model
-        state = dict(model.field.state_dict())
-        tensors = (
-            {"latents": model.latents} if model.cells is None else {"latents": model.latents, "cells": model.cells}
-        )
-        prior = {} if model.prior is None else model.prior.state()
-        self.model_digest = digest_of_tensors({**state, **tensors, **prior})
+        self.model_digest = digest_of_model(self.subject.pipe.model)
 
     def key(self, **more: object) -> dict[str, object]:
         """A cache key of something made by the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,13 @@ def save_png(picture: Any, path: Path | str) -> Path:
         is_grey = isinstance(picture, Image.Image) and picture.mode == "L"
         (picture if is_grey else to_image(picture)).save(temporary, format="PNG")
     return path
+
+
+def png_bytes(picture: Any) -> bytes:
+    """A picture as the content of a PNG file."""
+    content = io.BytesIO()
+    to_image(picture).save(content, format="PNG")
+    return content.getvalue()
 
 
 def _font(size: int) -> Any:

@@ -155,7 +155,10 @@ class MixtureField(nn.Module):
 
     def mix_rows(self, latents: Tensor) -> list[Tensor]:
         """What `mix` yields, as one row `[B, out * in + out]` per layer (ready for `siren_forward_rows`)."""
-        alpha = self.coefficients(latents)
+        return self.mix_coefficients(self.coefficients(latents))
+
+    def mix_coefficients(self, alpha: Tensor) -> list[Tensor]:
+        """`mix_rows` of mixture coefficients `[B, M, L]`, which no latent need give."""
         last = len(self.bases) - 1
         mixed = []
         for layer, rows in enumerate(self.bases):
@@ -189,7 +192,22 @@ class MixtureField(nn.Module):
                 f"a latent of shape {list(latent.shape)} does not fit this field, "
                 f"which takes {self.spec.latent_dim} numbers; use a latent of the same model."
             )
-        weights, biases = self.mix(latent.unsqueeze(0))
+        return self.collapse_coefficients(self.coefficients(latent.unsqueeze(0))[0])
+
+    @torch.no_grad()
+    def collapse_coefficients(self, alpha: Tensor) -> CompactField:
+        """The small network of mixture coefficients `[M, L]`, which no latent need give.
+
+        Raises:
+            MNIFError: coefficients of another size than this field's.
+        """
+        expected = (self.spec.num_bases, len(self.spec.shapes))
+        if alpha.shape != expected:
+            raise MNIFError(
+                f"mixture coefficients of shape {list(alpha.shape)} do not fit this field, which takes "
+                f"{list(expected)} (bases, layers); use those of the same model."
+            )
+        weights, biases = split_rows(self.mix_coefficients(alpha.unsqueeze(0)), self.spec.shapes)
         return CompactField(
             [weight[0] for weight in weights],
             [bias[0, :, 0] for bias in biases],

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import read_json
 from mnif_nerf.machine import default_device_type
-from mnif_nerf.pipelines.model_folder import FORMAT, StoredModel, locate_model, read_model, write_model
+from mnif_nerf.pipelines import editing
+from mnif_nerf.pipelines.model_folder import StoredModel, locate_model, may_replace, read_model, write_model
+from mnif_nerf.pipelines.object_list import ObjectList
 from mnif_nerf.pipelines.objects import NeuralObject
 from mnif_nerf.pipelines.shapes import NeuralImage, NeuralShape, object_class
 
 if TYPE_CHECKING:
+    from mnif_nerf.fields.compact import CompactField
     from mnif_nerf.priors.prior import LatentPrior
     from mnif_nerf.priors.whitening import Whitening
 
@@ -44,6 +46,13 @@ class MNIFPipeline:
     def __init__(self, model: StoredModel) -> None:
         self.model = model
         self._neighbor_space: Whitening | None = None
+
+    def __repr__(self) -> str:
+        spec, prior = self.model.field.spec, "with" if self.prior is not None else "without"
+        return (
+            f"MNIFPipeline({self.modality}, {len(self.names)} instances, {spec.num_bases} basis networks, latents of "
+            f"{spec.latent_dim}, {prior} a latent prior)"
+        )
 
     # --- reading and writing ------------------------------------------------------------------------------
 
@@ -71,29 +80,23 @@ class MNIFPipeline:
             MNIFError: `folder` holds something that is not a model, or the disk cannot take it.
         """
         folder = Path(folder)
-        if folder.exists() and not _may_replace(folder):
+        if folder.exists() and not may_replace(folder):
             raise MNIFError(f"{folder}: holds something else than a model; choose an empty or new folder.")
         return write_model(self.model, folder)
 
     def push_to_hub(self, repo_id: str, private: bool = False, commit_message: str = "Upload mNIF model") -> str:
         """Upload the model to the Hugging Face Hub (log in first: `hf auth login`); returns its address.
 
+        The card says what the model itself knows; `mnif-publish` adds pictures, metrics and a licence.
+
         Raises:
             MNIFError: the hub refuses or cannot be reached.
         """
-        from huggingface_hub import HfApi
+        from mnif_nerf.pipelines.publishing import publish, upload
 
-        api = HfApi()
         with tempfile.TemporaryDirectory() as scratch:
-            folder = self.save_pretrained(Path(scratch) / "model")
-            (folder / "README.md").write_text(_model_card(self.model, repo_id), encoding="utf-8")
-            try:
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=commit_message)
-            except Exception as error:  # the hub's client lets its HTTP library's own errors through
-                reason = _first_line(error)
-                raise MNIFError(f"{repo_id}: could not be uploaded ({reason}); check the name and log in.") from error
-        return f"{api.endpoint}/{repo_id}"
+            folder = publish(self, Path(scratch) / "model", repo_id, repo_id)
+            return upload(folder, repo_id, private, commit_message)
 
     # --- objects ------------------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class MNIFPipeline:
             MNIFError: no prior yet, or an argument out of range.
         """
         latents = self.sample_latents(num_samples, seed, sampler, steps, temperature)
-        return [self.decode(latent, f"sample{index:03d}") for index, latent in enumerate(latents)]
+        return ObjectList(self.decode(latent, f"sample{index:03d}") for index, latent in enumerate(latents))
 
     def sample_latents(
         self,
@@ -144,11 +147,16 @@ class MNIFPipeline:
         code = torch.as_tensor(latent, dtype=torch.float32, device=self.model.latents.device)
         if not torch.isfinite(code).all():
             raise MNIFError(f"{name}: the latent has NaN or infinite numbers; it cannot be decoded.")
+        return self.wrap(code, self.model.field.collapse(code), name)
+
+    def wrap(
+        self, latent: Tensor | None, field: CompactField, name: str, coefficients: Tensor | None = None
+    ) -> NeuralObject:
+        """A collapsed field as an object of this model, with its scene box, bounds and camera."""
         model = self.model
-        kind = object_class(model.modality, name)
         resolution = None if model.grid is None else model.grid["resolution"]
-        field = model.field.collapse(code)
-        return kind(code, field, name, model.cells, model.half_extent, model.camera, resolution)
+        kind = object_class(model.modality, name)
+        return kind(latent, field, name, model.cells, model.half_extent, model.camera, resolution, coefficients)
 
     def instance(self, name_or_index: str | int) -> NeuralObject:
         """A training instance, by name or by index.
@@ -173,14 +181,14 @@ class MNIFPipeline:
         from mnif_nerf.pipelines.encoding import encode_grids
 
         latents = encode_grids(self.model, values, points)
-        return [self.decode(latent, f"encoded{index:03d}") for index, latent in enumerate(latents)]
+        return ObjectList(self.decode(latent, f"encoded{index:03d}") for index, latent in enumerate(latents))
 
     def interpolate(self, a: Any, b: Any, num: int = 8) -> list[NeuralObject]:
         """`num` objects from `a` to `b`, both included exactly.
 
         The path is straight in whitened latent coordinates. Whitening is an affine map, so this is the
         straight line between the latents themselves, which (unlike the whitened detour) also keeps
-        directions the prior drops.
+        directions the prior drops. An end without a latent is reached by mixture coefficients.
 
         Args:
             a, b: a `NeuralObject`, a latent `[D]`, or a training instance's name or index.
@@ -191,9 +199,8 @@ class MNIFPipeline:
         """
         if num < 2:
             raise MNIFError(f"an interpolation of {num} objects has no two ends; ask for at least 2.")
-        start, end = self._latent_of(a), self._latent_of(b)
         shares = torch.linspace(0, 1, num).tolist()
-        return [self.decode(torch.lerp(start, end, share), f"step{k:02d}") for k, share in enumerate(shares)]
+        return ObjectList(editing.between(self, a, b, share, f"step{k:02d}") for k, share in enumerate(shares))
 
     def nearest(self, latent: Tensor | NeuralObject) -> tuple[str, float]:
         """The training instance nearest to a latent, and the distance to it.
@@ -203,15 +210,26 @@ class MNIFPipeline:
             independent instances are about 1.4 apart.
 
         Raises:
-            MNIFError: a latent of another size, or a model without training instances.
+            MNIFError: a latent of another size, an object of another model or without a latent, or a model without
+                training instances.
         """
         if not self.model.names:
             raise MNIFError("this model came without the latents of training instances, so there is no nearest one.")
         space = self._whitening()
-        difference = space.apply(self.model.latents) - space.apply(self._latent_of(latent))
+        difference = space.apply(self.model.latents) - space.apply(self.latent_of(latent))
         distances = difference.square().sum(dim=1).div(max(space.dim, 1)).sqrt()
         index = int(distances.argmin())
         return self.model.names[index], float(distances[index])
+
+    # --- editing: documented in mnif_nerf.pipelines.editing, whose functions these are --------------------------
+
+    mix = editing.mix
+    mix_layers = editing.mix_layers
+    mix_shape_and_color = editing.mix_shape_and_color
+    average = editing.average
+    analogy = editing.analogy
+    coefficients = editing.coefficients
+    project = editing.project
 
     # --- helpers ------------------------------------------------------------------------------------------
 
@@ -258,7 +276,13 @@ class MNIFPipeline:
         close = difflib.get_close_matches(name_or_index, names, n=3, cutoff=0.0)
         raise MNIFError(f"instance {name_or_index!r} is not in this model; did you mean {' or '.join(close)}?")
 
-    def _latent_of(self, end: Any) -> Tensor:
+    def latent_of(self, end: Any) -> Tensor:
+        """The latent `[D]` of a `NeuralObject`, a latent, or a training instance's name or index.
+
+        Raises:
+            MNIFError: no such instance, a latent of another size, an object of another model, or one that was mixed
+                layer by layer (`project` has the latent that comes nearest).
+        """
         latents = self.model.latents
         if isinstance(end, (str, int)):
             return latents[self._instance_index(end)]
@@ -270,6 +294,8 @@ class MNIFPipeline:
                 f"a latent of shape {list(code.shape)} does not fit this model, "
                 f"which takes {latents.shape[1]} numbers; use a latent of the same model."
             )
+        if isinstance(end, NeuralObject):
+            editing.check_origin(self.model.field, end)
         return code
 
     def _whitening(self) -> Whitening:
@@ -280,16 +306,6 @@ class MNIFPipeline:
 
             self._neighbor_space = Whitening.fit(self.model.latents, mode="per-dimension")
         return self._neighbor_space
-
-
-def _may_replace(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    config = folder / "config.json"
-    if not config.is_file():
-        return not any(folder.iterdir())
-    content = read_json(config)
-    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def _choose_device(device: torch.device | str | None) -> torch.device:
@@ -313,32 +329,13 @@ def _looks_like_repository(text: str) -> bool:
 def _download(repo_id: str) -> Path:
     import huggingface_hub
 
+    from mnif_nerf.pipelines.publishing import first_line
+
     try:
         folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"])
     except Exception as error:  # the hub's client lets its HTTP library's own errors through
-        reason = _first_line(error)
+        reason = first_line(error)
         raise MNIFError(
             f"{repo_id}: neither a local folder nor a model that the Hugging Face Hub gives out ({reason})."
         ) from error
     return Path(folder)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _model_card(model: StoredModel, repo_id: str) -> str:
-    """A README in the hub's format: what the model is and how to use it."""
-    spec = model.field.spec
-    tags = {"radiance": "- 3d\n- nerf\n", "voxel": "- 3d\n", "image": ""}[model.modality]
-    make = 'image().save("image.png")' if model.modality == "image" else 'mesh(resolution=128).export("object.glb")'
-    return (
-        f"---\nlibrary_name: mnif_nerf\ntags:\n{tags}- neural-fields\n---\n\n"
-        f"# {repo_id}\n\nA mixture of neural implicit functions (arXiv 2310.19464, modality: {model.modality}) trained "
-        f"on {len(model.names)} instances: {spec.num_bases} bases of width {spec.width}, latents of "
-        f"{spec.latent_dim} numbers, {spec.parameters_per_instance:,} parameters per object.\n\n"
-        "```python\nfrom mnif_nerf import MNIFPipeline\n\n"
-        f'pipe = MNIFPipeline.from_pretrained("{repo_id}")\n'
-        f"pipe(num_samples=4, seed=0)[0].{make}\n```\n"
-    )

@@ -122,6 +122,17 @@ def locate_model(path: Path | str) -> Path:
     raise MNIFError(f"{path}: no model here (no config.json, no model/); train one with ns-train mnif-lite.")
 
 
+def may_replace(folder: Path) -> bool:
+    """Whether a model can be written over this existing path: an empty folder, or one that holds a model."""
+    if not folder.is_dir():
+        return False
+    config = folder / "config.json"
+    if not config.is_file():
+        return not any(folder.iterdir())
+    content = read_json(config)
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 def write_model(model: StoredModel, folder: Path | str) -> Path:
     """Write the model folder, replacing an older one as a whole (its prior too).
 

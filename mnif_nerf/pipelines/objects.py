@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mnif_nerf.export.mesh_files import ExportMesh
 
 _FORMAT = "mnif_nerf.object"
+NOTEBOOK_PIXELS = 160  # of an object's picture in a notebook: rendered in a few hundredths of a second
 _BYTES_PER_PIXEL = 256  # rays, the intervals they are sampled in, and the outputs
 
 
@@ -37,28 +39,31 @@ class NeuralObject:
     """A latent `[D]` and its collapsed field, which renders, meshes and saves without the basis networks.
 
     Args:
-        latent: `[D]`.
+        latent: `[D]`; None of an object that was mixed layer by layer, which no latent need give.
         field: the collapsed field of that latent.
         name: for captions and file names.
         cells: bool `[G, G, G]` where the object can be, or None.
         half_extent: half the edge of the scene box, world units.
         camera: "focal_over_width" and "radius"; SRN's by default.
         resolution: cells along an edge of the training data, where that is a grid; else None.
+        coefficients: mixture coefficients `[M, L]` of an object without a latent, for further editing; else None.
     """
 
     modality: ClassVar[str] = "radiance"
 
     def __init__(
         self,
-        latent: Tensor,
+        latent: Tensor | None,
         field: CompactField,
         name: str = "object",
         cells: Tensor | None = None,
         half_extent: float = 0.5,
         camera: dict[str, float] | None = None,
         resolution: int | None = None,
+        coefficients: Tensor | None = None,
     ) -> None:
-        self.latent = latent
+        self._latent = latent
+        self.coefficients = coefficients
         self.field = field
         self.name = name
         self.cells = cells
@@ -68,7 +73,33 @@ class NeuralObject:
         self._grid: OccupancyGrid | None = None
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, latent of {len(self.latent)})"
+        made_of = f"latent of {len(self.latent)}" if self.has_latent else "mixed by layers, without a latent"
+        return f"{type(self).__name__}({self.name!r}, {made_of})"
+
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows of the object."""
+        from mnif_nerf.export.pictures import png_bytes
+
+        return png_bytes(self.render(resolution=NOTEBOOK_PIXELS))
+
+    @property
+    def has_latent(self) -> bool:
+        """False of an object that was mixed layer by layer (`MNIFPipeline.mix_layers`)."""
+        return self._latent is not None
+
+    @property
+    def latent(self) -> Tensor:
+        """The latent `[D]` that the field is collapsed from.
+
+        Raises:
+            MNIFError: the object was mixed layer by layer, so there is none that would give it back.
+        """
+        if self._latent is None:
+            raise MNIFError(
+                f"{self.name}: was mixed layer by layer, so no latent gives it; "
+                "MNIFPipeline.project has the latent that comes nearest."
+            )
+        return self._latent
 
     @property
     def grid(self) -> OccupancyGrid:
@@ -101,14 +132,23 @@ class NeuralObject:
         radius = self.camera["radius"] if radius is None else radius
         if radius <= self.half_extent:
             raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {self.half_extent}.")
-        pose = orbit_pose(elevation, azimuth, radius).to(field_device(self.field))
-        return self._picture(pose, resolution)
+        intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
+        return self.view(orbit_pose(elevation, azimuth, radius), intrinsics)
 
-    def _picture(self, pose: Tensor, resolution: int) -> Image.Image:
-        """The view of camera `pose` `[4, 4]`."""
+    def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
+        """The picture of any pinhole camera, on white; it may stand inside the scene box.
+
+        Args:
+            pose: camera-to-world `[4, 4]` in the OpenCV convention (x right, y down, z forward), world units.
+            intrinsics: focal length, principal point and size of the picture, in pixels.
+
+        Raises:
+            MNIFError: a picture without pixels, or too large for the memory.
+        """
         from mnif_nerf.export.pictures import to_image
 
-        intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
+        check_size(intrinsics)
+        pose = pose.to(field_device(self.field))
         return to_image(render_view(self.field, pose, intrinsics, self.grid, self.half_extent)["rgb"])
 
     def views(
@@ -183,9 +223,13 @@ class NeuralObject:
         return field_to_occupancy(self.field, resolution, level, self.cells, self.half_extent)
 
     def save(self, path: Path | str) -> Path:
-        """Write latent, network and bounds as one safetensors file (about 100 KB), atomically."""
+        """Write latent (else coefficients), network and bounds as one safetensors file (about 100 KB), atomically."""
         path = Path(path)
-        tensors = {"latent": self.latent.float()}
+        tensors = {}
+        if self.has_latent:
+            tensors["latent"] = self.latent.float()
+        if self.coefficients is not None:
+            tensors["coefficients"] = self.coefficients.float()
         tensors.update({f"field.{name}": value for name, value in self.field.state_dict().items()})
         if self.cells is not None:
             tensors["cells"] = self.cells.to(torch.uint8)
@@ -228,13 +272,14 @@ class NeuralObject:
         field = CompactField(weights, biases, about["final_sine"], about.get("head", "radiance"))
         cells = tensors["cells"].bool() if "cells" in tensors else None
         return kind(
-            tensors["latent"],
+            tensors.get("latent"),
             field,
             about["name"],
             cells,
             about["half_extent"],
             about["camera"],
             about.get("resolution"),
+            tensors.get("coefficients"),
         )
 
 
@@ -247,3 +292,12 @@ def check_pixels(resolution: int, samples: int = 1) -> None:
     if resolution < 1:
         raise MNIFError(f"resolution {resolution} has no pixels; use at least 1 (256 is usual).")
     check_memory(resolution, _BYTES_PER_PIXEL * samples, dimensions=2)
+
+
+def check_size(intrinsics: Intrinsics, samples: int = 1) -> None:
+    """`check_pixels` of a picture that need not be square."""
+    width, height = intrinsics.width, intrinsics.height
+    if min(width, height) < 1:
+        raise MNIFError(f"a picture of {width} x {height} has no pixels; use at least 1 x 1 (256 x 256 is usual).")
+    # The square of as many pixels, rounded up.
+    check_pixels(math.isqrt(width * height - 1) + 1, samples)

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.density import field_device
 from mnif_nerf.fields.shape import GAIN, ShapeField, surface_level
-from mnif_nerf.pipelines.objects import NeuralObject, check_pixels
+from mnif_nerf.pipelines.objects import NeuralObject, check_pixels, check_size
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.surface import SurfaceGrid, render_surface_view
 
@@ -64,11 +65,14 @@ class NeuralShape(NeuralObject):
         check_pixels(resolution, _SUPERSAMPLING**2)
         return super().render(elevation, azimuth, resolution, radius)
 
-    def _picture(self, pose: Tensor, resolution: int) -> Image.Image:
+    def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
+        """The shaded surface on white from any camera; the arguments are those of `NeuralObject.view`."""
         from mnif_nerf.export.pictures import to_image
 
-        intrinsics = Intrinsics.default(_SUPERSAMPLING * resolution, self.camera["focal_over_width"])
-        rgb = render_surface_view(self.shape, pose, intrinsics, self.grid, self.half_extent)["rgb"]
+        check_size(intrinsics, _SUPERSAMPLING**2)
+        pose = pose.to(field_device(self.field))
+        finer = intrinsics.scaled(_SUPERSAMPLING)
+        rgb = render_surface_view(self.shape, pose, finer, self.grid, self.half_extent)["rgb"]
         return to_image(F.avg_pool2d(rgb.permute(2, 0, 1), _SUPERSAMPLING).permute(1, 2, 0))
 
     def mesh(
@@ -156,6 +160,14 @@ class NeuralImage(NeuralObject):
     ) -> Image.Image:
         """`image(resolution)` in colour mode: a picture looks the same from everywhere, so the camera is not used."""
         return self.image(resolution).convert("RGB")
+
+    def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
+        """Not for pictures.
+
+        Raises:
+            MNIFError: always.
+        """
+        self._refuse("view from a camera")
 
     def views(
         self, num: int = 4, resolution: int = 128, elevation: float = 20.0, first_azimuth: float = 45.0

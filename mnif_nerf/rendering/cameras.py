@@ -28,6 +28,16 @@ class Intrinsics:
         """A square, centred camera; by default with the field of view of SRN Cars."""
         return cls(focal_over_width * resolution, resolution / 2, resolution / 2, resolution, resolution)
 
+    @classmethod
+    def centred(cls, width: int, height: int, focal: float) -> Intrinsics:
+        """A camera that looks through the middle of its picture; `focal` in pixels."""
+        return cls(focal, width / 2, height / 2, height, width)
+
+    def scaled(self, factor: int) -> Intrinsics:
+        """The same camera with `factor` times the pixels along each edge."""
+        focal, cx, cy = factor * self.focal, factor * self.cx, factor * self.cy
+        return Intrinsics(focal, cx, cy, factor * self.height, factor * self.width)
+
 
 def orbit_pose(elevation: float, azimuth: float, radius: float = DEFAULT_RADIUS) -> Tensor:
     """Camera-to-world `[4, 4]` looking at the origin.
