@@ -20,6 +20,8 @@ from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.voxels import read_npz
+from mnif_nerf.files import read_json
+from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import read_model
 from mnif_nerf.priors.prior import LatentPrior
 
@@ -178,6 +180,16 @@ def test_export_training_instances(run: Path) -> None:
     assert {p.name for p in output.iterdir()} == {"car_03.glb", "car_07.glb", "report.json"}
     with pytest.raises(MNIFError, match="did you mean car_03"):
         export_mesh.main(_export(run, source="training", instance=("car03",)))
+
+
+def test_objects_mixed_by_layers_are_exported_from_their_own_file(run: Path, tmp_path: Path) -> None:
+    pipe = MNIFPipeline.from_pretrained(run)
+    mixed = pipe.mix_layers(0, 1, [0.0, 0.5, 1.0], name="half and half")
+    mixed.save(tmp_path / "mixed.safetensors")
+    output = export_mesh.main(_export(run, source="latent", latent_file=tmp_path / "mixed.safetensors"))
+    (report,) = read_json(output / "report.json")["objects"]
+    assert report["files"] == ["half_and_half.glb"]
+    assert report["volume"] == pytest.approx(mixed.mesh(resolution=16).volume, rel=1e-3)
 
 
 def test_export_saved_latents(run: Path, tmp_path: Path) -> None:

@@ -17,14 +17,11 @@ from mnif_nerf.cli.generation_common import (
     load_pipeline,
     prepare_output,
     progress_bar,
-    read_latents,
 )
 from mnif_nerf.errors import MNIFError, run_command
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
-
-__all__ = ["FORMATS", "ExportOptions", "main", "parse_formats", "read_latents"]
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
 _VOXELS = ("binvox", "npz")
@@ -51,7 +48,8 @@ class ExportOptions:
     instance: tuple[str, ...] = ()
     """With --source training: names or numbers (from 0) of the instances."""
     latent_file: Path | None = None
-    """With --source latent: a .safetensors with "latents" [n, D] or "latent" [D], as mnif-sample writes."""
+    """With --source latent: a .safetensors with "latents" [n, D] as mnif-sample writes, or what NeuralObject.save
+    wrote."""
     seed: int = 0
     """Seed of the samples."""
     sampler: str | None = None

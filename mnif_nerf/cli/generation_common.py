@@ -103,18 +103,31 @@ def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:
     Raises:
         MNIFError: the file is missing, damaged, holds neither, or is of another model.
     """
-    from mnif_nerf.files import read_tensors
     from mnif_nerf.pipelines.editing import check_origin
     from mnif_nerf.pipelines.objects import NeuralObject
 
-    tensors, _ = read_tensors(path, "mnif-sample writes latents.safetensors")
-    if not any(name.startswith("field.") for name in tensors):
+    if not _holds_object(path):
         return [pipe.decode(latent, f"{path.stem}{k:03d}") for k, latent in enumerate(read_latents(path))]
     item = NeuralObject.load(path, pipe.latents.device)
     if item.modality != pipe.modality:
         raise MNIFError(f"{path}: an object of the modality {item.modality}, but the model is of {pipe.modality}.")
     check_origin(pipe.model.field, item)
     return [item]
+
+
+def count_stored(path: Path) -> int:
+    """How many objects `stored_objects` would give.
+
+    Raises:
+        MNIFError: the file is missing, damaged, or holds none.
+    """
+    return 1 if _holds_object(path) else len(read_latents(path))
+
+
+def _holds_object(path: Path) -> bool:
+    from mnif_nerf.files import read_tensors
+
+    return any(name.startswith("field.") for name in read_tensors(path, "mnif-sample writes latents.safetensors")[0])
 
 
 def read_latents(path: Path) -> Any:

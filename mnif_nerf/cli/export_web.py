@@ -1,0 +1,195 @@
+"""mnif-export-web: objects of a trained run in one HTML file that draws them live in any browser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mnif_nerf.cli.generation_common import (
+    check_choice,
+    choice_name,
+    chosen_objects,
+    count_stored,
+    default_output,
+    load_pipeline,
+    prepare_output,
+    progress_bar,
+)
+from mnif_nerf.errors import MNIFError, run_command
+
+if TYPE_CHECKING:
+    from mnif_nerf.export.web import WebObject
+    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+
+_ELEVATION, _FIRST_AZIMUTH = 20.0, 45.0
+_CLOSER = 0.88  # of the training cameras' distance: an object of one unit still fits the picture from all sides
+
+
+@dataclass
+class WebOptions:
+    """Write one HTML file to share: chosen objects as live neural fields, drawn by the browser's WebGL2.
+
+    It needs no server, no network and nothing installed. Objects can be turned, picked and blended. Browsers without
+    WebGL2 show prerendered pictures.
+    """
+
+    load_config: str
+    """The run's config.yml, the run folder, a model folder, or owner/name on the Hugging Face Hub."""
+    num_samples: int = 8
+    """How many objects (of --source samples, or the first of --source training without --instance)."""
+    source: Literal["samples", "training", "latent"] = "samples"
+    """New samples, training instances, or latents from --latent-file."""
+    instance: tuple[str, ...] = ()
+    """With --source training: names or numbers (from 0) of the instances."""
+    latent_file: Path | None = None
+    """With --source latent: a .safetensors with "latents" [n, D] or "latent" [D], as mnif-sample writes."""
+    seed: int = 0
+    """Seed of the samples."""
+    sampler: str | None = None
+    """As in mnif-sample."""
+    steps: int | None = None
+    """As in mnif-sample."""
+    temperature: float = 1.0
+    """As in mnif-sample."""
+    title: str | None = None
+    """Heading of the page; by default the data's name and how many objects there are."""
+    precision: Literal["float16", "float32"] = "float16"
+    """Of the weights in the file. float32 takes twice the room and looks the same (docs/web.md has numbers)."""
+    turntable: bool = True
+    """Put pictures all around each object into the file, for browsers without WebGL2; else one for its thumbnail."""
+    frames: int = 16
+    """Pictures of one turn; of a model of images there is always one."""
+    max_size_mb: float = 20.0
+    """Refuse to write a larger file; raise it to go on."""
+    output: Path | None = None
+    """File to write; by default <run>/web/<source>-<number>.html."""
+    device: str | None = None
+    """cpu or cuda; by default CUDA where there is one."""
+
+
+def main(options: WebOptions) -> Path:
+    """Run the command; returns the file.
+
+    Raises:
+        MNIFError: an option out of range, an unknown instance, a model without a prior, a file that would be larger
+            than --max-size-mb (said before any object is made), or a folder that cannot be written.
+    """
+    from mnif_nerf.export.web import WebScene, WebText, write_web_page
+
+    _check(options)
+    pipe = load_pipeline(options.load_config, options.device)
+    frames = options.frames if options.turntable and pipe.modality != "image" else 1
+    count = _count(pipe, options)
+    _announce(pipe, options, count, frames)
+    output = options.output or default_output(options.load_config, "web", f"{choice_name(options)}-{count}.html")
+    prepare_output(output.parent)
+    objects = chosen_objects(pipe, options)
+    shown: list[WebObject] = []
+    model = pipe.model
+    camera = {**model.camera, "radius": _CLOSER * model.camera["radius"]}
+    with progress_bar("pictures", len(objects)) as advance:
+        for item in objects:
+            shown.append(_web_object(item, frames, camera["radius"]))
+            advance()
+    scene = WebScene(pipe.modality, camera, model.half_extent, model.cells, _FIRST_AZIMUTH)
+    data = str(model.training.get("data") or pipe.modality)
+    text = WebText(
+        options.title or _title(data, pipe.modality, len(shown)),
+        f"The model was trained on {data}. {_origin(options)}",
+        _generator(),
+    )
+    write_web_page(output, shown, scene, text, options.precision)
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB, {len(shown)} objects)")
+    print("next: open it in a browser (a double click will do), or send it to somebody: it is all in that one file")
+    return output
+
+
+def _check(options: WebOptions) -> None:
+    check_choice(options)
+    if options.frames < 2:
+        raise MNIFError(f"--frames {options.frames} is no turn; use at least 2, or --no-turntable.")
+    if options.frames > 72:
+        raise MNIFError(f"--frames {options.frames} is more than a turntable needs; use at most 72.")
+    if not options.max_size_mb > 0:
+        raise MNIFError(f"--max-size-mb {options.max_size_mb:g} allows no file at all; use a positive number.")
+    if options.output is not None and options.output.suffix.lower() not in (".html", ".htm"):
+        raise MNIFError(f"--output {options.output}: a web page is written as HTML; use the suffix .html.")
+
+
+def _count(pipe: MNIFPipeline, options: WebOptions) -> int:
+    """How many objects the options ask for."""
+    if options.source == "samples":
+        return options.num_samples
+    if options.source == "latent":
+        assert options.latent_file is not None
+        return count_stored(options.latent_file)
+    return len(options.instance) or max(1, min(options.num_samples, len(pipe.names)))
+
+
+def _announce(pipe: MNIFPipeline, options: WebOptions, count: int, frames: int) -> None:
+    """Say how large the file will be, and refuse one that is too large, before any work is done."""
+    from mnif_nerf.export.web import estimate_bytes
+
+    parameters = pipe.model.field.spec.parameters_per_instance
+    megabytes = estimate_bytes(parameters, count, frames, options.precision) / 1e6
+    said = f"{count:,} {'objects' if count > 1 else 'object'} of {parameters:,} numbers: about {megabytes:,.1f} MB"
+    if megabytes > options.max_size_mb:
+        fewer = f"; --no-turntable makes {_share(parameters, frames, options)} of it" if frames > 1 else ""
+        raise MNIFError(
+            f"{said}, more than --max-size-mb {options.max_size_mb:g}; ask for fewer with --num-samples, or go on "
+            f"with --max-size-mb {_round_up(megabytes)}{fewer}."
+        )
+    print(said)
+
+
+def _share(parameters: int, frames: int, options: WebOptions) -> str:
+    from mnif_nerf.export.web import estimate_bytes
+
+    small, large = (estimate_bytes(parameters, 1000, number, options.precision) for number in (1, frames))
+    return f"{100 * small / large:.0f} %"
+
+
+def _round_up(megabytes: float) -> int:
+    """A round number that surely holds it: estimates are off by some percent."""
+    step = 10 ** max(0, len(str(int(megabytes))) - 2)
+    return int(1.2 * megabytes // step + 1) * step
+
+
+def _web_object(item: NeuralObject, frames: int, radius: float) -> WebObject:
+    from mnif_nerf.export.web import FRAME_EDGE, WebObject
+
+    turns = (_FIRST_AZIMUTH + 360.0 * k / frames for k in range(frames))
+    return WebObject(item.name, item.field, [item.render(_ELEVATION, turn, FRAME_EDGE, radius) for turn in turns])
+
+
+def _title(data: str, modality: str, count: int) -> str:
+    thing = "picture" if modality == "image" else "object"
+    return f"{data}: {count} {thing}{'s' if count > 1 else ''}"
+
+
+def _origin(options: WebOptions) -> str:
+    if options.source == "samples":
+        cooler = "" if options.temperature == 1.0 else f", temperature {options.temperature:g}"
+        return f"Objects were drawn from its latent prior with seed {options.seed}{cooler}, not chosen."
+    if options.source == "latent":
+        assert options.latent_file is not None
+        return f"Objects were decoded from the latent codes in {options.latent_file.name}."
+    return "What it shows are reconstructions of training instances."
+
+
+def _generator() -> str:
+    import mnif_nerf
+
+    return f"mnif_nerf {mnif_nerf.__version__}"
+
+
+def entrypoint() -> None:
+    """The console script."""
+    import tyro
+
+    run_command(lambda: main(tyro.cli(WebOptions)))
+
+
+if __name__ == "__main__":
+    entrypoint()

@@ -1,0 +1,314 @@
+"""One HTML file that shows objects as live neural fields: no server, no network, no other people's code.
+
+The page holds the weights of every object's collapsed network and draws it with a fragment shader (WebGL2), which
+`export/web_page/` writes out for the network's shape. Each object also brings a strip of small pictures, for its
+thumbnail and for browsers without WebGL2.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import heads
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.siren import num_parameters
+from mnif_nerf.files import atomic_file
+from mnif_nerf.rendering import surface
+from mnif_nerf.rendering.views import DEFAULT_STEP
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Precision", "WebObject", "WebScene", "WebText", "estimate_bytes", "write_web_page"]
+
+Precision = Literal["float16", "float32"]
+
+FORMAT = "mnif_nerf.web"
+FRAME_EDGE = 192  # pixels of a picture in the strips
+_PARTS = Path(__file__).parent / "web_page"
+_SCRIPTS = ("codec.js", "shaders.js", "renderer.js", "stage.js", "page.js")
+_MOST_FRAMES = 16383 // FRAME_EDGE  # WebP is at most 16,383 pixels wide
+_BYTES_PER_FRAME = 1800  # what a picture in a strip takes; only for the estimate
+_QUALITY = 72
+# Cells along an edge of the grid that lets rays skip empty space, as `OccupancyGrid.from_field` and `SurfaceGrid` have
+# them, and rays along each edge of a pixel, as `NeuralShape` has them (a picture's border is as hard as a solid's).
+_GRID_CELLS = {"radiance": 48, "voxel": surface.GRID_RESOLUTION, "image": 0}
+_SAMPLES = {"radiance": 1, "voxel": 2, "image": 2}
+_HEADS = {"radiance": ("radiance", "radiance-authors"), "voxel": ("signed", "logit"), "image": ("signed", "logit")}
+_DRAWS = {"radiance": "a radiance field", "voxel": "a solid", "image": "a picture"}
+
+
+@dataclass(frozen=True)
+class WebObject:
+    """One object of the page.
+
+    Attributes:
+        name: shown under its thumbnail; any text.
+        field: its collapsed network; all objects of a page have the same shape.
+        frames: pictures of one turn around it, all of one size, the first as the thumbnail; one for a still.
+    """
+
+    name: str
+    field: CompactField
+    frames: Sequence[Image.Image]
+
+
+@dataclass(frozen=True)
+class WebScene:
+    """What all objects of the page share.
+
+    Attributes:
+        modality: "radiance", "voxel" or "image".
+        camera: "focal_over_width" and "radius", world units; the page opens with it.
+        half_extent: half the edge of the scene box, world units.
+        bounds: bool `[g, g, g]` outside which nothing exists, or None.
+        first_azimuth: degrees, of the first frame; the others follow evenly.
+    """
+
+    modality: str
+    camera: dict[str, float]
+    half_extent: float = 0.5
+    bounds: Tensor | None = None
+    first_azimuth: float = 45.0
+
+
+@dataclass(frozen=True)
+class WebText:
+    """What the page says, as plain text: markup in it is shown, not obeyed.
+
+    Attributes:
+        title: heading and title of the page.
+        origin: a sentence on which model the objects are from and how they were chosen.
+        generator: program and version that wrote the page.
+    """
+
+    title: str
+    origin: str
+    generator: str
+
+
+def estimate_bytes(parameters: int, objects: int, frames: int, precision: Precision) -> int:
+    """About how large the page will be, before any object is made.
+
+    Args:
+        parameters: weights and biases of one collapsed network.
+        objects: how many.
+        frames: pictures in each object's strip.
+        precision: of the weights.
+    """
+    numbers = parameters * (2 if precision == "float16" else 4)
+    own = sum((_PARTS / name).stat().st_size for name in (*_SCRIPTS, "page.css", "page.html"))
+    return own + objects * (_base64_size(numbers) + _base64_size(frames * _BYTES_PER_FRAME) + 100)
+
+
+def write_web_page(
+    path: Path | str, objects: Sequence[WebObject], scene: WebScene, text: WebText, precision: Precision = "float16"
+) -> Path:
+    """Write the page, atomically.
+
+    Args:
+        path: ends in .html.
+        objects: at least one, of one model.
+        scene: what they share.
+        text: what the page says.
+        precision: of the weights in the file. The shader computes in float32 either way.
+
+    Raises:
+        MNIFError: no objects, networks of several shapes or with numbers that the precision cannot hold, a modality
+            that cannot be shown, too many frames, or a folder that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise MNIFError(f"{path}: a web page is written as HTML; use the suffix .html.")
+    model = _model(objects, scene, precision)
+    content = _page(model, text)
+    with atomic_file(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+    return path
+
+
+def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) -> dict[str, Any]:
+    """What the page's script reads."""
+    if not objects:
+        raise MNIFError("a web page needs at least one object.")
+    first = objects[0].field
+    sizes = _sizes(first)
+    head = first.head
+    if scene.modality not in _HEADS or head not in _HEADS[scene.modality]:
+        raise MNIFError(f"a web page cannot show modality {scene.modality!r} with the head {head!r}.")
+    for item in objects:
+        if (_sizes(item.field), item.field.head, item.field.final_sine) != (sizes, head, first.final_sine):
+            raise MNIFError(
+                f"{item.name}: its network has another shape than that of {objects[0].name}; a page shows one model."
+            )
+    frames = len(objects[0].frames)
+    if not 1 <= frames <= _MOST_FRAMES or any(len(item.frames) != frames for item in objects):
+        raise MNIFError(f"a strip holds 1 to {_MOST_FRAMES} pictures, as many for each object; change --frames.")
+    return {
+        "format": FORMAT,
+        "modality": scene.modality,
+        "head": head,
+        "finalSine": first.final_sine,
+        "sizes": sizes,
+        "precision": precision,
+        "halfExtent": scene.half_extent,
+        "focal": scene.camera["focal_over_width"],
+        "radius": scene.camera["radius"],
+        "constants": _constants(scene),
+        "gridCells": _GRID_CELLS[scene.modality],
+        "samples": _SAMPLES[scene.modality],
+        "bounds": None if scene.bounds is None else _bits(scene.bounds),
+        "turntable": {"frames": frames, "firstAzimuth": scene.first_azimuth},
+        "objects": [
+            {"name": item.name, "weights": _numbers(item, precision), "strip": _strip(item.frames)} for item in objects
+        ],
+    }
+
+
+def _sizes(field: CompactField) -> list[int]:
+    return [field.weights[0].shape[1], *(weight.shape[0] for weight in field.weights)]
+
+
+def _constants(scene: WebScene) -> dict[str, float | list[float]]:
+    """Numbers of the shader that the Python renderers have too, so that the two cannot drift apart."""
+    if scene.modality == "radiance":
+        return {
+            "STEP": DEFAULT_STEP,
+            "DENSITY_SCALE": heads.DENSITY_SCALE,
+            "DENSITY_GAIN": heads.DENSITY_GAIN,
+            "DENSITY_SHIFT": heads.DENSITY_SHIFT,
+            "OCCUPIED_ABOVE": 1.0,
+        }
+    if scene.modality == "voxel":
+        return {
+            "OCCUPIED_ABOVE": surface._EMPTY_BELOW,
+            "AMBIENT": surface._AMBIENT,
+            "SKY": surface._SKY,
+            "KEY": surface._KEY,
+            "GLOSS": surface._GLOSS,
+            "PAINT": list(surface._PAINT),
+            "NUDGE": scene.half_extent / 1024,  # on either side of a point, for the gradient
+        }
+    return {}
+
+
+def _numbers(item: WebObject, precision: Precision) -> str:
+    """All weights and biases, layer by layer, as base64 of little-endian numbers."""
+    layers = zip(item.field.weights, item.field.biases)
+    parts = [part.detach().cpu().float().flatten() for weight, bias in layers for part in (weight, bias)]
+    values = torch.cat(parts).numpy()
+    if not np.isfinite(values).all():
+        raise MNIFError(f"{item.name}: the network has NaN or infinite numbers; train the model again.")
+    kind = "<f2" if precision == "float16" else "<f4"
+    with np.errstate(over="ignore"):
+        stored = values.astype(kind)
+    if not np.isfinite(stored).all():
+        raise MNIFError(f"{item.name}: its weights are too large for float16; add --precision float32.")
+    return _base64(stored.tobytes())
+
+
+def _bits(cells: Tensor) -> dict[str, Any]:
+    packed = np.packbits(cells.cpu().numpy().astype(bool).flatten())
+    return {"resolution": len(cells), "bits": _base64(packed.tobytes())}
+
+
+def _strip(frames: Sequence[Image.Image]) -> str:
+    """Pictures side by side, as a data URI: WebP, which every browser of the last years reads, else JPEG."""
+    from PIL import Image, features
+
+    width, height = frames[0].size
+    strip = Image.new("RGB", (width * len(frames), height), "white")
+    for index, frame in enumerate(frames):
+        strip.paste(frame.convert("RGB"), (index * width, 0))
+    kind = "webp" if features.check("webp") else "jpeg"
+    file = io.BytesIO()
+    strip.save(file, format=kind, quality=_QUALITY, **({"method": 6} if kind == "webp" else {"optimize": True}))
+    return f"data:image/{kind};base64,{_base64(file.getvalue())}"
+
+
+def _page(model: dict[str, Any], text: WebText) -> str:
+    style = _part("page.css")
+    script = '(() => {\n"use strict";\n' + "\n".join(map(_part, _SCRIPTS)) + "})();\n"
+    # The policy lets the page do nothing but run this very script: neither names nor a later hand can add another,
+    # and nothing can be fetched.
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    count, modality = len(model["objects"]), model["modality"]
+    values = {
+        "POLICY": policy,
+        "GENERATOR": html.escape(text.generator),
+        "TITLE": html.escape(text.title),
+        "LEAD": _lead(modality, count),
+        "OBJECTS": ("Picture" if modality == "image" else "Object") + ("s" if count > 1 else ""),
+        "KEYS": _keys(count),
+        "CAPTION": _caption(model, text),
+        "STYLE": style,
+        "MODEL": _embedded_json(model),
+        "SCRIPT": script,
+    }
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: values[match[1]], _part("page.html"))
+
+
+def _lead(modality: str, count: int) -> str:
+    ways = "Drag to turn, scroll or pinch to zoom" + (", pick another or blend two." if count > 1 else ".")
+    return f"{'Pictures' if modality == 'image' else 'Objects'} drawn live by their neural fields. {ways}"
+
+
+def _keys(count: int) -> str:
+    others = ", N and P go to the next and the previous object" if count > 1 else ""
+    return (
+        "Keys, with the view in focus: arrows turn, + and - zoom"
+        f"{others}, the space bar turns by itself, Home resets the view."
+    )
+
+
+def _caption(model: dict[str, Any], text: WebText) -> str:
+    sizes = model["sizes"]
+    parameters = num_parameters(list(zip(sizes[1:], sizes)))
+    kilobytes = len(model["objects"][0]["weights"]) / 1000
+    return (
+        f"Each is {_DRAWS[model['modality']]} held by one small network of {parameters:,} numbers "
+        f"({kilobytes:.0f} KB of this file, {model['precision']}), which your browser evaluates for every sample of "
+        f"every picture; nothing comes from the network. {html.escape(text.origin)} Method: Generative Neural Fields "
+        f"by Mixtures of Neural Implicit Functions (arXiv 2310.19464). Written by {html.escape(text.generator)}."
+    )
+
+
+def _embedded_json(content: Any) -> str:
+    """JSON that no HTML parser can take for anything else: without <, > and &, in ASCII."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _part(name: str) -> str:
+    return (_PARTS / name).read_text(encoding="utf-8")
+
+
+def _digest(content: str) -> str:
+    return f"'sha256-{_base64(hashlib.sha256(content.encode()).digest())}'"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _base64_size(content: int) -> int:
+    return -(-content // 3) * 4

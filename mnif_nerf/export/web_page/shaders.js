@@ -1,0 +1,339 @@
+// The shaders, written out for the shape of this model's network.
+
+const GRID_WIDTH = 512; // cells of the occupancy grid lie row by row in a texture of this width
+const WEIGHTS_WIDTH = 256; // and so do weights, where they do not fit uniform blocks
+
+// How the shader reads its weights. Graphics chips broadcast what lies in uniform blocks (one for each layer here), and
+// are many times slower to fetch it from a texture; but software renderers are quicker with a texture, and blocks may
+// be too small for wide layers (WebGL2 promises 16 KB, most devices have 64).
+function weightSource(gl, layout, wanted) {
+  const info = gl.getExtension("WEBGL_debug_renderer_info");
+  const device = String(gl.getParameter(info ? info.UNMASKED_RENDERER_WEBGL : gl.RENDERER));
+  const isSoftware = /swiftshader|llvmpipe|softpipe|basic render|software/i.test(device);
+  const largest = Math.max(...layout.layers.map((layer) => 16 * layer.vec4s));
+  const fits =
+    largest <= gl.getParameter(gl.MAX_UNIFORM_BLOCK_SIZE) &&
+    layout.layers.length <= gl.getParameter(gl.MAX_FRAGMENT_UNIFORM_BLOCKS);
+  if (fits && (wanted || (isSoftware ? "texture" : "blocks")) === "blocks") {
+    return {
+      kind: "blocks",
+      declarations: layout.layers
+        .map((layer, k) => `layout(std140) uniform Layer${k} { vec4 weights${k}[${layer.vec4s}]; };\n`)
+        .join(""),
+      at: (number, index) => `weights${number}[${index}]`,
+    };
+  }
+  const mask = WEIGHTS_WIDTH - 1;
+  const shift = Math.log2(WEIGHTS_WIDTH);
+  return {
+    kind: "texture",
+    declarations:
+      "uniform sampler2D uWeights;\n" +
+      `vec4 weight(int k) { return texelFetch(uWeights, ivec2(k & ${mask}, k >> ${shift}), 0); }\n`,
+    at: (number, index) => `weight(${layout.layers[number].at} + ${index})`,
+  };
+}
+
+// vec4 network(vec4): the SIREN. Four outputs at a time are one expression over all inputs; a loop goes over the
+// outputs, since everything written out compiles for many seconds. w0 is already in the weights, so that the arguments
+// of the sine are plain.
+function networkSource(layout, finalSine, source) {
+  const most = Math.max(...layout.layers.map((layer) => layer.outBlocks));
+  const lines = ["vec4 network(vec4 point) {", `  vec4 h[${most}];`, "  h[0] = point;"];
+  layout.layers.forEach((layer, number) => {
+    const last = number === layout.layers.length - 1;
+    const inputs = Array.from({ length: layer.inBlocks }, (_, k) => `x${number}_${k}`);
+    const terms = [source.at(number, `${4 * layer.inBlocks * layer.outBlocks} + o`)];
+    for (let column = 0; column < layer.fanIn; column += 1) {
+      terms.push(`${source.at(number, `k + ${column}`)} * ${inputs[column >> 2]}.${"xyzw"[column & 3]}`);
+    }
+    const sum = terms.join(" + ");
+    lines.push(
+      ...inputs.map((name, k) => `  vec4 ${name} = h[${k}];`),
+      `  for (int o = 0; o < ${layer.outBlocks}; ++o) {`,
+      `    int k = o * ${4 * layer.inBlocks};`,
+      `    h[o] = ${last && !finalSine ? sum : `wave(${sum})`};`,
+      "  }",
+    );
+  });
+  lines.push("  return h[0];", "}");
+  return lines.join("\n");
+}
+
+// The sine by a polynomial after a reduction by multiples of pi: graphics chips are only held to an error of 2^-11,
+// and only between -pi and pi. This one is within 1e-6 for the arguments that networks have (some hundreds at most).
+const WAVE = `
+vec4 wave(vec4 x) {
+  vec4 k = round(x * 0.318309886);
+  vec4 r = (x - k * 3.140625) - k * 9.67653590e-4;
+  vec4 s = r * r;
+  vec4 y = r + r * s * (-0.166666571 + s * (8.333017291e-3 + s * (-1.980661517e-4 + s * 2.600054714e-6)));
+  return y * (1.0 - 4.0 * fract(0.5 * k));
+}
+`;
+
+const COLORS = {
+  radiance: "vec3 color(vec3 raw) { return 1.0 / (1.0 + exp(-raw)); }",
+  logit: "vec3 color(vec3 raw) { return 1.0 / (1.0 + exp(-raw)); }",
+  "radiance-authors": "vec3 color(vec3 raw) { return clamp(0.5 * raw + 0.5, 0.0, 1.0); }",
+  signed: "vec3 color(vec3 raw) { return clamp(0.5 * raw + 0.5, 0.0, 1.0); }",
+};
+
+const DENSITIES = {
+  radiance: `
+float density(float raw) {
+  float x = DENSITY_GAIN * raw - DENSITY_SHIFT;
+  return DENSITY_SCALE * (max(x, 0.0) + log(1.0 + exp(-abs(x))));
+}`,
+  "radiance-authors": `
+float density(float raw) {
+  return clamp((raw > 0.0 ? raw : 0.1 * (exp(min(raw, 0.0)) - 1.0)) + 0.1, 0.0, 10.0);
+}`,
+};
+
+const VALUES = {
+  signed: "float value(float raw) { return clamp(raw, -1.0, 1.0); }",
+  logit: "float value(float raw) { return 1.0 - 2.0 / (1.0 + exp(clamp(raw, -60.0, 60.0))); }",
+};
+
+const HEADER = `#version 300 es
+precision highp float;
+precision highp int;
+precision highp sampler2D;
+out vec4 result;
+`;
+
+const CAMERA = `
+uniform vec3 uPosition, uRight, uDown, uForward, uBackground;
+uniform float uSize, uFocal;
+vec3 rayDirection() {
+  vec2 at = (gl_FragCoord.xy - 0.5 * uSize) / (uFocal * uSize);
+  return normalize(uRight * at.x + uDown * at.y + uForward);
+}
+`;
+
+const BOX = `
+vec2 boxInterval(vec3 o, vec3 d) {
+  vec3 slopes = 1.0 / mix(d, vec3(1e-9), lessThan(abs(d), vec3(1e-9)));
+  vec3 a = (-HALF_EXTENT - o) * slopes, b = (HALF_EXTENT - o) * slopes;
+  vec3 low = min(a, b), high = max(a, b);
+  return vec2(max(max(low.x, max(low.y, low.z)), 0.0), min(high.x, min(high.y, high.z)));
+}
+`;
+
+const GRID = `
+uniform sampler2D uGrid;
+uniform int uCells;
+bool occupied(vec3 p) {
+  ivec3 c = ivec3(clamp((p + HALF_EXTENT) * (float(uCells) / (2.0 * HALF_EXTENT)), 0.0, float(uCells) - 1.0));
+  int index = (c.x * uCells + c.y) * uCells + c.z;
+  return texelFetch(uGrid, ivec2(index % GRID_WIDTH, index / GRID_WIDTH), 0).r > 0.5;
+}
+`;
+
+// Samples a fixed step apart from where the ray enters the box, left out in empty cells, until nothing more can be
+// seen (an optical depth of 6 lets 0.25 % of the light through).
+const VOLUME_MAIN = `
+void main() {
+  vec3 o = uPosition, d = rayDirection();
+  vec2 span = boxInterval(o, d);
+  vec3 light = vec3(0.0);
+  float depth = 0.0;
+  int k = 0;
+  while (depth < 6.0) {
+    float t = span.x + (float(k) + 0.5) * STEP;
+    while (t < span.y && !occupied(o + t * d)) {
+      k += 1;
+      t = span.x + (float(k) + 0.5) * STEP;
+    }
+    if (t >= span.y) break;
+    vec4 raw = network(vec4(o + t * d, 0.0));
+    float more = density(raw.w) * STEP;
+    light += exp(-depth) * (1.0 - exp(-more)) * color(raw.xyz);
+    depth += more;
+    k += 1;
+  }
+  result = vec4(clamp(light + exp(-depth) * uBackground, 0.0, 1.0), 1.0);
+}
+`;
+
+// Walks to the first sample inside, refines the crossing by false position (Illinois), takes the gradient there by
+// central differences, and shades. One loop asks the network for all of it, since a network written out four times
+// compiles four times as long: `phase` says what the next value is for.
+const SURFACE_MAIN = `
+vec3 shade(vec3 n, vec3 d) {
+  vec3 up = vec3(0.0, 0.0, 1.0);
+  vec3 key = normalize(-0.7 * d + 0.9 * up + 0.6 * cross(up, d));
+  float lit = max(0.7 * dot(n, key) + 0.3, 0.0);
+  float gloss = pow(max(dot(n, normalize(key - d)), 0.0), 24.0);
+  float light = AMBIENT + SKY * (0.5 + 0.5 * n.z) + KEY * lit;
+  return clamp(light * PAINT + GLOSS * gloss, 0.0, 1.0);
+}
+
+void main() {
+  vec3 o = uPosition, d = rayDirection();
+  vec2 span = boxInterval(o, d);
+  float stride = HALF_EXTENT / float(uCells);
+  result = vec4(uBackground, 1.0);
+  float t = span.x, low = t, high = t, outside = -1.0, inside = 1.0, last = 0.0;
+  vec3 slope = vec3(0.0);
+  int phase = 0;
+  for (;;) {
+    if (phase == 0) {
+      while (t < span.y && !occupied(o + t * d)) t += stride;
+      if (t >= span.y) return;
+    } else if (phase == 1) {
+      t = low;
+    } else if (phase < 7) {
+      t = low + clamp(outside / min(outside - inside, -1e-9), 0.0, 1.0) * (high - low);
+      if (phase == 6) phase = 7;
+    }
+    vec3 q = o + t * d;
+    vec3 axis = vec3(0.0);
+    if (phase >= 7) {
+      int k = phase - 7;
+      axis[k / 2] = k % 2 == 0 ? 1.0 : -1.0;
+      q += axis * NUDGE;
+    }
+    float v = value(network(vec4(q / HALF_EXTENT, 0.0)).x);
+    if (phase == 0) {
+      if (v > 0.0) {
+        low = max(t - stride, span.x);
+        high = t;
+        inside = v;
+        phase = 1;
+      } else {
+        t += stride;
+      }
+    } else if (phase == 1) {
+      outside = v;
+      phase = 2;
+      if (v > 0.0) { // the box cuts the solid open
+        vec3 size = abs(q);
+        vec3 side = size.x >= max(size.y, size.z) ? vec3(sign(q.x), 0.0, 0.0)
+          : size.y >= size.z ? vec3(0.0, sign(q.y), 0.0) : vec3(0.0, 0.0, sign(q.z));
+        result = vec4(shade(side, d), 1.0);
+        return;
+      }
+    } else if (phase < 7) {
+      if (v > 0.0) {
+        high = t;
+        inside = v;
+        if (last > 0.0) outside *= 0.5;
+      } else {
+        low = t;
+        outside = v;
+        if (last < 0.0) inside *= 0.5;
+      }
+      last = v > 0.0 ? 1.0 : -1.0;
+      phase += 1;
+    } else {
+      slope += axis * v;
+      phase += 1;
+      if (phase == 13) {
+        result = vec4(shade(-slope / max(length(slope), 1e-9), d), 1.0);
+        return;
+      }
+    }
+  }
+}
+`;
+
+const PLANE_MAIN = `
+void main() {
+  vec3 o = uPosition, d = rayDirection();
+  float t = -o.x / d.x;
+  vec3 p = o + t * d;
+  vec2 at = vec2(-p.z, p.y) / HALF_EXTENT;
+  bool hit = t > 0.0 && max(abs(at.x), abs(at.y)) <= 1.0;
+  result = vec4(uBackground, 1.0);
+  if (hit) result.rgb = color(network(vec4(at, 0.0, 0.0)).CHANNELS);
+}
+`;
+
+// Which cells of the grid may hold something, by the field at their centres.
+const CELLS_MAIN = `
+uniform sampler2D uBounds;
+uniform int uCells;
+void main() {
+  ivec2 at = ivec2(gl_FragCoord.xy);
+  int index = at.y * GRID_WIDTH + at.x;
+  result = vec4(0.0);
+  if (index >= uCells * uCells * uCells || texelFetch(uBounds, at, 0).r < 0.5) return;
+  vec3 cell = vec3(float(index / (uCells * uCells)), float(index / uCells % uCells), float(index % uCells));
+  vec3 p = (cell + 0.5) * (2.0 * HALF_EXTENT / float(uCells)) - HALF_EXTENT;
+  result.r = OCCUPIED ? 1.0 : 0.0;
+}
+`;
+
+// Grows the cells by one in every direction, within the bounds.
+const GROW_SOURCE = `${HEADER}
+uniform sampler2D uFound, uBounds;
+uniform int uCells;
+void main() {
+  ivec2 at = ivec2(gl_FragCoord.xy);
+  int index = at.y * ${GRID_WIDTH} + at.x;
+  result = vec4(0.0);
+  if (index >= uCells * uCells * uCells || texelFetch(uBounds, at, 0).r < 0.5) return;
+  ivec3 cell = ivec3(index / (uCells * uCells), index / uCells % uCells, index % uCells);
+  ivec3 low = max(cell - 1, 0), high = min(cell + 1, uCells - 1);
+  for (int x = low.x; x <= high.x; ++x)
+    for (int y = low.y; y <= high.y; ++y)
+      for (int z = low.z; z <= high.z; ++z) {
+        int k = (x * uCells + y) * uCells + z;
+        if (texelFetch(uFound, ivec2(k % ${GRID_WIDTH}, k / ${GRID_WIDTH}), 0).r > 0.5) result.r = 1.0;
+      }
+}
+`;
+
+const SHOW_SOURCE = `${HEADER}
+uniform sampler2D uPicture;
+uniform vec2 uCanvas;
+uniform int uSamples; // texels along an edge of a pixel, or 0 to enlarge smoothly
+void main() {
+  vec2 at = vec2(gl_FragCoord.x, uCanvas.y - gl_FragCoord.y);
+  if (uSamples == 0) {
+    result = texture(uPicture, at / uCanvas);
+    return;
+  }
+  ivec2 first = ivec2(at) * uSamples;
+  vec3 sum = vec3(0.0);
+  for (int y = 0; y < uSamples; ++y)
+    for (int x = 0; x < uSamples; ++x) sum += texelFetch(uPicture, first + ivec2(x, y), 0).rgb;
+  result = vec4(sum / float(uSamples * uSamples), 1.0);
+}
+`;
+
+const VERTEX_SOURCE = `#version 300 es
+void main() { gl_Position = vec4(gl_VertexID == 1 ? 3.0 : -1.0, gl_VertexID == 2 ? 3.0 : -1.0, 0.0, 1.0); }
+`;
+
+function glslNumber(number) {
+  const text = String(number);
+  return /[.e]/.test(text) ? text : `${text}.0`;
+}
+
+// Fragment shaders of the model: { picture, cells }, the second null where there is no grid.
+function fragmentSources(model, layout, source) {
+  const constants = { HALF_EXTENT: model.halfExtent, ...model.constants };
+  const defines = Object.entries(constants)
+    .map(([name, number]) =>
+      Array.isArray(number)
+        ? `#define ${name} vec3(${number.map(glslNumber).join(", ")})\n`
+        : `#define ${name} ${glslNumber(number)}\n`,
+    )
+    .join("");
+  const channels = model.sizes[model.sizes.length - 1] === 1 ? "xxx" : "xyz";
+  const occupied = { radiance: "density(network(vec4(p, 0.0)).w) > OCCUPIED_ABOVE" };
+  occupied.voxel = "value(network(vec4(p / HALF_EXTENT, 0.0)).x) > OCCUPIED_ABOVE";
+  const names =
+    `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${channels}\n` +
+    `#define OCCUPIED (${occupied[model.modality] || "true"})\n`;
+  const head = model.modality === "voxel" ? VALUES[model.head] : COLORS[model.head] + (DENSITIES[model.head] || "");
+  const field = [HEADER, defines, names, source.declarations, WAVE, head, networkSource(layout, model.finalSine, source)];
+  const main = { radiance: BOX + GRID + VOLUME_MAIN, voxel: BOX + GRID + SURFACE_MAIN, image: PLANE_MAIN };
+  return {
+    picture: [...field, CAMERA, main[model.modality]].join("\n"),
+    cells: model.modality === "image" ? null : [...field, CELLS_MAIN].join("\n"),
+  };
+}

@@ -1,0 +1,181 @@
+// What is on the canvas: which object or blend from where, drawn coarsely while it moves and finely once it rests.
+
+const MOVING_MS = 45; // aim for one frame while something moves
+const REST_MS = 140; // without a change before finer pictures are begun
+const SMOOTH_MS = 15000; // longest time that smoothing the outlines by more samples per pixel is worth
+const PROGRESS_MS = 300; // between two looks at a picture that is being refined
+const SMALLEST = 48; // pixels along an edge while moving
+const WHITE = [1, 1, 1];
+
+class Stage {
+  constructor(canvas, gl, model, options) {
+    this.canvas = canvas;
+    this.model = model;
+    this.report = options.report; // called with what is shown
+    this.renderer = new Renderer(gl, model, options.source);
+    this.gl = gl;
+    this.choice = { object: 0, other: 0, blend: 0 };
+    this.view = { ...options.view };
+    this.background = WHITE;
+    this.version = 0;
+    this.jobs = [];
+    this.unpacked = new Map();
+    this.shown = { size: 0, fps: 0, final: false };
+    this.wake = () => {};
+  }
+
+  // Something of `changes` ({ choice, view, background }) is new: draw again.
+  change(changes) {
+    Object.assign(this.choice, changes.choice);
+    Object.assign(this.view, changes.view);
+    if (changes.background) this.background = changes.background;
+    this.version += 1;
+    this.shown.final = false;
+    this.wake();
+  }
+
+  // A picture for measuring and tests, drawn as the page draws it but on white and of a size of its own:
+  // { pixels: RGBA bytes with the top row first, size, milliseconds }.
+  render(request) {
+    return new Promise((resolve, reject) => {
+      this.jobs.push({ request, resolve, reject });
+      this.wake();
+    });
+  }
+
+  async run() {
+    await this.renderer.ready();
+    let drawn = -1;
+    while (!this.gl.isContextLost()) {
+      if (this.jobs.length > 0) {
+        await this.doJob(this.jobs.shift());
+        drawn = -1;
+      } else if (drawn !== this.version) {
+        drawn = this.version;
+        await this.drawMoving();
+        if (await this.rested(drawn)) await this.refine(drawn);
+      } else {
+        await new Promise((resolve) => {
+          this.wake = resolve;
+        });
+        this.wake = () => {};
+      }
+    }
+  }
+
+  async doJob({ request, resolve, reject }) {
+    try {
+      const always = () => true;
+      const view = { ...this.view, ...request };
+      const samples = request.samples || this.model.samples;
+      const edge = request.size * samples;
+      const camera = orbitCamera(view, this.model.focal, WHITE);
+      this.load({ ...this.choice, ...request });
+      await this.renderer.makeGrid(this.model.gridCells, always);
+      const start = performance.now();
+      await this.renderer.draw("job", edge, camera, always);
+      const milliseconds = performance.now() - start;
+      resolve({ pixels: average(this.renderer.pixels("job"), edge, samples), size: request.size, milliseconds });
+    } catch (error) {
+      reject(error);
+    }
+  }
+
+  // The weights of object k as the shader wants them; the last few are kept.
+  weightsOf(k) {
+    let weights = this.unpacked.get(k);
+    if (!weights) {
+      weights = packed(numbersOf(this.model.objects[k].weights, this.model.precision), this.renderer.layout);
+      if (this.unpacked.size >= 64) this.unpacked.delete(this.unpacked.keys().next().value);
+      this.unpacked.set(k, weights);
+    }
+    return weights;
+  }
+
+  // A network's weights are affine in the latent code, so mixing the weights is mixing the codes.
+  load({ object, other, blend }) {
+    const isMixed = blend > 0 && other !== object;
+    const key = !isMixed ? `${object}` : blend >= 1 ? `${other}` : `${object} ${other} ${blend}`;
+    if (key === this.renderer.loaded) return;
+    if (!isMixed || blend >= 1) {
+      this.renderer.load(key, this.weightsOf(isMixed ? other : object));
+      return;
+    }
+    const [from, to] = [this.weightsOf(object), this.weightsOf(other)];
+    this.renderer.load(key, from.map((value, k) => value + blend * (to[k] - value)));
+  }
+
+  camera() {
+    return orbitCamera(this.view, this.model.focal, this.background);
+  }
+
+  async drawMoving() {
+    await new Promise((resolve) => requestAnimationFrame(resolve));
+    const start = performance.now();
+    const full = this.canvas.width;
+    this.load(this.choice);
+    // A grid of half the resolution takes an eighth of the time; the fine one is made once the object stays.
+    const fine = this.model.gridCells;
+    const isFine = this.renderer.gridOf === `${this.renderer.loaded} ${fine}`;
+    await this.renderer.makeGrid(isFine ? fine : fine / 2, () => true);
+    const cost = this.renderer.msPerPixel.picture;
+    const affordable = cost > 0 ? Math.floor(Math.sqrt(MOVING_MS / cost)) : SMALLEST;
+    const size = Math.min(full, Math.max(SMALLEST, affordable));
+    await this.renderer.draw("moving", size, this.camera(), () => true);
+    this.renderer.show("moving", size === full ? 1 : 0);
+    this.say(size, 1000 / Math.max(performance.now() - start, 1), false);
+  }
+
+  async rested(version) {
+    const end = performance.now() + REST_MS;
+    while (performance.now() < end) {
+      if (this.version !== version || this.jobs.length > 0) return false;
+      await pause(10);
+    }
+    return true;
+  }
+
+  async refine(version) {
+    const wanted = () => this.version === version && this.jobs.length === 0 && !this.gl.isContextLost();
+    const full = this.canvas.width;
+    if (!(await this.renderer.makeGrid(this.model.gridCells, wanted))) return;
+    for (let samples = 1; samples <= this.model.samples; samples += 1) {
+      const start = performance.now();
+      const name = `fine ${samples}`;
+      const below = samples === 1 ? ["moving", this.shown.size === full ? 1 : 0] : [`fine ${samples - 1}`, samples - 1];
+      let shownAt = start;
+      const progress = (rows) => {
+        if (performance.now() - shownAt < PROGRESS_MS) return;
+        shownAt = performance.now();
+        this.renderer.show(...below);
+        this.renderer.show(name, samples, rows);
+      };
+      if (!(await this.renderer.draw(name, full * samples, this.camera(), wanted, progress))) return;
+      this.renderer.show(name, samples);
+      const dearer = ((samples + 1) / samples) ** 2 * (performance.now() - start);
+      const last = samples === this.model.samples || dearer > SMOOTH_MS;
+      this.say(full, this.shown.fps, last);
+      if (last) return;
+    }
+  }
+
+  say(size, fps, final) {
+    this.shown = { size, fps, final };
+    this.report(this.shown);
+  }
+}
+
+// Means over blocks of `samples` x `samples` pixels.
+function average(pixels, edge, samples) {
+  if (samples === 1) return pixels;
+  const size = edge / samples;
+  const out = new Uint8Array(4 * size * size);
+  for (let index = 0; index < out.length; index += 1) {
+    const [channel, x, y] = [index % 4, Math.floor(index / 4) % size, Math.floor(index / 4 / size)];
+    let sum = 0;
+    for (let j = 0; j < samples; j += 1)
+      for (let i = 0; i < samples; i += 1) sum += pixels[4 * ((y * samples + j) * edge + x * samples + i) + channel];
+    out[index] = Math.round(sum / samples ** 2);
+  }
+  return out;
+}
