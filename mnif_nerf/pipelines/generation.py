@@ -183,6 +183,24 @@ class MNIFPipeline:
         latents = encode_grids(self.model, values, points)
         return ObjectList(self.decode(latent, f"encoded{index:03d}") for index, latent in enumerate(latents))
 
+    def fit(self, observation: Any, **settings: Any) -> list[NeuralObject]:
+        """The objects that explain what was observed, the best first, found with the networks as they are.
+
+            car = pipe.fit("scan.ply")[0]
+            car.mesh().export("car.glb")
+
+        Args:
+            observation: a path (a scene folder or transforms.json, a picture, a mesh, voxels, a point cloud), or an
+                array: voxels bool `[G, G, G]` (float: NaN is unknown), a picture uint8 `[R, R, C]`, points `[N, 3]`.
+            settings: of `mnif_nerf.pipelines.fitting.FitSettings`: `restarts`, `steps`, `views`, `region`, ...
+
+        Raises:
+            MNIFError: what cannot be read or does not fit the model, or a setting out of range.
+        """
+        from mnif_nerf.pipelines.fitting import FitSettings, fit_observation
+
+        return ObjectList(fit_observation(self, observation, FitSettings(**settings)).objects)
+
     def interpolate(self, a: Any, b: Any, num: int = 8) -> list[NeuralObject]:
         """`num` objects from `a` to `b`, both included exactly.
 

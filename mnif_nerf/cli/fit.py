@@ -1,0 +1,269 @@
+"""mnif-fit: the object of a trained model that explains observations it never saw."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mnif_nerf.cli.generation_common import default_output, file_name, load_pipeline, prepare_output, progress_bar
+from mnif_nerf.errors import MNIFError, run_command
+
+if TYPE_CHECKING:
+    from mnif_nerf.data.observations import Cells, Picture, PosedViews
+    from mnif_nerf.data.regions import Region
+    from mnif_nerf.pipelines.fitting import Fit, FitSettings
+    from mnif_nerf.pipelines.generation import MNIFPipeline
+
+
+@dataclass
+class FitOptions:
+    """Find the latent of something the model never saw, with its networks as they are.
+
+    The input is a scene folder (SRN: rgb/, pose/, intrinsics.txt; or nerfstudio's transforms.json), one picture (its
+    pose is searched), a mesh, voxels (.npy, .npz, .binvox; NaN is unknown), a point cloud (.ply, .xyz, .npy, ...), or,
+    for a model of images, a picture. Coordinates are the scene box's, half extent 0.5, z up, +x forward; meshes are
+    centred and scaled to a diagonal of 1. Writes latent.safetensors, before_after.png, views/*.png, mesh.glb and
+    report.json.
+    """
+
+    load_config: str
+    """The run's config.yml, the run folder, a model folder, or owner/name on the Hugging Face Hub."""
+    input: Path
+    """What was observed: a file, or a scene folder."""
+    kind: Literal["auto", "views", "photo", "mesh", "voxels", "cloud", "image"] = "auto"
+    """What the input is; by default by its name and content."""
+    views: tuple[int, ...] = ()
+    """Of posed pictures, the numbers (from 0) of those to fit to; the others are scored. All by default."""
+    observed_half: Literal["front", "back", "left", "right", "top", "bottom"] | None = None
+    """Only this half of the shape (or picture) counts as seen; the other half is completed."""
+    observed_box: tuple[float, float, float, float, float, float] | None = None
+    """Only this box (x0 y0 z0 x1 y1 z1, scene box coordinates) counts as seen."""
+    observed_mask: Path | None = None
+    """Only these cells (a grid of the input's size) or pixels (a picture, white is seen) count as seen."""
+    scanner: tuple[float, float, float] | None = None
+    """Where a point cloud was scanned from: what lies between is empty, and normals point there."""
+    truth: Path | None = None
+    """The whole thing, to score against: a scene folder for pictures; voxels or a mesh for shapes; a picture."""
+    restarts: int = 3
+    """Starts (the mean, near training instances, prior samples), the best of which is kept."""
+    steps: int = 200
+    """Gradient steps from each start."""
+    lr: float = 0.1
+    """Rate, in standard deviations of the training latents."""
+    prior: Literal["whitened", "per-dimension", "none"] = "whitened"
+    """What holds the latent: a Gaussian along principal directions, one along the latents' own axes, or nothing."""
+    prior_weight: float | None = None
+    """Weight of the prior; by default what was measured for this kind of observation. More: nearer to the typical."""
+    seed: int = 0
+    """Same seed, same fit."""
+    up: Literal["auto", "x", "y", "z"] = "auto"
+    """The file's up axis; by default y for .glb, .gltf and .obj meshes, z for all else."""
+    forward: Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"] = "auto"
+    """The file's forward axis; by default +z where y is up, else +x."""
+    normalise: Literal["auto", "yes", "no"] = "auto"
+    """Centre and scale: a mesh or cloud to a diagonal of 1, cameras to the model's distance. By default meshes only."""
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """This point of the file becomes the origin."""
+    scale: float = 1.0
+    """The file's coordinates times this, after --centre."""
+    fov: float | None = None
+    """Of a single picture, its horizontal field of view in degrees; by default the training cameras'."""
+    radius: float | None = None
+    """Of a single picture, the camera's distance from the object; by default the training cameras'. It is refined."""
+    mesh_resolution: int = 128
+    """Cells along an edge of the box for mesh.glb; 0 writes none."""
+    resolution: int = 256
+    """Pixels along an edge of the pictures in views/."""
+    output: Path | None = None
+    """Folder to write to; by default <run>/fits/<name of the input>."""
+    device: str | None = None
+    """cpu or cuda; by default CUDA where there is one."""
+
+
+def main(options: FitOptions) -> Path:
+    """Run the command; returns the output folder.
+
+    Raises:
+        MNIFError: an option out of range, an observation that cannot be read or that the model knows nothing of, a
+            fit that diverged, or a folder that cannot be written.
+    """
+    settings = _settings(options)
+    if not options.input.exists():
+        raise MNIFError(f"{options.input}: no such file or folder.")
+    pipe = load_pipeline(options.load_config, options.device)
+    from mnif_nerf.pipelines.fitting import fit_observation, open_observation, total_steps
+
+    observation = open_observation(options.input, pipe, options.kind, _placement(options), options.scanner)
+    truth = _truth(options, pipe)
+    output = options.output or default_output(options.load_config, "fits", _run_name(options))
+    prepare_output(output)
+    with progress_bar("fitting", total_steps(observation, settings)) as advance:
+        fit = fit_observation(pipe, observation, settings, file_name(options.input.stem), advance)
+    report = _report(pipe, fit, truth, options)
+    _write(fit, truth, report, output, options)
+    _say(report, output, options)
+    return output
+
+
+def _settings(options: FitOptions) -> FitSettings:
+    from mnif_nerf.data.regions import Region
+    from mnif_nerf.pipelines.fitting import FitSettings
+
+    if options.resolution < 1:
+        raise MNIFError(f"--resolution {options.resolution} leaves nothing to see; use at least 1.")
+    if options.mesh_resolution < 0:
+        raise MNIFError(f"--mesh-resolution {options.mesh_resolution}: use 0 for no mesh, or 8 and more.")
+    region: Region = Region(options.observed_half, options.observed_box, options.observed_mask)
+    return FitSettings(
+        options.restarts, options.steps, options.lr, options.prior, options.prior_weight, options.seed, options.views,
+        region, options.fov, options.radius,
+    )  # fmt: skip
+
+
+def _placement(options: FitOptions) -> Any:
+    from mnif_nerf.data.observations import Placement
+
+    up = None if options.up == "auto" else options.up
+    forward = None if options.forward == "auto" else options.forward
+    return Placement(up, forward, options.centre, options.scale, options.normalise)
+
+
+def _truth(options: FitOptions, pipe: MNIFPipeline) -> PosedViews | Cells | Picture | None:
+    """What to score against, of a kind that can be."""
+    if options.truth is None:
+        return None
+    from mnif_nerf.data.observations import Cells, MeshShape, Picture, PosedViews
+    from mnif_nerf.pipelines.fit_evidence import voxelise
+    from mnif_nerf.pipelines.fitting import open_observation
+
+    found = open_observation(options.truth, pipe, placement=_placement(options))
+    if isinstance(found, MeshShape):
+        found = voxelise(found, (pipe.model.grid or {"resolution": 64})["resolution"])
+    if not isinstance(found, (PosedViews, Cells, Picture)):
+        raise MNIFError(f"--truth {options.truth}: cannot be scored against; give a scene folder, voxels or a mesh.")
+    return found
+
+
+def _run_name(options: FitOptions) -> str:
+    path = options.input.resolve()
+    parts = [file_name(path.stem if path.is_file() else path.name)]
+    if options.views:
+        parts.append("views" + "-".join(map(str, options.views[:8])))
+    if options.observed_half:
+        parts.append(options.observed_half)
+    return "-".join(parts)
+
+
+def _report(pipe: MNIFPipeline, fit: Fit, truth: Any, options: FitOptions) -> dict[str, Any]:
+    from mnif_nerf.export.document import rounded
+    from mnif_nerf.pipelines.fit_scores import agreement, scores
+
+    settings = {
+        key: [str(part) for part in value]
+        if isinstance(value, list)
+        else str(value)
+        if isinstance(value, Path)
+        else value
+        for key, value in dataclasses.asdict(options).items()
+        if key not in ("output", "device")
+    }
+    nearest = pipe.nearest(fit.best) if pipe.names else None
+    starts = [{"start": start, "loss": loss} for start, loss in zip(fit.starts, fit.losses)]
+    report = {
+        "settings": settings,
+        "observation": type(fit.prepared.seen).__name__,
+        "complete": fit.prepared.complete,
+        "scores": scores(fit, truth, options.fov),
+        "starts": starts,
+        "agreement": agreement(fit),
+        "nearest_training_instance": None if nearest is None else nearest[0],
+        "distance": None if nearest is None else nearest[1],
+        "poses": None if fit.poses is None else fit.poses.tolist(),
+        "notes": list(fit.prepared.notes),
+        "seconds": fit.seconds,
+        "cpu_seconds": fit.cpu_seconds,
+    }
+    return dict(rounded(report))
+
+
+def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: FitOptions) -> None:
+    """Every file whole or not at all; the report comes last."""
+    from mnif_nerf.export.mesh_files import write_mesh
+    from mnif_nerf.export.pictures import save_png
+    from mnif_nerf.files import write_json, write_tensors
+    from mnif_nerf.pipelines.fit_pictures import before_and_after
+
+    write_tensors(output / "latent.safetensors", {"latent": fit.best.latent.float()})
+    save_png(before_and_after(fit, truth, options.fov), output / "before_after.png")
+    if fit.best.modality == "image":
+        save_png(fit.best.render(resolution=options.resolution), output / "fit.png")
+        report["files"] = ["latent.safetensors", "before_after.png", "fit.png"]
+        write_json(output / "report.json", report)
+        return
+    report["files"] = ["latent.safetensors", "before_after.png", "views/"]
+    for k, picture in enumerate(fit.best.views(4, options.resolution)):
+        save_png(picture, output / "views" / f"{k}.png")
+    if options.mesh_resolution:
+        try:
+            write_mesh(fit.best.mesh(options.mesh_resolution), output / "mesh.glb")
+            report["files"].append("mesh.glb")
+        except MNIFError as error:
+            report["notes"].append(f"no mesh: {error}")
+    write_json(output / "report.json", report)
+
+
+_MEASURES = {
+    "psnr_seen": ("PSNR, observed", "{:.1f} dB"),
+    "psnr_unseen": ("PSNR, not observed", "{:.1f} dB"),
+    "iou_seen": ("IoU, observed cells", "{:.3f}"),
+    "iou_unseen": ("IoU, other cells", "{:.3f}"),
+    "iou": ("IoU, whole", "{:.3f}"),
+    "distance_seen": ("distance of the points from the surface", "{:.4f}"),
+}
+
+
+def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "start (mean)", "fit")
+    for key, (words, form) in _MEASURES.items():
+        before, after = (report["scores"][side].get(key) for side in ("before", "fit"))
+        if after is not None:
+            table.add_row(words, "-" if before is None else form.format(before), form.format(after))
+    Console().print(table)
+    for note in report["notes"]:
+        print(f"note: {note}")
+    best, others = report["starts"][0], len(report["starts"]) - 1
+    print(f"best start: {best['start']} (loss {best['loss']:.4g}), {report['seconds']:.1f} s")
+    agree = report["agreement"]
+    if agree["spread"] is not None:
+        why = "the model knows no such object well" if report["complete"] else "what was seen allows different objects"
+        told = "they agree" if agree["agree"] else f"they DISAGREE: {why}"
+        how = f"{agree['measure']}: {agree['spread']:.3g}"
+        print(f"{agree['equally_good']} starts explain it about as well; {told} ({how})")
+    elif others:
+        print(f"the other {others} explain it clearly less well")
+    if report["nearest_training_instance"] is not None:
+        print(f"nearest training instance: {report['nearest_training_instance']} at {report['distance']:.2f}")
+    print(f"wrote {', '.join(report['files'])} and report.json to {output}")
+    if "fit.png" in report["files"]:
+        print(f"next: look at {output / 'before_after.png'}, or complete a part with --observed-half top")
+    else:
+        print(
+            f"next: mnif-export-mesh --load-config {options.load_config} --source latent --latent-file "
+            f"{output / 'latent.safetensors'} --resolution 256"
+        )
+
+
+def entrypoint() -> None:
+    """The console script."""
+    import tyro
+
+    run_command(lambda: main(tyro.cli(FitOptions)))
+
+
+if __name__ == "__main__":
+    entrypoint()

@@ -1,0 +1,127 @@
+"""Reading point clouds: .ply and .obj without faces, .npy, .npz, and text (.xyz, .txt, .pts, .csv)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnif_nerf.errors import MNIFError
+
+CLOUD_SUFFIXES = (".xyz", ".txt", ".pts", ".csv", ".ply", ".obj", ".npy", ".npz")
+FEWEST = 10
+"""Points below which there is no shape to speak of."""
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points float32 [N, 3] on a surface, and unit normals float32 [N, 3] that point outwards, or None."""
+
+    points: np.ndarray
+    normals: np.ndarray | None = None
+
+
+def read_cloud(path: Path | str) -> PointCloud:
+    """Read a point cloud with its normals, where the file has them.
+
+    `.npy`: [N, 3], or [N, 6] with normals. `.npz`: arrays `points` and, perhaps, `normals`. Text: three or six
+    numbers a line (more are left out), separated by blanks or commas; lines that start with # are skipped.
+
+    Raises:
+        MNIFError: missing, unreadable or too few points, NaN or infinite ones, or another shape.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MNIFError(f"{path}: no such file.")
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".npy", ".npz"):
+            table = _numpy_table(path)
+        elif suffix in (".ply", ".obj"):
+            table = _mesh_table(path)
+        elif suffix in CLOUD_SUFFIXES:
+            table = _text_table(path)
+        else:
+            raise MNIFError(f"{path}: unknown kind of point cloud {suffix!r}; use one of {', '.join(CLOUD_SUFFIXES)}.")
+    except MNIFError:
+        raise
+    except _READ_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise MNIFError(f"{path}: cannot be read as a point cloud ({reason}); write it again.") from None
+    return checked_cloud(table, path)
+
+
+def checked_cloud(table: np.ndarray, name: object) -> PointCloud:
+    """A cloud from an array [N, 3], or [N, 6] with normals; points without finite numbers are left out.
+
+    Raises:
+        MNIFError: another shape, only NaN or infinite points, or too few; the sentence begins with `name`.
+    """
+    table = np.asarray(table)
+    if table.ndim != 2 or table.shape[1] not in (3, 6):
+        raise MNIFError(
+            f"{name}: an array of shape {list(table.shape)}; expected points [N, 3], or [N, 6] with normals."
+        )
+    table = table.astype(np.float32)
+    finite = np.isfinite(table[:, :3]).all(axis=1)
+    if len(table) and not finite.any():
+        raise MNIFError(f"{name}: all {len(table)} points are NaN or infinite; write the cloud again.")
+    if finite.mean() < 0.5:
+        raise MNIFError(
+            f"{name}: {int((~finite).sum())} of {len(table)} points are NaN or infinite; clean the cloud first."
+        )
+    table = table[finite]
+    if len(table) < FEWEST:
+        raise MNIFError(f"{name}: {len(table)} points; a fit needs {FEWEST} or more.")
+    points, normals = table[:, :3], None
+    if table.shape[1] == 6:
+        length = np.linalg.norm(table[:, 3:], axis=1, keepdims=True)
+        if np.isfinite(length).all() and (length > 1e-6).mean() > 0.9:
+            normals = table[:, 3:] / np.maximum(length, 1e-6)
+    return PointCloud(np.ascontiguousarray(points), normals)
+
+
+def _numpy_table(path: Path) -> np.ndarray:
+    content = np.load(path, allow_pickle=False)
+    if path.suffix.lower() == ".npy":
+        return np.asarray(content)
+    with content:
+        if "points" not in content.files:
+            raise ValueError(f"arrays {', '.join(content.files) or 'missing'}; expected points")
+        points = np.asarray(content["points"])
+        return np.hstack([points, content["normals"]]) if "normals" in content.files else points
+
+
+def _mesh_table(path: Path) -> np.ndarray:
+    import trimesh
+
+    logging.getLogger("trimesh").setLevel(logging.CRITICAL)
+    try:
+        loaded = trimesh.load(str(path), process=False)
+    except Exception as error:  # every loader raises what it likes
+        raise ValueError(str(error)) from None
+    parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]
+    points = [np.asarray(part.vertices) for part in parts if len(getattr(part, "vertices", ()))]
+    if not points:
+        raise ValueError("no points")
+    raw = getattr(parts[0], "metadata", {}).get("_ply_raw", {}).get("vertex", {}).get("data")
+    # trimesh drops a cloud's normals; a binary file's data is a structured array, a text file's a dictionary.
+    fields = set(raw if isinstance(raw, dict) else getattr(getattr(raw, "dtype", None), "names", None) or ())
+    if len(points) == 1 and {"nx", "ny", "nz"} <= fields:
+        normals = np.stack([np.asarray(raw[axis], np.float64).reshape(-1) for axis in ("nx", "ny", "nz")], axis=1)
+        return np.hstack([points[0], normals])
+    return np.concatenate(points)
+
+
+def _text_table(path: Path) -> np.ndarray:
+    lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line and not line[0].startswith("#")]
+    if len(lines) > 1 and len(lines[0]) < 3 <= len(lines[1]):  # .pts files begin with the number of points
+        lines = lines[1:]
+    if not lines:
+        raise ValueError("no points")
+    width = 6 if len(lines[0]) == 6 else 3
+    return np.array([line[:width] for line in lines], dtype=np.float64)
