@@ -23,21 +23,20 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.base_model import Model, ModelConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
-from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
 from mnif_nerf.latents.encoding import EncodedLatents
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.table import LatentTable
+from mnif_nerf.models.checkpoint import check_checkpoint, describe_checkpoint
+from mnif_nerf.models.errors import WarnOnce
 from mnif_nerf.models.scoring import pinhole_rays
 from mnif_nerf.rendering.batch import PointBatch, RayBatch
 from mnif_nerf.rendering.occupancy import OccupancyGrid, grid_points
 
-CHECKPOINT_VERSION = 1
 _KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
 
 Batch = RayBatch | PointBatch
@@ -144,7 +143,7 @@ class InstanceModel(Model):
         self._shown: Tensor | None = None
         self._fitted: Tensor | None = None
         self._kept: OrderedDict[bytes, tuple[Any, OccupancyGrid | None]] = OrderedDict()
-        self._warned: set[str] = set()
+        self._warn = WarnOnce()
 
     @property
     def adaptation(self) -> str:
@@ -172,8 +171,7 @@ class InstanceModel(Model):
         """
         if batch is not None and isinstance(batch.get("data"), Batch):
             return self.get_training_outputs(batch["data"], batch["seed"])
-        assert ray_bundle is not None
-        return self.get_outputs(ray_bundle)
+        return self.get_outputs(ray_bundle)  # type: ignore[arg-type]
 
     def get_training_outputs(self, data: Batch, seed: int) -> dict[str, Any]:
         """Losses of one step, a pure function of parameters, data and seed.
@@ -235,6 +233,10 @@ class InstanceModel(Model):
     def set_shown_latent(self, latent: Tensor | None) -> None:
         """Show this latent code `[D]` wherever a camera names no scene; None shows the chosen scene again."""
         self._shown = None if latent is None else latent.detach().to(self.device)
+
+    def show_scene(self, scene: int) -> None:
+        """Show this scene of the data wherever a camera names none, as it is at every moment of training."""
+        self.shown_scene, self._shown = scene, None
 
     @contextmanager
     def rendering_latents(self, latents: Tensor) -> Iterator[None]:
@@ -309,14 +311,13 @@ class InstanceModel(Model):
             out = self.render(origins, directions, None)
         else:
             scenes = scenes.reshape(-1)
-            distinct = scenes.unique().tolist()
-            parts = [(scenes == s, s) for s in distinct]
             out = {
                 "rgb": origins.new_ones(len(origins), 3),
                 "depth": origins.new_zeros(len(origins), 1),
                 "accumulation": origins.new_zeros(len(origins), 1),
             }
-            for chosen, scene in parts:
+            for scene in scenes.unique().tolist():
+                chosen = scenes == scene
                 for name, value in self.render(origins[chosen], directions[chosen], int(scene)).items():
                     out[name][chosen] = value
         return {name: value.view(*shape, value.shape[-1]) for name, value in out.items()}
@@ -372,13 +373,8 @@ class InstanceModel(Model):
         return {name: getattr(self.config, name) for name in ("latent_weight", "latent_noise", *self.own_settings)}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint must know beside the weights: above all the names that go with the latents."""
-        return {
-            "version": CHECKPOINT_VERSION,
-            "names": list(self.names),
-            "field": self.field.spec.to_dict(),
-            "adaptation": self.adaptation,
-        }
+        """See `describe_checkpoint`."""
+        return describe_checkpoint(self.names, self.field.spec, self.adaptation)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Read back `get_extra_state`; scenes of the data are found among the checkpoint's by name."""
@@ -392,38 +388,12 @@ class InstanceModel(Model):
         """Load a checkpoint, also one of another number of instances than the data on disk has.
 
         Raises:
-            MNIFError: the checkpoint is of another version, of a field of another shape, or of the other way to
-                find latents.
+            MNIFError: see `check_checkpoint`.
         """
-        extra = state_dict.get("_extra_state")
-        extra = extra if isinstance(extra, dict) else {}
-        version = extra.get("version")
-        if version != CHECKPOINT_VERSION:
-            raise MNIFError(
-                f"the checkpoint has format {version}, this mnif_nerf reads {CHECKPOINT_VERSION}; "
-                "use the version that trained it, or train again."
-            )
-        stored, own = FieldSpec.from_dict(extra["field"]).to_dict(), self.field.spec.to_dict()
-        if stored != own:
-            different = ", ".join(f"{key} {stored[key]}, here {own[key]}" for key in own if stored[key] != own[key])
-            raise MNIFError(
-                f"the checkpoint's field ({different}) does not fit the configuration; pass the settings it was "
-                "trained with."
-            )
-        adaptation = extra.get("adaptation", "auto-decoding")  # of 0.1.0, which does not say
-        if adaptation != self.adaptation:
-            raise MNIFError(
-                f"the checkpoint was trained by {adaptation}, the configuration says {self.adaptation}; pass "
-                f"--pipeline.adaptation {adaptation}."
-            )
+        check_checkpoint(state_dict, self.field.spec, self.adaptation)
         # The same Parameter with other contents, so that an optimiser built before still holds it.
         self.latents.weight.data = torch.zeros_like(state_dict["latents.weight"], device=self.device)
         if "bounds" in state_dict:
             self.bounds = torch.zeros_like(state_dict["bounds"], device=self.device)
         self._kept.clear()
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-    def _warn(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
-            CONSOLE.print(f"[yellow]{text}")

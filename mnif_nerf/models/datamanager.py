@@ -20,6 +20,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 
+from mnif_nerf.data.hull import HALF_EXTENT
 from mnif_nerf.data.images import composite_white, read_image
 from mnif_nerf.data.sampler import RayBatchSampler
 from mnif_nerf.data.views import TrainingViews, ViewList
@@ -102,7 +103,6 @@ class MNIFDataManager(InstanceDataManager):
         union = self.views.train.hull_union()
         return None if union is None else dilate(torch.from_numpy(union))
 
-    @property
     def drawn_per_step(self) -> int:
         """Rays of one training step."""
         return self.rays.scenes_per_step * self.rays.rays_per_scene
@@ -131,7 +131,9 @@ class MNIFDataManager(InstanceDataManager):
         return self._encoded_rays.fixed(instances)
 
     def storage(self) -> dict[str, Any]:
-        """Scene box and typical camera."""
+        """Scene box and typical camera (in test modes that of the shown scene, for which no store is opened)."""
+        if self.test_mode != "val":
+            return {"half_extent": HALF_EXTENT, "camera": self.camera()}
         store = self.views.train
         return {
             "half_extent": store.half_extent,

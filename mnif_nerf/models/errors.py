@@ -1,10 +1,12 @@
-"""How a user's mistake leaves a nerfstudio command: one sentence and exit code 1, without a traceback."""
+"""How a user's mistake leaves a nerfstudio command: one sentence and exit code 1, without a traceback; and warnings."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from typing import TypeVar
+
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from mnif_nerf.errors import MNIFError
 
@@ -26,3 +28,16 @@ def tell_user(function: Callable[..., Result]) -> Callable[..., Result]:
             raise SystemExit(f"error: {error}") from error
 
     return wrapper
+
+
+class WarnOnce:
+    """Prints each text once on nerfstudio's console, in yellow: a render loop would say it for every picture."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, text: str) -> None:
+        """Print `text`, unless that was done before."""
+        if text not in self._said:
+            self._said.add(text)
+            CONSOLE.print(f"[yellow]{text}", soft_wrap=True)

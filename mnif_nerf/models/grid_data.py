@@ -161,7 +161,6 @@ class GridDataManager(InstanceDataManager):
         """See `InstanceDataManager`."""
         return self.points.fixed(instances, self.config.encode_points)
 
-    @property
     def drawn_per_step(self) -> int:
         """Points of one training step."""
         per_instance = self.points.points_per_instance or self.store.num_cells

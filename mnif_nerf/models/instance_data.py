@@ -91,6 +91,14 @@ class InstanceDataManager(VanillaDataManager):
         else is in the batch, and whenever it is asked for."""
         raise NotImplementedError
 
+    def camera(self) -> dict[str, float]:
+        """The typical camera of the shown instance: "focal_over_width", and "radius" in world units."""
+        cameras = self.train_dataset.cameras
+        return {
+            "focal_over_width": float((cameras.fx / cameras.width).median()),
+            "radius": float(cameras.camera_to_worlds[:, :3, 3].norm(dim=1).median()),
+        }
+
     def storage(self) -> dict[str, Any]:
         """What the model folder must know of the data: fields of `StoredModel`."""
         raise NotImplementedError
@@ -99,14 +107,13 @@ class InstanceDataManager(VanillaDataManager):
         """Batch sizes, for the model folder."""
         raise NotImplementedError
 
-    @property
     def drawn_per_step(self) -> int:
         """Rays or points of one training step."""
         raise NotImplementedError
 
     def setup_train(self) -> None:
         """Prepare the drawing of rays; only while training."""
-        count = self.drawn_per_step if self.test_mode == "val" else self.config.train_num_rays_per_batch
+        count = self.drawn_per_step() if self.test_mode == "val" else self.config.train_num_rays_per_batch
         self.train_pixel_sampler = SimpleNamespace(num_rays_per_batch=count)  # type: ignore[assignment]
 
     def setup_eval(self) -> None:

@@ -23,6 +23,8 @@ from mnif_nerf.models.base import InstanceModel, InstanceModelConfig, instances_
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig
 from mnif_nerf.pipelines.leaving import finish_run, write_run_model
+from mnif_nerf.pipelines.live import LiveModel
+from mnif_nerf.viewer.controls import ViewerPanel
 
 CONFIG_VERSION = 1
 _STEPS_BETWEEN_SHOWN = 100  # after which a viewer's computed latent is computed again
@@ -122,6 +124,7 @@ class InstancePipeline(VanillaPipeline):
         self._threads_chosen = False
         self._stale = False  # whether computed latents are older than the networks
         self._fitted: tuple[int | None, Tensor] | None = None
+        self.viewer_panel = ViewerPanel(LiveModel(self))  # nerfstudio's viewer finds it; without one it is idle
 
     @property
     def model(self) -> InstanceModel:
@@ -192,6 +195,7 @@ class InstancePipeline(VanillaPipeline):
                 return
             try:
                 finish_run(self, trainer.base_dir, step)
+                self.viewer_panel.refresh()
             except KeyboardInterrupt:
                 raise SystemExit(
                     "interrupted after the last step, before the latent prior was trained: go on with "
@@ -199,7 +203,8 @@ class InstancePipeline(VanillaPipeline):
                 ) from None
 
         def at_view(step: int) -> None:
-            self.refresh_latents([self.datamanager.shown])
+            self.refresh_latents([self.model.shown_scene])
+            self.viewer_panel.refresh()
 
         after_step = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
         if trainer.config.is_viewer_enabled():

@@ -14,6 +14,7 @@ from mnif_nerf.machine import describe
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.base import InstancePipeline
+    from mnif_nerf.pipelines.model_folder import StoredModel
 
 _SAMPLE = "mnif-sample --load-config {config} --num-samples 16 --seed 0"
 _EXPORT = "mnif-export-mesh --load-config {config} --num-samples 8 --format "
@@ -38,43 +39,50 @@ def write_run_model(pipeline: InstancePipeline, run: Path, step: int, finished: 
     Raises:
         MNIFError: training has diverged, or the disk is full.
     """
-    from mnif_nerf.pipelines.model_folder import StoredModel, write_model
+    from mnif_nerf.pipelines.model_folder import write_model
 
     pipeline.refresh_latents()
     model, config = pipeline.model, pipeline.config
-    latents = model.latents.weight.detach().cpu()
-    if not bool(torch.isfinite(latents).all()):
+    if not bool(torch.isfinite(model.latents.weight).all()):
         other = "--optimizers.latents.optimizer.lr" if model.meta is None else "--pipeline.inner-lr"
         raise MNIFError(
             f"training has diverged at step {step} (latents are not finite); use smaller learning rates "
             f"(--optimizers.fields.optimizer.lr, {other})."
         )
+    stored = stored_model(pipeline)
+    stored.training = {
+        "steps": step + 1,
+        "finished": finished,
+        "seed": pipeline.seed,
+        "data": Path(str(config.datamanager.data)).name,
+        **pipeline.datamanager.settings(),
+        **model.settings(),
+        "prior_variance": config.prior_variance,
+        "machine": describe(),
+    }
+    return write_model(stored, Path(run) / "model")
+
+
+def stored_model(pipeline: InstancePipeline) -> StoredModel:
+    """Field, latents, rates and bounds as they are now, as a model folder holds them; nothing is copied."""
+    from mnif_nerf.pipelines.model_folder import StoredModel
+
+    model = pipeline.model
     adaptation: dict[str, Any] = {"method": model.adaptation}
     rates = None
     if model.meta is not None:
         adaptation.update(dataclasses.asdict(model.meta))
-        rates = model.inner_rates().detach().cpu()
-    bounds = getattr(model, "bounds", None)
-    stored = StoredModel(
+        rates = model.inner_rates().detach()
+    bounds = model.bounds
+    return StoredModel(
         field=model.field,
-        latents=latents,
+        latents=model.latents.weight.detach(),
         names=model.names,
-        cells=None if bounds is None or bool(bounds.all()) else bounds.cpu(),
+        cells=None if bool(bounds.all()) else bounds,
         rates=rates,
         adaptation=adaptation,
-        training={
-            "steps": step + 1,
-            "finished": finished,
-            "seed": pipeline.seed,
-            "data": Path(str(config.datamanager.data)).name,
-            **pipeline.datamanager.settings(),
-            **model.settings(),
-            "prior_variance": pipeline.config.prior_variance,
-            "machine": describe(),
-        },
         **pipeline.datamanager.storage(),
     )
-    return write_model(stored, Path(run) / "model")
 
 
 def finish_run(pipeline: InstancePipeline, run: Path, step: int) -> None:

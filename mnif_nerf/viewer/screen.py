@@ -1,0 +1,139 @@
+"""What a viewer needs around its controls: a first view, a render thread that lives, and an honest address."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
+
+from mnif_nerf.rendering.cameras import orbit_pose
+
+MAX_FRUSTUMS = 16
+# Pictures a second while something moves, which decides how coarse they are. nerfstudio's 30 would be 60 rows on two
+# cores; a browser is sent no more than about a dozen anyway.
+_MOVING_FPS = 12
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Where a client looks from at first: towards the origin, with z up.
+
+    Attributes:
+        radius: distance from the origin, world units.
+        field_of_view: radians, of the smaller side of the picture.
+        elevation, azimuth: degrees, as in `orbit_pose`.
+    """
+
+    radius: float
+    field_of_view: float
+    elevation: float = 25.0
+    azimuth: float = 35.0
+
+
+def frame(client: Any, framing: Framing) -> None:
+    """Put the camera of a viser client to its first view."""
+    # viser's angle is that of the height: in a tall window the object would be cut off at its sides.
+    farther = 1.0 / min(1.0, max(float(client.camera.aspect), 0.2))
+    position = orbit_pose(framing.elevation, framing.azimuth, framing.radius * farther)[:3, 3].double().numpy()
+    with client.atomic():
+        client.camera.fov = framing.field_of_view
+        client.camera.up_direction = np.array([0.0, 0.0, 1.0])
+        client.camera.position = position * VISER_NERFSTUDIO_SCALE_RATIO
+        client.camera.look_at = np.zeros(3)
+
+
+def guard(machine: Any, tell: Callable[[str], None]) -> None:
+    """Keep a client's render thread alive whatever happens in a picture; `tell` gets a sentence about it.
+
+    And let it render fewer but finer pictures while something moves.
+
+    nerfstudio's thread takes any other exception than that of an interruption for its end, and the page then stays as
+    it is without a word. Its interruptions come from a trace function that raises at any line of Python, and there
+    are two flaws in them:
+
+    - One that comes while the trace is being taken off leaves it on. The next one is then raised wherever the thread
+      happens to be, such as where viser holds its lock of messages, and the page is frozen for good. So the trace is
+      taken off once more.
+    - At rest, a change asks for the interruption of a picture that is finished already, and it is the next picture that
+      is thrown away; the change shows a fifth of a second later. So what was asked for before is forgotten.
+
+    Args:
+        machine: a `RenderStateMachine`.
+        tell: shows a sentence to the user.
+    """
+    machine.target_fps = _MOVING_FPS
+    render, send = machine._render_img, machine._send_output_to_viewer
+
+    @functools.wraps(render)
+    def guarded_render(*args: Any, **kwargs: Any) -> Any:
+        machine.interrupt_render_flag = False
+        try:
+            try:
+                return render(*args, **kwargs)
+            finally:
+                sys.settrace(None)
+        except IOChangeException:
+            raise
+        except Exception as error:
+            tell(f"this view could not be rendered ({first_line(error)}); change it back or move the camera.")
+            raise IOChangeException from error
+
+    @functools.wraps(send)
+    def guarded_send(*args: Any, **kwargs: Any) -> None:
+        try:
+            send(*args, **kwargs)
+        except Exception as error:
+            tell(f"this picture could not be shown ({first_line(error)}); change Output type or the render options.")
+
+    machine._render_img, machine._send_output_to_viewer = guarded_render, guarded_send
+
+
+def few_hidden_frustums(viewer: Any) -> None:
+    """Let the viewer draw few of the shown scene's cameras, and hide them until "Show Train Cams" is pressed.
+
+    They belong to one training instance, and stand in the way of all else that is looked at.
+    """
+    limit = viewer.config.max_num_display_images
+    viewer.config.max_num_display_images = MAX_FRUSTUMS if limit < 0 else min(limit, MAX_FRUSTUMS)
+    draw = viewer.init_scene
+
+    @functools.wraps(draw)
+    def draw_hidden(*args: Any, **kwargs: Any) -> None:
+        draw(*args, **kwargs)
+        viewer.set_camera_visibility(False)
+        viewer.toggle_cameravis_button()
+
+    viewer.init_scene = draw_hidden
+
+
+def first_line(error: Exception) -> str:
+    """An exception in a few words: its kind, and its first line where it has one."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+def true_address(viewer: Any) -> list[str]:
+    """Correct what the viewer will print of its address, and give sentences for the console.
+
+    Where the port that was asked for is in use, viser takes the next free one, and nerfstudio goes on to print the one
+    that was asked for; where nothing was asked for and the usual port is in use, it takes any, without a word.
+    """
+    port, config = viewer.viser_server.get_port(), viewer.config
+    wanted = config.websocket_port or config.websocket_port_default
+    sentences = []
+    if port != wanted:
+        viewer.viewer_info = [line.replace(f":{wanted}", f":{port}") for line in viewer.viewer_info]
+        sentences.append(f"Port {wanted} is in use by something else, so this viewer has port {port}.")
+    return [*sentences, f"Open http://localhost:{port} in a browser."]
+
+
+def degrees_of_view(focal: float, size: float) -> float:
+    """The angle in radians that `size` pixels take up at a focal length of `focal` pixels."""
+    return 2.0 * math.atan(0.5 * size / focal)
