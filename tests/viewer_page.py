@@ -21,6 +21,13 @@ from PIL import Image
 
 _TITLE_BAR, _PANEL = 60, 330  # pixels
 _FULL = 500  # pixels of the longer side, of 512 at rest
+_PATIENCE = 6.0  # seconds
+_COUNT_DRAWS = """
+const done = arguments[0], kind = WebGL2RenderingContext.prototype, clear = kind.clear;
+let count = 0;
+kind.clear = function (...given) { count++; return clear.apply(this, given); };
+setTimeout(() => { kind.clear = clear; done(count); }, 1500);
+"""
 _STILL = 0.3  # grey levels: where pictures come slowly, viser's page goes on to adapt its pixels
 
 
@@ -106,18 +113,37 @@ class Page:
     """
 
     def __init__(self, driver: Any, port: int) -> None:
-        self.driver = driver
-        driver.get(f"http://localhost:{port}")
+        self.driver, self.port = driver, port
+        driver.set_script_timeout(20)
+        self._open()
+
+    def _open(self) -> None:
+        self.driver.get(f"http://localhost:{self.port}")
         wait(lambda: "Shown:" in self.text(), 60, lambda: self.driver.page_source[-500:])
+        self._seen_alive = time.monotonic()
 
     def text(self) -> str:
         """The status lines of the folder of controls."""
         script = "return [...document.querySelectorAll('p')].filter(p => p.querySelector('strong'))"
         return str(self.driver.execute_script(script + ".map(p => p.textContent).join('\\n')"))
 
-    def wait_for(self, text: str, seconds: float = 30) -> None:
+    def wait_for(self, text: str, seconds: float = 60) -> None:
         """Wait until the status lines hold `text`."""
-        wait(lambda: text in self.text(), seconds, self.text)
+        wait(lambda: text in self.text() or self._wake(), seconds, self.text)
+
+    def _wake(self) -> bool:
+        """Load the page again if it has stopped to draw, and takes no message any more; False, for `or`.
+
+        In software WebGL, viser's page (0.2.7) ends its loop of frames in about one session of ten, while the server
+        goes on. What the server shows outlives that, as it does a person's F5.
+        """
+        if time.monotonic() - self._seen_alive < _PATIENCE:
+            return False
+        if not self.driver.execute_async_script(_COUNT_DRAWS):
+            print("viser's page had stopped to draw; loaded again")
+            self._open()
+        self._seen_alive = time.monotonic()
+        return False
 
     def press(self, label: str) -> None:
         """Press a button."""
@@ -172,6 +198,7 @@ class Page:
         last, same, end = self.picture(), 0, time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(0.25)
+            self._wake()
             now = self.picture()
             same = same + 1 if difference(now, last) < _STILL and self._resolution() >= _FULL else 0
             last = now
@@ -181,7 +208,8 @@ class Page:
 
     def changed(self, before: np.ndarray, least: float = 1.0, seconds: float = 60) -> np.ndarray:
         """The picture once it has settled and differs from `before` by at least so many grey levels on average."""
-        wait(lambda: difference(self.picture(), before) >= least, seconds, lambda: f"no other picture; {self.text()}")
+        other = lambda: difference(self.picture(), before) >= least or self._wake()  # noqa: E731
+        wait(other, seconds, lambda: f"no other picture; {self.text()}")
         now = self.settled(seconds)
         assert difference(now, before) >= least
         return now
