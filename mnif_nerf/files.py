@@ -55,6 +55,8 @@ def atomic_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         MNIFError: `target` exists and `replace` is false, or the disk is full or cannot be written.
     """
     target = Path(target)
+    if target.resolve() == Path.cwd():
+        raise MNIFError(f"{target}: is the folder you are in, which cannot be replaced; name another one.")
     if target.exists() and not replace:
         raise MNIFError(f"{target}: exists already; choose another name or remove it first.")
     with disk_errors(target):

@@ -203,6 +203,9 @@ def test_export_saved_latents(run: Path, tmp_path: Path) -> None:
     for name, words in (("absent", "no such file"), ("other", "neither latents nor latent")):
         with pytest.raises(MNIFError, match=words):
             export_mesh.main(_export(run, source="latent", latent_file=tmp_path / f"{name}.safetensors"))
+    save_file({"latent": torch.tensor(1.0)}, str(tmp_path / "scalar.safetensors"))
+    with pytest.raises(MNIFError, match=r"latents of shape \[\], expected \[n, D\]"):
+        export_mesh.main(_export(run, source="latent", latent_file=tmp_path / "scalar.safetensors"))
     save_file({"latents": torch.zeros(2, 4)}, str(tmp_path / "small.safetensors"))
     with pytest.raises(MNIFError, match="takes 5 numbers"):
         export_mesh.main(_export(run, source="latent", latent_file=tmp_path / "small.safetensors"))

@@ -58,7 +58,7 @@ def scene_of(model: str, folder: Path) -> Path:
 def test_posed_pictures(radiance: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene = scene_of(radiance, tmp_path)
     output = main(FitOptions(radiance, scene, views=(0, 1), **FAST))  # type: ignore[arg-type]
-    assert output == tmp_path / "run" / "fits" / "car-views0-1"
+    assert output == tmp_path / "run" / "fits" / "car-views0-1-restarts2-steps4"
     report = json.loads((output / "report.json").read_text())
     assert set(report["scores"]["fit"]) == {"psnr_seen", "psnr_unseen"}
     assert len(report["starts"]) == 2
@@ -104,7 +104,7 @@ def test_solids(voxel: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     cells = pipe.instance(0).occupancy(16)
     np.save(tmp_path / "shape.npy", cells)
     half = main(FitOptions(voxel, tmp_path / "shape.npy", observed_half="front", **FAST))  # type: ignore[arg-type]
-    assert half.name == "shape-front"
+    assert half.name == "shape-npy-front-restarts2-steps4"
     report = json.loads((half / "report.json").read_text())
     assert set(report["scores"]["fit"]) == {"iou_seen", "iou_unseen", "iou"}
     unknown = cells.astype(np.float32)
@@ -134,6 +134,16 @@ def test_a_mesh_for_a_radiance_model_is_rendered(radiance: str, tmp_path: Path) 
     report = json.loads((main(half) / "report.json").read_text())
     assert report["observation"] == "Cells"
     assert any("colours from the prior" in note for note in report["notes"])
+    np.save(tmp_path / "cells.npy", np.eye(8, dtype=bool)[None].repeat(8, 0))
+    whole = FitOptions(radiance, tmp_path / "box.ply", truth=tmp_path / "cells.npy", **FAST)  # type: ignore[arg-type]
+    report = json.loads((main(whole) / "report.json").read_text())
+    assert "iou" in report["scores"]["fit"]
+    with pytest.raises(MNIFError, match=r"a truth of 8\^3 cells"):
+        main(dataclasses.replace(whole, observed_half="left"))
+    scene = scene_of(radiance, tmp_path)
+    other = dataclasses.replace(whole, input=tmp_path / "cells.npy", truth=scene)
+    report = json.loads((main(other) / "report.json").read_text())
+    assert any("--truth was not scored" in note for note in report["notes"])
 
 
 def test_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,11 +185,16 @@ def test_the_same_seed_gives_the_same_latent(voxel: str, tmp_path: Path) -> None
 def test_mistakes_are_told_before_anything_is_written(voxel: str, tmp_path: Path) -> None:
     np.save(tmp_path / "shape.npy", np.eye(8, dtype=bool)[None].repeat(8, 0))
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
-    shape, output = tmp_path / "shape.npy", tmp_path / "out"
+    np.save(tmp_path / "other.npy", np.eye(4, dtype=bool)[None].repeat(4, 0))
+    np.save(tmp_path / "cloud.npy", 0.1 * np.random.default_rng(0).normal(size=(50, 3)))
+    shape, cloud, output = tmp_path / "shape.npy", tmp_path / "cloud.npy", tmp_path / "out"
     mistakes: dict[str, dict[str, Any]] = {
         "--restarts 0 leaves nothing to do": {"input": shape, "restarts": 0},
         "--steps 0": {"input": shape, "steps": 0},
         "--resolution 0": {"input": shape, "resolution": 0},
+        "resolution 10000000": {"input": shape, "resolution": 10_000_000},
+        "--scanner nan": {"input": cloud, "scanner": (float("nan"), 0.0, 0.0)},
+        r"--truth .*other\.npy: a truth of 4\^3 cells": {"input": shape, "truth": tmp_path / "other.npy"},
         "--mesh-resolution -1": {"input": shape, "mesh_resolution": -1},
         "missing.ply: no such file": {"input": tmp_path / "missing.ply"},
         "a plain picture cannot be fitted with this model of modality 'voxel'": {"input": tmp_path / "plain.png"},

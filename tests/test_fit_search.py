@@ -123,6 +123,8 @@ def test_settings_out_of_range() -> None:
         "--restarts 100": {"restarts": 100},
         "--radius 0.1": {"radius": 0.1},
         "--steps 0": {"steps": 0},
+        "--seed -1: must be 0 to 2147483647": {"seed": -1},
+        "--seed 100000000000000": {"seed": 10**14},
     }.items():
         with pytest.raises(MNIFError, match=message):
             FitSettings(**settings)  # type: ignore[arg-type]

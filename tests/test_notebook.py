@@ -52,6 +52,8 @@ def test_lists_are_one_sheet(pipe: MNIFPipeline, shown: Callable) -> None:
     assert sheet.tobytes() == samples.sheet().tobytes()
     assert "image/png" in shown(pipe.interpolate(0, 1, num=2))
     assert set(shown(ObjectList())) == {"text/plain"}
+    assert opened(shown(samples[:1])["image/png"]).width < sheet.width
+    assert samples[0] is next(iter(samples))
 
 
 def test_long_lists_show_their_beginning(pipe: MNIFPipeline) -> None:

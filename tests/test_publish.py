@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -145,6 +146,32 @@ def test_other_folders_are_left_alone(run: Path, tmp_path: Path) -> None:
     with pytest.raises(MNIFError, match="holds something else than a model"):
         main(PublishOptions(str(run), tmp_path / "out", num_pictures=0))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_beside_a_published_model_is_lost(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = main(PublishOptions(str(run), tmp_path / "out", num_pictures=1))
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(MNIFError, match=r"holds something else than a model \(thesis\.txt\)"):
+        main(PublishOptions(str(run), tmp_path / "out", num_pictures=1))
+    with pytest.raises(MNIFError, match=r"holds something else than a model"):
+        MNIFPipeline.from_pretrained(out).save_pretrained(out)
+    assert (out / "thesis.txt").read_text() == "years of work"
+    (out / "thesis.txt").unlink()
+    monkeypatch.chdir(out)
+    with pytest.raises(MNIFError, match="is the folder you are in"):
+        main(PublishOptions(str(run), Path("."), num_pictures=1))
+    assert (out / "README.md").is_file()
+
+
+def test_cards_survive_odd_names(pipe: MNIFPipeline) -> None:
+    model = dataclasses.replace(pipe.model, training={"data": 'a|b <img src="x"> `c`'})
+    options = CardOptions('Cars: "the\nbest" #1 | all', 'folder/with "quotes"', license="other: mine")
+    card = model_card(model, options)
+    assert front_matter(card)["license"] == "other: mine"
+    assert '# Cars: "the best" \\#1 \\| all\n' in card
+    assert r'| data | a\|b \<img src="x"\> \`c\` |' in card
+    program = card.split("```python\n")[1].split("```")[0]
+    compile(program, "card", "exec")
 
 
 def hub_command(address: str, home: Path, token: str, program: str) -> subprocess.CompletedProcess[str]:

@@ -399,6 +399,21 @@ def test_an_interrupted_folder_is_gone_on_with(run: Path, tmp_path: Path, capsys
         assert path.read_bytes() == (output / path.name).read_bytes()
 
 
+def test_what_fails_after_ctrl_c_was_interrupted() -> None:
+    """The encoder gets the terminal's Ctrl-C as well, and a film that cannot be written to it fails first."""
+
+    def fail(pressed: bool) -> None:
+        with held_interrupts():
+            if pressed:
+                signal.raise_signal(signal.SIGINT)
+            raise MNIFError("the video could not be written")
+
+    with pytest.raises(KeyboardInterrupt):
+        fail(pressed=True)
+    with pytest.raises(MNIFError):
+        fail(pressed=False)
+
+
 def test_ctrl_c_waits_for_a_safe_place() -> None:
     before = signal.getsignal(signal.SIGINT)
     with held_interrupts() as checkpoint:

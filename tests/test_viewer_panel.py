@@ -455,10 +455,12 @@ def test_the_viewer_of_a_training(
     shown = []
     original = panel.refresh
 
-    def recorded() -> None:
+    def recorded(**options: Any) -> None:
         trainer.viewer_state.render_statemachines.setdefault(0, SimpleNamespace(action=lambda *_: None))
-        original()
+        original(**options)
         shown.append(trainer.pipeline.model.latent_of(None).clone())
+        # The elements say what is shown, so that touching one slider moves that one and no other.
+        assert tuple(slider.value for slider in panel._sliders) == panel.walk.settings.positions
 
     panel.refresh = recorded
     trainer.train()
@@ -470,6 +472,33 @@ def test_the_viewer_of_a_training(
     opened.set("Instance", 2)
     assert torch.equal(trainer.pipeline.model.latent_of(None), trainer.pipeline.model.latents.weight[2])
     opened.viewer.viser_server.stop()
+
+
+def test_a_client_that_has_left_holds_nobody_up(opened: Opened) -> None:
+    """A message of its camera may be handled later; an exception there would keep viser's lock for good."""
+    machines = opened.viewer.render_statemachines
+    machines[7] = SimpleNamespace(action=lambda *_: None, running=True)
+    opened.viewer.handle_disconnect(SimpleNamespace(client_id=7))
+    assert 7 not in machines
+    machines[7].action("move")
+    assert 7 not in machines
+
+
+def test_a_second_file_waits_for_the_first(opened: Opened, runs: dict[str, Run]) -> None:
+    with opened.panel._saving:
+        opened.press("Save latent")
+        assert "still writing the last file" in opened.status
+    opened.press("Save latent")
+    assert "wrote" in opened.status
+
+
+def test_a_late_echo_of_a_name_does_not_go_back(opened: Opened) -> None:
+    """viser calls back for a name that the panel itself has set, perhaps when the instance is another one already."""
+    opened.set("Instance", 1)
+    own = opened.handle("Name").value
+    opened.walk.change(instance=2)
+    opened.set("Name", own)
+    assert opened.walk.settings.instance == 2
 
 
 def _quick(fit: Any) -> Any:

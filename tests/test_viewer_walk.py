@@ -272,6 +272,33 @@ def test_refresh_follows_the_training_and_keeps_what_was_moved(pipe: MNIFPipelin
 # ------------------------------------------------------------------------------------------------------------- files
 
 
+def test_a_training_that_starts_with_equal_latents_gets_directions_and_ends_later(pipe: MNIFPipeline) -> None:
+    alike = MNIFPipeline(dataclasses.replace(pipe.model, latents=torch.zeros_like(pipe.latents)))
+    walk = LatentWalk(alike, "no prior.", instance=1)
+    walk.refresh()
+    assert not any(bool(latent.any()) for latent in walk.remembered.values())
+    walk.adopt(pipe, "no prior.")
+    walk.refresh()
+    assert walk.row == 1
+    assert torch.equal(walk.latent, pipe.latents[1])
+    assert walk.settings.positions == Directions.of(pipe.latents, 6).positions(pipe.latents[1])
+    first, second = walk.remembered
+    assert first == walk.settings.first == "1: car_01"
+    assert second == walk.settings.second != first
+    assert torch.equal(walk.remembered[first], pipe.latents[1])
+    walk.change(positions=(walk.settings.positions[0] + 0.5, *walk.settings.positions[1:]))
+    assert walk.edited
+
+
+def test_what_was_remembered_of_equal_latents_stays(pipe: MNIFPipeline) -> None:
+    alike = MNIFPipeline(dataclasses.replace(pipe.model, latents=torch.zeros_like(pipe.latents)))
+    walk = LatentWalk(alike, "no prior.")
+    label = walk.remember()
+    walk.adopt(pipe, "no prior.")
+    walk.refresh()
+    assert label in walk.remembered
+
+
 def test_what_is_saved_can_be_read_and_nothing_is_overwritten(walk: LatentWalk, tmp_path: Path) -> None:
     from mnif_nerf.cli.generation_common import read_latents
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnif_nerf.cli.generation_common import default_output, file_name, load_pipeline, prepare_output, progress_bar
-from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.errors import MNIFError, disk_errors, run_command
 
 if TYPE_CHECKING:
-    from mnif_nerf.data.observations import Cells, Picture, PosedViews
+    from mnif_nerf.data.observations import Cells, Observation, Picture, PosedViews
     from mnif_nerf.data.regions import Region
     from mnif_nerf.pipelines.fitting import Fit, FitSettings
     from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -41,11 +42,12 @@ class FitOptions:
     observed_box: tuple[float, float, float, float, float, float] | None = None
     """Only this box (x0 y0 z0 x1 y1 z1, scene box coordinates) counts as seen."""
     observed_mask: Path | None = None
-    """Only these cells (a grid of the input's size) or pixels (a picture, white is seen) count as seen."""
+    """Only these cells (the input's grid; of a mesh the model's) or pixels (the model's size, white is seen)."""
     scanner: tuple[float, float, float] | None = None
     """Where a point cloud was scanned from: what lies between is empty, and normals point there."""
     truth: Path | None = None
-    """The whole thing, to score against: a scene folder for pictures; voxels or a mesh for shapes; a picture."""
+    """The whole thing, to score against: a scene folder for pictures; a mesh or voxels (of the input's size) for
+    shapes; a picture."""
     restarts: int = 3
     """Starts (the mean, near training instances, prior samples), the best of which is kept."""
     steps: int = 200
@@ -65,7 +67,7 @@ class FitOptions:
     normalise: Literal["auto", "yes", "no"] = "auto"
     """Centre and scale: a mesh or cloud to a diagonal of 1, cameras to the model's distance. By default meshes only."""
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """This point of the file becomes the origin."""
+    """This point of the file becomes the origin; of a normalised mesh, this point of the scene box."""
     scale: float = 1.0
     """The file's coordinates times this, after --centre."""
     fov: float | None = None
@@ -77,7 +79,7 @@ class FitOptions:
     resolution: int = 256
     """Pixels along an edge of the pictures in views/."""
     output: Path | None = None
-    """Folder to write to; by default <run>/fits/<name of the input>."""
+    """Folder to write to; by default <run>/fits/<name of the input, and what was chosen>."""
     device: str | None = None
     """cpu or cuda; by default CUDA where there is one."""
 
@@ -94,9 +96,12 @@ def main(options: FitOptions) -> Path:
         raise MNIFError(f"{options.input}: no such file or folder.")
     pipe = load_pipeline(options.load_config, options.device)
     from mnif_nerf.pipelines.fitting import fit_observation, open_observation, total_steps
+    from mnif_nerf.pipelines.objects import check_pixels
 
     observation = open_observation(options.input, pipe, options.kind, _placement(options), options.scanner)
-    truth = _truth(options, pipe)
+    truth = _truth(options, pipe, observation)
+    # Solids are drawn with 2x2 rays a pixel.
+    check_pixels(options.resolution, 4 if pipe.modality == "voxel" else 1)
     output = options.output or default_output(options.load_config, "fits", _run_name(options))
     prepare_output(output)
     with progress_bar("fitting", total_steps(observation, settings)) as advance:
@@ -130,30 +135,62 @@ def _placement(options: FitOptions) -> Any:
     return Placement(up, forward, options.centre, options.scale, options.normalise)
 
 
-def _truth(options: FitOptions, pipe: MNIFPipeline) -> PosedViews | Cells | Picture | None:
-    """What to score against, of a kind that can be."""
+def _truth(options: FitOptions, pipe: MNIFPipeline, observation: Observation) -> PosedViews | Cells | Picture | None:
+    """What to score against, of a kind and size that can be."""
     if options.truth is None:
         return None
     from mnif_nerf.data.observations import Cells, MeshShape, Picture, PosedViews
     from mnif_nerf.pipelines.fit_evidence import voxelise
+    from mnif_nerf.pipelines.fit_scores import require_same_size
     from mnif_nerf.pipelines.fitting import open_observation
 
     found = open_observation(options.truth, pipe, placement=_placement(options))
+    # A mesh to fit to becomes as many cells as the model's grid has.
+    usual = int((pipe.model.grid or {"resolution": 64})["resolution"])
+    size = len(observation.values) if isinstance(observation, Cells) else usual
     if isinstance(found, MeshShape):
-        found = voxelise(found, (pipe.model.grid or {"resolution": 64})["resolution"])
+        found = voxelise(found, size)
     if not isinstance(found, (PosedViews, Cells, Picture)):
         raise MNIFError(f"--truth {options.truth}: cannot be scored against; give a scene folder, voxels or a mesh.")
+    part = (options.observed_half, options.observed_box, options.observed_mask) != (None, None, None)
+    voxelised = isinstance(observation, MeshShape) and (pipe.modality == "voxel" or part)
+    if isinstance(found, Cells) and (isinstance(observation, Cells) or voxelised):
+        try:
+            require_same_size(found, size)
+        except MNIFError as error:
+            raise MNIFError(f"--truth {options.truth}: {error}") from None
     return found
 
 
+_NAMED = (
+    "kind", "views", "observed_half", "observed_box", "observed_mask", "scanner", "restarts", "steps", "lr", "prior",
+    "prior_weight", "seed", "up", "forward", "normalise", "centre", "scale", "fov", "radius",
+)  # fmt: skip
+"""Options that make another fit of the same input; what differs from the default is in the folder's name."""
+_LONGEST_NAME = 100
+
+
 def _run_name(options: FitOptions) -> str:
-    path = options.input.resolve()
-    parts = [file_name(path.stem if path.is_file() else path.name)]
-    if options.views:
-        parts.append("views" + "-".join(map(str, options.views[:8])))
-    if options.observed_half:
-        parts.append(options.observed_half)
-    return "-".join(parts)
+    """The input's name, then whatever of `_NAMED` was chosen, so that runs do not overwrite one another."""
+    path, usual = options.input.resolve(), {item.name: item.default for item in dataclasses.fields(FitOptions)}
+    if path.name == "transforms.json":
+        first = path.parent.name
+    elif path.parent.name == "rgb":  # pictures of SRN scenes are numbered alike in all of them
+        first = f"{path.parent.parent.name}-{path.name}"
+    else:
+        first = path.name
+    parts = [file_name(first).replace(".", "-") if path.is_file() else file_name(first)]
+    for name in _NAMED:
+        value = getattr(options, name)
+        if value == usual[name]:
+            continue
+        words = "-".join(map(str, value)) if isinstance(value, tuple) else str(getattr(value, "name", value))
+        plain = words if name == "observed_half" else name.replace("observed_", "").replace("_", "-") + words
+        parts.append(file_name(plain))
+    whole = "-".join(parts)
+    if len(whole) <= _LONGEST_NAME:
+        return whole
+    return f"{whole[:_LONGEST_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def _report(pipe: MNIFPipeline, fit: Fit, truth: Any, options: FitOptions) -> dict[str, Any]:
@@ -170,18 +207,21 @@ def _report(pipe: MNIFPipeline, fit: Fit, truth: Any, options: FitOptions) -> di
         if key not in ("output", "device")
     }
     nearest = pipe.nearest(fit.best) if pipe.names else None
+    scored, notes = scores(fit, truth, options.fov), list(fit.prepared.notes)
+    if truth is not None and not {"psnr_unseen", "iou", "iou_unseen"} & set(scored["fit"]):
+        notes.append("--truth was not scored: it is of another kind than the observation, or shows nothing more.")
     starts = [{"start": start, "loss": loss} for start, loss in zip(fit.starts, fit.losses)]
     report = {
         "settings": settings,
         "observation": type(fit.prepared.seen).__name__,
         "complete": fit.prepared.complete,
-        "scores": scores(fit, truth, options.fov),
+        "scores": scored,
         "starts": starts,
         "agreement": agreement(fit),
         "nearest_training_instance": None if nearest is None else nearest[0],
         "distance": None if nearest is None else nearest[1],
         "poses": None if fit.poses is None else fit.poses.tolist(),
-        "notes": list(fit.prepared.notes),
+        "notes": notes,
         "seconds": fit.seconds,
         "cpu_seconds": fit.cpu_seconds,
     }
@@ -189,12 +229,15 @@ def _report(pipe: MNIFPipeline, fit: Fit, truth: Any, options: FitOptions) -> di
 
 
 def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: FitOptions) -> None:
-    """Every file whole or not at all; the report comes last."""
+    """Every file whole or not at all; the report comes last, and what an earlier run left goes first."""
     from mnif_nerf.export.mesh_files import write_mesh
     from mnif_nerf.export.pictures import save_png
     from mnif_nerf.files import write_json, write_tensors
     from mnif_nerf.pipelines.fit_pictures import before_and_after
 
+    with disk_errors(output):
+        for name in ("report.json", "mesh.glb"):
+            (output / name).unlink(missing_ok=True)
     write_tensors(output / "latent.safetensors", {"latent": fit.best.latent.float()})
     save_png(before_and_after(fit, truth, options.fov), output / "before_after.png")
     if fit.best.modality == "image":

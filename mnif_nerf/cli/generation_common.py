@@ -142,6 +142,8 @@ def read_latents(path: Path) -> Any:
     found = tensors.get("latents", tensors.get("latent"))
     if found is None:
         raise MNIFError(f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save.")
+    if found.ndim not in (1, 2) or found.numel() == 0:
+        raise MNIFError(f"{path}: latents of shape {list(found.shape)}, expected [n, D] or [D]; write the file again.")
     return found.reshape(-1, found.shape[-1]).float()
 
 
@@ -222,6 +224,10 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGINT, hold)
     try:
         yield checkpoint
+    except Exception:
+        # The terminal's Ctrl-C ends the encoder too, and then writing to it fails before the next checkpoint.
+        checkpoint()
+        raise
     finally:
         signal.signal(signal.SIGINT, before)
 

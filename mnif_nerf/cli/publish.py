@@ -115,6 +115,8 @@ def _read_metrics(path: Path, pipe: MNIFPipeline) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != METRICS_FORMAT:
         raise MNIFError(f"{path}: not the metrics.json of an evaluation; measure with mnif-eval.")
+    if not all(isinstance(content.get(part), dict) for part in ("model", "protocol", "data", "reconstruction")):
+        raise MNIFError(f"{path}: incomplete; measure again with mnif-eval.")
     if content.get("model", {}).get("digest") != digest_of_model(pipe.model):
         raise MNIFError(f"{path}: measured of another model than this one; run mnif-eval again.")
     return content

@@ -216,8 +216,8 @@ def _samples(pipe: MNIFPipeline, options: RenderOptions) -> list[NeuralObject]:
         wanted: tuple[int, ...] = tuple(range(options.stops))
     else:
         wanted = options.index or tuple(range(_STOPS if options.path == "interpolate" else 1))
-    drawn = pipe(max(wanted) + 1, options.seed, options.sampler, options.steps, options.temperature)
-    return [drawn[index] for index in wanted]
+    drawn = pipe.sample_latents(max(wanted) + 1, options.seed, options.sampler, options.steps, options.temperature)
+    return [pipe.decode(drawn[index], f"sample{index:03d}") for index in wanted]
 
 
 def _row(objects: list[NeuralObject], index: int, path: Path) -> NeuralObject:

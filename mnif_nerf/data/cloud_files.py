@@ -18,17 +18,26 @@ _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
 
 @dataclass(frozen=True)
 class PointCloud:
-    """Points float32 [N, 3] on a surface, and unit normals float32 [N, 3] that point outwards, or None."""
+    """Points on a surface.
+
+    Attributes:
+        points: [N, 3]; float64 as read (georeferenced coordinates are large), float32 once in the scene box.
+        normals: unit length, float32 [N, 3], that point outwards, or None.
+        notes: sentences on what was left out of the file.
+    """
 
     points: np.ndarray
     normals: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_cloud(path: Path | str) -> PointCloud:
     """Read a point cloud with its normals, where the file has them.
 
     `.npy`: [N, 3], or [N, 6] with normals. `.npz`: arrays `points` and, perhaps, `normals`. Text: three or six
-    numbers a line (more are left out), separated by blanks or commas; lines that start with # are skipped.
+    numbers a line (more are left out), separated by blanks or commas; lines that start with # are skipped. Six
+    columns without names are points and colours as often: they count as normals where nine tenths have about unit
+    length, else they are left out with a note.
 
     Raises:
         MNIFError: missing, unreadable or too few points, NaN or infinite ones, or another shape.
@@ -51,11 +60,16 @@ def read_cloud(path: Path | str) -> PointCloud:
     except _READ_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise MNIFError(f"{path}: cannot be read as a point cloud ({reason}); write it again.") from None
-    return checked_cloud(table, path)
+    return checked_cloud(table, path, named=suffix in (".npz", ".ply", ".obj"))
 
 
-def checked_cloud(table: np.ndarray, name: object) -> PointCloud:
+def checked_cloud(table: np.ndarray, name: object, named: bool = False) -> PointCloud:
     """A cloud from an array [N, 3], or [N, 6] with normals; points without finite numbers are left out.
+
+    Args:
+        table: the array; points keep float64.
+        name: begins the sentences.
+        named: whether the file calls the last three columns normals; else their lengths have to be about 1.
 
     Raises:
         MNIFError: another shape, only NaN or infinite points, or too few; the sentence begins with `name`.
@@ -65,7 +79,7 @@ def checked_cloud(table: np.ndarray, name: object) -> PointCloud:
         raise MNIFError(
             f"{name}: an array of shape {list(table.shape)}; expected points [N, 3], or [N, 6] with normals."
         )
-    table = table.astype(np.float32)
+    table = table.astype(np.float64)
     finite = np.isfinite(table[:, :3]).all(axis=1)
     if len(table) and not finite.any():
         raise MNIFError(f"{name}: all {len(table)} points are NaN or infinite; write the cloud again.")
@@ -76,12 +90,15 @@ def checked_cloud(table: np.ndarray, name: object) -> PointCloud:
     table = table[finite]
     if len(table) < FEWEST:
         raise MNIFError(f"{name}: {len(table)} points; a fit needs {FEWEST} or more.")
-    points, normals = table[:, :3], None
-    if table.shape[1] == 6:
-        length = np.linalg.norm(table[:, 3:], axis=1, keepdims=True)
-        if np.isfinite(length).all() and (length > 1e-6).mean() > 0.9:
-            normals = table[:, 3:] / np.maximum(length, 1e-6)
-    return PointCloud(np.ascontiguousarray(points), normals)
+    points = np.ascontiguousarray(table[:, :3])
+    if table.shape[1] == 3:
+        return PointCloud(points)
+    length = np.linalg.norm(table[:, 3:], axis=1, keepdims=True)
+    good = length > 1e-6 if named else np.abs(length - 1) <= 0.1
+    if not np.isfinite(length).all() or good.mean() < 0.9:
+        why = "the normals are zero or not finite" if named else "the last three of six columns are no unit normals"
+        return PointCloud(points, None, (f"{why}{'' if named else ' (colours?)'}: they were left out.",))
+    return PointCloud(points, (table[:, 3:] / np.maximum(length, 1e-6)).astype(np.float32))
 
 
 def _numpy_table(path: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from mnif_nerf.data.cloud_files import CLOUD_SUFFIXES, PointCloud, read_cloud
 from mnif_nerf.data.images import (
@@ -93,6 +93,7 @@ def read_observation(
     placement: Placement | None = None,
     radius: float = 1.3,
     grid: dict[str, Any] | None = None,
+    scanner: tuple[float, float, float] | None = None,
 ) -> Observation:
     """Read what `detect_kind` found.
 
@@ -102,13 +103,18 @@ def read_observation(
         placement: where it goes; of views, meshes and clouds.
         radius: distance of cameras that `normalise` aims at.
         grid: "resolution" and "channels" of a model of images.
+        scanner: where a point cloud was scanned from, in the file's coordinates; it is placed like the points.
 
     Raises:
-        MNIFError: unreadable, empty, or not of this kind.
+        MNIFError: unreadable, empty, or not of this kind; a scanner of another kind, or at no finite place.
     """
     path, placement = Path(path), placement or Placement()
     if not path.exists():
         raise MNIFError(f"{path}: no such file or folder.")
+    if scanner is not None and kind != "cloud":
+        raise MNIFError("--scanner is for point clouds; leave it out here.")
+    if scanner is not None and not np.isfinite(scanner).all():
+        raise MNIFError(f"--scanner {' '.join(map(str, scanner))}: must be three finite numbers.")
     if kind == "views":
         return _placed_views(read_views(path), placement, radius)
     if kind == "photo":
@@ -118,13 +124,13 @@ def read_observation(
     if kind == "voxels":
         return read_cells(path)
     if kind == "cloud":
-        return Scan(_placed_cloud(read_cloud(path), placement, path))
+        return _placed_scan(read_cloud(path), placement, path, scanner)
     found = grid or {"resolution": 64, "channels": 3}
     return Picture(read_picture(path, int(found["resolution"]), int(found["channels"])))
 
 
 def read_views(path: Path) -> PosedViews:
-    """Posed pictures of an SRN scene folder or of a transforms.json, reduced to `MOST_PIXELS`.
+    """Posed pictures of an SRN scene folder or of a transforms.json, reduced to `MOST_PIXELS` one by one.
 
     Raises:
         MNIFError: missing pictures or poses, pictures of different sizes, unreadable files.
@@ -147,18 +153,25 @@ def read_views(path: Path) -> PosedViews:
     images, masks = [], []
     for item in paths:
         pixels = read_image(item, height, width)
-        images.append(composite_white(pixels))
-        masks.append(silhouette(pixels, background) if background.white else np.ones((height, width), dtype=bool))
-    factor = min(1.0, MOST_PIXELS / max(height, width))
-    stack, outlines = np.stack(images), np.stack(masks)
-    if factor < 1:
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        stack = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in images])
-        shrunk = [Image.fromarray(np.uint8(255) * mask).resize(size, Image.Resampling.BOX) for mask in outlines]
-        outlines = np.stack([np.asarray(mask) > 127 for mask in shrunk])
-        intrinsics = intrinsics * np.float32(size[0] / width)
-    names = tuple(item.name for item in paths)
-    return PosedViews(stack, outlines if background.white else None, poses, intrinsics, names)
+        image, mask = _reduced(composite_white(pixels), silhouette(pixels, background) if background.white else None)
+        images.append(image)
+        masks.append(mask)
+    stack, names = np.stack(images), tuple(item.name for item in paths)
+    outlines = np.stack([mask for mask in masks if mask is not None]) if background.white else None
+    return PosedViews(stack, outlines, poses, intrinsics * np.float32(stack.shape[2] / width), names)
+
+
+def _reduced(image: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Image uint8 [H, W, 3] and mask bool [H, W] at `MOST_PIXELS` along the longer edge, or as they are."""
+    height, width = image.shape[:2]
+    factor = MOST_PIXELS / max(height, width)
+    if factor >= 1:
+        return image, mask
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    if mask is not None:
+        mask = np.asarray(Image.fromarray(np.uint8(255) * mask).resize(size, Image.Resampling.BOX)) > 127
+    return image, mask
 
 
 def read_photo(path: Path) -> Photo:
@@ -169,17 +182,25 @@ def read_photo(path: Path) -> Photo:
     """
     height, width = image_size(path)
     background = inspect_background([path], height, width)
-    pixels = read_image(path, height, width)
+    pixels = _upright(path, read_image(path, height, width))
     image, mask = composite_white(pixels), silhouette(pixels, background) if background.white else None
     if mask is not None and not mask.any():
         raise MNIFError(f"{path}: shows nothing but its background; give a picture of an object.")
-    factor = min(1.0, MOST_PIXELS / max(height, width))
-    if factor < 1:
-        size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-        if mask is not None:
-            mask = np.asarray(Image.fromarray(np.uint8(255) * mask).resize(size, Image.Resampling.BOX)) > 127
-    return Photo(image, mask)
+    return Photo(*_reduced(image, mask))
+
+
+def _upright(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Pixels turned as the file's EXIF orientation says: telephones store pictures as the sensor lies."""
+    try:
+        with Image.open(path) as opened:
+            orientation = opened.getexif().get(ExifTags.Base.Orientation)
+    except READ_ERRORS as error:
+        raise unreadable(path, error) from None
+    if orientation is None:
+        return pixels
+    picture = Image.fromarray(pixels)
+    picture.getexif()[ExifTags.Base.Orientation] = orientation
+    return np.asarray(ImageOps.exif_transpose(picture))
 
 
 def read_cells(path: Path) -> Cells:
@@ -217,8 +238,14 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         except READ_ERRORS as error:
             raise unreadable(path, error) from None
     elif len(shape) == 2 and suffix == ".npy":
-        values = np.load(path, allow_pickle=False)
-        mask = values if values.dtype == bool else values > 0.5
+        try:
+            values = np.load(path, allow_pickle=False)
+            if not isinstance(values, np.ndarray):
+                raise ValueError("an archive")
+            mask = values if values.dtype == bool else values > 0.5
+        except _NUMPY_ERRORS as error:
+            reason = "no such file" if isinstance(error, FileNotFoundError) else "damaged, or not an array of numbers"
+            raise MNIFError(f"{path}: cannot be read as a mask ({reason}); write it again.") from None
     else:
         mask = read_voxels(path)
     if mask.shape != shape:
@@ -228,6 +255,9 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def _read_mesh(path: Path, placement: Placement) -> Surface:
     surface = read_surface(path, placement.up or "auto", placement.forward or "auto")
+    # Vertices that no face uses are no part of the shape, wherever they lie.
+    used, corners = np.unique(surface.faces, return_inverse=True)
+    surface.vertices, surface.faces = surface.vertices[used], corners.reshape(-1, 3)
     if placement.normalise == "no":
         # Back to the file's size and place: what was centred is found from the file's own vertices.
         low, high = _bounds(path)
@@ -248,8 +278,15 @@ def _read_mesh(path: Path, placement: Placement) -> Surface:
 def _bounds(path: Path) -> tuple[np.ndarray, np.ndarray]:
     import trimesh
 
-    low, high = trimesh.load(str(path), force="scene", process=False).bounds
-    return np.asarray(low), np.asarray(high)
+    scene, corners = trimesh.load(str(path), force="scene", process=False), []
+    for node in scene.graph.nodes_geometry:
+        transform, name = scene.graph[node]
+        mesh = scene.geometry[name]
+        if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
+            used = np.asarray(mesh.vertices)[np.unique(mesh.faces)]
+            corners.append(trimesh.transform_points(used, transform))
+    points = np.concatenate(corners)
+    return points.min(axis=0), points.max(axis=0)
 
 
 def _placed_views(views: PosedViews, placement: Placement, radius: float) -> PosedViews:
@@ -276,12 +313,18 @@ def _looked_at(directions: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.lstsq(matrix, right, rcond=1e-6)[0])
 
 
-def _placed_cloud(cloud: PointCloud, placement: Placement, path: Path) -> PointCloud:
+def _placed_scan(
+    cloud: PointCloud, placement: Placement, path: Path, scanner: tuple[float, float, float] | None
+) -> Scan:
+    """Cloud and scanner in the scene box, by one and the same placement; float32 from there on."""
     turn = placement.turn(path.suffix.lower() if placement.up or placement.forward else "")
     points = placement.move(cloud.points, turn)
+    place = None if scanner is None else placement.move(np.asarray(scanner, dtype=np.float64), turn)
     if placement.normalise == "yes":
         low, high = points.min(axis=0), points.max(axis=0)
-        points = (points - (low + high) / 2) / max(float(np.linalg.norm(high - low)), 1e-9)
+        middle, diagonal = (low + high) / 2, max(float(np.linalg.norm(high - low)), 1e-9)
+        points = (points - middle) / diagonal
+        place = None if place is None else (place - middle) / diagonal
     beyond = (np.abs(points) > 0.5).any(axis=1).mean()
     if beyond > 0.05:
         raise MNIFError(
@@ -290,7 +333,8 @@ def _placed_cloud(cloud: PointCloud, placement: Placement, path: Path) -> PointC
         )
     kept = (np.abs(points) <= 0.5).all(axis=1)
     normals = None if cloud.normals is None else (cloud.normals @ turn.T)[kept].astype(np.float32)
-    return PointCloud(points[kept].astype(np.float32), normals)
+    placed = PointCloud(points[kept].astype(np.float32), normals, cloud.notes)
+    return Scan(placed, None if place is None else place.astype(np.float32))
 
 
 def _float_array(path: Path) -> np.ndarray | None:

@@ -5,7 +5,7 @@ Everything ends up in the scene box: the cube of half extent 0.5 around the orig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -137,7 +137,8 @@ def as_observation(value: Any) -> Observation:
     if array.ndim == 3 and array.dtype == np.uint8 and array.shape[0] == array.shape[1]:
         return Picture(array)
     if array.ndim == 2 and array.dtype.kind == "f":
-        return Scan(checked_cloud(array, "points"))
+        cloud = checked_cloud(array, "points")
+        return Scan(replace(cloud, points=cloud.points.astype(np.float32)))
     raise MNIFError(
         f"an array of shape {list(array.shape)} and type {array.dtype} is no observation; give voxels bool [G, G, G], "
         "a picture uint8 [R, R, C], points float [N, 3], or a path."

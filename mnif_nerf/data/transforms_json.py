@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mnif_nerf.data.images import IMAGE_SUFFIXES, image_size
 from mnif_nerf.data.srn import pose_faults
@@ -44,9 +45,7 @@ def read_transforms(path: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tup
     images = [_image(path, frame) for frame in frames]
     missing = [image for image in images if not image.is_file()]
     if missing:
-        names = ", ".join(
-            str(image.relative_to(path.parent, walk_up=True) if False else image) for image in missing[:_LISTED]
-        )
+        names = ", ".join(map(str, missing[:_LISTED]))
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise MNIFError(
             f"{path}: {len(missing)} of its {len(images)} pictures are missing ({names}{more}); copy them there, or "
@@ -63,9 +62,18 @@ def _image(path: Path, frame: dict[str, Any]) -> Path:
     if not isinstance(named, str) or not named:
         raise MNIFError(f"{path}: a frame has no file_path; write the file again.")
     image = path.parent / named
-    if image.suffix.lower() not in IMAGE_SUFFIXES:  # Blender's files leave the suffix out
-        image = image.with_name(image.name + ".png")
-    return image
+    if not image.name:
+        raise MNIFError(f"{path}: a frame's file_path {named!r} names no picture; write the file again.")
+    if image.suffix.lower() in IMAGE_SUFFIXES:
+        return image
+    with_suffix = image.with_name(image.name + ".png")  # Blender's files leave the suffix out
+    known = image.suffix.lower() in Image.registered_extensions() or image.is_file()
+    if known and not with_suffix.is_file():
+        raise MNIFError(
+            f"{path}: {named}: pictures of kind {image.suffix or 'unknown'!r} are not read; convert them to PNG or "
+            "JPEG and change file_path."
+        )
+    return with_suffix
 
 
 def _poses(path: Path, frames: list[dict[str, Any]]) -> np.ndarray:

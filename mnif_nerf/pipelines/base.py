@@ -195,7 +195,7 @@ class InstancePipeline(VanillaPipeline):
                 return
             try:
                 finish_run(self, trainer.base_dir, step)
-                self.viewer_panel.refresh()
+                self.viewer_panel.refresh(locked=False)
             except KeyboardInterrupt:
                 raise SystemExit(
                     "interrupted after the last step, before the latent prior was trained: go on with "

@@ -247,6 +247,7 @@ def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> Prepared
     evidence = ObservedPoints(model.field, pools, half_extent=model.half_extent, seed=seed)
     radiance = model.modality == "radiance"
     notes = ["the scan encloses a volume: all outside it counts as empty." if whole else "the scan is partial."]
+    notes.extend(cloud.notes)
     if cloud.normals is None:
         notes.append("the cloud has no normals: they were estimated.")
     weight = 1e-3 if radiance else 3e-2

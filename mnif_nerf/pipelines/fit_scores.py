@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mnif_nerf.data.observations import Cells, Photo, Picture, PosedViews, Scan
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.metrics.images import psnr
 from mnif_nerf.pipelines.fit_evidence import photo_intrinsics
@@ -77,7 +78,7 @@ def _scores_of(
     if isinstance(truth, PosedViews) and isinstance(seen, (PosedViews, Photo)):
         found["psnr_unseen"] = views_psnr(item, truth)
     if isinstance(truth, Cells) and not isinstance(seen, Cells):
-        found["iou"] = grid_iou(item, truth.values)
+        found["iou"] = grid_iou(item, truth.values, truth.known)
     return found
 
 
@@ -107,23 +108,51 @@ def photo_render(item: NeuralObject, fit: Fit, which: int = 0, field_of_view: fl
 
 
 def cells_scores(item: NeuralObject, seen: Cells, truth: Cells | None) -> dict[str, float]:
-    """IoU over the cells that were seen and, given a truth of the same size, over the others and over all."""
+    """IoU over the cells that were seen and, given a truth, over the others and over all.
+
+    Cells that are unknown in the truth count nowhere.
+
+    Raises:
+        MNIFError: a truth of another size.
+    """
     made, known = torch.from_numpy(item.occupancy(min(len(seen.values), _MOST_CELLS))), seen.known
     values = torch.from_numpy(_reduced(seen.values, len(made)))
     mask = torch.ones_like(values) if known is None else torch.from_numpy(_reduced(known, len(made)))
     found = {"iou_seen": float(iou(made[mask], values[mask]))}
-    if truth is not None and len(truth.values) == len(seen.values):
+    if truth is not None:
+        require_same_size(truth, len(seen.values))
         every = torch.from_numpy(_reduced(truth.values, len(made)))
-        if not bool(mask.all()):
-            found["iou_unseen"] = float(iou(made[~mask], every[~mask]))
-        found["iou"] = float(iou(made.flatten(), every.flatten()))
+        counted = torch.ones_like(every)
+        if truth.known is not None:
+            counted = torch.from_numpy(_reduced(truth.known, len(made)))
+        others = counted & ~mask
+        if bool(others.any()):
+            found["iou_unseen"] = float(iou(made[others], every[others]))
+        if bool(counted.any()):
+            found["iou"] = float(iou(made[counted], every[counted]))
     return found
 
 
-def grid_iou(item: NeuralObject, values: np.ndarray) -> float:
-    """IoU with voxels bool [G, G, G]."""
+def require_same_size(truth: Cells, wanted: int) -> None:
+    """Refuse a truth whose cells are not those of the observation, `wanted` along an edge.
+
+    Raises:
+        MNIFError: with both sizes.
+    """
+    given = len(truth.values)
+    if given != wanted:
+        raise MNIFError(
+            f"a truth of {given}^3 cells cannot be scored against an observation of {wanted}^3; give a grid of that "
+            "size, or a mesh."
+        )
+
+
+def grid_iou(item: NeuralObject, values: np.ndarray, known: np.ndarray | None = None) -> float:
+    """IoU with voxels bool [G, G, G], over the cells `known` (bool [G, G, G]; all when None)."""
     made = torch.from_numpy(item.occupancy(min(len(values), _MOST_CELLS)))
-    return float(iou(made.flatten(), torch.from_numpy(_reduced(values, len(made))).flatten()))
+    every = torch.from_numpy(_reduced(values, len(made)))
+    counted = torch.ones_like(every) if known is None else torch.from_numpy(_reduced(known, len(made)))
+    return float(iou(made[counted], every[counted]))
 
 
 def picture_scores(item: NeuralObject, seen: Picture, truth: Picture | None) -> dict[str, float]:
@@ -142,8 +171,6 @@ def surface_distance(item: NeuralObject, points: np.ndarray) -> float | None:
     """Mean distance of points [N, 3] from the object's surface, world units; None where it has none."""
     import trimesh
     from scipy.spatial import cKDTree
-
-    from mnif_nerf.errors import MNIFError
 
     try:
         mesh = item.mesh(_MESH_CELLS, colors=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,6 @@ from mnif_nerf.data.observations import (
     Observation,
     Photo,
     Placement,
-    Scan,
     as_observation,
 )
 from mnif_nerf.data.regions import Region
@@ -49,7 +48,7 @@ class FitSettings:
         lr: rate, in standard deviations of the training latents.
         prior: what holds the latent, see `mnif_nerf.latents.search.SearchConfig`.
         prior_weight: None takes what was measured to suit the observation (docs/fit.md).
-        seed: of draws and starts.
+        seed: of draws and starts, 0 to 2^31 - 1.
         views: of posed pictures, the ones to fit to; the others are scored.
         region: what was seen of a shape or picture.
         field_of_view: of a single picture, horizontal degrees; the training cameras' when None.
@@ -72,6 +71,8 @@ class FitSettings:
             raise MNIFError(f"--restarts {self.restarts} leaves nothing to do; use at least 1 (3 is usual).")
         if self.restarts > 64:
             raise MNIFError(f"--restarts {self.restarts}: use at most 64.")
+        if not 0 <= self.seed < 2**31:
+            raise MNIFError(f"--seed {self.seed}: must be 0 to {2**31 - 1}.")
         if self.radius is not None and not 0.5 < self.radius < float("inf"):
             raise MNIFError(f"--radius {self.radius} puts the camera inside the object; use more than 0.5.")
         self.search_config(0.0)
@@ -127,22 +128,15 @@ def open_observation(
         scanner: where a point cloud was scanned from, in the file's coordinates.
 
     Raises:
-        MNIFError: unreadable, or an observation of another modality.
+        MNIFError: unreadable, an observation of another modality, or a scanner where there is no point cloud.
     """
-    import numpy as np
-
     path, placement = Path(path), placement or Placement()
     found = detect_kind(path, pipe.modality) if kind == "auto" else kind
     if found == "photo" and pipe.modality != "radiance":
         found = "image"
     check_kind(pipe.modality, found)
-    observation = read_observation(path, found, placement, pipe.model.camera["radius"], pipe.model.grid)
+    observation = read_observation(path, found, placement, pipe.model.camera["radius"], pipe.model.grid, scanner)
     check_modality(pipe.model, observation)
-    if scanner is not None:
-        if not isinstance(observation, Scan):
-            raise MNIFError("--scanner is for point clouds; leave it out here.")
-        place = placement.move(np.asarray(scanner, dtype=np.float64), placement.turn(""))
-        observation = Scan(observation.cloud, place.astype(np.float32))
     return observation
 
 
@@ -206,12 +200,15 @@ def _starts(pipe: MNIFPipeline, prepared: Prepared, settings: FitSettings) -> tu
     """Where the searches start; after meta-learning the inner loop's result first, where all was observed.
 
     From a part of an object the inner loop lands far from what the model knows, and a search from there keeps it
-    (docs/fit.md), so then it starts from the mean.
+    (docs/fit.md), so then it starts from the mean. So it does with radiance fields, whose inner loop descends on
+    rays: what points say of them is an opacity, which is none of the raw channels.
     """
     count, evidence = settings.restarts, prepared.evidence
     assert evidence is not None
     first: list[Tensor] = []
-    if prepared.complete and isinstance(evidence, ObservedPoints) and pipe.model.rates is not None:
+    solid_or_picture = isinstance(evidence, ObservedPoints) and pipe.modality != "radiance"
+    if prepared.complete and solid_or_picture and pipe.model.rates is not None:
+        assert isinstance(evidence, ObservedPoints)
         how = pipe.model.adaptation
         objective = PointObjective(pipe.model.field, evidence.draw(1, 0, _INNER_POINTS))
         first.append(adapt(objective, 1, pipe.model.rates, MetaConfig(int(how["inner_steps"]), float(how["inner_lr"]))))
@@ -231,8 +228,10 @@ def _start_name(pipe: MNIFPipeline, start: str) -> str:
 
 
 def _pose_config(settings: FitSettings) -> PoseSearchConfig:
-    keep = settings.restarts
-    return PoseSearchConfig(last=Round(keep, max(settings.steps, 1), 256, 32, moving=True))
+    """The default schedule, widened where more hypotheses are to reach the last round than it would let through."""
+    keep, usual = settings.restarts, PoseSearchConfig()
+    schedule = tuple(replace(item, hypotheses=max(item.hypotheses, keep)) for item in usual.schedule)
+    return replace(usual, schedule=schedule, last=Round(keep, max(settings.steps, 1), 256, 32, moving=True))
 
 
 def _search_photo(

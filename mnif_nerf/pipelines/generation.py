@@ -16,7 +16,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.pipelines import editing
-from mnif_nerf.pipelines.model_folder import StoredModel, locate_model, may_replace, read_model, write_model
+from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, locate_model, read_model, write_model
 from mnif_nerf.pipelines.object_list import ObjectList
 from mnif_nerf.pipelines.objects import NeuralObject
 from mnif_nerf.pipelines.shapes import NeuralImage, NeuralShape, object_class
@@ -80,8 +80,7 @@ class MNIFPipeline:
             MNIFError: `folder` holds something that is not a model, or the disk cannot take it.
         """
         folder = Path(folder)
-        if folder.exists() and not may_replace(folder):
-            raise MNIFError(f"{folder}: holds something else than a model; choose an empty or new folder.")
+        check_replaceable(folder)
         return write_model(self.model, folder)
 
     def push_to_hub(self, repo_id: str, private: bool = False, commit_message: str = "Upload mNIF model") -> str:

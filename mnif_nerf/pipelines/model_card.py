@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,10 +64,10 @@ def model_card(model: StoredModel, options: CardOptions) -> str:
     """
     parts = [
         f"---\n{_front_matter(model, options)}\n---\n",
-        f"# {options.title}\n",
+        f"# {_plain(options.title)}\n",
         _summary(model),
         options.about.strip(),
-        *(f"![{caption}]({file})\n\n*{caption}*" for file, caption in (options.pictures or {}).items()),
+        *(f"![{_plain(caption)}]({file})\n\n*{_plain(caption)}*" for file, caption in (options.pictures or {}).items()),
         _usage(model, options),
         _training(model),
         "" if options.metrics is None else _metrics(options.metrics),
@@ -97,7 +99,7 @@ def _front_matter(model: StoredModel, options: CardOptions) -> str:
 def _summary(model: StoredModel) -> str:
     spec, count = model.field.spec, len(model.names)
     trained = f" trained on {count:,} instances" if count else ""
-    data = model.training.get("data")
+    data = _plain(model.training.get("data") or "")
     prior = "new ones are drawn from a latent prior" if model.prior is not None else "without a latent prior yet"
     return (
         f"A generative model of {_WHAT[model.modality]}{trained}{f' of {data}' if data else ''}: a mixture of neural "
@@ -114,7 +116,7 @@ def _usage(model: StoredModel, options: CardOptions) -> str:
         last = f"pipe(num_samples=4, seed=0)[0].{_USE[model.modality]}"
     return (
         "## Use\n\n```python\nfrom mnif_nerf import MNIFPipeline\n\n"
-        f'pipe = MNIFPipeline.from_pretrained("{options.repo_id}")\n{last}\n```'
+        f"pipe = MNIFPipeline.from_pretrained({json.dumps(options.repo_id)})\n{last}\n```"
     )
 
 
@@ -135,7 +137,7 @@ def _training(model: StoredModel) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in model.versions.items()),
     }
     rows |= {key.replace("_", " "): value for key, value in training.items() if key not in _SILENT}
-    lines = [f"| {key} | {_number(value)} |" for key, value in rows.items() if value is not None]
+    lines = [f"| {_plain(key)} | {_plain(_number(value))} |" for key, value in rows.items() if value is not None]
     return "## Training\n\n| | |\n| --- | --- |\n" + "\n".join(lines)
 
 
@@ -171,7 +173,7 @@ def _set_table(kind: str, section: Mapping[str, Any] | None) -> list[str]:
     lines.append("| --- |" + " ---: |" * len(shown))
     for row in rows:
         cells = [f"{row['scores'][name]['value']:.3g}" if name in row["scores"] else "" for name in shown]
-        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {_plain(row['label'])} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -186,6 +188,11 @@ def _reconstruction(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         }
     except (KeyError, TypeError) as error:
         raise MNIFError(f"the metrics lack {error}; measure again with mnif-eval.") from None
+
+
+def _plain(text: Any) -> str:
+    """Text on one line that Markdown shows letter by letter, also in a table."""
+    return re.sub(r"([\\`*\[\]<>|~#])", r"\\\1", " ".join(str(text).split()))
 
 
 def _number(value: Any) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,14 @@ FORMAT = "mnif_nerf"
 FORMAT_VERSION = 1
 MODALITIES = ("radiance", "voxel", "image")
 ADAPTATIONS = ("auto-decoding", "meta-learning")
+_ENTRIES = (
+    "config.json",
+    "field.safetensors",
+    "latents.safetensors",
+    "rates.safetensors",
+    "bounds.safetensors",
+    "prior",
+)
 _REMEDY = "copy the model folder whole, or train again"
 # What the field of each modality reads, writes and means: coordinates, allowed channels, allowed heads.
 _FIELDS: dict[str, tuple[int, tuple[int, ...], tuple[str, ...]]] = {
@@ -122,15 +131,28 @@ def locate_model(path: Path | str) -> Path:
     raise MNIFError(f"{path}: no model here (no config.json, no model/); train one with ns-train mnif-lite.")
 
 
-def may_replace(folder: Path) -> bool:
-    """Whether a model can be written over this existing path: an empty folder, or one that holds a model."""
-    if not folder.is_dir():
-        return False
+def check_replaceable(folder: Path, also: Sequence[str] = ()) -> None:
+    """Refuse to write a model over anything but an empty folder or an older model, which is replaced as a whole.
+
+    Args:
+        folder: may be absent.
+        also: names of further files that may go with the older model.
+
+    Raises:
+        MNIFError: a file, a folder without a model, or one that holds other things too.
+    """
+    if not folder.exists():
+        return
+    entries = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
     config = folder / "config.json"
-    if not config.is_file():
-        return not any(folder.iterdir())
-    content = read_json(config)
-    return isinstance(content, dict) and content.get("format") == FORMAT
+    content = read_json(config) if config.is_file() else {}
+    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    strange = [name for name in entries if not ours or name not in (*_ENTRIES, *also)]
+    if strange:
+        raise MNIFError(
+            f"{folder}: holds something else than a model ({strange[0]}); choose an empty or new folder, or move that "
+            "away."
+        )
 
 
 def write_model(model: StoredModel, folder: Path | str) -> Path:

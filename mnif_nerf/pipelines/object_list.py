@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.pipelines.objects import NOTEBOOK_PIXELS, NeuralObject
 
@@ -14,6 +14,11 @@ _MOST_SHOWN = 24
 
 class ObjectList(list[NeuralObject]):
     """A list of objects; as the last line of a notebook's cell it is a sheet of their pictures."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """One object, or of a slice a list that a notebook shows as well."""
+        found = super().__getitem__(index)
+        return ObjectList(found) if isinstance(index, slice) else found
 
     def sheet(self, resolution: int = NOTEBOOK_PIXELS, most: int = _MOST_SHOWN) -> Image.Image:
         """The first `most` objects side by side, each under `resolution` pixels of picture, with their names.

@@ -11,7 +11,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.pictures import save_png
 from mnif_nerf.files import atomic_folder, write_json
 from mnif_nerf.pipelines.model_card import CardOptions, model_card
-from mnif_nerf.pipelines.model_folder import may_replace, write_model
+from mnif_nerf.pipelines.model_folder import check_replaceable, write_model
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -39,9 +39,8 @@ def publish(
     Raises:
         MNIFError: `folder` holds something that is not a model, or the disk cannot take it.
     """
-    folder, pictures = Path(folder), pictures or {}
-    if folder.exists() and not may_replace(folder):
-        raise MNIFError(f"{folder}: holds something else than a model; choose an empty or new folder.")
+    folder, pictures = Path(folder).resolve(), pictures or {}
+    check_replaceable(folder, ("README.md", "metrics.json", *pictures))
     captions = {name: caption for name, (caption, _) in pictures.items()}
     card = model_card(pipe.model, CardOptions(title, repo_id, license, about, captions, metrics))
     with atomic_folder(folder, replace=True) as temporary:

@@ -13,6 +13,8 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +24,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH
 from mnif_nerf.viewer.saving import export_object, save_latent
-from mnif_nerf.viewer.screen import Framing, few_hidden_frustums, first_line, frame, guard, true_address
+from mnif_nerf.viewer.screen import Connected, Framing, few_hidden_frustums, first_line, frame, guard, true_address
 from mnif_nerf.viewer.walk import SOURCES, LatentWalk, Settings
 
 if TYPE_CHECKING:
@@ -72,12 +74,14 @@ class ViewerPanel(ViewerControl):
         self._noting = threading.Lock()
         self._working = threading.RLock()
         self._saving = threading.Lock()
+        self._said = self._own_name = ""
 
     def _setup(self, viewer: Any) -> None:
         """Called once by nerfstudio's viewer, before it draws the cameras."""
         super()._setup(viewer)
         self.run = Path(viewer.log_filename).parent
         few_hidden_frustums(viewer)
+        viewer.render_statemachines = Connected(viewer.render_statemachines)
         try:
             self.walk = LatentWalk(*self._generation(), self.viewed.first_row())
             self._build(self.walk)
@@ -164,7 +168,9 @@ class ViewerPanel(ViewerControl):
 
     def _name_typed(self) -> None:
         walk, text = self.walk, str(self._name.value).strip()
-        if walk is not None and text and text != walk.pipe.names[walk.settings.instance]:
+        if walk is None or not text or text == self._own_name:  # which `_sync` wrote there, and nobody typed
+            return
+        if text != walk.pipe.names[walk.settings.instance]:
             self._act(lambda: walk.find(text), typed=True)
 
     def _act(self, action: Callable[[], object] | None, typed: bool = False) -> None:
@@ -204,31 +210,43 @@ class ViewerPanel(ViewerControl):
         assert self.walk is not None
         self.viewed.show(self.walk.latent, self.walk.row)
 
-    def refresh(self) -> None:
-        """While training: show what the controls say of the model as it is now. The caller holds nerfstudio's lock."""
+    def refresh(self, locked: bool = True) -> None:
+        """While training: let controls and picture follow the model as it is now.
+
+        Args:
+            locked: whether the caller holds nerfstudio's lock of training; else it is taken here.
+        """
         if self.walk is None or not self.viewer.render_statemachines:
             return
-        with self._working:
+        lock = contextlib.nullcontext() if locked else self.viewer.train_lock or contextlib.nullcontext()
+        with lock, self._working:
+            before = self.walk.settings
             try:
                 self.walk.adopt(*self._generation())
-                if self.walk.row is None:
-                    self.walk.refresh()
+                self.walk.refresh()
+                if self.walk.row is None:  # an instance itself moves with training
                     self._show()
+                self._sync(before, {}, typed=False)
+                self._write_status(self._said)
             except Exception as error:
                 self._tell(_sentence(error))
 
     def _save(self, write: Callable[[NeuralObject, Path], Path]) -> None:
         assert self.walk is not None
-        with self._saving:  # one after the other, so that each finds a name that is free
+        if not self._saving.acquire(blocking=False):  # one at a time; waiting would use up viser's threads
+            self._tell("still writing the last file; press again when it is there.")
+            return
+        try:
             start = time.perf_counter()
-            try:
-                with self._locked():
-                    item = self.walk.item()
-                self._tell(f"writing {item.name} ...")
-                path = write(item, self.run / "viewer")
-                self._tell(f"wrote {path.resolve()} ({time.perf_counter() - start:.1f} s)")
-            except Exception as error:
-                self._tell(_sentence(error))
+            with self._locked():
+                item = self.walk.item()
+            self._tell(f"writing {item.name} ...")
+            path = write(item, self.run / "viewer")
+            self._tell(f"wrote {path.resolve()} ({time.perf_counter() - start:.1f} s)")
+        except Exception as error:
+            self._tell(_sentence(error))
+        finally:
+            self._saving.release()
 
     # --------------------------------------------------------------------------------------------------- status
 
@@ -245,22 +263,25 @@ class ViewerPanel(ViewerControl):
             if value == asked.get(field.name, getattr(before, field.name)):
                 continue
             if field.name == "positions":
-                for slider, position in zip(self._sliders, value, strict=True):
+                for k, (slider, position) in enumerate(zip(self._sliders, value, strict=True)):
                     if slider.value != position:
-                        self._put(slider, position, late="positions" in asked)
+                        self._put(slider, partial(_position, k), late="positions" in asked)
             else:
-                self._put(self._handles[field.name], value, late=field.name in asked)
+                self._put(self._handles[field.name], attrgetter(field.name), late=field.name in asked)
         name = self.walk.pipe.names[now.instance]
         if not typed and now.instance != before.instance and self._name.value != name:
+            self._own_name = name
             self._name.value = name
 
-    @staticmethod
-    def _put(handle: Any, value: Any, late: bool) -> None:
-        """Set an element; `late` where this is its own callback, after which viser repeats what the user set."""
+    def _put(self, handle: Any, read: Callable[[Settings], Any], late: bool) -> None:
+        """Set an element to what the settings say of it; `late` where this is its own callback, after which viser
+        repeats what the user set. By then the settings may say something else again."""
+        assert self.walk is not None
+        walk = self.walk
         if late:
-            threading.Timer(_LATE, lambda: setattr(handle, "value", value)).start()
+            threading.Timer(_LATE, lambda: setattr(handle, "value", read(walk.settings))).start()
         else:
-            handle.value = value
+            handle.value = read(walk.settings)
 
     def _tell(self, said: str) -> None:
         with contextlib.suppress(Exception), self._working:
@@ -268,9 +289,13 @@ class ViewerPanel(ViewerControl):
 
     def _write_status(self, said: str) -> None:
         assert self.walk is not None
-        nearest = escape(self.walk.nearest)
+        self._said, nearest = said, escape(self.walk.nearest)
         lines = (f"**Shown:** {escape(self.walk.shown)}", f"**Nearest:** {nearest}", f"**Status:** {escape(said)}")
         self._status.content = "\n\n".join(lines)
+
+
+def _position(index: int, settings: Settings) -> float:
+    return settings.positions[index]
 
 
 def escape(text: str) -> str:

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,17 @@ class Framing:
     field_of_view: float
     elevation: float = 25.0
     azimuth: float = 35.0
+
+
+class Connected(dict[int, Any]):
+    """nerfstudio's render threads by client; one that has just left has one that does nothing.
+
+    A message of a camera can be handled after its client has left. nerfstudio then fails on the missing thread while it
+    holds viser's lock, which viser does not give back after an exception: all other pages would stand still for good.
+    """
+
+    def __missing__(self, client_id: int) -> Any:
+        return SimpleNamespace(action=lambda *_: None, running=False)
 
 
 def frame(client: Any, framing: Framing) -> None:

@@ -102,16 +102,24 @@ class LatentWalk:
         farthest = int((latents - latents[instance]).square().sum(dim=1).argmax())
         for row in dict.fromkeys((instance, farthest)):
             self._keep(self.pipe.names[row], latents[row])
+        self._given = len(self.remembered)
 
     # ------------------------------------------------------------------------------------------------- changes
 
     def adopt(self, pipe: MNIFPipeline, no_prior: str) -> None:
         """Go on with the model as it is now; what is shown stays until the next change or `refresh`."""
-        self._stale |= pipe.model is not self.pipe.model
+        if pipe.model is not self.pipe.model:
+            self._stale, self._nearest = True, None
         self.pipe, self.no_prior = pipe, no_prior
 
     def refresh(self) -> None:
         """Take the shown latent anew from the (trained on) model; moved sliders stay moved."""
+        if self._directions.flat and len(self.remembered) == self._given:
+            # What A and B were given at the start is nothing worth remembering: all latents were alike.
+            self.remembered.clear()
+            self._start_memory(self.settings.instance)
+            labels = list(self.remembered)
+            self.settings = dataclasses.replace(self.settings, first=labels[0], second=labels[-1])
         self._show(self.settings, fresh=not self.edited)
 
     def change(self, **asked: Any) -> None:
@@ -296,7 +304,7 @@ class LatentWalk:
     def item(self) -> NeuralObject:
         """What is shown, as an object to save or to export; its name is good for a file."""
         with torch.no_grad():
-            return self.pipe.decode(self.latent.detach(), self.short.replace(" ", "-"))
+            return self.pipe.decode(self.latent.detach().clone(), self.short.replace(" ", "-"))
 
 
 def _identity(settings: Settings) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ const MOST_PIXELS = 1024; // along an edge, on screens of high density
 const state = { object: 0, other: Math.min(1, model.objects.length - 1), blend: 0, view: { ...HOME }, mode: "" };
 let stage = null; // the live view, or null on the turntable
 let spinning = false;
+let turn = 0;
 
 function clamp(value, low, high) {
   return Math.min(high, Math.max(low, value));
@@ -89,9 +90,11 @@ function spin(wanted) {
   part("spin").setAttribute("aria-pressed", String(wanted));
   if (wanted === spinning) return;
   spinning = wanted;
+  turn += 1;
+  const own = turn; // so that a loop that is stopped and started within a frame does not go on beside the new one
   let last = performance.now();
   const step = (now) => {
-    if (!spinning) return;
+    if (!spinning || own !== turn) return;
     orbit((30 * Math.min(now - last, 250)) / 1000, 0);
     last = now;
     requestAnimationFrame(step);
@@ -155,9 +158,10 @@ function listenToKeys(element) {
     " ": () => spin(!spinning),
   };
   element.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (event.ctrlKey || event.metaKey || event.altKey || !keys[key]) return;
     event.preventDefault();
-    keys[event.key]();
+    if (key !== " " || !event.repeat) keys[key]();
   });
 }
 
