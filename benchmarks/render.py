@@ -185,7 +185,7 @@ def main(config: Config) -> list[dict[str, Any]]:
         )
     notes = (
         f"Fields: {source}; {config.objects} objects x {config.views} views at 20 degrees of elevation, "
-        "medians. Both take samples 1/96 unit apart along each ray; skipping leaves out those in empty "
+        "medians. Both take samples 1/64 unit apart along each ray; skipping leaves out those in empty "
         "cells and behind what is opaque. The grid is built once per object and is not in the frame's "
         "time."
         " *Threads of torch/of the compiled kernel."
