@@ -66,7 +66,7 @@ def main(options: PublishOptions) -> Path:
         pipe,
         output,
         title=options.title or f"mNIF of {name}",
-        repo_id=options.push or str(output),
+        repo_id=options.push or output.name,
         license=options.license,
         about=options.about,
         pictures={} if sheet is None else {_SAMPLES: (f"Samples of seed {options.seed}, not chosen", sheet)},

@@ -39,7 +39,7 @@ def publish(
     Raises:
         MNIFError: `folder` holds something that is not a model, or the disk cannot take it.
     """
-    folder, pictures = Path(folder).resolve(), pictures or {}
+    folder, pictures = Path(folder), pictures or {}
     check_replaceable(folder, ("README.md", "metrics.json", *pictures))
     captions = {name: caption for name, (caption, _) in pictures.items()}
     card = model_card(pipe.model, CardOptions(title, repo_id, license, about, captions, metrics))
