@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.document import Table
 from mnif_nerf.pipelines.model_folder import StoredModel
 
 METRICS_FORMAT = "mnif_nerf.evaluation"
@@ -143,38 +144,37 @@ def _training(model: StoredModel) -> str:
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
     protocol, machine = metrics["protocol"], metrics.get("machine", {})
-    lines = ["## Metrics", ""]
-    lines.append(
+    parts = [
+        "## Metrics\n",
         f"By `mnif-eval`, protocol {protocol['name']}, seed {protocol['seed']}, on {machine.get('processor', '?')}; "
-        "all numbers, intervals and settings are in metrics.json."
-    )
+        "all numbers, intervals and settings are in metrics.json.\n",
+    ]
     reconstruction = _reconstruction(metrics)
     if reconstruction:
         names = list(next(iter(reconstruction.values())))
-        lines += ["", "| reconstruction, mean | " + " | ".join(name.upper() for name in names) + " |"]
-        lines.append("| --- |" + " ---: |" * len(names))
-        for split, scores in reconstruction.items():
-            lines.append(f"| {split} instances | " + " | ".join(f"{scores[name]:.4g}" for name in names) + " |")
+        rows = [[f"{split} instances", *(f"{s[name]:.4g}" for name in names)] for split, s in reconstruction.items()]
+        parts.append(Table(["reconstruction, mean", *(name.upper() for name in names)], rows).markdown())
     for kind in ("shapes", "pictures", "pictures_inception"):
-        lines += _set_table(kind, metrics.get(kind))
-    return "\n".join(lines)
+        table = _set_table(kind, metrics.get(kind))
+        parts += [] if table is None else [table.markdown()]
+    return "\n".join(parts)
 
 
-def _set_table(kind: str, section: Mapping[str, Any] | None) -> list[str]:
-    """Every line's scores that the card shows, beside those of a perfect model."""
+def _set_table(kind: str, section: Mapping[str, Any] | None) -> Table | None:
+    """Every line's scores that the card shows, beside those of a perfect model; None where there are none."""
     if not section:
-        return []
+        return None
     rows = section["lines"]
     shown = [name for name in _SET_SCORES if any(name in row["scores"] for row in rows)]
     if not shown:
-        return []
+        return None
     title = f"generated {kind.split('_')[0]} against {section['references']} unseen"
-    lines = ["", f"| {title} | " + " | ".join(_SET_SCORES[name] for name in shown) + " |"]
-    lines.append("| --- |" + " ---: |" * len(shown))
-    for row in rows:
-        cells = [f"{row['scores'][name]['value']:.3g}" if name in row["scores"] else "" for name in shown]
-        lines.append(f"| {_plain(row['label'])} | " + " | ".join(cells) + " |")
-    return lines
+
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        scores = row["scores"]
+        return [_plain(row["label"]), *(f"{scores[n]['value']:.3g}" if n in scores else "" for n in shown)]
+
+    return Table([title, *(_SET_SCORES[name] for name in shown)], [cells(row) for row in rows])
 
 
 def _reconstruction(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +43,7 @@ def publish(
     captions = {name: caption for name, (caption, _) in pictures.items()}
     card = model_card(pipe.model, CardOptions(title, repo_id, license, about, captions, metrics))
     with atomic_folder(folder, replace=True) as temporary:
-        shutil.copytree(write_model(pipe.model, temporary / "model"), temporary, dirs_exist_ok=True)
-        shutil.rmtree(temporary / "model")
+        write_model(pipe.model, temporary)
         for name, (_, picture) in pictures.items():
             save_png(picture, temporary / name)
         if metrics is not None:
