@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.car_design import SPLIT_CODES, body_type, sample_car
-from mnif_nerf.data.digits import make_digits
-from mnif_nerf.data.grid_store import GridStore, open_grid_store
-from mnif_nerf.data.points import PointSampler
-from mnif_nerf.data.procedural import car_occupancy, make_procedural_cars
-from mnif_nerf.data.sampler import RayBatchSampler
-from mnif_nerf.data.store import open_store
-from mnif_nerf.data.writer import write_occupancy
+from mnif_nerf.data.generate.car_design import SPLIT_CODES, body_type, sample_car
+from mnif_nerf.data.generate.digits import make_digits
+from mnif_nerf.data.generate.procedural import car_occupancy, make_procedural_cars
+from mnif_nerf.data.generate.writer import write_occupancy
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
+from mnif_nerf.data.stores.grid_store import GridStore, open_grid_store
+from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.fields.heads import occupancy_from_raw
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
 from mnif_nerf.latents.meta import LossObjective, PointObjective
@@ -40,7 +40,7 @@ from mnif_nerf.rendering.batch import PointBatch, RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.grids import cell_centres
 from mnif_nerf.rendering.occupancy import OccupancyGrid
-from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 from mnif_nerf.rendering.views import render_view
 
 Objective = PointObjective | LossObjective

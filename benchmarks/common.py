@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.sampler import RayBatchSampler
-from mnif_nerf.data.store import PackedStore, open_store
+from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
+from mnif_nerf.data.stores.scene_store import PackedStore, open_store
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
@@ -25,7 +25,7 @@ from mnif_nerf.machine import tune_threads
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.occupancy import OccupancyGrid, dilate
-from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 from mnif_nerf.rendering.views import render_view
 
 CACHE = Path("outputs/benchmarks")
@@ -233,7 +233,7 @@ def demo_data(root: Path | str, cars: int = 128, views: int = 16, resolution: in
     """The data of `mnif-demo` (made by it or here), or whatever data set lies at `root` already."""
     root = Path(root)
     if not root.exists() or not any(root.iterdir()) or (root / "dataset.json").is_file():
-        from mnif_nerf.data.procedural import make_procedural_cars
+        from mnif_nerf.data.generate.procedural import make_procedural_cars
         from mnif_nerf.files import read_json
 
         if not (root / "dataset.json").is_file() or not read_json(root / "dataset.json").get("complete"):
@@ -243,7 +243,7 @@ def demo_data(root: Path | str, cars: int = 128, views: int = 16, resolution: in
 
 def small_cars(folder: Path | str, cars: int, views: int, resolution: int, seed: int = 0) -> Path:
     """A few procedural cars, training split alone: what `tiled_store` repeats."""
-    from mnif_nerf.data.procedural import make_procedural_cars
+    from mnif_nerf.data.generate.procedural import make_procedural_cars
 
     target = Path(folder) / f"cars_{cars}x{views}x{resolution}_seed{seed}"
     return make_procedural_cars(

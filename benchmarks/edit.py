@@ -24,7 +24,7 @@ from mnif_nerf import MNIFPipeline
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.machine import flush_denormals
-from mnif_nerf.pipelines.objects import NeuralObject
+from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.priors.walks import closed_walk
 
 

@@ -28,8 +28,8 @@ from family_fields import FAMILIES, FamilyField, FamilySpec, family_spec
 from torch import Tensor
 from worker import Worker
 
-from mnif_nerf.data.grid_store import open_grid_store
-from mnif_nerf.data.writer import write_occupancy
+from mnif_nerf.data.generate.writer import write_occupancy
+from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.fields import kernel
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen

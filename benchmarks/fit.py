@@ -21,15 +21,15 @@ import report
 import torch
 from fit_scans import scan_kinds, surface_of
 
-from mnif_nerf.data.observation_files import read_observation, read_views
-from mnif_nerf.data.observations import Cells, Observation, Picture, PosedViews
-from mnif_nerf.data.regions import Region
-from mnif_nerf.data.views import spread
+from mnif_nerf.data.observations.files import read_observation, read_views
+from mnif_nerf.data.observations.observations import Cells, Observation, Picture, PosedViews
+from mnif_nerf.data.observations.observed_region import Region
+from mnif_nerf.data.sampling.views import spread
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.machine import flush_denormals
-from mnif_nerf.pipelines.fit_evidence import prepare, render_mesh, voxelise
-from mnif_nerf.pipelines.fit_scores import agreement, cells_scores, grid_iou, picture_scores, scores, views_psnr
-from mnif_nerf.pipelines.fitting import Fit, FitSettings, fit_observation
+from mnif_nerf.pipelines.fit.fitting import Fit, FitSettings, fit_observation
+from mnif_nerf.pipelines.fit.preparation import prepare, render_mesh, voxelise
+from mnif_nerf.pipelines.fit.scores import agreement, cells_scores, grid_iou, picture_scores, scores, views_psnr
 from mnif_nerf.pipelines.generation import MNIFPipeline
 
 PARTS = ("views", "photo", "voxels", "scans", "images", "meshes")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mnif_nerf.data.car_design import sample_car
-from mnif_nerf.data.cloud_files import PointCloud
-from mnif_nerf.data.observations import Scan
-from mnif_nerf.data.procedural import SPLIT_CODES, car_surface
-from mnif_nerf.data.raytrace import Surface
+from mnif_nerf.data.generate.car_design import sample_car
+from mnif_nerf.data.generate.procedural import SPLIT_CODES, car_surface
+from mnif_nerf.data.geometry.raytrace import Surface
+from mnif_nerf.data.observations.observations import Scan
+from mnif_nerf.data.readers.cloud_files import PointCloud
 from mnif_nerf.errors import MNIFError
 
 

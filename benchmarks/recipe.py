@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mnif_nerf.data.store import PackedStore
+from mnif_nerf.data.stores.scene_store import PackedStore
 from mnif_nerf.fields.siren import init_layer, layer_shapes
 from mnif_nerf.rendering.cameras import Intrinsics
 

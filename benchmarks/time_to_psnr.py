@@ -21,7 +21,7 @@ import torch
 from recipe import RecipeConfig, RecipeTrainer
 from worker import Worker
 
-from mnif_nerf.data.views import TrainingViews
+from mnif_nerf.data.sampling.views import TrainingViews
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.metrics.images import psnr
 from mnif_nerf.rendering.cameras import Intrinsics

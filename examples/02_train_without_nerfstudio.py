@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from mnif_nerf import FieldSpec, LatentPrior, MixtureField
-from mnif_nerf.data.procedural import make_procedural_cars
-from mnif_nerf.data.sampler import RayBatchSampler
-from mnif_nerf.data.store import open_store
+from mnif_nerf.data.generate.procedural import make_procedural_cars
+from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
+from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.pipelines.model_folder import StoredModel, write_model
 from mnif_nerf.priors.prior import PriorConfig
-from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 
 
 def main(folder: Path, steps: int) -> None:

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from mnif_nerf import FieldSpec, MixtureField
-from mnif_nerf.data.digits import make_digits
-from mnif_nerf.data.picture_files import find_pictures, read_picture
+from mnif_nerf.data.generate.digits import make_digits
+from mnif_nerf.data.readers.picture_files import find_pictures, read_picture
 from mnif_nerf.export.pictures import comparison_rows, enlarge, save_png
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, PointObjective, adapt
 from mnif_nerf.rendering.batch import PointBatch

@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 
 from mnif_nerf import FieldSpec, MixtureField, MNIFPipeline
-from mnif_nerf.data.grid_store import open_grid_store
-from mnif_nerf.data.points import PointSampler
-from mnif_nerf.data.procedural import make_procedural_voxels
+from mnif_nerf.data.generate.procedural import make_procedural_voxels
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.export.pictures import comparison_rows, save_png, to_image
 from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, PointObjective, adapt
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.pipelines.model_folder import StoredModel, write_model
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
-from mnif_nerf.rendering.cells import render_cells
 from mnif_nerf.rendering.occupancy import dilate
+from mnif_nerf.rendering.voxel_faces import render_cells
 
 SIZE, DIM, PIXELS = 32, 32, 128
 INNER = MetaConfig(inner_steps=3, inner_lr=1.0)

@@ -12,15 +12,15 @@ from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, Mac
 from nerfstudio.plugins.types import MethodSpecification
 
 from mnif_nerf.machine import default_device_type
-from mnif_nerf.models.datamanager import MNIFDataManagerConfig
 from mnif_nerf.models.grid_data import GridDataManagerConfig
 from mnif_nerf.models.image import ImageModelConfig
-from mnif_nerf.models.model import MNIFModelConfig
+from mnif_nerf.models.radiance import MNIFModelConfig
+from mnif_nerf.models.scene_data import MNIFDataManagerConfig
 from mnif_nerf.models.schedulers import FieldAdamConfig, LatentAdamConfig, WarmupCosineSchedulerConfig
 from mnif_nerf.models.voxel import VoxelModelConfig
-from mnif_nerf.pipelines.grids import GridPipelineConfig
-from mnif_nerf.pipelines.trainer import MNIFTrainerConfig
-from mnif_nerf.pipelines.training import MNIFTrainingPipelineConfig
+from mnif_nerf.pipelines.training.grids import GridPipelineConfig
+from mnif_nerf.pipelines.training.radiance import MNIFTrainingPipelineConfig
+from mnif_nerf.pipelines.training.trainer import MNIFTrainerConfig
 
 
 def optimizers(

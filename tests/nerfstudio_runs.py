@@ -129,7 +129,7 @@ class Run:
     """One run through `ns-train`'s own function: its losses per step, its checkpoints, its folder."""
 
     def __init__(self, config: Any) -> None:
-        from mnif_nerf.pipelines.base import InstancePipeline
+        from mnif_nerf.pipelines.training.base import InstancePipeline
 
         forget_writers()
         self.losses: dict[int, float] = {}

@@ -27,7 +27,7 @@ import time_to_psnr
 import train_step
 import worker
 
-from mnif_nerf.data.store import open_store
+from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
@@ -173,7 +173,7 @@ def test_losses_are_those_of_the_nerfstudio_model(data: Path, noise: float) -> N
     pytest.importorskip("nerfstudio")
     from nerfstudio.data.scene_box import SceneBox
 
-    from mnif_nerf.models.model import MNIFModelConfig
+    from mnif_nerf.models.radiance import MNIFModelConfig
 
     store = open_store(data, "train", progress=False)
     method = dataclasses.replace(TINY, latent_noise=noise)

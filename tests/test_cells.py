@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
-from mnif_nerf.rendering.cells import render_cells
 from mnif_nerf.rendering.surface import shade
+from mnif_nerf.rendering.voxel_faces import render_cells
 
 CAMERA = Intrinsics.default(20)
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.data.check import check, modality_of
-from mnif_nerf.data.writer import write_occupancy
+from mnif_nerf.data.check.scenes import check, modality_of
+from mnif_nerf.data.generate.writer import write_occupancy
 from mnif_nerf.errors import MNIFError
 
 

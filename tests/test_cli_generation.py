@@ -236,7 +236,7 @@ def test_export_refuses(run: Path, options: dict, words: str) -> None:
 
 
 def test_one_empty_object_does_not_stop_the_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnif_nerf.pipelines.objects import NeuralObject
+    from mnif_nerf.objects.radiance import NeuralObject
 
     whole = NeuralObject.mesh
 

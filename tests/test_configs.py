@@ -110,7 +110,7 @@ def test_names_and_ways() -> None:
     ways = {name: config.pipeline.adaptation for name, config in METHODS.items()}
     radiance = {"mnif", "mnif_lite", "mnif_srn_cars_s"}
     assert {name for name, way in ways.items() if way == "auto-decoding"} == radiance
-    assert {kind(config) for name, config in METHODS.items() if name in radiance} == {"datamanager"}
+    assert {kind(config) for name, config in METHODS.items() if name in radiance} == {"scene_data"}
     assert {kind(config) for name, config in METHODS.items() if name not in radiance} == {"grid_data"}
     assert {c.pipeline.datamanager.modality for n, c in METHODS.items() if "image" in n or "celeba" in n} == {"image"}
     assert {c.pipeline.datamanager.modality for n, c in METHODS.items() if "voxel" in n or "shapenet" in n} == {"voxel"}

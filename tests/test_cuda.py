@@ -10,10 +10,10 @@ from tiny_srn import write_tiny_srn
 
 from mnif_nerf.cli.demo import DemoConfig
 from mnif_nerf.cli.demo_pages import _radiance_rows
-from mnif_nerf.data.grid_store import store_of
-from mnif_nerf.data.points import PointSampler
-from mnif_nerf.data.sampler import RayBatchSampler
-from mnif_nerf.data.store import open_store
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
+from mnif_nerf.data.stores.grid_store import store_of
+from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.fields import FieldSpec, MixtureField
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, PointObjective, adapt
@@ -22,7 +22,7 @@ from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
-from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 from mnif_nerf.rendering.views import render_view
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnif_nerf.data.digits import SPLIT_SIZES, make_digits
-from mnif_nerf.data.picture_files import find_pictures, inspect_pictures, read_picture
+from mnif_nerf.data.generate.digits import SPLIT_SIZES, make_digits
+from mnif_nerf.data.readers.picture_files import find_pictures, inspect_pictures, read_picture
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
 

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 import pytest
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.data import download as module
-from mnif_nerf.data import transfer, unpack
-from mnif_nerf.data.download import ARCHIVES, download
-from mnif_nerf.data.srn import read_split
+from mnif_nerf.data.download import download as module
+from mnif_nerf.data.download import transfer, unpack
+from mnif_nerf.data.download.download import ARCHIVES, download
+from mnif_nerf.data.readers.srn import read_split
 from mnif_nerf.errors import MNIFError
 
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
-from mnif_nerf.data.grid_store import store_of
-from mnif_nerf.data.points import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.stores.grid_store import store_of
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.meta import MetaConfig, PointObjective
+from mnif_nerf.objects.solid import NeuralImage, NeuralShape
 from mnif_nerf.pipelines.encoding import encode_grids
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, read_model, write_model
-from mnif_nerf.pipelines.shapes import NeuralImage, NeuralShape
 from mnif_nerf.rendering.grids import cell_centres
 
 

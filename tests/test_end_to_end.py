@@ -22,7 +22,7 @@ from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio_runs import Run, tiny_config
 
 from mnif_nerf.cli import demo, demo_pages, export_mesh, sample, train_prior
-from mnif_nerf.data import digits
+from mnif_nerf.data.generate import digits
 from mnif_nerf.export.voxels import read_npz
 from mnif_nerf.pipelines.model_folder import read_model
 

@@ -22,10 +22,10 @@ from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio_runs import Run, write_tiny_pictures, write_tiny_shapes
 
 from mnif_nerf.cli import export_mesh, sample, train_prior
-from mnif_nerf.data.grid_store import open_grid_store
+from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.export.voxels import read_npz
+from mnif_nerf.objects.solid import NeuralImage, NeuralShape
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.shapes import NeuralImage, NeuralShape
 
 COUNTS = {"train": 6, "val": 2, "test": 2}
 SIZE = 12

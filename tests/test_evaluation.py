@@ -17,7 +17,7 @@ from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.cli.evaluate import EvalOptions, main
-from mnif_nerf.data.store import open_store
+from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.comparison import compare_shapes, one_minus_iou_of, rows_of, shape_distances
@@ -26,7 +26,7 @@ from mnif_nerf.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
 from mnif_nerf.evaluation.shapes import make_shape_set, surface_points
-from mnif_nerf.evaluation.subject import Subject, find_data
+from mnif_nerf.evaluation.target import Subject, find_data
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU
 from mnif_nerf.metrics.sets import coverage
 from mnif_nerf.pipelines.generation import MNIFPipeline

@@ -12,8 +12,8 @@ import pytest
 import trimesh
 from PIL import Image
 
+from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.model_folder import read_model
-from mnif_nerf.pipelines.objects import NeuralObject
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import fit
 from fit_scans import scan_surface, surface_of
 
-from mnif_nerf.data.writer import write_occupancy
+from mnif_nerf.data.generate.writer import write_occupancy
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.rendering.cameras import orbit_pose

@@ -17,11 +17,11 @@ from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
 from mnif_nerf.cli.fit import FitOptions, main
 from mnif_nerf.cli.generation_common import read_latents
-from mnif_nerf.data.observation_files import read_views
-from mnif_nerf.data.observations import PosedViews
-from mnif_nerf.data.writer import write_scene
+from mnif_nerf.data.generate.writer import write_scene
+from mnif_nerf.data.observations.files import read_views
+from mnif_nerf.data.observations.observations import PosedViews
 from mnif_nerf.errors import MNIFError, run_command
-from mnif_nerf.pipelines.fit_scores import unseen_truth
+from mnif_nerf.pipelines.fit.scores import unseen_truth
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, write_model
 from mnif_nerf.rendering.cameras import Intrinsics
@@ -78,7 +78,7 @@ def test_posed_pictures(radiance: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_single_picture(radiance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mnif_nerf.latents.poses import PoseSearchConfig, Round
-    from mnif_nerf.pipelines import fitting
+    from mnif_nerf.pipelines.fit import fitting
 
     short = PoseSearchConfig(
         azimuths=4, elevations=(20.0,), schedule=(Round(4, 2, 32, 8, False),), last=Round(2, 4, 32, 8, True)

@@ -11,8 +11,7 @@ import trimesh
 from PIL import Image
 from tiny_srn import look_at_origin, make_shapes, render, write_tiny_scene
 
-from mnif_nerf.data.cloud_files import PointCloud, read_cloud
-from mnif_nerf.data.observation_files import (
+from mnif_nerf.data.observations.files import (
     detect_kind,
     read_cells,
     read_mask,
@@ -20,14 +19,15 @@ from mnif_nerf.data.observation_files import (
     read_photo,
     read_views,
 )
-from mnif_nerf.data.observations import Cells, MeshShape, Placement, PosedViews, Scan, as_observation
-from mnif_nerf.data.regions import (
+from mnif_nerf.data.observations.observations import Cells, MeshShape, Placement, PosedViews, Scan, as_observation
+from mnif_nerf.data.observations.observed_region import (
     Region,
     enclosed_cells,
     estimate_normals,
     points_of_cells,
     points_of_scan,
 )
+from mnif_nerf.data.readers.cloud_files import PointCloud, read_cloud
 from mnif_nerf.errors import MNIFError
 
 POSES = np.stack([look_at_origin(1.3 * np.array(p)) for p in ((0.8, 0.0, 0.6), (0.0, 0.8, 0.6), (-0.6, 0.0, 0.8))])

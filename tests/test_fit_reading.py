@@ -13,10 +13,10 @@ from PIL import Image
 from test_fit_observations import POSES, refuse, sphere_points, write_transforms
 from tiny_srn import make_shapes, write_tiny_scene
 
-from mnif_nerf.data import observation_files
-from mnif_nerf.data.cloud_files import read_cloud
-from mnif_nerf.data.observation_files import read_mask, read_observation, read_photo, read_views
-from mnif_nerf.data.observations import MeshShape, Placement, Scan
+from mnif_nerf.data.observations import files as observation_files
+from mnif_nerf.data.observations.files import read_mask, read_observation, read_photo, read_views
+from mnif_nerf.data.observations.observations import MeshShape, Placement, Scan
+from mnif_nerf.data.readers.cloud_files import read_cloud
 from mnif_nerf.errors import MNIFError
 
 

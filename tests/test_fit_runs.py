@@ -14,12 +14,12 @@ from test_fit_command import FAST, written
 from tiny_model import tiny_model, tiny_voxel_model
 
 from mnif_nerf.cli.fit import FitOptions, _run_name, main
-from mnif_nerf.data.observations import Cells, Photo
+from mnif_nerf.data.observations.observations import Cells, Photo
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.poses import PhotoSearch, PoseSearchConfig, Round
-from mnif_nerf.pipelines import fitting
-from mnif_nerf.pipelines.fit_scores import cells_scores, grid_iou
-from mnif_nerf.pipelines.fitting import FitSettings, fit_observation
+from mnif_nerf.pipelines.fit import fitting
+from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
+from mnif_nerf.pipelines.fit.scores import cells_scores, grid_iou
 from mnif_nerf.pipelines.generation import MNIFPipeline
 
 
@@ -99,7 +99,7 @@ def test_more_hypotheses_of_a_photo_than_usual_reach_the_end(monkeypatch: pytest
 
 
 def test_a_second_run_leaves_nothing_of_the_first(voxel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnif_nerf.pipelines import fit_pictures
+    from mnif_nerf.pipelines.fit import pictures as fit_pictures
 
     np.save(tmp_path / "shape.npy", MNIFPipeline.from_pretrained(voxel, device="cpu").instance(0).occupancy(16))
     output = run(voxel, tmp_path / "shape.npy", output=tmp_path / "out")

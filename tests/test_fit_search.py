@@ -10,19 +10,19 @@ import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 from torch import Tensor
 
-from mnif_nerf.data.cloud_files import PointCloud
-from mnif_nerf.data.observations import Cells, Photo, Picture, PosedViews, Scan
-from mnif_nerf.data.regions import Region
+from mnif_nerf.data.observations.observations import Cells, Photo, Picture, PosedViews, Scan
+from mnif_nerf.data.observations.observed_region import Region
+from mnif_nerf.data.readers.cloud_files import PointCloud
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.latents.observed import ObservedPoints, ObservedViews, PointPool, view_rays
+from mnif_nerf.latents.evidence import ObservedPoints, ObservedViews, PointPool, view_rays
 from mnif_nerf.latents.poses import PhotoSearch, PoseSearchConfig, Round, camera_poses
 from mnif_nerf.latents.search import LatentSpace, SearchConfig, choose_starts, search
-from mnif_nerf.pipelines.fit_evidence import prepare
-from mnif_nerf.pipelines.fit_scores import agreement, scores, views_psnr
-from mnif_nerf.pipelines.fitting import FitSettings, fit_observation, total_steps
+from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation, total_steps
+from mnif_nerf.pipelines.fit.preparation import prepare
+from mnif_nerf.pipelines.fit.scores import agreement, scores, views_psnr
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
-from mnif_nerf.rendering.training import LossConfig
+from mnif_nerf.rendering.radiance_losses import LossConfig
 from mnif_nerf.rendering.views import render_view
 
 CAMERA = Intrinsics.default(16)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnif_nerf.data import packing
-from mnif_nerf.data.grid_layout import find_files, grid_splits, locate_grids
-from mnif_nerf.data.grid_pack import surface_cells
-from mnif_nerf.data.grid_store import GridStore, open_grid_store, store_of
-from mnif_nerf.data.writer import write_occupancy
+from mnif_nerf.data.generate.writer import write_occupancy
+from mnif_nerf.data.stores import packing
+from mnif_nerf.data.stores.grid_layout import find_files, grid_splits, locate_grids
+from mnif_nerf.data.stores.grid_pack import surface_cells
+from mnif_nerf.data.stores.grid_store import GridStore, open_grid_store, store_of
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.voxels import write_voxels
 from mnif_nerf.rendering.grids import cell_centres
@@ -132,7 +132,7 @@ def test_union_is_every_cell_that_some_shape_has(voxels: Path, monkeypatch: pyte
     expected = np.any([shape(index) for index in range(5)], axis=0)
     np.testing.assert_array_equal(store.union(), expected)
     assert store.union().dtype == bool
-    monkeypatch.setattr("mnif_nerf.data.grid_store._UNION_ROWS", 2)  # read in parts, the last one short
+    monkeypatch.setattr("mnif_nerf.data.stores.grid_store._UNION_ROWS", 2)  # read in parts, the last one short
     np.testing.assert_array_equal(store.union(), expected)
     odd = [np.random.default_rng(k).random((5, 5, 5)) < 0.2 for k in range(3)]  # 125 cells do not fill whole bytes
     np.testing.assert_array_equal(store_of(odd, "voxel").union(), np.any(odd, axis=0))
@@ -166,7 +166,7 @@ def test_the_store_is_found_again_and_built_again_when_the_data_change(
 ) -> None:
     first = open_quietly(voxels)
     with monkeypatch.context() as patch:
-        patch.setattr("mnif_nerf.data.grid_store.pack_voxels", None)
+        patch.setattr("mnif_nerf.data.stores.grid_store.pack_voxels", None)
         again = open_quietly(voxels)
     np.testing.assert_array_equal(again.packed, first.packed)
     write_occupancy(voxels / "train" / "s0.npz", shape(7))

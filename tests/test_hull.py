@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from tiny_srn import FOCAL_OVER_WIDTH, Shape, make_shapes, random_poses, render
 
-from mnif_nerf.data import hull
-from mnif_nerf.data.images import Background, fill_holes, silhouette
+from mnif_nerf.data.geometry import hull
+from mnif_nerf.data.readers.images import Background, fill_holes, silhouette
 
 SIZE = 32
 

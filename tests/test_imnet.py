@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnif_nerf.data.grid_layout import GridSource, grid_splits
-from mnif_nerf.data.grid_pack import surface_cells
-from mnif_nerf.data.grid_store import open_grid_store
-from mnif_nerf.data.imnet import Hdf5Reader
+from mnif_nerf.data.readers.imnet import Hdf5Reader
+from mnif_nerf.data.stores.grid_layout import GridSource, grid_splits
+from mnif_nerf.data.stores.grid_pack import surface_cells
+from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.errors import MNIFError
 
 h5py = pytest.importorskip("h5py")
@@ -115,7 +115,7 @@ def test_without_h5py(tmp_path: Path) -> None:
     (tmp_path / "a_train.hdf5").write_bytes(b"x")
     program = (
         "import sys; sys.modules['h5py'] = None\n"
-        "from mnif_nerf.data.grid_layout import grid_splits\nfrom mnif_nerf.errors import run_command\n"
+        "from mnif_nerf.data.stores.grid_layout import grid_splits\nfrom mnif_nerf.errors import run_command\n"
         "run_command(lambda: grid_splits(sys.argv[1], 'voxel'))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)

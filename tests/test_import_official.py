@@ -20,7 +20,7 @@ from mnif_nerf.cli.import_official import ImportOptions, main
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.meta import InnerRates
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.official import KINDS, import_official, map_field, released_w0
+from mnif_nerf.pipelines.official.convert import KINDS, import_official, map_field, released_w0
 from mnif_nerf.priors.functa import FunctaDenoiser, FunctaSpec
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.schedulers import draw_noise, sample_streams, scheduler_from_config

@@ -39,7 +39,7 @@ TRAINING = """
 import sys, time
 from pathlib import Path
 from nerfstudio_runs import Run, tiny_config
-from mnif_nerf.pipelines import trainer
+from mnif_nerf.pipelines.training import trainer
 
 whole = trainer.save
 

@@ -10,7 +10,7 @@ from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
-from mnif_nerf.rendering.training import LossConfig, render_batch
+from mnif_nerf.rendering.radiance_losses import LossConfig, render_batch
 
 
 def test_row_adam_equals_torch_adam_on_each_rows_own_visits():

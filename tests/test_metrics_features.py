@@ -17,8 +17,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from mnif_nerf.data.picture_files import read_picture
-from mnif_nerf.data.procedural import make_procedural_cars
+from mnif_nerf.data.generate.procedural import make_procedural_cars
+from mnif_nerf.data.readers.picture_files import read_picture
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics import features as module
 from mnif_nerf.metrics.distributions import frechet_distance, kernel_distance

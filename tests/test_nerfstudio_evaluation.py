@@ -165,7 +165,7 @@ def test_environment_chooses_the_shown_scene(run: Run, monkeypatch: pytest.Monke
 
 
 def test_showing_opens_no_store(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnif_nerf.data import store
+    from mnif_nerf.data.stores import scene_store as store
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a store was opened")

@@ -16,7 +16,7 @@ from nerfstudio_runs import Run, same, tiny_config
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.pipelines.model_folder import read_model
-from mnif_nerf.rendering.training import radiance_losses
+from mnif_nerf.rendering.radiance_losses import radiance_losses
 
 META = {"pipeline.adaptation": "meta-learning"}
 
@@ -166,7 +166,7 @@ def test_networks_that_diverge_are_told_by_the_inner_loop(data: Path, tmp_path: 
 def test_an_inner_loop_that_leads_upwards_is_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnif_nerf.pipelines import base
+    from mnif_nerf.pipelines.training import base
 
     monkeypatch.setattr(base, "_STEPS_BETWEEN_WATCHED", 4)
     config = {**META, "pipeline.model.init": "authors"}  # codes then move the coefficients far

@@ -56,7 +56,7 @@ def test_resuming_a_finished_run_takes_no_step_and_keeps_it(data: Path, straight
 def test_ctrl_c_keeps_the_last_checkpoint_and_resume_goes_on(
     data: Path, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnif_nerf.models.model import MNIFModel
+    from mnif_nerf.models.radiance import MNIFModel
 
     original = MNIFModel.get_training_outputs
     steps = iter(range(100))
@@ -82,7 +82,7 @@ def interrupt(*_: object, **__: object) -> None:
 
 
 def test_ctrl_c_while_the_data_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnif_nerf.data import packing
+    from mnif_nerf.data.stores import packing
 
     data = write_tiny_srn(tmp_path / "data", scenes=2, views=4, resolution=16)
     with monkeypatch.context() as patch:
@@ -217,7 +217,7 @@ def test_diverged_training_is_told(data: Path, tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_last_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from mnif_nerf.pipelines import trainer
+    from mnif_nerf.pipelines.training import trainer
 
     calls = []
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from tiny_model import tiny_image_model, tiny_voxel_model
 
+from mnif_nerf.objects.object_list import ObjectList
+from mnif_nerf.objects.radiance import NOTEBOOK_PIXELS
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.object_list import ObjectList
-from mnif_nerf.pipelines.objects import NOTEBOOK_PIXELS
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnif_nerf.data.picture_files import find_pictures, inspect_pictures, read_picture
+from mnif_nerf.data.readers.picture_files import find_pictures, inspect_pictures, read_picture
 from mnif_nerf.errors import MNIFError
 
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnif_nerf.data.grid_store import GridStore, store_of
-from mnif_nerf.data.points import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.stores.grid_store import GridStore, store_of
 from mnif_nerf.errors import MNIFError
 
 SIZE = 12
@@ -216,8 +216,8 @@ def test_settings_that_make_no_sense(store: GridStore) -> None:
 
 
 def test_a_store_on_disk_gives_the_same_points_as_one_in_memory(store: GridStore, tmp_path: Path) -> None:
-    from mnif_nerf.data.grid_store import open_grid_store
-    from mnif_nerf.data.writer import write_occupancy
+    from mnif_nerf.data.generate.writer import write_occupancy
+    from mnif_nerf.data.stores.grid_store import open_grid_store
 
     for index in range(store.num_instances):
         write_occupancy(tmp_path / "train" / f"{index:03d}.npz", store.values(index))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.pointwise import hessian_product, loss_and_gradient, pointwise_loss
+from mnif_nerf.fields.point_loss import hessian_product, loss_and_gradient, pointwise_loss
 from mnif_nerf.fields.siren import layer_shapes, siren_forward_reference, split_rows
 
 needs_kernel = pytest.mark.skipif(not kernel.available(), reason="the kernel was not built")

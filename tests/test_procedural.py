@@ -11,21 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnif_nerf.data.car_assembly import build_car
-from mnif_nerf.data.car_design import BODY_TYPES, BRIGHTEST, body_type, sample_car
-from mnif_nerf.data.car_parts import rounded_box, signed_volume
-from mnif_nerf.data.grid_layout import grid_splits
-from mnif_nerf.data.procedural import (
+from mnif_nerf.data.generate.car_assembly import build_car
+from mnif_nerf.data.generate.car_design import BODY_TYPES, BRIGHTEST, body_type, sample_car
+from mnif_nerf.data.generate.car_parts import rounded_box, signed_volume
+from mnif_nerf.data.generate.procedural import (
     car_occupancy,
     car_surface,
     make_procedural_cars,
     make_procedural_voxels,
     normalised_parts,
 )
-from mnif_nerf.data.scene_jobs import heldout_poses, run_jobs, training_poses
-from mnif_nerf.data.srn import list_splits, read_split
-from mnif_nerf.data.voxelise import occupancy_of_mesh
-from mnif_nerf.data.writer import read_occupancy, write_occupancy, write_scene
+from mnif_nerf.data.generate.scene_jobs import heldout_poses, run_jobs, training_poses
+from mnif_nerf.data.generate.writer import read_occupancy, write_occupancy, write_scene
+from mnif_nerf.data.geometry.voxelise import occupancy_of_mesh
+from mnif_nerf.data.readers.srn import list_splits, read_split
+from mnif_nerf.data.stores.grid_layout import grid_splits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.cameras import Intrinsics
 

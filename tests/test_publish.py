@@ -22,8 +22,8 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import digest_of_model
 from mnif_nerf.files import write_json
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.model_card import CardOptions, model_card
 from mnif_nerf.pipelines.model_folder import write_model
+from mnif_nerf.pipelines.publish.model_card import CardOptions, model_card
 
 
 def metrics_of(pipe: MNIFPipeline) -> dict:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from mnif_nerf.data import raytrace
-from mnif_nerf.data.raytrace import Surface, SurfaceRenderer, brightness, corner_normals, sample_texture
+from mnif_nerf.data.geometry import raytrace
+from mnif_nerf.data.geometry.raytrace import Surface, SurfaceRenderer, brightness, corner_normals, sample_texture
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.data.sampler import RayBatchSampler
-from mnif_nerf.data.store import PackedStore, open_store
+from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
+from mnif_nerf.data.stores.scene_store import PackedStore, open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.intervals import cell_index

@@ -16,7 +16,7 @@ from mnif_nerf.export.density import default_level, density_grid
 from mnif_nerf.export.mesh import field_to_mesh
 from mnif_nerf.export.voxels import field_to_occupancy, write_voxels
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.shape import GAIN, ShapeField, surface_level
+from mnif_nerf.fields.solid import GAIN, ShapeField, surface_level
 from mnif_nerf.rendering.occupancy import grid_points
 
 

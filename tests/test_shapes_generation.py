@@ -20,10 +20,10 @@ from mnif_nerf.cli.export_mesh import ExportOptions
 from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.voxels import read_npz
+from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.solid import NeuralImage, NeuralShape, object_class
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, read_model, write_model
-from mnif_nerf.pipelines.objects import NeuralObject
-from mnif_nerf.pipelines.shapes import NeuralImage, NeuralShape, object_class
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
 from mnif_nerf.rendering.occupancy import grid_points
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_srn import FOCAL_OVER_WIDTH, look_at_origin, write_tiny_srn
 
-from mnif_nerf.data.srn import list_splits, parse_intrinsics, pose_faults, read_split
+from mnif_nerf.data.readers.srn import list_splits, parse_intrinsics, pose_faults, read_split
 from mnif_nerf.errors import MNIFError
 
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.data import packing
-from mnif_nerf.data.hull import HULL_RESOLUTION
-from mnif_nerf.data.images import composite_white
-from mnif_nerf.data.packing import ordered_results, pack_bits, unpack_bits
-from mnif_nerf.data.srn import read_split
-from mnif_nerf.data.store import open_store
+from mnif_nerf.data.geometry.hull import HULL_RESOLUTION
+from mnif_nerf.data.readers.images import composite_white
+from mnif_nerf.data.readers.srn import read_split
+from mnif_nerf.data.stores import packing
+from mnif_nerf.data.stores.packing import ordered_results, pack_bits, unpack_bits
+from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import MNIFError
 
 
@@ -154,7 +154,7 @@ def test_an_up_to_date_store_is_opened_without_reading_the_data(data, monkeypatc
     def never(*_):
         raise AssertionError("the data was read again")
 
-    monkeypatch.setattr("mnif_nerf.data.store.read_split", never)
+    monkeypatch.setattr("mnif_nerf.data.stores.scene_store.read_split", never)
     again = open_store(data, "train", progress=False)
     np.testing.assert_array_equal(first.images, again.images)
     assert capsys.readouterr().out == ""
@@ -261,7 +261,7 @@ def test_ctrl_c_while_packing_leaves_nothing(data, monkeypatch):
 
 def test_kill_while_packing_leaves_nothing_that_counts(data):
     code = (
-        "import sys, time; from mnif_nerf.data import packing, store\n"
+        "import sys, time; from mnif_nerf.data.stores import packing, scene_store as store\n"
         "append = packing.GrowingArray.append\n"
         "def slow(self, rows):\n    append(self, rows); print('written', flush=True); time.sleep(60)\n"
         "packing.GrowingArray.append = slow\n"

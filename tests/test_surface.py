@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import SolidBall, tiny_voxel_model
 
-from mnif_nerf.fields.shape import ShapeField
+from mnif_nerf.fields.solid import ShapeField
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.occupancy import dilate

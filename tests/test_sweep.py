@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mnif_nerf.data.grid_store import GridStore, store_of
+from mnif_nerf.data.stores.grid_store import GridStore, store_of
 from mnif_nerf.diagnosis import sweep
 from mnif_nerf.diagnosis.sweep import SweepConfig, compare_sets, decode, field_spec, run_sweep, train_field
 from mnif_nerf.diagnosis.sweep_curves import draw_curves, draw_relations, relations, relations_table, sweep_table

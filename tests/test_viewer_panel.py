@@ -33,8 +33,8 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.pipelines.model_folder import read_model, write_prior
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
 from mnif_nerf.rendering.cameras import orbit_pose
-from mnif_nerf.viewer.controls import escape
-from mnif_nerf.viewer.screen import Framing, frame, guard
+from mnif_nerf.viewer.nerfstudio_patches import Framing, frame, guard
+from mnif_nerf.viewer.panel import escape
 
 COUNTS = {"train": 6, "val": 2}
 METHODS = ("mnif-lite", "mnif-voxel-lite", "mnif-image-lite")
@@ -365,7 +365,7 @@ def test_controls_touched_faster_than_pictures_are_made_are_read_once(
 
 
 def test_frustums_are_few_of_one_scene_and_hidden_at_first(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnif_nerf.viewer import screen
+    from mnif_nerf.viewer import nerfstudio_patches as screen
 
     assert opened.viewer.config.max_num_display_images == screen.MAX_FRUSTUMS
     opened.viewer.init_scene(opened.pipeline.datamanager.train_dataset, "completed")
@@ -431,7 +431,7 @@ def test_the_viewer_of_a_training(
     data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Controls work from the first step on; the picture follows the training; the prior is there at its end."""
-    from mnif_nerf.pipelines import base
+    from mnif_nerf.pipelines.training import base
 
     monkeypatch.setattr(base, "_STEPS_BETWEEN_SHOWN", 5)
     monkeypatch.setattr(LatentPrior, "fit", _quick(LatentPrior.fit))

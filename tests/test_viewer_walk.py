@@ -10,12 +10,12 @@ import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.objects import NeuralObject
-from mnif_nerf.viewer import walk as walks
+from mnif_nerf.viewer import latent_browser as walks
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH, Directions
+from mnif_nerf.viewer.latent_browser import LatentWalk
 from mnif_nerf.viewer.saving import export_object, free_path, save_latent
-from mnif_nerf.viewer.walk import LatentWalk
 
 
 @pytest.fixture

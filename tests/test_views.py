@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mnif_nerf.data.views import conditioning_views
+from mnif_nerf.data.sampling.views import conditioning_views
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnif_nerf.data.voxel_files import read_voxels, require_shape, resample
-from mnif_nerf.data.writer import read_occupancy, write_occupancy
+from mnif_nerf.data.generate.writer import read_occupancy, write_occupancy
+from mnif_nerf.data.readers.voxel_files import read_voxels, require_shape, resample
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.voxels import binvox_bytes, write_voxels
 

@@ -12,12 +12,12 @@ import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnif_nerf.data.grid_layout import grid_splits
-from mnif_nerf.data.grid_store import open_grid_store
-from mnif_nerf.data.meshes import voxelise_mesh_folder
-from mnif_nerf.data.procedural import car_occupancy, car_surface
-from mnif_nerf.data.voxel_meshes import voxelise_file, voxelise_solid
-from mnif_nerf.data.voxelise import occupancy_of_mesh
+from mnif_nerf.data.generate.meshes import voxelise_mesh_folder
+from mnif_nerf.data.generate.procedural import car_occupancy, car_surface
+from mnif_nerf.data.geometry.voxel_meshes import voxelise_file, voxelise_solid
+from mnif_nerf.data.geometry.voxelise import occupancy_of_mesh
+from mnif_nerf.data.stores.grid_layout import grid_splits
+from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.errors import MNIFError
 
 

@@ -23,7 +23,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.web import WebObject, WebScene, WebText, estimate_bytes, write_web_page
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.model_folder import default_camera
+from mnif_nerf.rendering.cameras import default_camera
 
 TEXT = WebText("Title", "Origin.", "test")
 SCENE = WebScene("radiance", default_camera())

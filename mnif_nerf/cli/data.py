@@ -148,18 +148,18 @@ def main(command: ProceduralCars | FromMeshes | Digits | Download | Check) -> No
     elif isinstance(command, FromMeshes):
         _from_meshes(command)
     elif isinstance(command, Digits):
-        from mnif_nerf.data.digits import SPLIT_SIZES, make_digits
+        from mnif_nerf.data.generate.digits import SPLIT_SIZES, make_digits
 
         folder = make_digits(command.output, command.seed)
         print(f"{folder}: {', '.join(f'{count} {split}' for split, count in SPLIT_SIZES.items())} digits, 8 x 8, grey")
         print(f"Next: ns-train mnif-image-lite --data {folder}")
     elif isinstance(command, Download):
-        from mnif_nerf.data.download import download
+        from mnif_nerf.data.download.download import download
 
         folder = download(command.name, command.output, url=command.url, sha256=command.sha256)
         print(f"Next: mnif-data check {folder}")
     else:
-        from mnif_nerf.data.check import check, modality_of
+        from mnif_nerf.data.check.scenes import check, modality_of
 
         report = check(command.root)
         print(report)
@@ -172,7 +172,7 @@ def main(command: ProceduralCars | FromMeshes | Digits | Download | Check) -> No
 
 
 def _procedural_cars(command: ProceduralCars) -> None:
-    from mnif_nerf.data.procedural import make_procedural_cars, make_procedural_voxels
+    from mnif_nerf.data.generate.procedural import make_procedural_cars, make_procedural_voxels
 
     options = dict(vars(command))
     voxels = options.pop("voxels")
@@ -187,7 +187,7 @@ def _procedural_cars(command: ProceduralCars) -> None:
 
 
 def _from_meshes(command: FromMeshes) -> None:
-    from mnif_nerf.data.meshes import render_mesh_folder, voxelise_mesh_folder
+    from mnif_nerf.data.generate.meshes import render_mesh_folder, voxelise_mesh_folder
 
     options = dict(vars(command))
     voxels = options.pop("voxels")

@@ -140,11 +140,11 @@ def _command(name: str, *arguments: str) -> None:
 def _make_data(config: DemoConfig) -> None:
     folder = config.data_folder()
     if config.modality == "image":
-        from mnif_nerf.data.digits import make_digits
+        from mnif_nerf.data.generate.digits import make_digits
 
         make_digits(folder, seed=config.seed)
         return
-    from mnif_nerf.data.procedural import make_procedural_cars, make_procedural_voxels
+    from mnif_nerf.data.generate.procedural import make_procedural_cars, make_procedural_voxels
 
     cars = config.num_cars or _CARS[config.modality]
     if config.modality == "voxel":

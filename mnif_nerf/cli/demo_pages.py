@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mnif_nerf.cli.demo import DemoConfig
-    from mnif_nerf.data.grid_store import GridStore
+    from mnif_nerf.data.stores.grid_store import GridStore
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _SIZE = 128
@@ -81,7 +81,7 @@ def _radiance_rows(config: DemoConfig, pipe: MNIFPipeline) -> Overview:
     """A held-out view of some training cars, the model's render of it, and the mean PSNR over all cars."""
     import torch
 
-    from mnif_nerf.data.store import open_store
+    from mnif_nerf.data.stores.scene_store import open_store
     from mnif_nerf.metrics.images import psnr
     from mnif_nerf.rendering.cameras import Intrinsics
     from mnif_nerf.rendering.views import render_view
@@ -124,7 +124,7 @@ def _enlarged(picture: Any) -> Any:
 
 def _grid_rows(config: DemoConfig, pipe: MNIFPipeline) -> Overview:
     """Training and unseen instances beside their reconstructions, with scores."""
-    from mnif_nerf.data.grid_store import open_grid_store
+    from mnif_nerf.data.stores.grid_store import open_grid_store
 
     overview = Overview({}, [])
     what = {"voxel": "shapes", "image": "digits"}[config.modality]
@@ -153,7 +153,7 @@ def _truth(values: np.ndarray, modality: str) -> Any:
 
     from mnif_nerf.export.pictures import enlarge, to_image
     from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
-    from mnif_nerf.rendering.cells import render_cells
+    from mnif_nerf.rendering.voxel_faces import render_cells
 
     if modality == "image":
         return enlarge(to_image(values), _SIZE)

@@ -51,7 +51,7 @@ def main(options: EvalOptions) -> Path:
     """
     from mnif_nerf.evaluation.protocols import choose_protocol
     from mnif_nerf.evaluation.run import check_output, evaluate
-    from mnif_nerf.evaluation.subject import load_subject
+    from mnif_nerf.evaluation.target import load_subject
     from mnif_nerf.machine import flush_denormals, one_thread
 
     subject = load_subject(options.load_config, options.data, options.device)

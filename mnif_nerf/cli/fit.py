@@ -12,9 +12,9 @@ from mnif_nerf.cli.generation_common import default_output, file_name, load_pipe
 from mnif_nerf.errors import MNIFError, disk_errors, run_command
 
 if TYPE_CHECKING:
-    from mnif_nerf.data.observations import Cells, Observation, Picture, PosedViews
-    from mnif_nerf.data.regions import Region
-    from mnif_nerf.pipelines.fitting import Fit, FitSettings
+    from mnif_nerf.data.observations.observations import Cells, Observation, Picture, PosedViews
+    from mnif_nerf.data.observations.observed_region import Region
+    from mnif_nerf.pipelines.fit.fitting import Fit, FitSettings
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
 
@@ -95,8 +95,8 @@ def main(options: FitOptions) -> Path:
     if not options.input.exists():
         raise MNIFError(f"{options.input}: no such file or folder.")
     pipe = load_pipeline(options.load_config, options.device)
-    from mnif_nerf.pipelines.fitting import fit_observation, open_observation, total_steps
-    from mnif_nerf.pipelines.objects import check_pixels
+    from mnif_nerf.objects.radiance import check_pixels
+    from mnif_nerf.pipelines.fit.fitting import fit_observation, open_observation, total_steps
 
     observation = open_observation(options.input, pipe, options.kind, _placement(options), options.scanner)
     truth = _truth(options, pipe, observation)
@@ -113,8 +113,8 @@ def main(options: FitOptions) -> Path:
 
 
 def _settings(options: FitOptions) -> FitSettings:
-    from mnif_nerf.data.regions import Region
-    from mnif_nerf.pipelines.fitting import FitSettings
+    from mnif_nerf.data.observations.observed_region import Region
+    from mnif_nerf.pipelines.fit.fitting import FitSettings
 
     if options.resolution < 1:
         raise MNIFError(f"--resolution {options.resolution} leaves nothing to see; use at least 1.")
@@ -128,7 +128,7 @@ def _settings(options: FitOptions) -> FitSettings:
 
 
 def _placement(options: FitOptions) -> Any:
-    from mnif_nerf.data.observations import Placement
+    from mnif_nerf.data.observations.observations import Placement
 
     up = None if options.up == "auto" else options.up
     forward = None if options.forward == "auto" else options.forward
@@ -139,10 +139,10 @@ def _truth(options: FitOptions, pipe: MNIFPipeline, observation: Observation) ->
     """What to score against, of a kind and size that can be."""
     if options.truth is None:
         return None
-    from mnif_nerf.data.observations import Cells, MeshShape, Picture, PosedViews
-    from mnif_nerf.pipelines.fit_evidence import voxelise
-    from mnif_nerf.pipelines.fit_scores import require_same_size
-    from mnif_nerf.pipelines.fitting import open_observation
+    from mnif_nerf.data.observations.observations import Cells, MeshShape, Picture, PosedViews
+    from mnif_nerf.pipelines.fit.fitting import open_observation
+    from mnif_nerf.pipelines.fit.preparation import voxelise
+    from mnif_nerf.pipelines.fit.scores import require_same_size
 
     found = open_observation(options.truth, pipe, placement=_placement(options))
     # A mesh to fit to becomes as many cells as the model's grid has.
@@ -195,7 +195,7 @@ def _run_name(options: FitOptions) -> str:
 
 def _report(pipe: MNIFPipeline, fit: Fit, truth: Any, options: FitOptions) -> dict[str, Any]:
     from mnif_nerf.export.document import rounded
-    from mnif_nerf.pipelines.fit_scores import agreement, scores
+    from mnif_nerf.pipelines.fit.scores import agreement, scores
 
     settings = {
         key: [str(part) for part in value]
@@ -233,7 +233,7 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
     from mnif_nerf.export.mesh_files import write_mesh
     from mnif_nerf.export.pictures import save_png
     from mnif_nerf.files import write_json, write_tensors
-    from mnif_nerf.pipelines.fit_pictures import before_and_after
+    from mnif_nerf.pipelines.fit.pictures import before_and_after
 
     with disk_errors(output):
         for name in ("report.json", "mesh.glb"):

@@ -103,8 +103,8 @@ def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:
     Raises:
         MNIFError: the file is missing, damaged, holds neither, or is of another model.
     """
+    from mnif_nerf.objects.radiance import NeuralObject
     from mnif_nerf.pipelines.editing import check_origin
-    from mnif_nerf.pipelines.objects import NeuralObject
 
     if not _holds_object(path):
         return [pipe.decode(latent, f"{path.stem}{k:03d}") for k, latent in enumerate(read_latents(path))]

@@ -11,7 +11,7 @@ import tyro
 from mnif_nerf.errors import MNIFError, run_command
 
 if TYPE_CHECKING:
-    from mnif_nerf.pipelines.official import Imported
+    from mnif_nerf.pipelines.official.convert import Imported
 
 
 @dataclass
@@ -48,7 +48,7 @@ def main(options: ImportOptions) -> Path:
     if output.exists() and not output.is_dir():
         raise MNIFError(f"{output}: is a file; choose a folder with --output.")
     from mnif_nerf.pipelines.generation import MNIFPipeline
-    from mnif_nerf.pipelines.official import import_official
+    from mnif_nerf.pipelines.official.convert import import_official
 
     imported = import_official(
         options.checkpoint, options.kind, options.contexts, options.stage2, options.w0, options.weights

@@ -54,7 +54,7 @@ def main(options: PublishOptions) -> Path:
         MNIFError: no model, a folder that holds something else, metrics of another model, a repository name that the
             hub does not take, or an upload that fails.
     """
-    from mnif_nerf.pipelines.publishing import publish, upload
+    from mnif_nerf.pipelines.publish.publishing import publish, upload
 
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
@@ -110,7 +110,7 @@ def _metrics(options: PublishOptions, pipe: MNIFPipeline) -> tuple[Path, dict[st
 def _read_metrics(path: Path, pipe: MNIFPipeline) -> dict[str, Any]:
     from mnif_nerf.evaluation.cache import digest_of_model
     from mnif_nerf.files import read_json
-    from mnif_nerf.pipelines.model_card import METRICS_FORMAT
+    from mnif_nerf.pipelines.publish.model_card import METRICS_FORMAT
 
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != METRICS_FORMAT:

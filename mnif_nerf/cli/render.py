@@ -22,8 +22,8 @@ from mnif_nerf.cli.generation_common import (
 from mnif_nerf.errors import MNIFError, run_command
 
 if TYPE_CHECKING:
-    from mnif_nerf.pipelines.films import Film
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+    from mnif_nerf.pipelines.videos import Film
     from mnif_nerf.rendering.camera_path import CameraPath
 
 _SIZE = 256
@@ -232,7 +232,7 @@ def _row(objects: list[NeuralObject], index: int, path: Path) -> NeuralObject:
 def _film(pipe: MNIFPipeline, objects: list[NeuralObject], path: CameraPath | None, options: RenderOptions) -> Film:
     import torch
 
-    from mnif_nerf.pipelines import films
+    from mnif_nerf.pipelines import videos as films
 
     count = _count(options, path, len(objects))
     if options.path == "walk":
@@ -312,7 +312,7 @@ def _settings(
     pipe: MNIFPipeline, objects: list[NeuralObject], path: CameraPath | None, options: RenderOptions
 ) -> dict[str, Any]:
     """Everything that the frames depend on, JSON-ready."""
-    from mnif_nerf.pipelines.films import fingerprint
+    from mnif_nerf.pipelines.videos import fingerprint
 
     settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("output", "device", "load_config")}
     settings = {

@@ -48,7 +48,7 @@ def main(options: SweepOptions) -> Path:
     Raises:
         MNIFError: no data of that modality, no unseen split, or an option out of range.
     """
-    from mnif_nerf.data.grid_store import grid_splits, open_grid_store
+    from mnif_nerf.data.stores.grid_store import grid_splits, open_grid_store
     from mnif_nerf.diagnosis.sweep import SweepConfig, run_sweep
     from mnif_nerf.export.document import write_document
     from mnif_nerf.export.figures import check_matplotlib

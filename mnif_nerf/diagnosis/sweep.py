@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.grid_store import GridStore
-from mnif_nerf.data.points import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import color_from_raw, occupancy_from_raw
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.views import spread
+from mnif_nerf.data.sampling.views import spread
 from mnif_nerf.evaluation.generated import (
     Bench,
     PictureSet,

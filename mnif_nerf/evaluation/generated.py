@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.views import HELD_OUT_SPLITS, UnseenViews, open_unseen, spread
+from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, UnseenViews, open_unseen, spread
 from mnif_nerf.evaluation.cache import Cache, digest_of_model, digest_of_store
 from mnif_nerf.evaluation.protocols import Protocol, Row
 from mnif_nerf.evaluation.shapes import ShapeSet, make_shape_set
-from mnif_nerf.evaluation.subject import Instances, Subject
+from mnif_nerf.evaluation.target import Instances, Subject
+from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.encoding import encode_views
-from mnif_nerf.pipelines.objects import NeuralObject
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.views import render_view
 

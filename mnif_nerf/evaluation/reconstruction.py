@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnif_nerf.data.views import TrainingViews, ViewList, spread
+from mnif_nerf.data.sampling.views import TrainingViews, ViewList, spread
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.generated import Bench, unseen_scenes
-from mnif_nerf.evaluation.subject import Instances
+from mnif_nerf.evaluation.target import Instances
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.metrics.images import Lpips, psnr, ssim
+from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.encoding import encode_store
-from mnif_nerf.pipelines.objects import NeuralObject
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.grids import cell_centres
 from mnif_nerf.rendering.plane import render_image
@@ -158,7 +158,7 @@ def _score_picture(item: Any, truth: np.ndarray, lpips: Lpips | None) -> Scores:
 def _grid_pictures(item: NeuralObject, truth: np.ndarray) -> Pair:
     from mnif_nerf.export.pictures import to_image
     from mnif_nerf.rendering.cameras import orbit_pose
-    from mnif_nerf.rendering.cells import render_cells
+    from mnif_nerf.rendering.voxel_faces import render_cells
 
     if item.modality == "image":
         return to_image(truth), item.render(resolution=len(truth))

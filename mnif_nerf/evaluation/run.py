@@ -13,7 +13,7 @@ from mnif_nerf.evaluation.generated import Bench, Stage
 from mnif_nerf.evaluation.protocols import Protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.report import pictures_section, reconstruction_section, shapes_section
-from mnif_nerf.evaluation.subject import Subject
+from mnif_nerf.evaluation.target import Subject
 from mnif_nerf.export.document import Section, write_document
 from mnif_nerf.export.figures import check_matplotlib
 from mnif_nerf.machine import describe

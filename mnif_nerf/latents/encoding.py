@@ -81,7 +81,7 @@ def encode(
 
 
 class PointSource(Protocol):
-    """Where the points of grids come from: `mnif_nerf.data.points.PointSampler`."""
+    """Where the points of grids come from: `mnif_nerf.data.sampling.point_sampler.PointSampler`."""
 
     def fixed(self, instances: Tensor, points: int, salt: int = 0) -> PointBatch:
         """Points that depend on the instance and `salt` alone."""

@@ -15,7 +15,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import MixtureField
 from mnif_nerf.latents.table import RowAdam
 from mnif_nerf.rendering.batch import RayBatch
-from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 
 
 class RaySource(Protocol):

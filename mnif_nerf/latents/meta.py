@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import MixtureField
-from mnif_nerf.fields.pointwise import pointwise_loss
+from mnif_nerf.fields.point_loss import pointwise_loss
 from mnif_nerf.rendering.batch import PointBatch
 
 

@@ -21,7 +21,7 @@ from mnif_nerf.latents.search import LatentSpace, SearchConfig
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.intervals import box_interval
-from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 
 # What one unit of a pose coordinate is, so that Adam's one rate suits all: radians (azimuth, elevation, roll),
 # logarithm of the distance, and shares of the distance for the two shifts.

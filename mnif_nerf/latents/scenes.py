@@ -14,11 +14,11 @@ from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.meta import LossObjective, MetaConfig
 from mnif_nerf.rendering.batch import RayBatch
-from mnif_nerf.rendering.training import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 
 
 class SceneRays(Protocol):
-    """Where the observations come from: `mnif_nerf.data.sampler.RayBatchSampler` over the given views."""
+    """Where the observations come from: `mnif_nerf.data.sampling.ray_sampler.RayBatchSampler` over the given views."""
 
     num_scenes: int
 

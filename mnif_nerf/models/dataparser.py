@@ -19,8 +19,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
-from mnif_nerf.data.hull import HALF_EXTENT
-from mnif_nerf.data.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
+from mnif_nerf.data.geometry.hull import HALF_EXTENT
+from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
 from mnif_nerf.models.errors import tell_user
 
 
@@ -51,8 +51,8 @@ class SrnDataParser(DataParser):
 
     @tell_user
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        from mnif_nerf.data.layout import locate, scene_folders
-        from mnif_nerf.data.srn import read_scene
+        from mnif_nerf.data.readers.srn import read_scene
+        from mnif_nerf.data.readers.srn_layout import locate, scene_folders
 
         layout = locate(self.config.data)
         folders = scene_folders(layout.folder("train")[1])

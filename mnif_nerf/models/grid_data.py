@@ -16,18 +16,18 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 
-from mnif_nerf.data.grid_store import GridStore, grid_splits, open_grid_store
-from mnif_nerf.data.hull import HALF_EXTENT
-from mnif_nerf.data.points import PointSampler
-from mnif_nerf.data.views import choose_scene, spread
+from mnif_nerf.data.geometry.hull import HALF_EXTENT
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.views import choose_scene, spread
+from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
 from mnif_nerf.models.grid_views import front_camera, orbit_poses
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
-from mnif_nerf.rendering.cells import render_cells
 from mnif_nerf.rendering.occupancy import dilate
+from mnif_nerf.rendering.voxel_faces import render_cells
 
 _MARGIN = 2  # cells beyond the union of all training shapes where a new one may still be
 

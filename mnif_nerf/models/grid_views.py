@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.hull import HALF_EXTENT
+from mnif_nerf.data.geometry.hull import HALF_EXTENT
 from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
 
 

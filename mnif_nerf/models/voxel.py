@@ -11,15 +11,15 @@ from torch import Tensor
 
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import occupancy_from_raw
-from mnif_nerf.fields.shape import ShapeField
+from mnif_nerf.fields.solid import ShapeField
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.models.base import InstanceModelConfig
 from mnif_nerf.models.grid_model import GridModel
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
-from mnif_nerf.rendering.cells import render_cells
 from mnif_nerf.rendering.grids import cell_centres
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.surface import SurfaceGrid, render_surface, render_surface_view
+from mnif_nerf.rendering.voxel_faces import render_cells
 
 _CHUNK = 1 << 15  # points evaluated together
 

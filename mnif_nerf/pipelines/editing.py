@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.pipelines.objects import NeuralObject
+from mnif_nerf.objects.radiance import NeuralObject
 
 if TYPE_CHECKING:
     from mnif_nerf.fields.mixture import MixtureField

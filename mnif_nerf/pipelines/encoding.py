@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.grid_store import GridStore, store_of
-from mnif_nerf.data.points import PointSampler
-from mnif_nerf.data.sampler import RayBatchSampler
-from mnif_nerf.data.views import UnseenViews, pictures_of
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
+from mnif_nerf.data.sampling.views import UnseenViews, pictures_of
+from mnif_nerf.data.stores.grid_store import GridStore, store_of
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
 from mnif_nerf.latents.meta import MetaConfig
 from mnif_nerf.latents.scenes import latents_of_scenes
-from mnif_nerf.rendering.training import LossConfig
+from mnif_nerf.rendering.radiance_losses import LossConfig
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel

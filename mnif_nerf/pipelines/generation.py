@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import default_device_type
+from mnif_nerf.objects.object_list import ObjectList
+from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.solid import NeuralImage, NeuralShape, object_class
 from mnif_nerf.pipelines import editing
 from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, locate_model, read_model, write_model
-from mnif_nerf.pipelines.object_list import ObjectList
-from mnif_nerf.pipelines.objects import NeuralObject
-from mnif_nerf.pipelines.shapes import NeuralImage, NeuralShape, object_class
 
 if TYPE_CHECKING:
     from mnif_nerf.fields.compact import CompactField
@@ -91,7 +91,7 @@ class MNIFPipeline:
         Raises:
             MNIFError: the hub refuses or cannot be reached.
         """
-        from mnif_nerf.pipelines.publishing import publish, upload
+        from mnif_nerf.pipelines.publish.publishing import publish, upload
 
         with tempfile.TemporaryDirectory() as scratch:
             folder = publish(self, Path(scratch) / "model", repo_id, repo_id)
@@ -191,12 +191,12 @@ class MNIFPipeline:
         Args:
             observation: a path (a scene folder or transforms.json, a picture, a mesh, voxels, a point cloud), or an
                 array: voxels bool `[G, G, G]` (float: NaN is unknown), a picture uint8 `[R, R, C]`, points `[N, 3]`.
-            settings: of `mnif_nerf.pipelines.fitting.FitSettings`: `restarts`, `steps`, `views`, `region`, ...
+            settings: of `mnif_nerf.pipelines.fit.fitting.FitSettings`: `restarts`, `steps`, `views`, `region`, ...
 
         Raises:
             MNIFError: what cannot be read or does not fit the model, or a setting out of range.
         """
-        from mnif_nerf.pipelines.fitting import FitSettings, fit_observation
+        from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
 
         return ObjectList(fit_observation(self, observation, FitSettings(**settings)).objects)
 
@@ -346,7 +346,7 @@ def _looks_like_repository(text: str) -> bool:
 def _download(repo_id: str) -> Path:
     import huggingface_hub
 
-    from mnif_nerf.pipelines.publishing import first_line
+    from mnif_nerf.pipelines.publish.publishing import first_line
 
     try:
         folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"])

@@ -24,7 +24,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
 from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
-from mnif_nerf.rendering.cameras import DEFAULT_FOCAL_OVER_WIDTH, DEFAULT_RADIUS
+from mnif_nerf.rendering.cameras import default_camera
 
 if TYPE_CHECKING:
     from mnif_nerf.priors.prior import LatentPrior
@@ -48,11 +48,6 @@ _FIELDS: dict[str, tuple[int, tuple[int, ...], tuple[str, ...]]] = {
     "voxel": (3, (1,), ("signed", "logit")),
     "image": (2, (1, 3), ("signed",)),
 }
-
-
-def default_camera() -> dict[str, float]:
-    """The camera of SRN Cars: focal length over image width, and distance from the object's centre."""
-    return {"focal_over_width": DEFAULT_FOCAL_OVER_WIDTH, "radius": DEFAULT_RADIUS}
 
 
 @dataclass

@@ -13,6 +13,11 @@ DEFAULT_FOCAL_OVER_WIDTH = 131.25 / 128
 DEFAULT_RADIUS = 1.3
 
 
+def default_camera() -> dict[str, float]:
+    """The camera of SRN Cars: focal length over image width, and distance from the object's centre."""
+    return {"focal_over_width": DEFAULT_FOCAL_OVER_WIDTH, "radius": DEFAULT_RADIUS}
+
+
 @dataclass(frozen=True)
 class Intrinsics:
     """A pinhole camera: focal length and principal point in pixels, image size in pixels."""

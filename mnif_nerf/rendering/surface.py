@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnif_nerf.fields.shape import GAIN, ShapeField, surface_level
+from mnif_nerf.fields.solid import GAIN, ShapeField, surface_level
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.occupancy import OccupancyGrid

@@ -10,7 +10,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 
 if TYPE_CHECKING:
-    from mnif_nerf.pipelines.objects import NeuralObject
+    from mnif_nerf.objects.radiance import NeuralObject
 
 MESH_RESOLUTION = 128  # cells along an edge
 _PICTURE_PIXELS = 512

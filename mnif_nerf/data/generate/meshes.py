@@ -1,0 +1,331 @@
+"""A folder of meshes becomes a data set in the SRN layout, by the renderer that draws our own cars."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
+from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
+from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION, Camera
+from mnif_nerf.data.geometry.voxelise import check_voxel_resolution
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, read_surface
+from mnif_nerf.data.readers.voxel_files import require_shape
+from mnif_nerf.errors import MNIFError
+
+SMALLEST_SPLIT = 4
+"""From so many meshes on, a validation or test fraction above 0 gets at least one."""
+
+
+@dataclass
+class MeshSummary:
+    """What `render_mesh_folder` made: scene names per split, and (file, reason) of what was skipped."""
+
+    output: Path
+    category: str
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _MeshJob:
+    path: Path
+    up: str
+    forward: str
+    pictures: tuple[Pictures, ...] = ()
+    camera: Camera | None = None
+    voxels: Path | None = None
+    resolution: int = 0
+
+
+def render_mesh_folder(
+    input: Path | str,
+    output: Path | str,
+    category: str | None = None,
+    up: str = "auto",
+    forward: str = "auto",
+    train_views: int = 50,
+    heldout_views: int = 8,
+    test_views: int = 24,
+    resolution: int = 128,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> MeshSummary:
+    """Render every mesh below a folder and write `<output>/<category>_{train,train_val,val,test}`.
+
+    Args:
+        input: folder of mesh files, at any depth.
+        output: the folder to write; one made earlier from the same files and settings is completed.
+        category: names the split folders; None takes the input folder's name.
+        up, forward: the files' axes, see `mnif_nerf.data.readers.mesh_files.read_surface`.
+        train_views, heldout_views, test_views: pictures per mesh, see `ViewPlan`.
+        resolution: height and width in pixels.
+        val_fraction, test_fraction: shares of the meshes; rounded, but at least one mesh each where the share
+            is above 0 and there are 4 meshes or more; no validation and no test mesh below that.
+        seed: of the split and the cameras.
+        workers, progress: processes (None for one per core) and whether to show bars.
+
+    Returns: what was written and what was skipped (unreadable, empty or not finite meshes).
+
+    Raises:
+        MNIFError: no folder, no readable mesh in it, a setting that makes no sense, a foreign output folder.
+    """
+    input, output = Path(input), Path(output)
+    _check_settings(train_views, heldout_views, test_views, resolution, val_fraction, test_fraction, seed)
+    plan = _plan(input, output, category, up, forward, val_fraction, test_fraction, seed, workers, progress)
+    settings = {
+        **plan.settings,
+        **{"resolution": resolution, "train_views": train_views, "heldout_views": heldout_views},
+        **{"test_views": test_views},
+    }
+    claim_output(output, "from-meshes", settings)
+    views = ViewPlan(output, plan.summary.category, train_views, heldout_views, test_views, resolution)
+    jobs = []
+    for index, name in enumerate(sorted(plan.readable)):
+        pictures = views.pictures(plan.split_of[name], name, (seed, index))
+        if not all(item.folder.exists() for item in pictures):
+            jobs.append(_MeshJob(plan.readable[name], up, forward, pictures, views.camera))
+    run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
+    return plan.finish("from-meshes", settings)
+
+
+def voxelise_mesh_folder(
+    input: Path | str,
+    output: Path | str,
+    resolution: int = 64,
+    up: str = "auto",
+    forward: str = "auto",
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> MeshSummary:
+    """Fill every mesh below a folder and write `<output>/{train,val,test}/NAME.npz`.
+
+    `mnif_nerf.data.geometry.voxel_meshes` describes how meshes are filled, closed or not. Meshes that leave no cell
+    filled, or none empty, are skipped.
+
+    Args:
+        resolution: cells along an edge of the unit cube; the other arguments as in `render_mesh_folder`.
+
+    Returns: what was written and what was skipped.
+
+    Raises:
+        MNIFError: see `render_mesh_folder`.
+    """
+    input, output = Path(input), Path(output)
+    check_voxel_resolution(resolution)
+    _check_settings(1, 0, 1, 1, val_fraction, test_fraction, seed)
+    plan = _plan(input, output, None, up, forward, val_fraction, test_fraction, seed, workers, progress)
+    settings = {**plan.settings, "voxels": resolution}
+    claim_output(output, "from-meshes-voxels", settings)
+    jobs = {}
+    for name, path in plan.readable.items():
+        target = output / plan.split_of[name] / f"{name}.npz"
+        if not target.exists():
+            jobs[name] = _MeshJob(path, up, forward, voxels=target, resolution=resolution)
+    reasons = run_jobs(_fill, list(jobs.values()), workers, progress, "Filling meshes")
+    hopeless = {name: reason for name, reason in zip(jobs, reasons) if reason is not None}
+    if len(hopeless) == len(plan.readable):
+        raise MNIFError(f"{input}: none of its meshes can be voxelised; the first: {next(iter(hopeless.values()))}")
+    plan.leave_out(hopeless)
+    return plan.finish("from-meshes-voxels", settings)
+
+
+@dataclass
+class _MeshPlan:
+    """Readable meshes by scene name, the settings that decide the data set, and what is reported of it."""
+
+    readable: dict[str, Path]
+    settings: dict[str, Any]
+    summary: MeshSummary
+
+    def __post_init__(self) -> None:
+        self.split_of = {name: split for split, names in self.summary.splits.items() for name in names}
+
+    def leave_out(self, reasons: dict[str, str]) -> None:
+        """Count scenes as skipped, by name and reason."""
+        self.summary.skipped += [(self.readable[name], reason) for name, reason in reasons.items()]
+        kept = {split: [n for n in names if n not in reasons] for split, names in self.summary.splits.items()}
+        self.summary.splits = {split: names for split, names in kept.items() if names}
+
+    def finish(self, kind: str, settings: dict[str, Any]) -> MeshSummary:
+        skipped = {str(path): reason for path, reason in self.summary.skipped}
+        more = {"splits": self.summary.splits, "skipped": skipped}
+        write_manifest(self.summary.output, kind, settings, complete=True, **more)
+        return self.summary
+
+
+def _plan(
+    input: Path,
+    output: Path,
+    category: str | None,
+    up: str,
+    forward: str,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    workers: int | None,
+    progress: bool,
+) -> _MeshPlan:
+    """Find, try and share out the meshes of a folder."""
+    files = find_meshes(input, output)
+    for suffix in {path.suffix.lower() for path in files}:
+        frame(suffix, up, forward)
+    readable, skipped = _sift(files, input, up, forward, workers, progress)
+    splits = split_names(sorted(readable), val_fraction, test_fraction, seed)
+    category = re.sub(r"_(train|val|test)$", "", _clean(category or input.resolve().name))
+    settings = {
+        **{"category": category, "up": up, "forward": forward, "seed": seed},
+        **{"val_fraction": val_fraction, "test_fraction": test_fraction, "meshes": _digest(files, input)},
+    }
+    return _MeshPlan(readable, settings, MeshSummary(output, category, splits, skipped))
+
+
+def _sift(
+    files: list[Path], root: Path, up: str, forward: str, workers: int | None, progress: bool
+) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
+    """Readable meshes by scene name, and (file, reason) of the others.
+
+    Raises:
+        MNIFError: none can be read.
+    """
+    jobs = [_MeshJob(path, up, forward) for path in files]
+    reasons = run_jobs(_probe, jobs, workers, progress, "Reading meshes")
+    skipped = [(path, reason) for path, reason in zip(files, reasons) if reason is not None]
+    if len(skipped) == len(files):
+        raise MNIFError(f"{root}: none of its {len(files)} meshes can be used; the first: {skipped[0][1]}")
+    names = scene_names(files, root)
+    return {name: path for name, path, reason in zip(names, files, reasons) if reason is None}, skipped
+
+
+def find_meshes(input: Path, output: Path | None = None) -> list[Path]:
+    """Mesh files below `input`, sorted; hidden ones and those below `output` are left out.
+
+    Raises:
+        MNIFError: no such folder, or no mesh file in it.
+    """
+    if not input.is_dir():
+        problem = "is a file" if input.exists() else "no such folder"
+        raise MNIFError(f"{input}: {problem}; give the folder that holds your meshes.")
+    found = []
+    for path in sorted(input.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(input).parts)
+        inside = output is not None and path.resolve().is_relative_to(output.resolve()) and output != input
+        if path.suffix.lower() in MESH_SUFFIXES and path.is_file() and not hidden and not inside:
+            found.append(path)
+    if not found:
+        raise MNIFError(f"{input}: no mesh in it; expected files that end in {', '.join(MESH_SUFFIXES)}.")
+    return found
+
+
+def scene_names(files: list[Path], root: Path) -> list[str]:
+    """A folder name for each file: its stem, or, if stems repeat, its path below `root`, then its suffix."""
+
+    def named(level: int, path: Path) -> str:
+        relative = path.relative_to(root)
+        long = "-".join(relative.with_suffix("").parts)
+        return _clean((path.stem, long, f"{long}-{relative.suffix[1:]}")[level])
+
+    names = [named(0, path) for path in files]
+    for level in (1, 2):
+        repeated = Counter(name.casefold() for name in names)
+        names = [named(level, p) if repeated[n.casefold()] > 1 else n for n, p in zip(names, files)]
+    taken: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        while taken[name.casefold()]:
+            taken[names[index].casefold()] += 1
+            name = f"{names[index]}-{taken[names[index].casefold()]}"
+        taken[name.casefold()] += 1
+        names[index] = name
+    return names
+
+
+def split_names(names: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[str]]:
+    """Share out scenes: {"train": [...], "val": [...], "test": [...]}, empty splits left out.
+
+    Raises:
+        MNIFError: nothing would be left for training.
+    """
+    counts = []
+    for fraction in (val_fraction, test_fraction):
+        least = 1 if fraction > 0 and len(names) >= SMALLEST_SPLIT else 0
+        counts.append(max(least, round(fraction * len(names))) if len(names) >= SMALLEST_SPLIT else 0)
+    num_val, num_test = counts
+    if num_val + num_test >= len(names):
+        raise MNIFError(
+            f"--val-fraction {val_fraction} and --test-fraction {test_fraction}: leave none of {len(names)} "
+            "meshes for training; choose smaller fractions."
+        )
+    order = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
+    shares = {
+        "train": sorted(order[num_val + num_test :]),
+        "val": sorted(order[:num_val]),
+        "test": sorted(order[num_val : num_val + num_test]),
+    }
+    return {split: members for split, members in shares.items() if members}
+
+
+def _probe(job: _MeshJob) -> str | None:
+    """Why a mesh cannot be used, or None."""
+    try:
+        read_surface(job.path, job.up, job.forward)
+    except MNIFError as error:
+        return str(error)
+    return None
+
+
+def _draw(job: _MeshJob) -> None:
+    assert job.camera is not None
+    render_pictures(read_surface(job.path, job.up, job.forward), job.pictures, job.camera)
+
+
+def _fill(job: _MeshJob) -> str | None:
+    """Write a mesh's voxels; returns why there are none, or None."""
+    from mnif_nerf.data.geometry.voxel_meshes import voxelise_file
+
+    assert job.voxels is not None
+    cells = voxelise_file(job.path, job.resolution, job.up, job.forward)
+    try:
+        require_shape(cells, f"{job.path} at {job.resolution}^3")
+    except MNIFError as error:
+        return str(error)
+    write_occupancy(job.voxels, cells)
+    return None
+
+
+def _clean(name: str) -> str:
+    """A name that is a plain folder on every system."""
+    return re.sub(r"[^\w.\-]+", "_", name).strip("._") or "mesh"
+
+
+def _digest(files: list[Path], root: Path) -> str:
+    """Number of files and a digest of their names and sizes, to notice that the folder changed."""
+    listing = "\n".join(f"{path.relative_to(root).as_posix()} {path.stat().st_size}" for path in files)
+    return f"{len(files)} files, {hashlib.sha256(listing.encode()).hexdigest()[:12]}"
+
+
+def _check_settings(
+    train_views: int, heldout_views: int, test_views: int, resolution: int, val: float, test: float, seed: int
+) -> None:
+    for name, count in (("train-views", train_views), ("test-views", test_views), ("resolution", resolution)):
+        if count < 1:
+            raise MNIFError(f"--{name} {count}: must be 1 or more.")
+    for name, count in (("heldout-views", heldout_views), ("seed", seed)):
+        if count < 0:
+            raise MNIFError(f"--{name} {count}: must be 0 or more.")
+    for name, share in (("val-fraction", val), ("test-fraction", test)):
+        if not 0 <= share < 1:
+            raise MNIFError(f"--{name} {share}: must be at least 0 and below 1.")
+    if resolution > MAX_RESOLUTION:
+        raise MNIFError(f"--resolution {resolution}: must be {MAX_RESOLUTION} or less.")

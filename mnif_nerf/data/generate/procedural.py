@@ -1,0 +1,215 @@
+"""Procedural cars as surfaces, occupancy and a data set in the SRN layout: deterministic by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnif_nerf.data.generate.car_assembly import build_car
+from mnif_nerf.data.generate.car_design import SPLIT_CODES, CarParameters, body_type, sample_car
+from mnif_nerf.data.generate.car_parts import Part
+from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
+from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
+from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION, Camera, Surface
+from mnif_nerf.data.geometry.voxelise import check_voxel_resolution, occupancy_of_mesh
+from mnif_nerf.errors import MNIFError
+
+GENERATOR_VERSION = 1
+"""Raised whenever the same seed gives another car: folders of different versions are not mixed."""
+OCCUPANCY_RESOLUTION = 64
+
+
+def normalised_parts(car: CarParameters) -> list[Part]:
+    """The car's parts, centred on the origin and scaled to a bounding-box diagonal of 1."""
+    parts = build_car(car)
+    low = np.min([part.vertices.min(0) for part in parts], axis=0)
+    high = np.max([part.vertices.max(0) for part in parts], axis=0)
+    centre, scale = (low + high) / 2, 1.0 / np.linalg.norm(high - low)
+    return [Part((part.vertices - centre) * scale, part.faces, part.colors) for part in parts]
+
+
+def car_surface(car: CarParameters | int | Sequence[int]) -> Surface:
+    """A car (or the car of a seed) as one coloured surface in the unit-diagonal frame."""
+    if not isinstance(car, CarParameters):
+        car = sample_car(car)
+    parts = normalised_parts(car)
+    offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
+    return Surface(
+        vertices=np.concatenate([part.vertices for part in parts]),
+        faces=np.concatenate([part.faces + offset for part, offset in zip(parts, offsets)]),
+        corner_colors=np.repeat(np.concatenate([part.colors for part in parts])[:, None], 3, axis=1),
+    )
+
+
+def car_occupancy(car: CarParameters | int | Sequence[int], resolution: int = 64) -> np.ndarray:
+    """Which cells of [-0.5, 0.5]^3 the car fills: bool [G, G, G] in x, y, z order.
+
+    Every part is closed and is filled on its own; the results are OR-ed, since crossings of overlapping
+    shells would cancel.
+
+    Raises:
+        MNIFError: `resolution` is below 1.
+    """
+    if not isinstance(car, CarParameters):
+        car = sample_car(car)
+    filled = [occupancy_of_mesh(part.vertices, part.faces, resolution) for part in normalised_parts(car)]
+    return np.logical_or.reduce(filled)
+
+
+@dataclass(frozen=True)
+class _CarJob:
+    """All files of one car."""
+
+    seed: tuple[int, ...]
+    body: str
+    pictures: tuple[Pictures, ...]
+    camera: Camera
+    occupancy: Path | None
+
+
+def make_procedural_cars(
+    output: Path | str,
+    num_train: int = 128,
+    num_val: int = 8,
+    num_test: int = 16,
+    train_views: int = 16,
+    heldout_views: int = 4,
+    test_views: int = 24,
+    resolution: int = 64,
+    seed: int = 0,
+    occupancy: bool = True,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write a data set of procedural cars in the SRN layout, or complete one that was interrupted.
+
+    `<output>/cars_train` (cameras over the whole sphere), `cars_train_val` (the same cars from a held-out
+    spiral), `cars_val` and `cars_test` (other cars, spiral), `occupancy/<split>/<scene>.npz` (64^3, see
+    `mnif_nerf.data.generate.writer.read_occupancy`) and `dataset.json`. Scenes are named `<number>-<body type>`.
+
+    Args:
+        output: the folder; one made earlier with the same settings is completed, scenes in it are kept.
+        num_train, num_val, num_test: cars per split; val and test may be 0.
+        train_views, heldout_views, test_views: pictures per car; heldout_views may be 0.
+        resolution: height and width in pixels.
+        seed: of everything; the splits draw from disjoint streams.
+        occupancy: whether to write the occupancy files.
+        workers: processes, None for one per core.
+        progress: whether to show a bar.
+
+    Returns:
+        `output` as a Path.
+
+    Raises:
+        MNIFError: a count that makes no sense, a folder that holds something else or was made with other
+            settings, a full disk.
+    """
+    settings = {
+        **{"num_train": num_train, "num_val": num_val, "num_test": num_test, "train_views": train_views},
+        **{"heldout_views": heldout_views, "test_views": test_views, "resolution": resolution, "seed": seed},
+        **{"occupancy": occupancy, "generator": GENERATOR_VERSION},
+    }
+    _check_settings(settings)
+    output = Path(output)
+    claim_output(output, "procedural-cars", settings)
+    plan = ViewPlan(output, "cars", train_views, heldout_views, test_views, resolution)
+    jobs = []
+    for split, name, entropy, body in _cars(seed, num_train, num_val, num_test):
+        cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
+        jobs.append(_CarJob(entropy, body, plan.pictures(split, name, (*entropy, 1)), plan.camera, cells))
+    run_jobs(_draw_car, [job for job in jobs if _is_missing(job)], workers, progress, "Rendering cars")
+    write_manifest(output, "procedural-cars", settings, complete=True)
+    return output
+
+
+def make_procedural_voxels(
+    output: Path | str,
+    num_train: int = 128,
+    num_val: int = 8,
+    num_test: int = 16,
+    resolution: int = 64,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write the same cars as `make_procedural_cars` as voxels alone, or complete what was interrupted.
+
+    `<output>/{train,val,test}/<car>.npz` (see `mnif_nerf.data.generate.writer.read_occupancy`) and `dataset.json`.
+
+    Args:
+        output: the folder; one made earlier with the same settings is completed, shapes in it are kept.
+        num_train, num_val, num_test: cars per split; val and test may be 0.
+        resolution: cells along an edge.
+        seed: of everything; the splits draw from disjoint streams.
+        workers: processes, None for one per core.
+        progress: whether to show a bar.
+
+    Returns:
+        `output` as a Path.
+
+    Raises:
+        MNIFError: a count that makes no sense, a folder that holds something else or was made with other
+            settings, a full disk.
+    """
+    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test, "seed": seed}
+    _check_settings(counts)
+    check_voxel_resolution(resolution)
+    output = Path(output)
+    settings = {**counts, "voxels": resolution, "generator": GENERATOR_VERSION}
+    claim_output(output, "procedural-car-voxels", settings)
+    jobs = [
+        _VoxelJob(entropy, body, output / split / f"{name}.npz", resolution)
+        for split, name, entropy, body in _cars(seed, num_train, num_val, num_test)
+    ]
+    run_jobs(_fill_car, [job for job in jobs if not job.path.exists()], workers, progress, "Filling cars")
+    write_manifest(output, "procedural-car-voxels", settings, complete=True)
+    return output
+
+
+@dataclass(frozen=True)
+class _VoxelJob:
+    """The voxels of one car."""
+
+    seed: tuple[int, ...]
+    body: str
+    path: Path
+    resolution: int
+
+
+def _fill_car(job: _VoxelJob) -> None:
+    write_occupancy(job.path, car_occupancy(sample_car(job.seed, job.body), job.resolution))
+
+
+def _cars(seed: int, num_train: int, num_val: int, num_test: int) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+    """Split, name, seed and body type of every car of a data set."""
+    for split, count in (("train", num_train), ("val", num_val), ("test", num_test)):
+        for index in range(count):
+            body = body_type(seed, split, index)
+            name = f"{index:04d}-{body}" if split == "train" else f"{split}-{index:04d}-{body}"
+            yield split, name, (seed, SPLIT_CODES[split], index), body
+
+
+def _draw_car(job: _CarJob) -> None:
+    car = sample_car(job.seed, job.body)
+    render_pictures(car_surface(car), job.pictures, job.camera)
+    if job.occupancy is not None and not job.occupancy.exists():
+        write_occupancy(job.occupancy, car_occupancy(car, OCCUPANCY_RESOLUTION))
+
+
+def _is_missing(job: _CarJob) -> bool:
+    folders = [pictures.folder for pictures in job.pictures]
+    return not all(path.exists() for path in (*folders, *([job.occupancy] if job.occupancy else [])))
+
+
+def _check_settings(settings: dict[str, int]) -> None:
+    for name in ("num_train", "train_views", "test_views", "resolution"):
+        if settings.get(name, 1) < 1:
+            raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 1 or more.")
+    for name in ("num_val", "num_test", "heldout_views", "seed"):
+        if settings.get(name, 0) < 0:
+            raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 0 or more.")
+    if settings.get("resolution", 1) > MAX_RESOLUTION:
+        raise MNIFError(f"--resolution {settings['resolution']}: must be {MAX_RESOLUTION} or less.")

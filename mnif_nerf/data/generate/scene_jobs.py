@@ -1,0 +1,181 @@
+"""Rendering many scenes on all cores: jobs that can be stopped at any moment and taken up again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mnif_nerf.data.generate.writer import write_scene
+from mnif_nerf.data.geometry.raytrace import Camera, Surface, SurfaceRenderer
+from mnif_nerf.errors import MNIFError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+SHARE_ABOVE = 0.75
+"""Share of training cameras above the ground plane: whole sphere, but more of it where people look from."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One scene folder to fill: where, and from which poses [V, 4, 4]."""
+
+    folder: Path
+    poses: np.ndarray
+
+
+class ViewPlan:
+    """Which pictures each scene of a data set gets, for a category, numbers of views and a resolution.
+
+    Training scenes get `train_views` over the whole sphere, and `heldout_views` from a spiral in a folder of
+    their own (`<category>_train_val`; none where 0); other scenes get `test_views` from a spiral.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        category: str,
+        train_views: int,
+        heldout_views: int,
+        test_views: int,
+        resolution: int,
+    ) -> None:
+        from mnif_nerf.rendering.cameras import (
+            Intrinsics,
+        )  # late, so that mistakes are told before torch loads
+
+        self.prefix = output / category
+        self.train_views = train_views
+        self.camera: Camera = Intrinsics.default(resolution)
+        self._heldout = heldout_poses(heldout_views) if heldout_views else None
+        self._spiral = heldout_poses(test_views)
+
+    def pictures(self, split: str, name: str, seed: Sequence[int]) -> tuple[Pictures, ...]:
+        """Folders and poses of one scene; `seed` turns the training cameras."""
+        if split != "train":
+            return (Pictures(self._folder(split, name), self._spiral),)
+        training = training_poses(self.train_views, np.random.default_rng(seed))
+        found = [Pictures(self._folder("train", name), training)]
+        if self._heldout is not None:
+            found.append(Pictures(self._folder("train_val", name), self._heldout))
+        return tuple(found)
+
+    def _folder(self, split: str, name: str) -> Path:
+        return self.prefix.with_name(f"{self.prefix.name}_{split}") / name
+
+
+def training_poses(count: int, rng: np.random.Generator) -> np.ndarray:
+    """Cameras float32 [count, 4, 4] over the whole sphere, three quarters of them above the ground plane.
+
+    A golden-angle lattice with a random turn and a random offset in height: no two scenes share views.
+    """
+    from mnif_nerf.rendering.cameras import orbit_pose
+
+    golden = 180.0 * (3.0 - np.sqrt(5.0))
+    turn, offset = rng.uniform(0, 360), rng.uniform(0, 1)
+    share = (np.arange(count) + offset) / count
+    below = 1.0 - SHARE_ABOVE
+    height = np.where(share < below, share / below - 1.0, (share - below) / SHARE_ABOVE)
+    elevation = np.degrees(np.arcsin(np.clip(height, -0.999, 0.999)))
+    poses = [orbit_pose(float(e), float(turn + golden * i)) for i, e in enumerate(elevation)]
+    return np.stack([pose.numpy() for pose in poses]).astype(np.float32)
+
+
+def heldout_poses(count: int) -> np.ndarray:
+    """Cameras float32 [count, 4, 4] on a spiral over the upper hemisphere."""
+    from mnif_nerf.rendering.cameras import spiral_poses
+
+    # A golden angle a step where there are few, else four turns and a bit: whole turns show one side only.
+    return spiral_poses(count, turns=min(0.381966 * count, 4.2)).numpy().astype(np.float32)
+
+
+def render_pictures(surface: Surface, pictures: Sequence[Pictures], camera: Camera) -> None:
+    """Render and write those scene folders that are not there yet."""
+    missing = [item for item in pictures if not item.folder.exists()]
+    if not missing:
+        return
+    renderer = SurfaceRenderer(surface)
+    for item in missing:
+        images = np.stack([renderer.render(pose, camera) for pose in item.poses])
+        write_scene(item.folder, images, item.poses, camera)
+
+
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None, progress: bool, title: str
+) -> list[Result]:
+    """Run `function` over `jobs` in worker processes and return the results in order.
+
+    Ctrl-C lets the running jobs finish and drops the others, so that no temporary folder stays behind.
+
+    Args:
+        function: importable (top-level) function of one picklable job.
+        jobs: what to do.
+        workers: processes; None for one per core; 1 works in this process.
+        progress: whether to show a bar.
+        title: the bar's words.
+
+    Raises:
+        MNIFError: `workers` is below 1, or a worker process died; and whatever `function` raises.
+    """
+    if workers is not None and workers < 1:
+        raise MNIFError(f"--workers {workers}: must be 1 or more.")
+    if not jobs:
+        return []
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    count = min(workers or _cores(), len(jobs))
+    if count <= 1:
+        with Progress(*columns, disable=not progress) as bar:
+            line = bar.add_task(title, total=len(jobs))
+            results = []
+            for job in jobs:
+                results.append(function(job))
+                bar.advance(line)
+            return results
+    # Forked workers start at once and only run numpy and Embree; elsewhere fork is unsafe or unknown.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context = multiprocessing.get_context(method)
+    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_worker)
+    try:
+        futures = [executor.submit(function, job) for job in jobs]
+        with Progress(*columns, disable=not progress) as bar:
+            line = bar.add_task(title, total=len(jobs))
+            for future in as_completed(futures):
+                _raise_early(future)
+                bar.advance(line)
+        return [future.result() for future in futures]
+    except BrokenProcessPool:
+        raise MNIFError(
+            f"{title}: a worker process was killed, perhaps for want of memory; run again with --workers 1."
+        ) from None
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _raise_early(future: Future[Any]) -> None:
+    error = future.exception()
+    if error is not None:
+        raise error
+
+
+def _quiet_worker() -> None:
+    """Ctrl-C reaches the whole process group; only the parent acts on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,0 +1,150 @@
+"""Voxels in the HDF5 layout of IM-NET, in which the paper's ShapeNet came.
+
+A file holds one split, told by "train", "val" or "test" in its name (`all_vox256_img_train.hdf5`); files that name
+none are shared out by the program. Read is
+
+    voxels                   uint8 [N, G, G, G] or [N, G, G, G, 1], above 0.5 inside
+
+and, where there is no such table,
+
+    points_64, values_64     uint8 [N, P, 3] and [N, P, 1]: sampled cells of a 64^3 grid
+
+A point p in 0 ... 255 lies in cell p // 4 (at (p + 1) / 128 - 1 in [-1, 1], within half a sample of its centre). Such
+points crowd at the surface; cells without one get the value of the nearest cell that has one. A text file of the same
+name (.txt), one line per row, names the shapes; without it they are numbered.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnif_nerf.data.stores.grid_layout import GRID_SPLITS, GridSource, share_out
+from mnif_nerf.errors import MNIFError
+
+if TYPE_CHECKING:
+    import h5py
+
+POINT_RESOLUTION = 64
+_POINTS = ("points_64", "values_64")
+
+
+def hdf5_sources(tables: list[Path]) -> dict[str, tuple[GridSource, ...]]:
+    """The shapes of every split of some files, in the order train, val, test.
+
+    Raises:
+        MNIFError: h5py is missing, a file is damaged or lacks the tables, or only some files name a split.
+    """
+    rows: dict[str, list[GridSource]] = {split: [] for split in GRID_SPLITS}
+    unnamed: list[GridSource] = []
+    for path in tables:
+        found = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", path.stem.lower())
+        (rows[found[1]] if found else unnamed).extend(_rows(path))
+    if unnamed and any(rows.values()):
+        raise MNIFError(f"{unnamed[0].path}: names no split beside files that do; put train, val or test in its name.")
+    for split in (*rows.values(), unnamed):
+        name, count = Counter(source.name for source in split).most_common(1)[0] if split else ("", 0)
+        if count > 1:
+            raise MNIFError(f"{tables[0].parent}: {count} shapes are named {name}; give each a name of its own.")
+    if unnamed:
+        by_name = {source.name: source for source in unnamed}
+        rows = {split: [by_name[name] for name in names] for split, names in share_out(list(by_name)).items()}
+    return {split: tuple(sources) for split, sources in rows.items() if sources}
+
+
+class Hdf5Reader:
+    """Reads shapes from IM-NET files, which it keeps open until `close`."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, h5py.File] = {}
+        self._lock = threading.Lock()  # rows are asked for by several threads
+
+    def read(self, source: GridSource) -> np.ndarray:
+        """One shape: bool [G, G, G].
+
+        Raises:
+            MNIFError: damaged, or not a cube.
+        """
+        path, row = source.path, source.row
+        try:
+            with self._lock:
+                if path not in self._open:
+                    self._open[path] = _open(path)
+            file = self._open[path]
+            if "voxels" in file:
+                cells = np.asarray(file["voxels"][row]) > 0.5
+                cells = cells[..., 0] if cells.ndim == 4 else cells
+            else:
+                cells = _from_points(*(np.asarray(file[name][row]) for name in _POINTS))
+        except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
+            raise MNIFError(f"{path}: row {row} cannot be read ({error}); fetch the file again.") from None
+        if cells.ndim != 3 or len(set(cells.shape)) != 1:
+            raise MNIFError(f"{path}: row {row} has shape {list(cells.shape)}, not a cube; expected [G, G, G].")
+        return cells
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+
+def _rows(path: Path) -> list[GridSource]:
+    axes: tuple[int, ...]
+    with _open(path) as file:
+        keys = sorted(file.keys())
+        if "voxels" in keys:
+            table, axes = file["voxels"], (4, 5)
+        elif set(_POINTS) <= set(keys):
+            table, axes = file[_POINTS[0]], (3,)
+        else:
+            found = ", ".join(keys) or "nothing"
+            raise MNIFError(
+                f"{path}: holds {found}, but neither voxels nor {' and '.join(_POINTS)}; is it one of IM-NET's files?"
+            )
+        shape = tuple(int(n) for n in getattr(table, "shape", ()))
+        if len(shape) not in axes:
+            raise MNIFError(f"{path}: {table.name[1:]} has shape {list(shape)}; expected one of IM-NET's tables.")
+        count = shape[0]
+    return [GridSource(name, path, row) for row, name in enumerate(_names(path, count))]
+
+
+def _names(path: Path, count: int) -> list[str]:
+    listing = path.with_suffix(".txt")
+    if listing.is_file():
+        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [re.sub(r"[^\w.\-]+", "-", line.strip()) for line in lines if line.strip()]
+        if len(names) == count and len(set(names)) == count:
+            return names
+        print(f"{listing}: {len(names)} names for {count} shapes, or some twice; the shapes are numbered.", flush=True)
+    return [f"{path.stem}-{row:06d}" for row in range(count)]
+
+
+def _open(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MNIFError(f'{path}: reading HDF5 needs h5py, which is missing; pip install "mnif_nerf[hdf5]".') from None
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise MNIFError(f"{path}: cannot be read as HDF5 ({reason}); fetch it again.") from None
+
+
+def _from_points(points: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """bool [64, 64, 64] from points uint8 [P, 3] and values [P, 1], by the nearest point."""
+    from scipy import ndimage
+
+    cells = tuple((points.reshape(-1, 3).astype(np.int64) * POINT_RESOLUTION // 256).T)
+    known = np.zeros((POINT_RESOLUTION,) * 3, dtype=bool)
+    inside = np.zeros_like(known)
+    known[cells] = True
+    inside[cells] = values.reshape(-1) > 0.5
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    return inside[tuple(nearest)]

@@ -1,0 +1,124 @@
+"""Reader of nerfstudio's (and Blender's) transforms.json: pictures of one object with their cameras.
+
+Poses there are camera-to-world in OpenGL's convention (x right, y up, z backwards), world z up; here they become
+OpenCV's (x right, y down, z forward). Distortion is not undone: coefficients that matter are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, image_size
+from mnif_nerf.data.readers.srn import pose_faults
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import read_json
+
+NAME = "transforms.json"
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_LISTED = 3  # missing files named in a sentence
+
+
+def read_transforms(path: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tuple[int, int]]:
+    """Pictures and cameras.
+
+    Args:
+        path: transforms.json, or the folder that holds it.
+
+    Returns:
+        the pictures' paths [V]; poses float32 [V, 4, 4] camera-to-world, OpenCV axes; intrinsics float32 [V, 3]
+        (f, cx, cy in pixels of the pictures); and their size (H, W).
+
+    Raises:
+        MNIFError: not such a file, missing or unreadable pictures, cameras without a focal length, with distortion
+            or oblong pixels, or matrices that are no poses.
+    """
+    path = path / NAME if path.is_dir() else path
+    content = read_json(path)
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
+        raise MNIFError(f"{path}: has no list of frames; write it again (nerfstudio: ns-process-data).")
+    images = [_image(path, frame) for frame in frames]
+    missing = [image for image in images if not image.is_file()]
+    if missing:
+        names = ", ".join(map(str, missing[:_LISTED]))
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise MNIFError(
+            f"{path}: {len(missing)} of its {len(images)} pictures are missing ({names}{more}); copy them there, or "
+            "take their frames out."
+        )
+    poses = _poses(path, frames)
+    size = image_size(images[0])
+    intrinsics = [_intrinsics(path, {**content, **frame}, size) for frame in frames]
+    return images, poses, np.array(intrinsics, dtype=np.float32), size
+
+
+def _image(path: Path, frame: dict[str, Any]) -> Path:
+    named = frame.get("file_path")
+    if not isinstance(named, str) or not named:
+        raise MNIFError(f"{path}: a frame has no file_path; write the file again.")
+    image = path.parent / named
+    if not image.name:
+        raise MNIFError(f"{path}: a frame's file_path {named!r} names no picture; write the file again.")
+    if image.suffix.lower() in IMAGE_SUFFIXES:
+        return image
+    with_suffix = image.with_name(image.name + ".png")  # Blender's files leave the suffix out
+    known = image.suffix.lower() in Image.registered_extensions() or image.is_file()
+    if known and not with_suffix.is_file():
+        raise MNIFError(
+            f"{path}: {named}: pictures of kind {image.suffix or 'unknown'!r} are not read; convert them to PNG or "
+            "JPEG and change file_path."
+        )
+    return with_suffix
+
+
+def _poses(path: Path, frames: list[dict[str, Any]]) -> np.ndarray:
+    try:
+        poses = np.array([frame["transform_matrix"] for frame in frames], dtype=np.float64)
+        if poses.shape == (len(frames), 3, 4):
+            poses = np.concatenate([poses, np.tile([[[0.0, 0.0, 0.0, 1.0]]], (len(frames), 1, 1))], axis=1)
+        if poses.shape != (len(frames), 4, 4):
+            raise ValueError(f"shape {poses.shape[1:]}")
+    except (KeyError, TypeError, ValueError):
+        raise MNIFError(
+            f"{path}: a frame has no transform_matrix of 4x4 numbers; pictures without poses cannot be used together "
+            "(fit one of them alone: its pose is searched)."
+        ) from None
+    for view, fault in pose_faults(poses):
+        raise MNIFError(f"{path}: frame {view}, transform_matrix: {fault}.")
+    return (poses * np.array([1.0, -1.0, -1.0, 1.0])).astype(np.float32)
+
+
+def _intrinsics(path: Path, values: dict[str, Any], size: tuple[int, int]) -> tuple[float, float, float]:
+    """(f, cx, cy) in pixels of pictures of `size` (H, W)."""
+    height, width = size
+    try:
+        for name in _DISTORTION:
+            if abs(float(values.get(name) or 0.0)) > 1e-3:
+                raise MNIFError(
+                    f"{path}: cameras with distortion ({name} {values[name]}); undistort the pictures first (COLMAP: "
+                    "image_undistorter)."
+                )
+        stated = float(values.get("w") or width)
+        if values.get("fl_x"):
+            focal = float(values["fl_x"])
+        elif values.get("camera_angle_x"):
+            focal = 0.5 * stated / math.tan(0.5 * float(values["camera_angle_x"]))
+        else:
+            raise MNIFError(f"{path}: says neither fl_x nor camera_angle_x; add the focal length.")
+        if values.get("fl_y") and abs(float(values["fl_y"]) - focal) > 0.01 * focal:
+            raise MNIFError(f"{path}: two focal lengths ({focal:g}, {values['fl_y']:g}); resample to square pixels.")
+        scale = width / stated
+        cx = scale * float(values["cx"]) if "cx" in values else width / 2
+        cy = scale * float(values["cy"]) if "cy" in values else height / 2
+    except (TypeError, ValueError) as error:
+        if isinstance(error, MNIFError):
+            raise
+        raise MNIFError(f"{path}: a camera's numbers cannot be read ({error}); write the file again.") from None
+    if not focal > 0 or not math.isfinite(focal):
+        raise MNIFError(f"{path}: a focal length of {focal}; it must be positive.")
+    return focal * scale, cx, cy

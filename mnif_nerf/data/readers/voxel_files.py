@@ -1,0 +1,140 @@
+"""Reading voxel grids: .binvox, .npy and .npz.
+
+Grids keep the axes of their files, index order [x, y, z].
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from mnif_nerf.data.generate.writer import read_occupancy
+from mnif_nerf.data.stores.packing import unpack_bits
+from mnif_nerf.errors import MNIFError
+
+VOXEL_SUFFIXES = (".binvox", ".npy", ".npz")
+LARGEST = 1024
+"""Cells along an edge: a file that asks for more is damaged, or would fill the memory."""
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
+
+
+def read_voxels(path: Path | str) -> np.ndarray:
+    """Read a grid: bool [G, G, G], index order [x, y, z].
+
+    `.binvox`: as written by binvox and by `mnif-export-mesh`. `.npy`: [G, G, G] (axes of length 1 at either end
+    are dropped); bool, or numbers of which those above 0.5 are inside. `.npz`: what `mnif-data` and
+    `mnif-export-mesh` write, or a single such array under any name.
+
+    Raises:
+        MNIFError: missing, truncated, of another kind, or not a cube.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MNIFError(f"{path}: no such file.")
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".binvox":
+            return _cube(_read_binvox(path), path)
+        if suffix == ".npy":
+            return _cube(_inside(np.load(path, allow_pickle=False), path), path)
+        if suffix == ".npz":
+            return _cube(_read_npz(path), path)
+    except MNIFError:
+        raise
+    except _READ_ERRORS as error:
+        raise MNIFError(f"{path}: cannot be read as voxels ({_first_line(error)}); write it again.") from None
+    raise MNIFError(f"{path}: unknown voxel format {suffix!r}; use one of {', '.join(VOXEL_SUFFIXES)}.")
+
+
+def require_shape(cells: np.ndarray, name: object) -> None:
+    """Refuse a grid that holds nothing to learn.
+
+    Raises:
+        MNIFError: no cell is inside, or all are.
+    """
+    if not cells.any():
+        raise MNIFError(f"{name}: every cell is empty, so there is no shape in it; remove it or voxelise it again.")
+    if cells.all():
+        raise MNIFError(f"{name}: every cell is full, so there is no shape in it; remove it or voxelise it again.")
+
+
+def resample(cells: np.ndarray, resolution: int, name: object) -> np.ndarray:
+    """Bring a grid [G, G, G] to a coarser one by blocks: a block is inside where at least half of its cells are.
+
+    Raises:
+        MNIFError: `resolution` does not divide G.
+    """
+    size = len(cells)
+    if size == resolution:
+        return cells
+    if resolution < 1 or size % resolution:
+        raise MNIFError(
+            f"{name}: a grid of {size}^3 cells cannot be brought to {resolution}^3; ask for {size}, or for a"
+            " resolution that divides it."
+        )
+    block = size // resolution
+    counts = cells.reshape(resolution, block, resolution, block, resolution, block).sum(axis=(1, 3, 5))
+    return 2 * counts >= block**3
+
+
+def _read_binvox(path: Path) -> np.ndarray:
+    content = path.read_bytes()
+    head, found, data = content.partition(b"\ndata\n")
+    lines = head.decode("ascii", errors="replace").splitlines()
+    if not found or not head.startswith(b"#binvox"):
+        raise ValueError("no binvox header")
+    dims = next((line.split()[1:] for line in lines if line.startswith("dim ")), [])
+    shape = tuple(int(n) for n in dims)
+    if len(shape) != 3 or not all(1 <= n <= LARGEST for n in shape):
+        raise ValueError(f"dimensions {' '.join(dims) or 'missing'}")
+    pairs = np.frombuffer(data[: len(data) // 2 * 2], dtype=np.uint8).reshape(-1, 2)
+    count, expected = int(pairs[:, 1].sum(dtype=np.int64)), shape[0] * shape[1] * shape[2]
+    if count != expected:
+        kind = "truncated: " if count < expected else ""
+        raise ValueError(f"{kind}{count} of {expected} cells")
+    # In the file z runs faster than x, and y fastest.
+    cells = np.repeat(pairs[:, 0] != 0, pairs[:, 1]).reshape(shape[0], shape[2], shape[1])
+    return np.ascontiguousarray(cells.transpose(0, 2, 1))
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as content:
+        names = set(content.files)
+        if {"packed", "resolution"} <= names:
+            return read_occupancy(path)
+        if {"occupancy", "shape"} <= names:  # of mnif-export-mesh
+            shape, bits = tuple(int(n) for n in content["shape"]), content["occupancy"]
+            if len(bits) != -(-int(np.prod(shape)) // 8):
+                raise ValueError(f"{len(bits)} bytes of bits for a grid of {list(shape)}")
+            return unpack_bits(bits, shape)
+        if len(names) != 1:
+            raise ValueError(f"arrays {', '.join(sorted(names)) or 'missing'}; expected a single one")
+        return _inside(content[names.pop()], path)
+
+
+def _inside(array: np.ndarray, path: Path) -> np.ndarray:
+    """Bool cells from bool or numbers."""
+    if array.dtype == bool:
+        return array
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"elements of type {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise MNIFError(f"{path}: a cell is NaN or infinite; write the grid again.")
+    return array > 0.5
+
+
+def _cube(cells: np.ndarray, path: Path) -> np.ndarray:
+    while cells.ndim > 3 and cells.shape[-1] == 1:
+        cells = cells[..., 0]
+    while cells.ndim > 3 and cells.shape[0] == 1:
+        cells = cells[0]
+    if cells.ndim != 3 or len(set(cells.shape)) != 1:
+        raise MNIFError(f"{path}: a grid of shape {list(cells.shape)} is not a cube; expected [G, G, G], so pad it.")
+    return np.ascontiguousarray(cells)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

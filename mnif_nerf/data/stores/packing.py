@@ -1,0 +1,216 @@
+"""Turning one split of an SRN data set into a folder of arrays: decode, composite, mask, carve, write.
+
+Every array is appended to its file scene by scene, so memory holds a few scenes at a time, and a full disk
+is an exception (writing through a memory map would end the process with a bus error instead).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mnif_nerf.data.geometry.hull import HALF_EXTENT, HULL_RESOLUTION, carve_scene
+from mnif_nerf.data.readers.images import Background, composite_white, inspect_background, read_image, silhouette
+from mnif_nerf.data.readers.srn import SplitIndex
+from mnif_nerf.errors import MNIFError
+
+T = TypeVar("T")
+
+
+@dataclass
+class PackReport:
+    """What packing found: the background, and the scenes whose hull is not plain (by name)."""
+
+    background: Background
+    loose: list[str] = field(default_factory=list)
+    full: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """Sentences for the user, empty where all is well."""
+        notes = []
+        if not self.background.white:
+            notes.append("the background is not white: no silhouettes, no carving; every ray is drawn.")
+        if self.full:
+            notes.append(
+                f"no hull explains the silhouettes of {_listed(self.full)}: the whole cube is used there;"
+                " check masks and poses."
+            )
+        if self.loose:
+            notes.append(f"masks and poses disagree in a few views of {_listed(self.loose)}: looser hulls there.")
+        if self.outside:
+            notes.append(
+                f"{_listed(self.outside)}: the object reaches outside the cube of half size {HALF_EXTENT}"
+                " and will be cut off there; scale poses or object down."
+            )
+        return notes
+
+
+@dataclass(frozen=True)
+class _PackedScene:
+    images: np.ndarray
+    silhouettes: np.ndarray | None = None
+    touching: np.ndarray | None = None
+    hull: np.ndarray | None = None
+    state: str = "strict"
+    fits: bool = True
+
+
+def pack(
+    index: SplitIndex,
+    folder: Path,
+    workers: int | None = None,
+    advance: Callable[[int], None] = lambda views: None,
+) -> PackReport:
+    """Write the arrays of a store into `folder` (see `mnif_nerf.data.stores.scene_store` for the format).
+
+    Args:
+        workers: decoding threads; None takes up to 8.
+        advance: told the number of views done since the last call.
+
+    Raises:
+        MNIFError: an image cannot be read or differs in size, or the disk cannot hold the store.
+        OSError: the disk fills up on the way (the caller turns it into one sentence).
+    """
+    background = inspect_background(index.image_paths, index.height, index.width)
+    shapes = array_shapes(index, background.white)
+    require_space(folder, sum(int(np.prod(shape)) for shape in shapes.values()), f"{index.num_views} views")
+    report = PackReport(background)
+    np.save(folder / "poses.npy", index.poses)
+    np.save(folder / "intrinsics.npy", index.intrinsics)
+    np.save(folder / "view_offsets.npy", index.view_offsets)
+    files = {name: GrowingArray(folder / f"{name}.npy", shape[1:]) for name, shape in shapes.items()}
+    try:
+        jobs = ((_pack_scene, index, scene, background) for scene in range(index.num_scenes))
+        for scene, packed in enumerate(ordered_results(jobs, workers)):
+            files["images"].append(packed.images)
+            if background.white:
+                files["silhouettes"].append(packed.silhouettes)
+                files["touching"].append(packed.touching)
+                files["hulls"].append(packed.hull)
+            for kind in ("loose", "full"):
+                if packed.state == kind:
+                    getattr(report, kind).append(index.names[scene])
+            if not packed.fits:
+                report.outside.append(index.names[scene])
+            advance(len(packed.images))
+    finally:
+        for file in files.values():
+            file.close()
+    return report
+
+
+def array_shapes(index: SplitIndex, white: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the uint8 arrays of a store."""
+    shapes: dict[str, tuple[int, ...]] = {"images": (index.num_views, index.height, index.width, 3)}
+    if white:
+        bits = (index.num_views, -(-index.height * index.width // 8))
+        shapes |= {
+            "silhouettes": bits,
+            "touching": bits,
+            "hulls": (index.num_scenes, HULL_RESOLUTION**3 // 8),
+        }
+    return shapes
+
+
+def pack_bits(mask: np.ndarray) -> np.ndarray:
+    """bool [B, ...] to uint8 [B, ceil(n / 8)], bit i % 8 of byte i // 8 being element i."""
+    return np.packbits(mask.reshape(len(mask), -1), axis=1, bitorder="little")
+
+
+def unpack_bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Inverse of `pack_bits` for one row or many: bool [..., *shape]."""
+    count = int(np.prod(shape))
+    bits = np.unpackbits(packed, axis=-1, count=count, bitorder="little")
+    return bits.reshape(*packed.shape[:-1], *shape).astype(bool)
+
+
+def ordered_results(jobs: Iterator[tuple[Any, ...]], workers: int | None = None) -> Iterator[Any]:
+    """Results of `(function, *arguments)` jobs in order, from threads, with at most two jobs per thread in
+    flight.
+
+    A job that raises ends the iteration with its error; jobs that have not begun are then dropped.
+    """
+    count = workers or min(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(count)
+    pending: deque[Future] = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.submit(*job))
+            if len(pending) >= 2 * count:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pack_scene(index: SplitIndex, scene: int, background: Background) -> _PackedScene:
+    first, last = (int(v) for v in index.view_offsets[scene : scene + 2])
+    pixels = [read_image(path, index.height, index.width) for path in index.image_paths[first:last]]
+    images = np.stack([composite_white(picture) for picture in pixels])
+    if not background.white:
+        return _PackedScene(images)
+    masks = np.stack([silhouette(picture, background) for picture in pixels])
+    hull = carve_scene(masks, index.poses[first:last], index.intrinsics[scene])
+    return _PackedScene(
+        images, pack_bits(masks), pack_bits(hull.touching), pack_bits(hull.cells[None]), hull.state, hull.fits
+    )
+
+
+def require_space(folder: Path, data: int, what: str) -> None:
+    """Refuse before the work begins where a store of about `data` bytes cannot fit.
+
+    Raises:
+        MNIFError: with what is needed and what is free.
+    """
+    needed, free = int(1.02 * data) + 2**20, shutil.disk_usage(folder).free
+    if needed > free:
+        raise MNIFError(
+            f"{folder.parent}: packing {what} needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free;"
+            " free some space, or set MNIF_CACHE to a folder on another disk."
+        )
+
+
+class GrowingArray:
+    """An .npy file whose rows are appended; its header tells how many there are once it is closed.
+
+    Args:
+        path: the file.
+        row: shape of one row.
+        dtype: of the elements.
+    """
+
+    def __init__(self, path: Path, row: tuple[int, ...] = (), dtype: type = np.uint8) -> None:
+        self._row, self._bytes = row, 0
+        self._dtype: np.dtype = np.dtype(dtype)
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
+        self._write_header(0)
+
+    def append(self, rows: np.ndarray | None) -> None:
+        assert rows is not None
+        assert rows.dtype == self._dtype
+        self._bytes += self._file.write(np.ascontiguousarray(rows).data)
+
+    def close(self) -> None:
+        self._file.seek(0)
+        self._write_header(self._bytes // (self._dtype.itemsize * int(np.prod(self._row, dtype=np.int64))))
+        self._file.close()
+
+    def _write_header(self, count: int) -> None:
+        # numpy leaves room in the header for the first axis to grow, so that its length does not change.
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (count, *self._row)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def _listed(names: list[str], shown: int = 5) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

@@ -1,0 +1,217 @@
+"""What is evaluated: a trained model, and the data it was trained on and is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnif_nerf.data.sampling.views import spread
+from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
+from mnif_nerf.data.stores.scene_store import PackedStore, open_store
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.model_folder import locate_model
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Some instances of some splits, in order: `[K]` (store, row in it, name)."""
+
+    stores: tuple[GridStore, ...]
+    rows: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def names(self) -> list[str]:
+        """ "split/name" of each."""
+        return [f"{self.stores[s].split}/{self.stores[s].names[row]}" for s, row in self.rows]
+
+    def values(self) -> list[np.ndarray]:
+        """Voxels bool `[G, G, G]`, or pictures uint8 `[H, H, C]`."""
+        return [self.stores[s].values(row) for s, row in self.rows]
+
+
+class Subject:
+    """A model and its data.
+
+    Args:
+        pipe: the model.
+        data: the data folder.
+
+    Raises:
+        MNIFError: data of another modality or resolution, a model without its training latents.
+    """
+
+    def __init__(self, pipe: MNIFPipeline, data: Path | str) -> None:
+        self.pipe, self.data = pipe, Path(data)
+        if not pipe.names:
+            raise MNIFError("this model came without the latents of training instances, so nothing can be compared.")
+        if self.modality == "radiance":
+            self._check_names(self.scenes("train").names)
+        else:
+            self._check_grid(self.grids("train"))
+
+    @property
+    def modality(self) -> str:
+        """ "radiance", "voxel" or "image"."""
+        return self.pipe.modality
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that the data has, of this model's modality."""
+        if self.modality == "radiance":
+            from mnif_nerf.data.readers.srn_layout import list_splits
+
+            return tuple(list_splits(self.data))
+        return tuple(grid_splits(self.data, self.modality))
+
+    def grids(self, split: str, modality: str | None = None) -> GridStore:
+        """A split of voxels or pictures, at the model's resolution where the model has one."""
+        modality = modality or self.modality
+        grid = self.pipe.model.grid or {}
+        channels = grid.get("channels") if modality == "image" else None
+        return open_grid_store(self.data, split, modality, grid.get("resolution"), channels)
+
+    def scenes(self, split: str) -> PackedStore:
+        """A split of pictures with cameras."""
+        return open_store(self.data, split)
+
+    @cached_property
+    def has_solids(self) -> bool:
+        """Whether the data says which cells instances fill: always of voxels; of radiance where it lies beside."""
+        if self.modality == "image":
+            return False
+        try:
+            return "train" in grid_splits(self.data, "voxel")
+        except MNIFError:
+            return False
+
+    def training(self, count: int, modality: str | None = None) -> Instances:
+        """`count` training instances, spread evenly, in the model's order of names."""
+        store = self.grids("train", modality)
+        rows = [store.names.index(self.pipe.names[int(i)]) for i in self.training_rows(count)]
+        return Instances((store,), tuple((0, row) for row in rows))
+
+    def training_rows(self, count: int) -> np.ndarray:
+        """Rows of the latents of `count` training instances, spread evenly."""
+        return spread(len(self.pipe.names), count)
+
+    def references(self, splits: tuple[str, ...], most: int, modality: str | None = None) -> Instances:
+        """Instances that samples are compared with: of `splits` as far as they are there, `most` at the most.
+
+        Raises:
+            MNIFError: none of the splits is there.
+        """
+        present = tuple(grid_splits(self.data, modality)) if modality else self.splits
+        stores = tuple(self.grids(name, modality) for name in self.choose_splits(splits, present))
+        rows = [(s, row) for s, store in enumerate(stores) for row in range(store.num_instances)]
+        return Instances(stores, tuple(rows[int(i)] for i in spread(len(rows), most)))
+
+    def choose_splits(self, wanted: tuple[str, ...], present: tuple[str, ...] | None = None) -> list[str]:
+        """Those of `wanted` that are there.
+
+        Args:
+            wanted: names of splits.
+            present: splits to choose from; by default the data's own.
+
+        Raises:
+            MNIFError: none of them is there.
+        """
+        present = self.splits if present is None else present
+        found = [name for name in wanted if name in present]
+        if not found:
+            raise MNIFError(
+                f"{self.data}: has none of the splits {', '.join(wanted)} to compare samples with; name one that is "
+                f"there with --references ({', '.join(present)})."
+            )
+        return found
+
+    def _check_names(self, names: tuple[str, ...]) -> None:
+        missing = sorted(set(self.pipe.names) - set(names))
+        if missing:
+            raise MNIFError(
+                f"{self.data}: {len(missing)} of the {len(self.pipe.names)} instances the model was trained on are not "
+                f"in its train split (such as {missing[0]}); give the data of the training run with --data."
+            )
+
+    def _check_grid(self, store: GridStore) -> None:
+        grid: dict[str, Any] = self.pipe.model.grid or {}
+        for name, found in (("resolution", store.resolution), ("channels", store.channels)):
+            if name in grid and grid[name] != found:
+                raise MNIFError(
+                    f"{self.data}: its {self.modality}s have {name} {found}, the model was trained on {grid[name]}; "
+                    "give the data of the training run with --data."
+                )
+        self._check_names(store.names)
+
+
+def load_subject(load_config: Path | str, data: Path | str | None, device: str | None = None) -> Subject:
+    """A trained run with its data.
+
+    Args:
+        load_config: the run's config.yml, the run folder or a model folder.
+        data: the data folder; None takes what config.yml names.
+        device: as in `MNIFPipeline.from_pretrained`.
+
+    Raises:
+        MNIFError: no model, no data, or data that does not belong to the model.
+    """
+    pipe = MNIFPipeline.from_pretrained(load_config, device)
+    return Subject(pipe, find_data(load_config) if data is None else data)
+
+
+def find_data(load_config: Path | str) -> Path:
+    """The data folder that a run's config.yml names.
+
+    Raises:
+        MNIFError: there is no config.yml, or the folder is not there.
+    """
+    path = Path(load_config)
+    candidates = [path] if path.suffix == ".yml" else []
+    if path.exists():
+        model = locate_model(path)
+        candidates += [model.parent / "config.yml", model / "config.yml"]
+    config = next((place for place in candidates if place.is_file()), None)
+    if config is None:
+        raise MNIFError(f"{path}: no config.yml beside the model says where its data is; give it with --data.")
+    named = _data_of(config)
+    if named is None:
+        raise MNIFError(f"{config}: does not say where the data is; give it with --data.")
+    for place in (named, config.parent / named):
+        if place.exists() or (place.parent.is_dir() and any(place.parent.glob(f"{place.name}_*"))):
+            return place
+    raise MNIFError(f"{named}: no such folder (named by {config}); give the data with --data.")
+
+
+def _data_of(config: Path) -> Path | None:
+    """`data` of a nerfstudio config.yml, read without making its Python objects."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Reads nerfstudio's object tags as the plain values under them."""
+
+    def plain(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return loader.construct_mapping(node, deep=True)
+        if isinstance(node, yaml.SequenceNode):
+            return loader.construct_sequence(node, deep=True)
+        return loader.construct_scalar(node)  # type: ignore[arg-type]
+
+    Loader.add_multi_constructor("tag:yaml.org,2002:python/", plain)
+    try:
+        content = yaml.load(config.read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        raise MNIFError(f"{config}: not a readable config.yml ({error}); give the data with --data.") from None
+    pipeline = (content or {}).get("pipeline") or {}
+    manager = pipeline.get("datamanager") or {}
+    parser = manager.get("dataparser") or {}
+    for value in (content.get("data"), manager.get("data"), parser.get("data")):
+        if value:
+            return Path(*value) if isinstance(value, list) else Path(str(value))
+    return None

@@ -1,0 +1,260 @@
+"""Fitting a latent to observations that a model never saw, networks frozen, from several starts. No nerfstudio here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.observations.files import detect_kind, read_observation
+from mnif_nerf.data.observations.observations import (
+    Kind,
+    Observation,
+    Photo,
+    Placement,
+    as_observation,
+)
+from mnif_nerf.data.observations.observed_region import Region
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.latents.evidence import ObservedPoints
+from mnif_nerf.latents.fitting import frozen
+from mnif_nerf.latents.meta import MetaConfig, PointObjective, adapt
+from mnif_nerf.latents.poses import Hypotheses, PhotoSearch, PoseSearchConfig, Round
+from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, choose_starts, search
+from mnif_nerf.pipelines.fit.preparation import Prepared, check_kind, check_modality, photo_intrinsics, prepare
+
+if TYPE_CHECKING:
+    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.pipelines.generation import MNIFPipeline
+
+__all__ = ["Fit", "FitSettings", "fit_observation", "open_observation"]
+
+_INNER_POINTS = 4096
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a latent is searched.
+
+    Attributes:
+        restarts: k starts: the mean, the training latents that explain most, samples of the prior. Of a photo: the
+            hypotheses of pose and latent that are followed to the end.
+        steps: gradient steps from each start; of a photo in the last round.
+        lr: rate, in standard deviations of the training latents.
+        prior: what holds the latent, see `mnif_nerf.latents.search.SearchConfig`.
+        prior_weight: None takes what was measured to suit the observation (docs/fit.md).
+        seed: of draws and starts, 0 to 2^31 - 1.
+        views: of posed pictures, the ones to fit to; the others are scored.
+        region: what was seen of a shape or picture.
+        field_of_view: of a single picture, horizontal degrees; the training cameras' when None.
+        radius: distance of its camera; the training cameras' when None.
+    """
+
+    restarts: int = 3
+    steps: int = 200
+    lr: float = 0.1
+    prior: Regulariser = "whitened"
+    prior_weight: float | None = None
+    seed: int = 0
+    views: tuple[int, ...] = ()
+    region: Region = field(default_factory=Region)
+    field_of_view: float | None = None
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.restarts < 1:
+            raise MNIFError(f"--restarts {self.restarts} leaves nothing to do; use at least 1 (3 is usual).")
+        if self.restarts > 64:
+            raise MNIFError(f"--restarts {self.restarts}: use at most 64.")
+        if not 0 <= self.seed < 2**31:
+            raise MNIFError(f"--seed {self.seed}: must be 0 to {2**31 - 1}.")
+        if self.radius is not None and not 0.5 < self.radius < float("inf"):
+            raise MNIFError(f"--radius {self.radius} puts the camera inside the object; use more than 0.5.")
+        self.search_config(0.0)
+
+    def search_config(self, weight: float) -> SearchConfig:
+        """Settings of the search, with the weight that suits the observation unless one was given."""
+        return SearchConfig(self.steps, self.lr, weight if self.prior_weight is None else self.prior_weight, self.prior)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit found.
+
+    Attributes:
+        objects: one for each start, the best first.
+        losses: `[K]` theirs, the prior's share included; what "best" means.
+        starts: where each began.
+        before: the mean object, which is what the model says without any observation.
+        prepared: what was fitted to, and what is scored.
+        poses: of a photo, the cameras `[K, 4, 4]` found with the objects; else None.
+        seconds, cpu_seconds: of the search.
+    """
+
+    objects: list[NeuralObject]
+    losses: list[float]
+    starts: list[str]
+    before: NeuralObject
+    prepared: Prepared
+    poses: Tensor | None
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def best(self) -> NeuralObject:
+        """The object of least loss."""
+        return self.objects[0]
+
+
+def open_observation(
+    path: Path | str,
+    pipe: MNIFPipeline,
+    kind: Kind | Literal["auto"] = "auto",
+    placement: Placement | None = None,
+    scanner: tuple[float, float, float] | None = None,
+) -> Observation:
+    """Read an observation for a model.
+
+    Args:
+        path: file or folder.
+        pipe: the model.
+        kind: how to read it; by name and content when "auto".
+        placement: how its coordinates become the scene box's.
+        scanner: where a point cloud was scanned from, in the file's coordinates.
+
+    Raises:
+        MNIFError: unreadable, an observation of another modality, or a scanner where there is no point cloud.
+    """
+    path, placement = Path(path), placement or Placement()
+    found = detect_kind(path, pipe.modality) if kind == "auto" else kind
+    if found == "photo" and pipe.modality != "radiance":
+        found = "image"
+    check_kind(pipe.modality, found)
+    observation = read_observation(path, found, placement, pipe.model.camera["radius"], pipe.model.grid, scanner)
+    check_modality(pipe.model, observation)
+    return observation
+
+
+def fit_observation(
+    pipe: MNIFPipeline,
+    observation: Any,
+    settings: FitSettings | None = None,
+    name: str = "fit",
+    on_step: Callable[[], None] | None = None,
+) -> Fit:
+    """Find the objects that explain an observation best.
+
+    Args:
+        pipe: the model; it is not changed.
+        observation: of `open_observation`, a path, or an array (see
+            `mnif_nerf.data.observations.observations.as_observation`).
+        settings: how.
+        name: of the best object.
+        on_step: called `total_steps` times.
+
+    Raises:
+        MNIFError: what does not fit the model, or a search that diverged.
+    """
+    settings = settings or FitSettings()
+    if isinstance(observation, (str, Path)):
+        observation = open_observation(observation, pipe)
+    prepared = prepare(pipe.model, as_observation(observation), settings.region, settings.views, settings.seed)
+    config = settings.search_config(prepared.weight)
+    space, wall, cpu = config.space(pipe.latents), time.perf_counter(), time.process_time()
+    poses = None
+    with frozen(pipe.model.field):
+        if isinstance(prepared.seen, Photo):
+            found = _search_photo(pipe, prepared.seen, settings, config, space, on_step)
+            latents, losses, poses = found.latents, found.losses, found.poses
+            starts = [f"pose hypothesis {k}" for k in range(len(latents))]
+        else:
+            begin, starts = _starts(pipe, prepared, settings)
+            assert prepared.evidence is not None
+            latents = search(prepared.evidence, begin, space, config, on_step)
+            losses = prepared.evidence.score(latents)
+    held = config.penalty * space.coordinates(latents).square().mean(dim=1)
+    losses = losses + held
+    order = losses.argsort().tolist()
+    return Fit(
+        [pipe.decode(latents[row], name if k == 0 else f"{name}-{k}") for k, row in enumerate(order)],
+        [float(losses[row]) for row in order],
+        [_start_name(pipe, starts[row]) for row in order],
+        pipe.decode(pipe.latents.mean(dim=0), "mean"),
+        prepared,
+        None if poses is None else poses[order],
+        time.perf_counter() - wall,
+        time.process_time() - cpu,
+    )
+
+
+def total_steps(observation: Observation, settings: FitSettings) -> int:
+    """Steps that `fit_observation` reports."""
+    return _pose_config(settings).total_steps() if isinstance(observation, Photo) else settings.steps
+
+
+def _starts(pipe: MNIFPipeline, prepared: Prepared, settings: FitSettings) -> tuple[Tensor, list[str]]:
+    """Where the searches start; after meta-learning the inner loop's result first, where all was observed.
+
+    From a part of an object the inner loop lands far from what the model knows, and a search from there keeps it
+    (docs/fit.md), so then it starts from the mean. So it does with radiance fields, whose inner loop descends on
+    rays: what points say of them is an opacity, which is none of the raw channels.
+    """
+    count, evidence = settings.restarts, prepared.evidence
+    assert evidence is not None
+    first: list[Tensor] = []
+    solid_or_picture = isinstance(evidence, ObservedPoints) and pipe.modality != "radiance"
+    if prepared.complete and solid_or_picture and pipe.model.rates is not None:
+        assert isinstance(evidence, ObservedPoints)
+        how = pipe.model.adaptation
+        objective = PointObjective(pipe.model.field, evidence.draw(1, 0, _INNER_POINTS))
+        first.append(adapt(objective, 1, pipe.model.rates, MetaConfig(int(how["inner_steps"]), float(how["inner_lr"]))))
+    samples = pipe.latents.new_zeros(0, pipe.latents.shape[1])
+    if pipe.prior is not None and count > 2:
+        samples = pipe.sample_latents(count // 2, settings.seed)
+    rest = count - len(first)
+    if rest == 0:
+        return torch.cat(first), ["inner loop"]
+    starts, names = choose_starts(evidence, pipe.latents, samples, rest, settings.seed)
+    return torch.cat([*first, starts]), ["inner loop"] * len(first) + names
+
+
+def _start_name(pipe: MNIFPipeline, start: str) -> str:
+    word, _, row = start.partition(" ")
+    return f"training instance {pipe.names[int(row)]}" if word == "nearest" and pipe.names else start
+
+
+def _pose_config(settings: FitSettings) -> PoseSearchConfig:
+    """The default schedule, widened where more hypotheses are to reach the last round than it would let through."""
+    keep, usual = settings.restarts, PoseSearchConfig()
+    schedule = tuple(replace(item, hypotheses=max(item.hypotheses, keep)) for item in usual.schedule)
+    return replace(usual, schedule=schedule, last=Round(keep, max(settings.steps, 1), 256, 32, moving=True))
+
+
+def _search_photo(
+    pipe: MNIFPipeline,
+    photo: Photo,
+    settings: FitSettings,
+    config: SearchConfig,
+    space: LatentSpace,
+    on_step: Callable[[], None] | None,
+) -> Hypotheses:
+    model, device = pipe.model, pipe.latents.device
+    mask = None if photo.silhouette is None else torch.from_numpy(photo.silhouette).to(device)
+    searcher = PhotoSearch(
+        model.field,
+        torch.from_numpy(photo.image.copy()).to(device).float() / 255,
+        mask,
+        photo_intrinsics(photo, model.camera["focal_over_width"], settings.field_of_view),
+        model.camera["radius"] if settings.radius is None else settings.radius,
+        space,
+        config,
+        _pose_config(settings),
+        model.half_extent,
+        settings.seed,
+    )
+    return searcher.run(pipe.latents.mean(dim=0, keepdim=True), settings.restarts, on_step)

@@ -1,0 +1,288 @@
+"""From observations and a model to what a search descends on: which kinds fit which model, and with what settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.geometry.hull import HULL_RESOLUTION, carve_scene, cell_centres
+from mnif_nerf.data.observations.observations import (
+    Cells,
+    Kind,
+    MeshShape,
+    Observation,
+    Photo,
+    Picture,
+    PosedViews,
+    Scan,
+)
+from mnif_nerf.data.observations.observed_region import Region, SolidPoints, points_of_cells, points_of_scan
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.latents.evidence import ObservedPoints, ObservedViews, PointPool, view_rays
+from mnif_nerf.latents.search import Evidence
+from mnif_nerf.rendering.cameras import Intrinsics
+from mnif_nerf.rendering.radiance_losses import LossConfig
+
+if TYPE_CHECKING:
+    from mnif_nerf.pipelines.model_folder import StoredModel
+
+_SAMPLES = 16
+_SAMPLES_WITHOUT_HULL = 32
+_MESH_VIEWS, _MESH_PIXELS = 24, 64
+# Weights of the prior, below, are the best of those tried for the demos' models (docs/fit.md): the less was seen, the
+# more the prior has to say.
+_KINDS: dict[type, Kind] = {
+    PosedViews: "views",
+    Photo: "photo",
+    MeshShape: "mesh",
+    Cells: "voxels",
+    Scan: "cloud",
+    Picture: "image",
+}
+_FITTING: dict[str, dict[Kind, str]] = {
+    "radiance": {
+        "views": "posed pictures",
+        "photo": "a single picture of an object",
+        "mesh": "a mesh",
+        "voxels": "voxels",
+        "cloud": "a point cloud",
+    },
+    "voxel": {"mesh": "a mesh", "voxels": "voxels", "cloud": "a point cloud"},
+    "image": {"image": "a plain picture"},
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An observation that is ready to be fitted to.
+
+    Attributes:
+        seen: what the search looks at: cut to the region, a mesh turned into pictures or voxels.
+        evidence: None of a `Photo`, which has a search of its own.
+        truth: all that is known, to score against; None where nothing beyond `seen` is.
+        complete: whether all of the object was observed.
+        weight: of the prior.
+        notes: sentences for the report.
+    """
+
+    seen: PosedViews | Photo | Cells | Scan | Picture
+    evidence: Evidence | None
+    truth: PosedViews | Cells | Picture | None
+    complete: bool
+    weight: float
+    notes: tuple[str, ...] = ()
+
+
+def prepare(
+    model: StoredModel, observation: Observation, region: Region, views: tuple[int, ...] = (), seed: int = 0
+) -> Prepared:
+    """Turn an observation into evidence.
+
+    Args:
+        model: with the latents of training instances.
+        observation: in the scene box.
+        region: what counts as seen of it.
+        views: of posed pictures, the ones to fit to; the others are scored. All when empty.
+        seed: of the draws.
+
+    Raises:
+        MNIFError: an observation of another modality, a region that does not fit it or leaves nothing.
+    """
+    check_modality(model, observation)
+    if isinstance(observation, Picture):
+        return _picture(model, observation, region, seed)
+    if isinstance(observation, (PosedViews, Photo)):
+        if not region.everything:
+            raise MNIFError("--observed-half, -box and -mask are for shapes and images; choose pictures with --views.")
+        if isinstance(observation, Photo):
+            return Prepared(observation, None, None, False, 3e-4)
+        return _views(model, observation, views, seed)
+    if views:
+        raise MNIFError("--views chooses among posed pictures; leave it out here.")
+    if isinstance(observation, Scan):
+        return _scan(model, observation, region, seed)
+    if isinstance(observation, MeshShape):
+        if model.modality == "radiance" and region.everything:
+            return _views(model, render_mesh(observation, model.camera["focal_over_width"]), (), seed)
+        observation = voxelise(observation, (model.grid or {"resolution": 64})["resolution"])
+    return _cells(model, observation, region, seed)
+
+
+def check_kind(modality: str, kind: Kind) -> None:
+    """Refuse a kind of observation that models of a modality know nothing of.
+
+    Raises:
+        MNIFError: with what they can be fitted to.
+    """
+    allowed = _FITTING[modality]
+    if kind not in allowed:
+        name = next(words[kind] for words in _FITTING.values() if kind in words)
+        raise MNIFError(
+            f"{name} cannot be fitted with this model of modality {modality!r}, which knows nothing of it; give "
+            f"{' or '.join(allowed.values())}."
+        )
+
+
+def check_modality(model: StoredModel, observation: Observation) -> None:
+    """Refuse an observation that the model knows nothing of.
+
+    Raises:
+        MNIFError: see `check_kind`; also models and pictures that cannot be fitted for other reasons.
+    """
+    check_kind(model.modality, _KINDS[type(observation)])
+    if model.field.spec.head == "radiance-authors":
+        raise MNIFError("models imported from the authors' release cannot be fitted: their density has another form.")
+    if isinstance(observation, Picture) and observation.pixels.shape[2] != model.field.spec.out_features:
+        raise MNIFError(
+            f"a picture of {observation.pixels.shape[2]} channels does not fit this model, which has "
+            f"{model.field.spec.out_features}."
+        )
+
+
+def voxelise(observation: MeshShape, resolution: int) -> Cells:
+    """The mesh as a solid, also where it is not closed.
+
+    Raises:
+        MNIFError: it fills no cell.
+    """
+    from mnif_nerf.data.geometry.voxel_meshes import voxelise_solid
+    from mnif_nerf.data.readers.voxel_files import require_shape
+
+    cells = voxelise_solid(observation.surface.vertices, observation.surface.faces, resolution)
+    require_shape(cells, f"the mesh at {resolution}^3 cells")
+    return Cells(cells)
+
+
+def render_mesh(observation: MeshShape, focal_over_width: float) -> PosedViews:
+    """Pictures of a mesh from all around, lit as training meshes are."""
+    from mnif_nerf.data.generate.scene_jobs import training_poses
+    from mnif_nerf.data.geometry.raytrace import SurfaceRenderer
+    from mnif_nerf.data.readers.images import composite_white
+
+    camera = Intrinsics.default(_MESH_PIXELS, focal_over_width)
+    poses = training_poses(_MESH_VIEWS, np.random.default_rng(0))
+    renderer = SurfaceRenderer(observation.surface)
+    pixels = np.stack([renderer.render(pose, camera) for pose in poses])
+    intrinsics = np.tile(np.float32([camera.focal, camera.cx, camera.cy]), (len(poses), 1))
+    names = tuple(f"view {k}" for k in range(len(poses)))
+    return PosedViews(composite_white(pixels), pixels[..., 3] > 127, poses, intrinsics, names)
+
+
+def photo_intrinsics(photo: Photo, focal_over_width: float, field_of_view: float | None) -> Intrinsics:
+    """The camera of a single picture: the model's training cameras', unless a field of view is given.
+
+    Args:
+        photo: the picture.
+        focal_over_width: of the model.
+        field_of_view: horizontal, degrees.
+
+    Raises:
+        MNIFError: no angle between 1 and 170 degrees.
+    """
+    height, width = photo.image.shape[:2]
+    if field_of_view is not None:
+        if not 1 <= field_of_view <= 170:
+            raise MNIFError(f"--fov {field_of_view}: must be 1 to 170 degrees.")
+        focal_over_width = 0.5 / float(np.tan(np.radians(field_of_view) / 2))
+    return Intrinsics(focal_over_width * width, width / 2, height / 2, height, width)
+
+
+def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed: int) -> Prepared:
+    count = len(views.images)
+    wrong = [view for view in chosen if not 0 <= view < count]
+    if wrong:
+        raise MNIFError(f"--views {wrong[0]}: there are {count} pictures, numbered from 0.")
+    used = np.array(sorted(set(chosen))) if chosen else np.arange(count)
+    rest = np.setdiff1d(np.arange(count), used)
+    seen, truth = views.take(used), views.take(rest) if len(rest) else None
+    device, notes = model.latents.device, []
+    cells, outside, samples = model.cells, None, _SAMPLES_WITHOUT_HULL
+    same_camera = bool((seen.intrinsics == seen.intrinsics[0]).all())
+    if seen.silhouettes is None:
+        notes.append("the background is neither white nor transparent: it is fitted as if it were part of the object.")
+    elif same_camera:
+        hull = carve_scene(seen.silhouettes, seen.poses, seen.intrinsics[0], half_extent=model.half_extent)
+        if not hull.fits:
+            notes.append("the object reaches beyond the scene box; use --normalise yes, or a smaller --scale.")
+        if hull.state != "full":
+            cells, samples = torch.from_numpy(hull.cells), _SAMPLES
+            centres = cell_centres(HULL_RESOLUTION, model.half_extent)
+            outside = torch.from_numpy(centres[~hull.cells.reshape(-1)]).to(device)
+    rays = view_rays(
+        torch.from_numpy(seen.images).to(device),
+        None if seen.silhouettes is None else torch.from_numpy(seen.silhouettes).to(device),
+        torch.from_numpy(seen.poses).to(device),
+        torch.from_numpy(seen.intrinsics).to(device),
+        None if cells is None else cells.to(device),
+        model.half_extent,
+    )
+    known = {name: model.training[name] for name in ("mask_weight", "carve_weight") if name in model.training}
+    losses = LossConfig(samples_per_ray=samples, **known)
+    if seen.silhouettes is None:
+        losses = replace(losses, mask_weight=0.0)
+    evidence = ObservedViews(model.field, rays, losses, outside=outside, seed=seed)
+    return Prepared(seen, evidence, truth, len(used) > 8, 1e-4, tuple(notes))
+
+
+def _cells(model: StoredModel, given: Cells, region: Region, seed: int) -> Prepared:
+    size = len(given.values)
+    known = np.ones_like(given.values) if given.known is None else given.known
+    seen = known if region.everything else known & region.cells(size)
+    if not (given.values & seen).any():
+        raise MNIFError("the observed region holds no cell that is inside, so there is nothing to go by; widen it.")
+    radiance = model.modality == "radiance"
+    pools = _pools(points_of_cells(given.values, seen, shell_only=radiance), model.latents.device)
+    evidence = ObservedPoints(model.field, pools, half_extent=model.half_extent, seed=seed)
+    truth = given if given.known is None else None
+    notes = ("a radiance model learns the shape from it, and takes the colours from the prior.",) if radiance else ()
+    complete = bool(seen.all())
+    weight = 1e-3 if radiance or complete else 3e-2
+    return Prepared(Cells(given.values & seen, seen), evidence, truth, complete, weight, notes)
+
+
+def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> Prepared:
+    inside = region.contains(scan.cloud.points)
+    if not inside.any():
+        raise MNIFError("the observed region holds no point of the cloud; widen it.")
+    normals = None if scan.cloud.normals is None else scan.cloud.normals[inside]
+    cloud = replace(scan.cloud, points=scan.cloud.points[inside], normals=normals)
+    points, whole = points_of_scan(cloud, scan.scanner, seed)
+    near = 0.7 if len(points.far) else 1.0
+    pools = _pools(points, model.latents.device, near)
+    evidence = ObservedPoints(model.field, pools, half_extent=model.half_extent, seed=seed)
+    radiance = model.modality == "radiance"
+    notes = ["the scan encloses a volume: all outside it counts as empty." if whole else "the scan is partial."]
+    notes.extend(cloud.notes)
+    if cloud.normals is None:
+        notes.append("the cloud has no normals: they were estimated.")
+    weight = 1e-3 if radiance else 3e-2
+    return Prepared(Scan(cloud, scan.scanner), evidence, None, whole, weight, tuple(notes))
+
+
+def _picture(model: StoredModel, picture: Picture, region: Region, seed: int) -> Prepared:
+    size = len(picture.pixels)
+    known = np.ones((size, size), dtype=bool) if picture.known is None else picture.known
+    seen = known if region.everything else known & region.pixels(size)
+    rows, columns = np.nonzero(seen)
+    places = (np.stack([rows, columns], axis=1).astype(np.float32) + 0.5) * (2.0 / size) - 1.0
+    targets = picture.pixels[rows, columns].astype(np.float32) * (2.0 / 255.0) - 1.0
+    device = model.latents.device
+    pool = PointPool(torch.from_numpy(places).to(device), torch.from_numpy(targets).to(device), 1.0)
+    evidence = ObservedPoints(model.field, [pool], min(1024, max(1, len(rows))), seed=seed)
+    truth = picture if picture.known is None else None
+    complete = bool(seen.all())
+    return Prepared(Picture(picture.pixels, seen), evidence, truth, complete, 1e-4 if complete else 3e-2)
+
+
+def _pools(points: SolidPoints, device: Any, near: float = 0.5) -> list[PointPool]:
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    return [
+        PointPool(tensor(points.near), tensor(points.near_targets)[:, None], near),
+        PointPool(tensor(points.far), tensor(points.far_targets)[:, None], 1.0 - near),
+    ]

@@ -1,0 +1,234 @@
+"""How well a fit explains what was seen and, where it is known, what was not; and whether its starts agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mnif_nerf.data.observations.observations import Cells, Photo, Picture, PosedViews, Scan
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.metrics.grids import iou
+from mnif_nerf.metrics.images import psnr
+from mnif_nerf.pipelines.fit.preparation import photo_intrinsics
+from mnif_nerf.rendering.cameras import Intrinsics
+from mnif_nerf.rendering.views import render_view
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.pipelines.fit.fitting import Fit
+
+_MOST_CELLS = 128  # grids are scored at this resolution or below
+_MESH_CELLS = 64
+_NEARLY = 1.5  # starts whose loss is within this factor of the best one's explain the observation as well
+_DIFFERENT = {"radiance": 25.0, "voxel": 0.9, "image": 20.0}
+
+
+def scores(
+    fit: Fit, truth: PosedViews | Cells | Picture | None = None, field_of_view: float | None = None
+) -> dict[str, Any]:
+    """Numbers of the mean object ("before") and of the best one ("fit").
+
+    Args:
+        fit: the fit.
+        truth: more than was observed; what the observation itself left over when None.
+        field_of_view: as the fit of a photo was given it.
+
+    Returns:
+        {"before": {...}, "fit": {...}}: PSNR in dB of pictures (`psnr_seen`, `psnr_unseen`), IoU of voxels, and of
+        scans the mean distance of the points from the surface (`distance_seen`, world units).
+    """
+    truth = unseen_truth(fit, truth)
+    result = {}
+    for key, item in (("before", fit.before), ("fit", fit.best)):
+        result[key] = _scores_of(item, fit, truth, field_of_view)
+    return result
+
+
+def unseen_truth(fit: Fit, truth: PosedViews | Cells | Picture | None) -> PosedViews | Cells | Picture | None:
+    """`truth`, or what the observation left over; without the pictures that the fit has seen."""
+    truth, seen = truth or fit.prepared.truth, fit.prepared.seen
+    if not isinstance(truth, PosedViews) or not isinstance(seen, (PosedViews, Photo)):
+        return truth
+    known = seen.images if isinstance(seen, PosedViews) else seen.image[None]
+    new = [k for k, image in enumerate(truth.images) if not any(np.array_equal(image, each) for each in known)]
+    return truth.take(np.array(new)) if new else None
+
+
+def _scores_of(
+    item: NeuralObject, fit: Fit, truth: PosedViews | Cells | Picture | None, field_of_view: float | None
+) -> dict[str, float]:
+    seen, found = fit.prepared.seen, {}
+    if isinstance(seen, PosedViews):
+        found["psnr_seen"] = views_psnr(item, seen)
+    elif isinstance(seen, Photo):
+        rendered = photo_render(item, fit, 0, field_of_view)
+        found["psnr_seen"] = float(psnr(rendered, torch.from_numpy(seen.image.copy()).float() / 255))
+    elif isinstance(seen, Cells):
+        found.update(cells_scores(item, seen, truth if isinstance(truth, Cells) else None))
+    elif isinstance(seen, Scan):
+        distance = surface_distance(item, seen.cloud.points)
+        if distance is not None:
+            found["distance_seen"] = distance
+    else:
+        found.update(picture_scores(item, seen, truth if isinstance(truth, Picture) else None))
+    if isinstance(truth, PosedViews) and isinstance(seen, (PosedViews, Photo)):
+        found["psnr_unseen"] = views_psnr(item, truth)
+    if isinstance(truth, Cells) and not isinstance(seen, Cells):
+        found["iou"] = grid_iou(item, truth.values, truth.known)
+    return found
+
+
+def views_psnr(item: NeuralObject, views: PosedViews) -> float:
+    """Mean over the views of the PSNR, dB."""
+    values = [
+        float(psnr(see(item, views, k), torch.from_numpy(views.images[k].copy()).float() / 255))
+        for k in range(len(views.images))
+    ]
+    return float(np.mean(values))
+
+
+def see(item: NeuralObject, views: PosedViews, view: int) -> torch.Tensor:
+    """The object through the camera of a view: `[H, W, 3]` in [0, 1]."""
+    focal, cx, cy = (float(value) for value in views.intrinsics[view])
+    camera = Intrinsics(focal, cx, cy, *views.images.shape[1:3])
+    pose = torch.from_numpy(views.poses[view].copy()).to(item.latent.device)
+    return render_view(item.field, pose, camera, item.grid, item.half_extent)["rgb"].cpu()
+
+
+def photo_render(item: NeuralObject, fit: Fit, which: int = 0, field_of_view: float | None = None) -> torch.Tensor:
+    """An object through the camera that was found with hypothesis `which`: `[H, W, 3]` in [0, 1]."""
+    assert fit.poses is not None
+    assert isinstance(fit.prepared.seen, Photo)
+    camera = photo_intrinsics(fit.prepared.seen, item.camera["focal_over_width"], field_of_view)
+    return render_view(item.field, fit.poses[which], camera, item.grid, item.half_extent)["rgb"].cpu()
+
+
+def cells_scores(item: NeuralObject, seen: Cells, truth: Cells | None) -> dict[str, float]:
+    """IoU over the cells that were seen and, given a truth, over the others and over all.
+
+    Cells that are unknown in the truth count nowhere.
+
+    Raises:
+        MNIFError: a truth of another size.
+    """
+    made, known = torch.from_numpy(item.occupancy(min(len(seen.values), _MOST_CELLS))), seen.known
+    values = torch.from_numpy(_reduced(seen.values, len(made)))
+    mask = torch.ones_like(values) if known is None else torch.from_numpy(_reduced(known, len(made)))
+    found = {"iou_seen": float(iou(made[mask], values[mask]))}
+    if truth is not None:
+        require_same_size(truth, len(seen.values))
+        every = torch.from_numpy(_reduced(truth.values, len(made)))
+        counted = torch.ones_like(every)
+        if truth.known is not None:
+            counted = torch.from_numpy(_reduced(truth.known, len(made)))
+        others = counted & ~mask
+        if bool(others.any()):
+            found["iou_unseen"] = float(iou(made[others], every[others]))
+        if bool(counted.any()):
+            found["iou"] = float(iou(made[counted], every[counted]))
+    return found
+
+
+def require_same_size(truth: Cells, wanted: int) -> None:
+    """Refuse a truth whose cells are not those of the observation, `wanted` along an edge.
+
+    Raises:
+        MNIFError: with both sizes.
+    """
+    given = len(truth.values)
+    if given != wanted:
+        raise MNIFError(
+            f"a truth of {given}^3 cells cannot be scored against an observation of {wanted}^3; give a grid of that "
+            "size, or a mesh."
+        )
+
+
+def grid_iou(item: NeuralObject, values: np.ndarray, known: np.ndarray | None = None) -> float:
+    """IoU with voxels bool [G, G, G], over the cells `known` (bool [G, G, G]; all when None)."""
+    made = torch.from_numpy(item.occupancy(min(len(values), _MOST_CELLS)))
+    every = torch.from_numpy(_reduced(values, len(made)))
+    counted = torch.ones_like(every) if known is None else torch.from_numpy(_reduced(known, len(made)))
+    return float(iou(made[counted], every[counted]))
+
+
+def picture_scores(item: NeuralObject, seen: Picture, truth: Picture | None) -> dict[str, float]:
+    """PSNR over the pixels that were seen and, given a truth, over the others."""
+    size = len(seen.pixels)
+    made = np.asarray(item.render(resolution=size), dtype=np.float32) / 255
+    made = made[..., : seen.pixels.shape[2]]
+    known = np.ones((size, size), dtype=bool) if seen.known is None else seen.known
+    found = {"psnr_seen": _masked_psnr(made, seen.pixels, known)}
+    if truth is not None and not known.all():
+        found["psnr_unseen"] = _masked_psnr(made, truth.pixels, ~known)
+    return found
+
+
+def surface_distance(item: NeuralObject, points: np.ndarray) -> float | None:
+    """Mean distance of points [N, 3] from the object's surface, world units; None where it has none."""
+    import trimesh
+    from scipy.spatial import cKDTree
+
+    try:
+        mesh = item.mesh(_MESH_CELLS, colors=False)
+    except MNIFError:
+        return None
+    on_surface, _ = trimesh.sample.sample_surface(mesh, 20_000, seed=0)
+    # The mesh has y up and +z forward; the points z up and +x forward.
+    ours = np.asarray(on_surface)[:, [2, 0, 1]]
+    return float(cKDTree(ours).query(points)[0].mean())
+
+
+def agreement(fit: Fit) -> dict[str, Any]:
+    """Whether the starts that explain the observation nearly as well as the best one show the same thing.
+
+    Returns:
+        `equally_good`: how many there are, the best included; `spread`: how far the least like it is from the best,
+        of voxels as IoU, else as PSNR in dB over pictures from four sides (of images, over the picture), None where
+        there is only one; `measure`; and `agree`.
+    """
+    equal = [k for k, loss in enumerate(fit.losses) if loss <= _NEARLY * fit.losses[0] + 1e-9]
+    modality = fit.best.modality
+    measure = "IoU with the best" if modality == "voxel" else "PSNR to the best, dB"
+    if len(equal) < 2:
+        return {"equally_good": 1, "spread": None, "measure": measure, "agree": True}
+    spread = min(_likeness(fit.objects[0], fit.objects[k]) for k in equal[1:])
+    return {
+        "equally_good": len(equal),
+        "spread": spread,
+        "measure": measure,
+        "agree": spread >= _DIFFERENT[modality],
+    }
+
+
+def _likeness(item: NeuralObject, other: NeuralObject) -> float:
+    if item.modality == "voxel":
+        first, second = (torch.from_numpy(each.occupancy(_MESH_CELLS)).flatten() for each in (item, other))
+        return float(iou(first, second))
+    pairs = zip(_looks(item), _looks(other))
+    return float(np.mean([min(60.0, float(psnr(_tensor(a), _tensor(b)))) for a, b in pairs]))
+
+
+def _looks(item: NeuralObject) -> list[Image.Image]:
+    return [item.render()] if item.modality == "image" else item.views(4, 48)
+
+
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(picture).copy()).float() / 255
+
+
+def _masked_psnr(made: np.ndarray, pixels: np.ndarray, mask: np.ndarray) -> float:
+    error = np.square(made[mask] - pixels[mask].astype(np.float32) / 255).mean()
+    return float(-10.0 * np.log10(max(float(error), 1e-10)))
+
+
+def _reduced(values: np.ndarray, resolution: int) -> np.ndarray:
+    """Cells at a lower resolution: of every new cell the one in its middle."""
+    size = len(values)
+    if size == resolution:
+        return values
+    rows = ((np.arange(resolution) + 0.5) * size / resolution).astype(np.int64)
+    return values[np.ix_(rows, rows, rows)]

@@ -1,0 +1,76 @@
+"""Publishing: a model folder with a card, and its way to the Hugging Face Hub. Works without nerfstudio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.pictures import save_png
+from mnif_nerf.files import atomic_folder, write_json
+from mnif_nerf.pipelines.model_folder import check_replaceable, write_model
+from mnif_nerf.pipelines.publish.model_card import CardOptions, model_card
+
+if TYPE_CHECKING:
+    from mnif_nerf.pipelines.generation import MNIFPipeline
+
+
+def publish(
+    pipe: MNIFPipeline,
+    folder: Path | str,
+    title: str,
+    repo_id: str,
+    license: str | None = None,
+    about: str = "",
+    pictures: Mapping[str, tuple[str, Any]] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a folder to share: the model, README.md (its card), pictures and metrics.json; whole or not at all.
+
+    Args:
+        pipe: the model.
+        folder: where to; an older model there is replaced as a whole.
+        title, repo_id, license, about: see `mnif_nerf.pipelines.publish.model_card.CardOptions`.
+        pictures: file name (.png) to a caption and a picture.
+        metrics: content of mnif-eval's metrics.json, measured of this model.
+
+    Raises:
+        MNIFError: `folder` holds something that is not a model, or the disk cannot take it.
+    """
+    folder, pictures = Path(folder), pictures or {}
+    check_replaceable(folder, ("README.md", "metrics.json", *pictures))
+    captions = {name: caption for name, (caption, _) in pictures.items()}
+    card = model_card(pipe.model, CardOptions(title, repo_id, license, about, captions, metrics))
+    with atomic_folder(folder, replace=True) as temporary:
+        write_model(pipe.model, temporary)
+        for name, (_, picture) in pictures.items():
+            save_png(picture, temporary / name)
+        if metrics is not None:
+            write_json(temporary / "metrics.json", metrics)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def upload(folder: Path, repo_id: str, private: bool = False, commit_message: str = "Upload mNIF model") -> str:
+    """Upload a published folder to the Hugging Face Hub (log in first: `hf auth login`); returns its address.
+
+    Raises:
+        MNIFError: the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=commit_message)
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+        reason = first_line(error)
+        raise MNIFError(f"{repo_id}: could not be uploaded ({reason}); check the name and log in.") from error
+    return f"{api.endpoint}/{repo_id}"
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says first."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
