@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import statistics
 import time
 import zlib
@@ -41,6 +40,7 @@ from mnif_nerf.metrics.sets import Distances, set_scores
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.training import PriorConfig
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
+from mnif_nerf.schedules import warmup_cosine
 
 _BETAS = (0.9, 0.99)
 _WARMUP = 50
@@ -216,7 +216,11 @@ def train_field(store: GridStore, spec: FieldSpec, config: SweepConfig) -> tuple
         torch.optim.Adam(field.parameters(), lr=config.field_lr, betas=_BETAS),
         RowAdam(table.parameters(), lr=config.latent_lr, betas=_BETAS),
     ]
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, _rate(config.steps)) for each in optimizers]
+
+    def rate(step: int) -> float:
+        return warmup_cosine(step, _WARMUP, config.steps, _FINAL_FRACTION)
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers]
     for step in range(config.steps):
         drawn = sampler.draw(step)
         codes = table(drawn.instances)
@@ -304,14 +308,6 @@ def _diversity(field: MixtureField, store: GridStore, latents: Tensor, seed: int
         "coefficient_rank": statistics.fmean(effective_rank(use.contributions, centred=True) for use in uses),
         "dead": statistics.fmean(float(use.dead().float().mean()) for use in uses),
     }
-
-
-def _rate(steps: int) -> Callable[[int], float]:
-    def factor(step: int) -> float:
-        cosine = 0.5 * (1 + math.cos(math.pi * min(step / steps, 1.0)))
-        return (_FINAL_FRACTION + (1 - _FINAL_FRACTION) * cosine) * min(1.0, (step + 1) / _WARMUP)
-
-    return factor
 
 
 def _first(store: GridStore, count: int) -> GridStore:

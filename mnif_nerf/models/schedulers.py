@@ -7,7 +7,6 @@ torch >= 2.6 then refuses to read. These return Python floats.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,22 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mnif_nerf.latents.table import RowAdam
-
-
-def warmup_cosine(step: int, warmup_steps: int, max_steps: int, final_fraction: float) -> float:
-    """Factor on the learning rate at `step`: linear warm-up to 1, then a half cosine down to
-    `final_fraction`.
-
-    Args:
-        step: number of steps already taken.
-        warmup_steps: length of the warm-up; its first factor is 1/warmup_steps, so that no step is wasted.
-        max_steps: where the cosine ends; later steps keep `final_fraction`.
-        final_fraction: in [0, 1].
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, max_steps - warmup_steps))
-    return final_fraction + (1.0 - final_fraction) * 0.5 * (1.0 + math.cos(math.pi * progress))
+from mnif_nerf.schedules import warmup_cosine
 
 
 @dataclass

@@ -16,6 +16,7 @@ from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaSpec
 from mnif_nerf.priors.schedulers import PREDICTIONS, SCHEDULES, make_scheduler
 from mnif_nerf.priors.whitening import MODES, WhiteningMode
+from mnif_nerf.schedules import warmup_cosine
 
 OnStep = Callable[[int, float], None]
 
@@ -282,13 +283,9 @@ def _optimizer(denoiser: Denoiser, config: PriorConfig, steps: int) -> tuple[Any
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
     warm_up = max(1, steps // 20)
-
-    def rate(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, warm_up, steps, final_fraction=0.0)
+    )
 
 
 def _ramped_average(decay: float) -> Callable[[Any, Any, Any], None]:
