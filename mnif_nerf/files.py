@@ -102,6 +102,23 @@ def read_json(path: Path | str) -> Any:
         raise MNIFError(f"{path}: not valid JSON ({error}); write it again with the command that made it.") from None
 
 
+@contextlib.contextmanager
+def content_errors(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong while the entries of a file are taken apart into an `MNIFError`.
+
+    Raises:
+        MNIFError: an entry is missing, or is not what it should be; `remedy` says what to do then.
+    """
+    try:
+        yield
+    except MNIFError:
+        raise
+    except KeyError as error:
+        raise MNIFError(f"{path}: lacks {error.args[0]!r}; {remedy}.") from error
+    except (TypeError, ValueError, AttributeError) as error:  # json.JSONDecodeError is a ValueError
+        raise MNIFError(f"{path}: holds something unexpected ({error}); {remedy}.") from error
+
+
 def write_tensors(target: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write named tensors (of any device and layout) as a safetensors file, atomically.
 

@@ -12,7 +12,9 @@ import torch
 from tiny_model import tiny_model
 
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
 
@@ -116,6 +118,21 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
         read_tensors(tmp_path / "a.safetensors", "fetch it again")
     with pytest.raises(MNIFError, match="no such file; write it again"):
         read_tensors(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("entry", ["layers", "final_sine", "object"])
+@pytest.mark.parametrize("value", [None, "{", "[]"])
+def test_what_a_stored_network_lacks_is_told(tmp_path: Path, entry: str, value: str | None) -> None:
+    item = MNIFPipeline(tiny_model()).instance(0)
+    path, kind = tmp_path / "stored.safetensors", NeuralObject if entry == "object" else CompactField
+    (item if entry == "object" else item.field).save(path)
+    tensors, metadata = read_tensors(path)
+    metadata.pop(entry) if value is None else metadata.update({entry: value})
+    if entry == "final_sine" and value == "[]":
+        del tensors["weights.0"]
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(MNIFError, match=rf"stored\.safetensors: .*; write one with {kind.__name__}\.save\.$"):
+        kind.load(path)
 
 
 def test_a_full_disk_while_a_model_is_written_keeps_the_old_one(

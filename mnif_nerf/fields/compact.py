@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
 from mnif_nerf.fields.siren import siren_forward
-from mnif_nerf.files import atomic_file, read_tensors, write_tensors
+from mnif_nerf.files import atomic_file, content_errors, read_tensors, write_tensors
 
 _FORMAT = "mnif_nerf.compact_field"
 
@@ -70,14 +70,16 @@ class CompactField(nn.Module):
         Raises:
             MNIFError: the file is missing, or does not hold a collapsed field.
         """
-        tensors, metadata = read_tensors(path, "write one with CompactField.save")
+        remedy = "write one with CompactField.save"
+        tensors, metadata = read_tensors(path, remedy)
         if metadata.get("format") != _FORMAT:
-            raise MNIFError(f"{path}: does not hold a collapsed field; write one with CompactField.save.")
-        layers = range(int(metadata["layers"]))
-        weights = [tensors[f"weights.{layer}"] for layer in layers]
-        biases = [tensors[f"biases.{layer}"] for layer in layers]
-        # Files of version 0.1.0 hold radiance fields and do not say so.
-        return cls(weights, biases, json.loads(metadata["final_sine"]), metadata.get("head", "radiance"))
+            raise MNIFError(f"{path}: does not hold a collapsed field; {remedy}.")
+        with content_errors(path, remedy):
+            layers = range(int(metadata["layers"]))
+            weights = [tensors[f"weights.{layer}"] for layer in layers]
+            biases = [tensors[f"biases.{layer}"] for layer in layers]
+            # Files of version 0.1.0 hold radiance fields and do not say so.
+            return cls(weights, biases, json.loads(metadata["final_sine"]), metadata.get("head", "radiance"))
 
     def to_onnx(self, path: Path | str) -> Path:
         """Write the network as ONNX: input "points" `[N, in]`, output "raw" `[N, out]`, N free.

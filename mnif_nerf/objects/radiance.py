@@ -18,7 +18,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import field_device
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.files import read_tensors, write_tensors
+from mnif_nerf.files import content_errors, read_tensors, write_tensors
 from mnif_nerf.machine import check_memory
 from mnif_nerf.rendering.cameras import Intrinsics, default_camera, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField
@@ -254,32 +254,34 @@ class NeuralObject:
         """
         from mnif_nerf.objects.solid import object_class
 
-        stored, metadata = read_tensors(path, "write one with NeuralObject.save")
-        tensors = {name: value.to(device) for name, value in stored.items()}
+        remedy = "write one with NeuralObject.save"
+        stored, metadata = read_tensors(path, remedy)
         if metadata.get("format") != _FORMAT:
-            raise MNIFError(f"{path}: does not hold a neural object; write one with NeuralObject.save.")
-        about: dict[str, Any] = json.loads(metadata["object"])
-        # Files of version 0.1.0 hold radiance fields and say neither modality nor head.
-        kind = object_class(about.get("modality", "radiance"), str(path))
-        if not issubclass(kind, cls):
-            raise MNIFError(
-                f"{path}: holds a {kind.__name__}, not a {cls.__name__}; read it with {kind.__name__}.load."
+            raise MNIFError(f"{path}: does not hold a neural object; {remedy}.")
+        tensors = {name: value.to(device) for name, value in stored.items()}
+        with content_errors(path, remedy):
+            about: dict[str, Any] = json.loads(metadata["object"])
+            # Files of version 0.1.0 hold radiance fields and say neither modality nor head.
+            kind = object_class(about.get("modality", "radiance"), str(path))
+            if not issubclass(kind, cls):
+                raise MNIFError(
+                    f"{path}: holds a {kind.__name__}, not a {cls.__name__}; read it with {kind.__name__}.load."
+                )
+            layers = range(about["layers"])
+            weights = [tensors[f"field.weights.{layer}"] for layer in layers]
+            biases = [tensors[f"field.biases.{layer}"] for layer in layers]
+            field = CompactField(weights, biases, about["final_sine"], about.get("head", "radiance"))
+            cells = tensors["cells"].bool() if "cells" in tensors else None
+            return kind(
+                tensors.get("latent"),
+                field,
+                about["name"],
+                cells,
+                about["half_extent"],
+                about["camera"],
+                about.get("resolution"),
+                tensors.get("coefficients"),
             )
-        layers = range(about["layers"])
-        weights = [tensors[f"field.weights.{layer}"] for layer in layers]
-        biases = [tensors[f"field.biases.{layer}"] for layer in layers]
-        field = CompactField(weights, biases, about["final_sine"], about.get("head", "radiance"))
-        cells = tensors["cells"].bool() if "cells" in tensors else None
-        return kind(
-            tensors.get("latent"),
-            field,
-            about["name"],
-            cells,
-            about["half_extent"],
-            about["camera"],
-            about.get("resolution"),
-            tensors.get("coefficients"),
-        )
 
 
 def check_pixels(resolution: int, samples: int = 1) -> None:
