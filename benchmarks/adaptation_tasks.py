@@ -195,7 +195,7 @@ class RadianceTask:
         # A generator of its own for every evaluation: the inner steps see the same samples.
         generator = torch.Generator().manual_seed(seed)
         evaluate = partial(self.field.evaluate, codes)
-        terms = radiance_losses(evaluate, batch, self.losses, generator, reduce=False)
+        terms = radiance_losses(evaluate, batch, self.losses, generator, reduce=False, head=self.field.spec.head)
         return torch.stack(list(terms.values())).sum(dim=0)
 
     def draw(self, step: int) -> tuple[Tensor, Objective]:

@@ -160,7 +160,11 @@ class OurTrainer:
             noise = torch.randn(codes.shape, generator=generator).to(self.device)
             latents = codes + self.method.latent_noise * noise
         losses = radiance_losses(
-            lambda points: self.field.evaluate(latents, points), batch, self.method.losses, generator
+            lambda points: self.field.evaluate(latents, points),
+            batch,
+            self.method.losses,
+            generator,
+            head=self.field.spec.head,
         )
         if self.method.latent_weight > 0:
             losses["latent"] = self.method.latent_weight * codes.square().mean()

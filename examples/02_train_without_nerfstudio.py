@@ -35,7 +35,9 @@ def main(folder: Path, steps: int) -> None:
     for step in range(steps):
         batch = rays.draw(step)
         z = latents(batch.scenes)
-        losses = radiance_losses(lambda points, z=z: field.evaluate(z, points), batch, LossConfig(), jitter)
+        losses = radiance_losses(
+            lambda points, z=z: field.evaluate(z, points), batch, LossConfig(), jitter, head=field.spec.head
+        )
         networks.zero_grad()
         codes.zero_grad()
         sum(losses.values()).backward()

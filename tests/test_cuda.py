@@ -47,7 +47,9 @@ def test_training_steps_agree(store):
         for step in range(5):
             batch = rays.draw(step)
             latents = table(batch.scenes)
-            terms = radiance_losses(lambda p, z=latents, f=field: f.evaluate(z, p), batch, LossConfig(), generator)
+            terms = radiance_losses(
+                lambda p, z=latents, f=field: f.evaluate(z, p), batch, LossConfig(), generator, head="radiance"
+            )
             loss = torch.stack(list(terms.values())).sum()
             networks.zero_grad()
             codes.zero_grad()

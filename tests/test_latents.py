@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mnif_nerf.fields import FieldSpec, MixtureField
+from mnif_nerf.latents.evidence import ObservedViews
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
+from mnif_nerf.latents.scenes import radiance_objective
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
@@ -78,17 +81,37 @@ class RenderedInstances:
             torch.arange(self.num_scenes), origins, directions, near, far, origins, torch.ones_like(near), empty
         )
         with torch.no_grad():
-            rgb, self.batch.mask, _ = render_batch(lambda p: field.evaluate(latents, p), self.batch, 8)
+            head = field.spec.head
+            rgb, self.batch.mask, _ = render_batch(lambda p: field.evaluate(latents, p), self.batch, 8, head=head)
         self.batch.rgb = rgb.transpose(1, 2)
 
     def draw(self, step: int) -> RayBatch:
         return self.batch
 
 
-def test_fitting_recovers_known_latents_and_leaves_the_field_alone():
-    field = MixtureField(FieldSpec(num_bases=4, latent_dim=2, width=16, hidden_layers=1, w0=3.0), seed=0)
+def visible_field(head: str) -> MixtureField:
+    """An untrained field hardly varies; this one's instances look different."""
+    field = MixtureField(FieldSpec(num_bases=4, latent_dim=2, width=16, hidden_layers=1, w0=3.0, head=head), seed=0)
     with torch.no_grad():
-        field.bases[-1].mul_(3.0)  # an untrained field hardly varies; make its instances visibly different
+        field.bases[-1].mul_(3.0)
+    return field
+
+
+@pytest.mark.parametrize("head", ["radiance", "radiance-authors"])
+def test_the_inner_loop_and_the_evidence_render_with_the_fields_own_head(head: str):
+    """A latent explains its own rendering: every loss of it is zero, whatever the head."""
+    field, truth = visible_field(head), torch.tensor([[1.0, -0.5]])
+    rays, config = RenderedInstances(field, truth).batch, LossConfig(8, 0.02, 0.0)
+    assert radiance_objective(field, rays, config).losses(truth).item() < 1e-10
+    scored = ObservedViews(field, rays, config, rays_per_step=64)
+    # The evidence draws jittered samples, so that its loss is small beside that of another latent, not zero.
+    own, other = scored.score(torch.cat([truth, -truth]))
+    assert own < 0.05 * other
+
+
+@pytest.mark.parametrize("head", ["radiance", "radiance-authors"])
+def test_fitting_recovers_known_latents_and_leaves_the_field_alone(head: str):
+    field = visible_field(head)
     before = [p.clone() for p in field.parameters()]
     truth = torch.tensor([[1.0, -0.5], [-1.0, 0.8]])
     training = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))

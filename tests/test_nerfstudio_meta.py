@@ -78,7 +78,9 @@ def test_latents_are_those_of_the_inner_loop_one_by_one(run: Run) -> None:
         assert rays.rgb.shape == (1, 32, 3)
         for _ in range(3):
             code = code.detach().requires_grad_(True)
-            loss = torch.stack(list(radiance_losses(partial(model.field.evaluate, code), rays, losses).values())).sum()
+            loss = torch.stack(
+                list(radiance_losses(partial(model.field.evaluate, code), rays, losses, head="radiance").values())
+            ).sum()
             (gradient,) = torch.autograd.grad(loss, code)
             code = code - model.meta.inner_lr * model.inner_rates().detach() * gradient
         torch.testing.assert_close(model.latents.weight[scene], code[0].detach(), atol=1e-6, rtol=1e-3)
@@ -106,8 +108,8 @@ def test_losses_of_the_instances_have_the_losses_as_their_mean(run: Run) -> None
     pipeline = load(run, test_mode="val")
     rays, losses = pipeline.datamanager.draw(3), pipeline.model.config.loss_config()
     evaluate = partial(pipeline.model.field.evaluate, torch.randn(2, 4))
-    means = radiance_losses(evaluate, rays, losses, torch.Generator().manual_seed(0))
-    each = radiance_losses(evaluate, rays, losses, torch.Generator().manual_seed(0), reduce=False)
+    means = radiance_losses(evaluate, rays, losses, torch.Generator().manual_seed(0), head="radiance")
+    each = radiance_losses(evaluate, rays, losses, torch.Generator().manual_seed(0), reduce=False, head="radiance")
     assert means.keys() == each.keys() == {"rgb", "mask", "carve"}
     for name, value in each.items():
         assert value.shape == (2,)

@@ -148,7 +148,7 @@ class ObservedViews:
             some = torch.randint(len(self.outside), (64,), generator=generator).to(latents.device)
             batch.carve_points = self.outside[some].expand(len(latents), -1, -1)
         evaluate = partial(self.field.evaluate, latents)
-        terms = radiance_losses(evaluate, batch, self.config, generator, reduce=False)
+        terms = radiance_losses(evaluate, batch, self.config, generator, reduce=False, head=self.field.spec.head)
         return torch.stack(list(terms.values())).sum(dim=0)
 
     @torch.no_grad()

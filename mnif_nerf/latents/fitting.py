@@ -119,7 +119,7 @@ def fit_latents(
     def loss(codes: Tensor, step: int) -> Tensor:
         batch = rays.draw(step)
         evaluate = partial(field.evaluate, codes[batch.scenes])
-        terms = radiance_losses(evaluate, batch, settings, generator, reduce=False)
+        terms = radiance_losses(evaluate, batch, settings, generator, reduce=False, head=field.spec.head)
         return codes.new_zeros(len(codes)).index_add(0, batch.scenes, torch.stack(list(terms.values())).sum(dim=0))
 
     with frozen(field):

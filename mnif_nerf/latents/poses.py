@@ -226,9 +226,8 @@ class PhotoSearch:
             self.rgb[pixels].expand(count, -1, -1), self.mask[pixels].expand(count, -1), codes.new_zeros(count, 0, 3),
         )  # fmt: skip
         config = LossConfig(samples_per_ray=samples, mask_weight=self.mask_weight)
-        terms = radiance_losses(
-            partial(self.field.evaluate, self.space.latents(codes)), batch, config, generator, reduce=False
-        )
+        evaluate = partial(self.field.evaluate, self.space.latents(codes))
+        terms = radiance_losses(evaluate, batch, config, generator, reduce=False, head=self.field.spec.head)
         return torch.stack(list(terms.values())).sum(dim=0)
 
     @torch.no_grad()

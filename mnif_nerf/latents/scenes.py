@@ -45,7 +45,8 @@ def radiance_objective(
 
     def of(latents: Tensor) -> Tensor:
         jitter = None if seed is None else torch.Generator().manual_seed(seed)
-        terms = radiance_losses(partial(field.evaluate, latents), data, losses, jitter, reduce=False)
+        evaluate = partial(field.evaluate, latents)
+        terms = radiance_losses(evaluate, data, losses, jitter, reduce=False, head=field.spec.head)
         return torch.stack(list(terms.values())).sum(dim=0)
 
     return LossObjective(of)

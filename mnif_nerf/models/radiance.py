@@ -58,7 +58,8 @@ class MNIFModel(InstanceModel):
 
     def losses(self, latents: Tensor, data: RayBatch, generator: torch.Generator) -> dict[str, Any]:
         """See `InstanceModel`; the PSNR is that of the drawn rays."""
-        losses = radiance_losses(partial(self.field.evaluate, latents), data, self._losses, generator)
+        evaluate = partial(self.field.evaluate, latents)
+        losses = radiance_losses(evaluate, data, self._losses, generator, head=self.field.spec.head)
         return {"losses": losses, "psnr": -10.0 * torch.log10(losses["rgb"].detach())}
 
     def objective(self, data: RayBatch, seed: int | None = None, losses: LossConfig | None = None) -> LossObjective:

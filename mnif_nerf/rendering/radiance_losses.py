@@ -48,6 +48,8 @@ def render_batch(
     samples: int,
     generator: torch.Generator | None = None,
     extra_points: Tensor | None = None,
+    *,
+    head: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Render the rays of B instances.
 
@@ -57,6 +59,8 @@ def render_batch(
         samples: S.
         generator: of the jitter (on the CPU, whatever the device, so that runs repeat across devices).
         extra_points: `[B, C, 3]` evaluated in the same pass.
+        head: what the raw values mean (`FieldSpec.head`). It has no default, because a field rendered with another
+            head than its own gives a wrong picture without an error.
 
     Returns:
         rgb `[B, 3, R]` over white, accumulation `[B, R]`, density `[B, C]` at the extra points.
@@ -68,10 +72,10 @@ def render_batch(
     if extra_points is not None:
         points = torch.cat([points, extra_points.transpose(1, 2)], dim=2)
     raw = evaluate(points)
-    density = density_from_raw(raw[:, 3])
+    density = density_from_raw(raw[:, 3], head)
     spacing = ((batch.far - batch.near) / samples).unsqueeze(-1)
     weights = ray_weights(density[:, : rays * samples].view(count, rays, samples) * spacing)
-    colors = color_from_raw(raw[:, :3, : rays * samples]).view(count, 3, rays, samples)
+    colors = color_from_raw(raw[:, :3, : rays * samples], head).view(count, 3, rays, samples)
     accumulation = weights.sum(dim=-1)
     rgb = (weights.unsqueeze(1) * colors).sum(dim=-1) + (1.0 - accumulation).unsqueeze(1)
     return rgb, accumulation, density[:, rays * samples :]
@@ -83,6 +87,8 @@ def radiance_losses(
     config: LossConfig,
     generator: torch.Generator | None = None,
     reduce: bool = True,
+    *,
+    head: str,
 ) -> dict[str, Tensor]:
     """Losses of one step, each already weighted: their sum is what is minimised.
 
@@ -90,7 +96,7 @@ def radiance_losses(
     depend on how many rays it was given.
 
     Args:
-        evaluate, generator: as in `render_batch`.
+        evaluate, generator, head: as in `render_batch`.
         batch: R rays of each of B instances.
         config: weights and sample counts.
         reduce: False leaves every term as the losses `[B]` of the instances, whose mean it is otherwise.
@@ -103,7 +109,7 @@ def radiance_losses(
         return values.mean() if reduce else values.flatten(1).mean(dim=1)
 
     carve = batch.carve_points if config.carve_weight > 0 and batch.carve_points.shape[1] > 0 else None
-    rgb, accumulation, outside = render_batch(evaluate, batch, config.samples_per_ray, generator, carve)
+    rgb, accumulation, outside = render_batch(evaluate, batch, config.samples_per_ray, generator, carve, head=head)
     losses = {"rgb": mean((rgb - batch.rgb.transpose(1, 2)).square())}
     if config.mask_weight > 0:
         losses["mask"] = config.mask_weight * mean((accumulation - batch.mask).square())
