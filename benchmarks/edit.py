@@ -23,7 +23,6 @@ from torch import Tensor
 from mnif_nerf import MNIFPipeline
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.machine import flush_denormals
 from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.priors.walks import closed_walk
 
@@ -146,7 +145,6 @@ def main(config: Config) -> dict[str, Any]:
         MNIFError: a model that is not of radiance fields.
     """
     info = report.machine(config.seed)
-    flush_denormals()
     pipe = MNIFPipeline.from_pretrained(config.model)
     if pipe.modality != "radiance":
         raise MNIFError(f"{config.model}: a model of {pipe.modality}s has no shape and colour to mix.")

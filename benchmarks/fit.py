@@ -26,7 +26,6 @@ from mnif_nerf.data.observations.observations import Cells, Observation, Picture
 from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.data.sampling.views import spread
 from mnif_nerf.errors import MNIFError, run_command
-from mnif_nerf.machine import flush_denormals
 from mnif_nerf.pipelines.fit.fitting import Fit, FitSettings, fit_observation
 from mnif_nerf.pipelines.fit.preparation import prepare, render_mesh, voxelise
 from mnif_nerf.pipelines.fit.scores import agreement, cells_scores, grid_iou, picture_scores, scores, views_psnr
@@ -363,7 +362,6 @@ def main(config: Config) -> dict[str, Any]:
     if unknown:
         raise MNIFError(f"--parts {unknown[0]}: unknown; choose among {', '.join(PARTS)}.")
     info, results, start = report.machine(config.seed), Results(), time.perf_counter()
-    flush_denormals()
     for part in config.parts:
         {
             "views": measure_views,

@@ -19,7 +19,6 @@ import torch
 
 from mnif_nerf.errors import run_command
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.machine import flush_denormals
 from mnif_nerf.metrics.images import psnr
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
@@ -171,7 +170,6 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(config: Config) -> list[dict[str, Any]]:
     """Measure and print."""
     info = report.machine(config.seed)
-    flush_denormals()
     if config.model is not None:
         rows, source = time_subject(config, stored(config)), f"training instances of {config.model}"
     else:

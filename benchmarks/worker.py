@@ -137,20 +137,20 @@ def serve(target: str, arguments: dict[str, Any]) -> None:
         answers.flush()
 
     from mnif_nerf.errors import MNIFError
-    from mnif_nerf.machine import flush_denormals
+    from mnif_nerf.machine import denormals_flushed
 
     try:
         module, name = target.split(":")
         build = getattr(importlib.import_module(module), name)
         warm_torch(arguments.get("device", "cpu"))
         at_start = process_mb("VmRSS"), process_mb("RssAnon")
-        flush_denormals()
-        subject = build(**arguments)
-        answer({"value": None})
-        for line in sys.stdin:
-            method, given = json.loads(line)
-            value = memory(*at_start) if method == "memory" else getattr(subject, method)(**given)
-            answer({"value": value})
+        with denormals_flushed():
+            subject = build(**arguments)
+            answer({"value": None})
+            for line in sys.stdin:
+                method, given = json.loads(line)
+                value = memory(*at_start) if method == "memory" else getattr(subject, method)(**given)
+                answer({"value": value})
     except MNIFError as error:
         answer({"error": str(error)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -21,14 +22,32 @@ def default_device_type() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def flush_denormals() -> None:
-    """Treat denormal numbers as zero on this thread.
+def flushes_denormals() -> bool:
+    """Whether this thread's processor takes denormal numbers as zero at this moment."""
+    return sys.float_info.min * 0.5 == 0.0
 
-    Transmittance behind a surface underflows to denormals, on which processors are tens of times slower.
+
+@contextlib.contextmanager
+def denormals_flushed(flushed: bool = True) -> Iterator[None]:
+    """Within the block, or the function it decorates, this thread takes denormal numbers as zero (or keeps them).
+
+    Transmittance behind a surface and the squared gradients of unused weights underflow to denormals, on which
+    processors are tens of times slower. Nothing else may run like this: SciPy's k-d tree, for one, recurses for ever
+    where many points share the coordinate 0.0, because the number after 0 is a denormal. So the block holds tensor
+    arithmetic only, and the thread's own setting is back at its end, also after an exception. Threads that are started
+    within the block inherit the setting: the compiled kernel's live for one call, torch's pool serves torch alone.
+
+    Args:
+        flushed: False keeps denormals within the block, whatever the caller has set.
     """
     import torch
 
-    torch.set_flush_denormal(True)
+    before = flushes_denormals()
+    torch.set_flush_denormal(flushed)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:

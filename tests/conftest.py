@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 from tiny_model import tiny_model
 
+from mnif_nerf.machine import flushes_denormals
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
@@ -30,10 +31,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def process_state() -> Iterator[None]:
-    """Commands run in this process set threads and denormals for themselves; the next test starts without."""
+    """Commands run in this process set threads for themselves; the next test starts without."""
     threads = torch.get_num_threads()
     yield
-    torch.set_flush_denormal(False)  # hypothesis refuses to work without denormals
+    assert not flushes_denormals()  # only within training steps
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from test_fit_command import scene_of, written
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
@@ -45,7 +44,6 @@ def test_the_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "| seen | held by |" in capsys.readouterr().out
     with pytest.raises(MNIFError, match="--parts nothing: unknown"):
         fit.main(dataclasses.replace(config, parts=("nothing",)))
-    torch.set_flush_denormal(False)
 
 
 def test_scans_show_what_the_scanner_sees() -> None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
-from mnif_nerf.machine import _group_memory, available_memory
+import pytest
+import torch
+
+from mnif_nerf.latents.encoding import encode
+from mnif_nerf.latents.fitting import FitConfig, fit
+from mnif_nerf.latents.meta import LossObjective
+from mnif_nerf.latents.search import LatentSpace, SearchConfig, search
+from mnif_nerf.machine import _group_memory, available_memory, denormals_flushed, flushes_denormals
+from mnif_nerf.priors.training import PriorConfig, train_denoiser
 
 
 def test_cached_files_of_a_container_count_as_free(tmp_path: Path) -> None:
@@ -19,3 +29,80 @@ def test_cached_files_of_a_container_count_as_free(tmp_path: Path) -> None:
 def test_some_memory_is_free() -> None:
     free = available_memory()
     assert free is None or free > 0
+
+
+def test_flushing_ends_with_its_block() -> None:
+    with denormals_flushed():
+        assert flushes_denormals()
+        assert float(torch.tensor([1e-39]) * 1.0) == 0.0
+        with denormals_flushed(False):
+            assert not flushes_denormals()
+        assert flushes_denormals()
+    assert not flushes_denormals()
+
+    @denormals_flushed()
+    def fails() -> None:
+        raise ValueError("within the block")
+
+    with pytest.raises(ValueError, match="within"):
+        fails()
+    assert not flushes_denormals()
+
+
+def test_training_flushes_and_leaves_the_thread_as_it_was() -> None:
+    seen: list[bool] = []
+    latents = torch.randn(6, 3)
+
+    def note(*_: object) -> None:
+        seen.append(flushes_denormals())
+
+    fit(lambda codes, step: codes.square().mean(dim=1), 2, latents, FitConfig(steps=1), note)
+    train_denoiser(latents, PriorConfig(steps=1, width=8, blocks=1), note)
+
+    def losses(chosen: torch.Tensor) -> LossObjective:
+        note()
+        return LossObjective(lambda codes: codes.square().sum(dim=1))
+
+    encode(losses, 1, torch.ones(3))
+    search(Bowl(seen), latents[:2], LatentSpace.of(latents), SearchConfig(steps=1))
+    assert seen == [True] * 4
+    assert not flushes_denormals()
+
+
+class Bowl:
+    """Evidence that is best explained by zero, and notes how it was asked."""
+
+    def __init__(self, seen: list[bool]) -> None:
+        self.seen = seen
+
+    def losses(self, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """Squared lengths."""
+        self.seen.append(flushes_denormals())
+        return latents.square().sum(dim=1)
+
+    def score(self, latents: torch.Tensor) -> torch.Tensor:
+        """Squared lengths."""
+        return latents.square().sum(dim=1)
+
+
+# Where denormals are flushed, cKDTree recurses until the process dies: so in a process of its own.
+_CLOUDS = """
+import sys
+import numpy as np, torch
+from scipy.spatial import cKDTree
+from mnif_nerf.cli.generation_common import load_pipeline
+from mnif_nerf.metrics.clouds import chamfer, distance_matrix
+
+plane = np.zeros((64, 3))  # 40 points share the coordinate 0 exactly, as points of marching cubes may
+plane[40:, 2] = 0.25
+load_pipeline(sys.argv[1], "cpu")
+cKDTree(plane, leafsize=32)
+torch.set_flush_denormal(True)  # by the user
+assert chamfer(plane, plane) == 0 and not distance_matrix([plane], [plane]).any()
+print("alive")
+"""
+
+
+def test_clouds_with_many_points_at_zero(trained: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", _CLOUDS, str(trained)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "alive", f"exit {done.returncode}: {done.stderr[-500:]}"

@@ -52,10 +52,9 @@ def main(options: EvalOptions) -> Path:
     from mnif_nerf.evaluation.protocols import choose_protocol
     from mnif_nerf.evaluation.run import check_output, evaluate
     from mnif_nerf.evaluation.target import load_subject
-    from mnif_nerf.machine import flush_denormals, one_thread
+    from mnif_nerf.machine import one_thread
 
     subject = load_subject(options.load_config, options.data, options.device)
-    flush_denormals()
     protocol = choose_protocol(options.protocol, subject.modality, options.num_samples, options.seed)
     if options.references is not None:
         splits = tuple(name.strip() for name in options.references.split(",") if name.strip())

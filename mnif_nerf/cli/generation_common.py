@@ -53,12 +53,11 @@ class Choice(Protocol):
 
 
 def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
-    """Load the model and set the process up for rendering (threads as measured, denormals as zero)."""
-    from mnif_nerf.machine import flush_denormals, tune_threads
+    """Load the model and set torch's threads as measured for rendering."""
+    from mnif_nerf.machine import tune_threads
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
     pipe = MNIFPipeline.from_pretrained(load_config, device)
-    flush_denormals()
     if pipe.latents.device.type == "cpu":
         probe = pipe.decode([0.0] * pipe.model.field.spec.latent_dim)
         tune_threads(lambda: probe.render(resolution=64))

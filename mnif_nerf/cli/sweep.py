@@ -52,7 +52,7 @@ def main(options: SweepOptions) -> Path:
     from mnif_nerf.diagnosis.sweep import SweepConfig, run_sweep
     from mnif_nerf.export.document import write_document
     from mnif_nerf.export.figures import check_matplotlib
-    from mnif_nerf.machine import describe, flush_denormals
+    from mnif_nerf.machine import describe
 
     check_matplotlib()
     config = SweepConfig(
@@ -65,7 +65,6 @@ def main(options: SweepOptions) -> Path:
     resolution = options.resolution or (32 if options.modality == "voxel" else None)
     train, unseen = (open_grid_store(options.data, name, options.modality, resolution) for name in ("train", split))
     output = prepare_output(options.output or Path("outputs") / "sweep" / options.data.name)
-    flush_denormals()
     with progress_bar("models", len(config.points)) as advance:
         rows = run_sweep(train, unseen, output / "points", config, advance)
     about = {

@@ -59,7 +59,6 @@ def main(options: TrainPriorOptions) -> Path:
     Raises:
         MNIFError: no model, a setting out of range, or a folder that cannot be written.
     """
-    from mnif_nerf.machine import flush_denormals
     from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_prior
     from mnif_nerf.priors.prior import LatentPrior, PriorConfig
 
@@ -70,7 +69,6 @@ def main(options: TrainPriorOptions) -> Path:
     if "prior_variance" in model.training:
         given.setdefault("explained_variance", float(model.training["prior_variance"]))
     config = PriorConfig(**given)
-    flush_denormals()
     prior = LatentPrior.fit(model.latents, config)
     target = write_prior(prior, folder)
     _say(prior, target, options)

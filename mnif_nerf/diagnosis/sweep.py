@@ -30,6 +30,7 @@ from mnif_nerf.files import read_json, write_json
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.table import LatentTable, RowAdam
+from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.metrics.bases import basis_outputs, effective_rank, mean_absolute_correlation, use_of_bases
 from mnif_nerf.metrics.clouds import one_minus_iou
 from mnif_nerf.metrics.distributions import kernel_distance
@@ -206,6 +207,7 @@ def score_point(train: GridStore, unseen: GridStore, spec: FieldSpec, config: Sw
     return {**row, "train_seconds": trained, "seconds": time.perf_counter() - start}
 
 
+@denormals_flushed()
 def train_field(store: GridStore, spec: FieldSpec, config: SweepConfig) -> tuple[MixtureField, Tensor]:
     """Auto-decoding: the field and the latents `[N, D]` of all instances of the store."""
     field = MixtureField(spec, seed=config.seed)

@@ -13,6 +13,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import MixtureField
 from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
+from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.rendering.batch import PointBatch
 
 _FIT_BATCH = 64  # instances fitted together, which bounds the memory
@@ -37,6 +38,7 @@ class EncodedLatents(nn.Module):
         return self.weight[instances]
 
 
+@denormals_flushed()
 def encode(
     objective: Callable[[Tensor], Objective],
     instances: Tensor | int,

@@ -14,6 +14,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import MixtureField
 from mnif_nerf.latents.table import RowAdam
+from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 
@@ -50,6 +51,7 @@ class FitConfig:
     seed: int = 0
 
 
+@denormals_flushed()
 def fit(
     loss: Callable[[Tensor, int], Tensor],
     num_instances: int,

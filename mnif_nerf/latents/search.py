@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.machine import denormals_flushed
 
 Regulariser = Literal["whitened", "per-dimension", "none"]
 REGULARISERS: tuple[str, ...] = get_args(Regulariser)
@@ -126,6 +127,7 @@ class Evidence(Protocol):
         ...
 
 
+@denormals_flushed()
 def search(
     evidence: Evidence,
     starts: Tensor,

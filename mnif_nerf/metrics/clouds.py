@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.machine import denormals_flushed
 
 CHAMFER = "chamfer_l2sq_mean_sum"
 EMD = "emd_exact_lsa"
@@ -25,6 +26,7 @@ _LEAF = 32  # points per leaf; of 8, 16 and 32 the fastest for 2,048 points
 _CHUNK_BYTES = 64 * 2**20
 
 
+@denormals_flushed(False)  # cKDTree overflows the stack otherwise
 def chamfer(cloud: np.ndarray, other: np.ndarray) -> float:
     """Squared Chamfer distance: the mean over either cloud of the squared distance to the other, both added.
 
@@ -65,6 +67,7 @@ def emd(cloud: np.ndarray, other: np.ndarray) -> float:
     return _emd(*pair)
 
 
+@denormals_flushed(False)
 def distance_matrix(
     rows: Sequence[np.ndarray],
     columns: Sequence[np.ndarray],

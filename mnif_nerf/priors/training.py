@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaSpec
 from mnif_nerf.priors.schedulers import PREDICTIONS, SCHEDULES, make_scheduler
@@ -217,6 +218,7 @@ class ExampleSource:
         return self.mean + (noisy - self.mean) * self.gain
 
 
+@denormals_flushed()
 def train_denoiser(
     whitened: Tensor, config: PriorConfig, on_step: OnStep | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Denoiser, TrainingReport]:

@@ -18,7 +18,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.meta import MetaConfig, Objective, adapt
-from mnif_nerf.machine import flush_denormals, tune_threads
+from mnif_nerf.machine import tune_threads
 from mnif_nerf.models.base import InstanceModel, InstanceModelConfig, instances_of
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig
@@ -101,7 +101,6 @@ class InstancePipeline(VanillaPipeline):
                 f"training on {world_size} devices is not supported yet (the latents' gradients are sparse); "
                 "use --machine.num-devices 1."
             )
-        flush_denormals()
         # Not VanillaPipeline's: it would not tell the model where latents come from.
         Pipeline.__init__(self)
         self.config, self.test_mode, self.world_size = config, test_mode, world_size

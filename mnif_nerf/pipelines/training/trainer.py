@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import save
 
 from mnif_nerf.errors import MNIFError, disk_errors
+from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.schedulers import WarmupCosineSchedulerConfig
 
@@ -76,6 +77,7 @@ class MNIFTrainer(Trainer):
         finally:
             self.config.max_num_iterations = total
 
+    @denormals_flushed()
     def train_iteration(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """One step; what it returns is only logged, so it keeps no graph."""
         loss, losses, metrics = super().train_iteration(step)
