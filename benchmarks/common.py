@@ -22,6 +22,7 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.machine import tune_threads
+from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.occupancy import OccupancyGrid, dilate
@@ -173,7 +174,7 @@ class OurTrainer:
     def gradient(self) -> Tensor:
         """Draw the batch of the next step and fill all gradients; returns the squared error."""
         batch = self.sampler.draw(self.steps_taken)
-        losses = self.losses(batch, (self.seed * 1_000_003 + self.steps_taken) % 2**63)
+        losses = self.losses(batch, stream(self.seed, "jitter", self.steps_taken))
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()

@@ -13,6 +13,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import density_from_raw
 from mnif_nerf.fields.mixture import MixtureField
 from mnif_nerf.latents.meta import PointObjective
+from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import PointBatch, RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
@@ -140,7 +141,7 @@ class ObservedViews:
 
     def losses(self, latents: Tensor, step: int, rays: int | None = None) -> Tensor:
         """See `Evidence`."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(stream(self.seed, "fit rays", step))
         total = self.rays.near.shape[1]
         chosen = torch.randint(total, (rays or self.rays_per_step,), generator=generator).to(latents.device)
         batch = take_rays(self.rays, chosen, len(latents))
@@ -205,7 +206,7 @@ class ObservedPoints:
 
     def draw(self, count: int, step: int, points: int | None = None) -> PointBatch:
         """Points of step `step`, the same for `count` instances."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed(stream(self.seed, "fit points", step))
         wanted, total = points or self.points_per_step, sum(pool.share for pool in self.pools)
         where, targets = [], []
         for pool in self.pools:

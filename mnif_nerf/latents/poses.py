@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mnif_nerf.fields.mixture import MixtureField
 from mnif_nerf.latents.search import LatentSpace, SearchConfig
+from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.intervals import box_interval
@@ -202,7 +203,7 @@ class PhotoSearch:
         with torch.enable_grad():
             for _ in range(item.steps):
                 self._draws += 1
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._draws)
+                generator = torch.Generator().manual_seed(stream(self.seed, "pose search", self._draws))
                 loss = self._losses(codes, cameras, item.rays, item.samples, generator)
                 loss = loss + self.config.penalty * codes.square().mean(dim=1) + (held * cameras.square()).sum(dim=1)
                 optimizer.zero_grad()
@@ -234,6 +235,6 @@ class PhotoSearch:
     def _score(self, codes: Tensor, cameras: Tensor) -> Tensor:
         parts = []
         for some in torch.arange(len(codes)).split(16):
-            generator = torch.Generator().manual_seed(self.seed)
+            generator = torch.Generator().manual_seed(stream(self.seed, "pose score"))
             parts.append(self._losses(codes[some], cameras[some], _SCORED, 24, generator))
         return torch.cat(parts)

@@ -24,6 +24,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
 from mnif_nerf.models.grid_views import front_camera, orbit_poses
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
+from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.occupancy import dilate
@@ -197,7 +198,7 @@ class GridDataManager(InstanceDataManager):
         return self._random_rays(self.eval_dataset, self.get_eval_rays_per_batch(), step)
 
     def _random_rays(self, dataset: Any, count: int, seed: int) -> tuple[RayBundle, dict[str, Any]]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + seed) % 2**63)
+        generator = torch.Generator().manual_seed(stream(self.seed, "evaluation rays", seed))
         every = [pixel_rays(pose, dataset.camera) for pose in dataset.poses]
         colors = torch.cat([torch.from_numpy(dataset.get_numpy_image(i)).view(-1, 3) for i in range(len(dataset))])
         picked = torch.randint(len(colors), (count,), generator=generator)

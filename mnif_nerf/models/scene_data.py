@@ -27,6 +27,7 @@ from mnif_nerf.data.sampling.views import TrainingViews, ViewList
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.models.dataparser import SrnDataParserConfig, make_cameras, make_outputs
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
+from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.occupancy import dilate
@@ -202,7 +203,7 @@ class MNIFDataManager(InstanceDataManager):
     def random_rays(self, views: ViewList, count: int, seed: int) -> tuple[RayBundle, dict[str, Any]]:
         """Rays of `count` random pixels of `views`, and their colours `image` `[count, 3]`, by seed."""
         store = views.store
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + seed) % 2**63)
+        generator = torch.Generator().manual_seed(stream(self.seed, "evaluation rays", seed))
         picked = torch.randint(len(views), (count,), generator=generator).numpy()
         pixel = torch.randint(store.height * store.width, (count,), generator=generator)
         column, row = pixel % store.width, pixel // store.width

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnif_nerf.random import stream
+
 
 class InstanceShuffle:
     """An endless shuffle: one permutation of all instances per epoch, so each is visited equally often.
@@ -29,7 +31,7 @@ class InstanceShuffle:
         instances = torch.empty_like(position)
         for epoch in epochs.unique().tolist():
             if self._epoch_order is None or self._epoch_order[0] != epoch:
-                generator = torch.Generator().manual_seed((self.seed * 7_368_787 + 31 * epoch + 1) % (2**63))
+                generator = torch.Generator().manual_seed(stream(self.seed, "epoch", epoch))
                 self._epoch_order = (epoch, torch.randperm(self.count, generator=generator))
             chosen = epochs == epoch
             instances[chosen] = self._epoch_order[1][places[chosen]]

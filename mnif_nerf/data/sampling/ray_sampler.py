@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
@@ -107,12 +108,12 @@ class RayBatchSampler:
         """Rays of these instances `[B]`, each instance's own: they depend on it and on the seed alone."""
         batches = []
         for scene in scenes.tolist():
-            generator = torch.Generator().manual_seed((self.seed * 15_485_863 + 2 * scene + 1) % (2**63))
+            generator = torch.Generator().manual_seed(stream(self.seed, "fixed rays", scene))
             batches.append(self._draw_rays(torch.tensor([scene]), generator))
         return RayBatch(*(torch.cat(parts) for parts in zip(*(vars(b).values() for b in batches)))).to(self.device)
 
     def _draw_pool(self, pool: int) -> RayBatch:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + pool) % (2**63))
+        generator = torch.Generator().manual_seed(stream(self.seed, "rays", pool))
         scenes = self._shuffle.take(pool * _POOL_STEPS * self.scenes_per_step, _POOL_STEPS * self.scenes_per_step)
         return self._draw_rays(scenes, generator)
 

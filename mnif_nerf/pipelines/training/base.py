@@ -24,6 +24,7 @@ from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig
 from mnif_nerf.pipelines.training.run_folder import finish_run, write_run_model
 from mnif_nerf.pipelines.training.viewer_adapter import LiveModel
+from mnif_nerf.random import stream
 from mnif_nerf.viewer.panel import ViewerPanel
 
 CONFIG_VERSION = 1
@@ -145,7 +146,7 @@ class InstancePipeline(VanillaPipeline):
         return outputs, self.model.get_loss_dict(outputs, batch), self.model.get_metrics_dict(outputs, batch)
 
     def _batch(self, step: int) -> dict[str, Any]:
-        return {"data": self.datamanager.draw(step), "seed": (self.seed * 1_000_003 + step) % 2**63}
+        return {"data": self.datamanager.draw(step), "seed": stream(self.seed, "jitter", step)}
 
     def _watch_inner_loop(self, batch: dict[str, Any], step: int) -> None:
         """Say where the inner loop leads upwards: with steps too long it may do so for good and stay finite."""
