@@ -107,10 +107,10 @@ def test_kinds_are_told_apart(scene: Path, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     expected = {"cloud.ply": "cloud", "mesh.ply": "mesh", "cloud.npy": "cloud", "grid.npy": "voxels"}
     for name, kind in {**expected, "cloud.npz": "cloud"}.items():
-        assert detect_kind(tmp_path / name, "voxel") == kind, name
-    assert detect_kind(scene, "radiance") == "views"
-    assert detect_kind(tmp_path / "a.png", "radiance") == "photo"
-    assert detect_kind(tmp_path / "a.png", "image") == "image"
+        assert detect_kind(tmp_path / name) == kind, name
+    assert detect_kind(scene) == "views"
+    assert detect_kind(tmp_path / "a.png", "photo") == "photo"
+    assert detect_kind(tmp_path / "a.png") == "image"
 
 
 def test_clouds_of_all_files_are_the_same(tmp_path: Path) -> None:
@@ -241,9 +241,9 @@ def test_a_partial_scan_leaves_the_other_side_open() -> None:
 # --------------------------------------------------------------------------------------------------------- bad input
 
 
-def refuse(message: str, path: Path, modality: str = "radiance", kind: str | None = None) -> None:
+def refuse(message: str, path: Path, picture: str = "photo", kind: str | None = None) -> None:
     with pytest.raises(MNIFError, match=message):
-        read_observation(path, kind or detect_kind(path, modality))  # type: ignore[arg-type]
+        read_observation(path, kind or detect_kind(path, picture))  # type: ignore[arg-type]
 
 
 def test_pictures_without_poses(scene: Path, tmp_path: Path) -> None:

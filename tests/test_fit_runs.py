@@ -43,7 +43,7 @@ def test_meta_learned_radiance_models_start_from_the_mean() -> None:
     cells = np.zeros((16, 16, 16), dtype=bool)
     cells[5:11, 5:11, 5:11] = True
     fit = fit_observation(MNIFPipeline(model), cells, FitSettings(restarts=1, steps=1))
-    assert fit.prepared.complete
+    assert fit.task.complete
     assert fit.starts == ["mean"]
     assert torch.isfinite(fit.best.latent).all()
 

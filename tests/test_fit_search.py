@@ -14,7 +14,7 @@ from mnif_nerf.data.observations.observations import Cells, Photo, Picture, Pose
 from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.data.readers.cloud_files import PointCloud
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.latents.evidence import ObservedPoints, ObservedViews, PointPool, view_rays
+from mnif_nerf.latents.evidence import PointEvidence, PointPool, ViewEvidence, view_rays
 from mnif_nerf.latents.poses import PhotoSearch, PoseSearchConfig, Round, camera_poses
 from mnif_nerf.latents.search import LatentSpace, SearchConfig, choose_starts, search
 from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation, total_steps
@@ -173,13 +173,13 @@ def test_rays_are_those_of_the_pixels_and_cut_to_the_cells() -> None:
 def test_the_right_latent_explains_its_pictures_best(radiance: MNIFPipeline) -> None:
     views = views_of(radiance, radiance.latents[3], ((20, 0), (30, 120)))
     rays = view_rays(*(torch.from_numpy(x) for x in (views.images, views.silhouettes, views.poses, views.intrinsics)))
-    evidence = ObservedViews(radiance.model.field, rays, LossConfig(samples_per_ray=48))
+    evidence = ViewEvidence(radiance.model.field, rays, LossConfig(samples_per_ray=48))
     losses = evidence.score(radiance.latents)
     assert int(losses.argmin()) == 3
     assert float(losses[3]) < 0.2 * float(losses.topk(2, largest=False).values[1])
     rays.near = rays.near[:, :0]
     with pytest.raises(MNIFError, match="no pixel of the pictures looks into the scene box"):
-        ObservedViews(radiance.model.field, rays, LossConfig())
+        ViewEvidence(radiance.model.field, rays, LossConfig())
 
 
 @pytest.mark.parametrize("head", ["signed", "logit"])
@@ -188,7 +188,7 @@ def test_points_of_solids_are_explained_by_their_latent(head: str) -> None:
     pipe = MNIFPipeline(model)
     cells = pipe.instance(2).occupancy(16)
     prepared = prepare(model, Cells(cells), Region())
-    assert isinstance(prepared.evidence, ObservedPoints)
+    assert isinstance(prepared.evidence, PointEvidence)
     assert int(prepared.evidence.score(pipe.latents).argmin()) == 2
     batch = prepared.evidence.draw(2, 0)
     assert batch.points.abs().max() <= 1
@@ -201,12 +201,12 @@ def test_pools_share_the_points() -> None:
         PointPool(torch.ones(500, 3), -torch.ones(500, 1), 0.25),
         PointPool(torch.zeros(0, 3), torch.zeros(0, 1), 1.0),
     ]
-    evidence = ObservedPoints(tiny_voxel_model().field, pools, 40)
+    evidence = PointEvidence(tiny_voxel_model().field, pools, 40)
     targets = evidence.draw(1, 0).targets
     assert (targets > 0).sum() == 30
     assert (targets < 0).sum() == 10
     with pytest.raises(MNIFError, match="nothing was observed"):
-        ObservedPoints(tiny_voxel_model().field, pools[2:])
+        PointEvidence(tiny_voxel_model().field, pools[2:])
 
 
 # ---------------------------------------------------------------------------------------------------------- cameras
@@ -276,8 +276,8 @@ def test_pictures_are_fitted(radiance: MNIFPipeline) -> None:
     assert fit.losses == sorted(fit.losses)
     assert "mean" in fit.starts
     assert len(fit.objects) == 3
-    assert isinstance(fit.prepared.truth, PosedViews)
-    assert fit.prepared.truth.names == ("1", "3")
+    assert isinstance(fit.task.truth, PosedViews)
+    assert fit.task.truth.names == ("1", "3")
     found = scores(fit)
     assert found["fit"]["psnr_seen"] > found["before"]["psnr_seen"] + 4
     assert found["fit"]["psnr_unseen"] > found["before"]["psnr_unseen"] + 1
@@ -294,8 +294,8 @@ def test_half_a_shape_is_completed() -> None:
     pipe = MNIFPipeline(tiny_voxel_model(num_instances=10, head="logit"))
     cells = pipe.decode(pipe.latents[:2].mean(dim=0)).occupancy(16)
     fit = fit_observation(pipe, cells, FitSettings(restarts=2, steps=80, region=Region("front")))
-    assert isinstance(fit.prepared.seen, Cells)
-    assert not fit.prepared.complete
+    assert isinstance(fit.task.seen, Cells)
+    assert not fit.task.complete
     assert "inner loop" not in fit.starts
     found = scores(fit)
     assert found["fit"]["iou_seen"] > 0.85
@@ -332,9 +332,9 @@ def test_a_scan_is_fitted_by_both_kinds_of_models(radiance: MNIFPipeline) -> Non
         found = scores(fit)
         assert found["fit"]["distance_seen"] < 0.7 * found["before"]["distance_seen"]
         back = fit_observation(model, Scan(PointCloud(points)), FitSettings(restarts=1, steps=2, region=Region("back")))
-        assert isinstance(back.prepared.seen, Scan)
-        assert (back.prepared.seen.cloud.points[:, 0] < 0).all()
-        assert any("estimated" in note for note in back.prepared.notes)
+        assert isinstance(back.task.seen, Scan)
+        assert (back.task.seen.cloud.points[:, 0] < 0).all()
+        assert any("estimated" in note for note in back.task.notes)
 
 
 def test_a_picture_is_fitted_and_its_seen_half_alone() -> None:

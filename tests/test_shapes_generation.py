@@ -383,7 +383,7 @@ def test_export_levels_of_voxels_are_occupancies(level: float, run: Path) -> Non
 
 @pytest.mark.parametrize("run", ["image"], indirect=True)
 def test_export_of_images_is_refused(run: Path) -> None:
-    with pytest.raises(MNIFError, match="a model of images has no surface to export") as caught:
+    with pytest.raises(MNIFError, match="a model of pictures has no surface to export") as caught:
         export_mesh.main(ExportOptions(str(run), num_samples=1))
     assert "\n" not in str(caught.value)
     assert not (run / "meshes").exists()

@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from mnif_nerf.cli import export_web
 from mnif_nerf.cli.export_web import WebOptions
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.web import WebObject, WebScene, WebText, estimate_bytes, write_web_page
+from mnif_nerf.export.web import RADIANCE, SOLID, WebObject, WebScene, WebText, estimate_bytes, write_web_page
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.rendering.cameras import default_camera
 
 TEXT = WebText("Title", "Origin.", "test")
-SCENE = WebScene("radiance", default_camera())
+SCENE = WebScene(RADIANCE, default_camera())
 
 
 def network(width: int = 8, scale: float = 1.0) -> CompactField:
@@ -74,7 +74,7 @@ def test_the_weights_are_in_the_file(tmp_path: Path, precision: Any, error: floa
 
 def test_bounds_are_bits_in_c_order(tmp_path: Path) -> None:
     cells = torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(0)) > 0.5
-    path = write_web_page(tmp_path / "page.html", [thing()], WebScene("radiance", default_camera(), 0.5, cells), TEXT)
+    path = write_web_page(tmp_path / "page.html", [thing()], WebScene(RADIANCE, default_camera(), 0.5, cells), TEXT)
     bounds = embedded(path.read_text())["bounds"]
     bits = np.unpackbits(np.frombuffer(base64.b64decode(bounds["bits"]), np.uint8))[:125]
     assert bounds["resolution"] == 5
@@ -150,8 +150,7 @@ def test_the_estimate_is_near(tmp_path: Path, pipe: MNIFPipeline, precision: Any
         ([thing(scale=1e6)], SCENE, "--precision float32"),
         ([thing(), thing(frames=3)], SCENE, "as many for each"),
         ([thing(frames=0)], SCENE, "strip holds"),
-        ([thing()], WebScene("voxel", default_camera()), "cannot show modality 'voxel' with the head 'radiance'"),
-        ([thing()], WebScene("sound", default_camera()), "cannot show modality 'sound'"),
+        ([thing()], WebScene(SOLID, default_camera()), "cannot draw a solid with the head 'radiance'"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(

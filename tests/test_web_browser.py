@@ -16,7 +16,7 @@ from browser import chromium
 from PIL import Image
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
-from mnif_nerf.export.web import WebObject, WebScene, WebText, write_web_page
+from mnif_nerf.export.web import RADIANCE, WebObject, WebScene, WebText, write_web_page
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel
@@ -72,7 +72,7 @@ def page(pipe: MNIFPipeline, path: Path, precision: Any = "float32", names: tupl
         item = pipe.instance(k)
         frames = [Image.new("RGB", (16, 16), (60 * k + 10, 40 * turn + 10, 90)) for turn in range(4)]
         objects.append(WebObject(names[k] if names else item.name, item.field, frames))
-    scene = WebScene(model.modality, model.camera, model.half_extent, model.cells)
+    scene = WebScene(model.kind.drawing, model.camera, model.half_extent, model.cells)
     return write_web_page(path, objects, scene, WebText("Things", "Made here.", "test"), precision)
 
 
@@ -146,7 +146,7 @@ def test_the_authors_activations_and_odd_widths(browser: Any, tmp_path: Path) ->
     field = CompactField(weights, [torch.randn(out, generator=generator) for out, _ in shapes], head="radiance-authors")
     camera = {"focal_over_width": 1.1, "radius": 1.4}
     objects = [WebObject("one", field, [Image.new("RGB", (8, 8))])]
-    scene = WebScene("radiance", camera, 0.4)
+    scene = WebScene(RADIANCE, camera, 0.4)
     path = write_web_page(tmp_path / "page.html", objects, scene, WebText("One", "", "test"), "float32")
     open_page(browser, path)
     grid = OccupancyGrid.from_field(field, half_extent=0.4)

@@ -123,18 +123,10 @@ def _check(options: ExportOptions) -> None:
 
 def _check_model(options: ExportOptions, pipe: MNIFPipeline) -> None:
     """Refuse what does not fit this model, before any work is done."""
-    from mnif_nerf.export.mesh import check_request
-
-    if pipe.modality == "image":
-        raise MNIFError(
-            f"{options.load_config}: a model of images has no surface to export; write pictures with mnif-sample."
-        )
-    if pipe.modality == "radiance":
-        check_request(options.resolution, options.level, options.keep)
-    elif options.level is not None and not 0 < options.level < 1:
-        raise MNIFError(
-            f"--level {options.level} is not an occupancy; use a number between 0 and 1 (the default is 0.5)."
-        )
+    kind = pipe.model.kind
+    if not kind.has_surface:
+        raise MNIFError(f"{options.load_config}: a model of {kind.nouns} has no surface to export; use mnif-sample.")
+    kind.check_level(options.level)
 
 
 def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options: ExportOptions) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def main(options: WebOptions) -> Path:
 
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
-    frames = options.frames if options.turntable and pipe.modality != "image" else 1
+    frames = options.frames if options.turntable and pipe.model.kind.has_views else 1
     count = _count(pipe, options)
     _announce(pipe, options, count, frames)
     output = options.output or default_output(options.load_config, "web", f"{choice_name(options)}-{count}.html")
@@ -92,10 +92,10 @@ def main(options: WebOptions) -> Path:
         for item in objects:
             shown.append(_web_object(item, frames, camera["radius"]))
             advance()
-    scene = WebScene(pipe.modality, camera, model.half_extent, model.cells, _FIRST_AZIMUTH)
+    scene = WebScene(pipe.model.kind.drawing, camera, model.half_extent, model.cells, _FIRST_AZIMUTH)
     data = str(model.training.get("data") or pipe.modality)
     text = WebText(
-        options.title or _title(data, pipe.modality, len(shown)),
+        options.title or _title(data, pipe.model.kind.drawing.nouns, len(shown)),
         f"The model was trained on {data}. {_origin(options)}",
         _generator(),
     )
@@ -163,9 +163,8 @@ def _web_object(item: NeuralObject, frames: int, radius: float) -> WebObject:
     return WebObject(item.name, item.field, [item.render(_ELEVATION, turn, FRAME_EDGE, radius) for turn in turns])
 
 
-def _title(data: str, modality: str, count: int) -> str:
-    thing = "picture" if modality == "image" else "object"
-    return f"{data}: {count} {thing}{'s' if count > 1 else ''}"
+def _title(data: str, nouns: str, count: int) -> str:
+    return f"{data}: {count} {nouns if count > 1 else nouns[:-1]}"
 
 
 def _origin(options: WebOptions) -> str:

@@ -100,8 +100,7 @@ def main(options: FitOptions) -> Path:
 
     observation = open_observation(options.input, pipe, options.kind, _placement(options), options.scanner)
     truth = _truth(options, pipe, observation)
-    # Solids are drawn with 2x2 rays a pixel.
-    check_pixels(options.resolution, 4 if pipe.modality == "voxel" else 1)
+    check_pixels(options.resolution, pipe.model.kind.rays_per_pixel)
     output = options.output or default_output(options.load_config, "fits", _run_name(options))
     prepare_output(output)
     with progress_bar("fitting", total_steps(observation, settings)) as advance:
@@ -153,7 +152,7 @@ def _truth(options: FitOptions, pipe: MNIFPipeline, observation: Observation) ->
     if not isinstance(found, (PosedViews, Cells, Picture)):
         raise MNIFError(f"--truth {options.truth}: cannot be scored against; give a scene folder, voxels or a mesh.")
     part = (options.observed_half, options.observed_box, options.observed_mask) != (None, None, None)
-    voxelised = isinstance(observation, MeshShape) and (pipe.modality == "voxel" or part)
+    voxelised = isinstance(observation, MeshShape) and (part or "views" not in pipe.model.kind.fitting.kinds)
     if isinstance(found, Cells) and (isinstance(observation, Cells) or voxelised):
         try:
             require_same_size(found, size)
@@ -207,14 +206,14 @@ def _report(pipe: MNIFPipeline, fit: Fit, truth: Any, options: FitOptions) -> di
         if key not in ("output", "device")
     }
     nearest = pipe.nearest(fit.best) if pipe.names else None
-    scored, notes = scores(fit, truth, options.fov), list(fit.prepared.notes)
+    scored, notes = scores(fit, truth, options.fov), list(fit.task.notes)
     if truth is not None and not {"psnr_unseen", "iou", "iou_unseen"} & set(scored["fit"]):
         notes.append("--truth was not scored: it is of another kind than the observation, or shows nothing more.")
     starts = [{"start": start, "loss": loss} for start, loss in zip(fit.starts, fit.losses)]
     report = {
         "settings": settings,
-        "observation": type(fit.prepared.seen).__name__,
-        "complete": fit.prepared.complete,
+        "observation": type(fit.task.seen).__name__,
+        "complete": fit.task.complete,
         "scores": scored,
         "starts": starts,
         "agreement": agreement(fit),
@@ -230,6 +229,7 @@ def _report(pipe: MNIFPipeline, fit: Fit, truth: Any, options: FitOptions) -> di
 
 def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: FitOptions) -> None:
     """Every file whole or not at all; the report comes last, and what an earlier run left goes first."""
+    from mnif_nerf import modalities
     from mnif_nerf.export.mesh_files import write_mesh
     from mnif_nerf.export.pictures import save_png
     from mnif_nerf.files import write_json, write_tensors
@@ -240,7 +240,7 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
             (output / name).unlink(missing_ok=True)
     write_tensors(output / "latent.safetensors", {"latent": fit.best.latent.float()})
     save_png(before_and_after(fit, truth, options.fov), output / "before_after.png")
-    if fit.best.modality == "image":
+    if not modalities.get(fit.best.modality).has_views:
         save_png(fit.best.render(resolution=options.resolution), output / "fit.png")
         report["files"] = ["latent.safetensors", "before_after.png", "fit.png"]
         write_json(output / "report.json", report)

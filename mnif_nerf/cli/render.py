@@ -177,15 +177,16 @@ def _check_model(options: RenderOptions, pipe: MNIFPipeline) -> None:
         raise MNIFError(
             f"--radius {options.radius:g} puts the camera inside the object; use more than {pipe.model.half_extent:g}."
         )
-    if pipe.modality != "image":
+    kind = pipe.model.kind
+    if kind.has_views:
         return
     if options.path in ("orbit", "camera-path") or options.camera_path_filename is not None or options.turns:
         raise MNIFError(
-            f"{options.load_config}: a model of images has nothing for a camera to go round; use --path interpolate "
-            "or --path walk, without turns and camera paths."
+            f"{options.load_config}: a model of {kind.nouns} has nothing for a camera to go round; use --path "
+            "interpolate or --path walk, without turns and camera paths."
         )
     if (options.width or 0) != (options.height or 0):
-        raise MNIFError("pictures of a model of images are square; give --resolution.")
+        raise MNIFError(f"{kind.nouns} are square; give --resolution.")
 
 
 # --- objects ----------------------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ def _film(pipe: MNIFPipeline, objects: list[NeuralObject], path: CameraPath | No
         shown = films.interpolation(pipe, objects, count, options.loop)
     else:
         shown = films.standing(objects[0])
-    if pipe.modality == "image":
+    if not pipe.model.kind.has_views:
         return films.Film(count, shown, None, options.resolution or options.width, 1 if _sized(options) else _SIZE)
     width, height = _size(options, path)
     if path is not None:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralImage, NeuralObject
 
 _MOST_IN_TURNTABLE = 16
-# Pictures per object where --views is not given. Of a solid the front-left and the rear-right show all there is.
-_VIEWS = {"radiance": 4, "voxel": 2}
 _WIDE = 400  # pixels: a strip of views on the contact sheet that has room for a whole sentence under it
 
 
@@ -81,10 +79,10 @@ def main(options: SampleOptions) -> Path:
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
     prepare_output(output)
     entries = [_entry(pipe, item, options) for item in objects]
-    if pipe.modality == "image":
+    if not pipe.model.kind.has_views:
         _write_images(objects, entries, output, options)
     else:
-        _write_pictures(objects, entries, output, options)
+        _write_pictures(pipe, objects, entries, output, options)
     if options.turntable:
         _write_turntable(objects, output / "turntable.mp4", options)
     _write_latents(objects, output / "latents.safetensors")
@@ -108,14 +106,13 @@ def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
     """The options with what the model decides filled in."""
     if options.sampler is None and pipe.prior is not None:
         options = dataclasses.replace(options, sampler=pipe.prior.default_sampler)
-    if pipe.modality != "image":
-        views = _VIEWS[pipe.modality] if options.views is None else options.views
-        resolution = 128 if options.resolution is None else options.resolution
+    kind = pipe.model.kind
+    resolution = kind.sample_pixels(pipe.model.grid) if options.resolution is None else options.resolution
+    if kind.has_views:
+        views = kind.view_count if options.views is None else options.views
         return dataclasses.replace(options, views=views, resolution=resolution)
     if options.views is not None:
-        raise MNIFError("--views is for objects seen from several sides; leave it out for a model of images.")
-    grid = pipe.model.grid or {"resolution": 64}
-    resolution = grid["resolution"] if options.resolution is None else options.resolution
+        raise MNIFError(f"--views is for objects seen from several sides; leave it out for a model of {kind.nouns}.")
     return dataclasses.replace(options, resolution=resolution, turntable=False)
 
 
@@ -144,13 +141,13 @@ def _entry(pipe: MNIFPipeline, item: NeuralObject, options: SampleOptions) -> di
     if pipe.names:
         name, distance = pipe.nearest(item)
         entry.update({"nearest_training_instance": name, "distance": round(distance, 4)})
-    if pipe.modality == "image":
+    if not pipe.model.kind.has_views:
         return {**entry, "image": f"images/{item.name}.png"}
     return {**entry, "views": [f"views/{item.name}_{view}.png" for view in range(options.views or 0)]}
 
 
 def _write_pictures(
-    objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
+    pipe: MNIFPipeline, objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
 ) -> None:
     from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
 
@@ -166,7 +163,7 @@ def _write_pictures(
             advance()
     labels = [_label(entry, wide=options.views * options.resolution >= _WIDE) for entry in entries]
     strips = [image_grid(row, columns=len(row)) for row in rows]
-    if all(item.modality == "voxel" for item in objects):  # their background is exactly white
+    if pipe.model.kind.white_margins:
         strips = _without_margins(strips)
     # Up to four objects stand below each other; more share a row, or the sheet gets too tall for a screen.
     across = 1 if len(strips) <= 4 else max(2, 8 // options.views)
@@ -270,18 +267,18 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
             f"(training instances are {pipe.prior.spacing():.2f} from their own nearest one; "
             "a sample far below that is nearly a copy)"
         )
-    pictures = "images/" if pipe.modality == "image" else "views/"
+    kind = pipe.model.kind
+    pictures = "views/" if kind.has_views else "images/"
     print(
         f"wrote {output}/contact_sheet.png{', turntable.mp4' if options.turntable else ''}, {pictures}, "
         "latents.safetensors, samples.json"
     )
-    if pipe.modality == "image":
+    if not kind.has_surface:
         print(f"next: the same at four times the resolution, with --resolution {4 * (options.resolution or 64)}")
         return
-    formats = "glb,binvox" if pipe.modality == "voxel" else "glb"
     print(
         f"next: mnif-export-mesh --load-config {options.load_config} --source latent "
-        f"--latent-file {output / 'latents.safetensors'} --format {formats}"
+        f"--latent-file {output / 'latents.safetensors'} --format {kind.mesh_formats}"
     )
 
 

@@ -180,14 +180,23 @@ def check_request(
         MNIFError: an option out of range, or a resolution that does not fit in memory.
     """
     check_resolution(resolution, _BYTES_PER_CELL)
-    if level is not None and not (np.isfinite(level) and level > 0):
-        raise MNIFError(f"level {level} is not a density; use a positive number (the default is 22).")
+    check_level(level)
     if keep not in ("largest", "all"):
         raise MNIFError(f"keep {keep!r} is not known; use largest or all.")
     if smooth < 0:
         raise MNIFError(f"smooth {smooth} is negative; use 0 for none, or about 10.")
     if max_faces is not None and max_faces < 4:
         raise MNIFError(f"max-faces {max_faces} cannot close a surface; use at least 4 (20000 is usual).")
+
+
+def check_level(level: float | None) -> None:
+    """Refuse a level that no density has.
+
+    Raises:
+        MNIFError: not a positive number.
+    """
+    if level is not None and not (np.isfinite(level) and level > 0):
+        raise MNIFError(f"level {level} is not a density; use a positive number (the default is 22).")
 
 
 def _marching_cubes(values: np.ndarray, level: float, half_extent: float) -> tuple[np.ndarray, np.ndarray]:

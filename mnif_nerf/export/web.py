@@ -8,12 +8,13 @@ thumbnail and for browsers without WebGL2.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import html
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,7 +34,10 @@ from mnif_nerf.rendering.views import DEFAULT_STEP
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Precision", "WebObject", "WebScene", "WebText", "estimate_bytes", "write_web_page"]
+__all__ = [
+    "PICTURE", "RADIANCE", "SOLID", "Drawing", "Precision", "WebObject", "WebScene", "WebText", "estimate_bytes",
+    "write_web_page",
+]  # fmt: skip
 
 Precision = Literal["float16", "float32"]
 
@@ -44,12 +48,68 @@ _SCRIPTS = ("codec.js", "shaders.js", "renderer.js", "stage.js", "page.js")
 _MOST_FRAMES = 16383 // FRAME_EDGE  # WebP is at most 16,383 pixels wide
 _BYTES_PER_FRAME = 1800  # what a picture in a strip takes; only for the estimate
 _QUALITY = 72
-# Cells along an edge of the grid that lets rays skip empty space, as `OccupancyGrid.from_field` and `SurfaceGrid` have
-# them, and rays along each edge of a pixel, as `NeuralShape` has them (a picture's border is as hard as a solid's).
-_GRID_CELLS = {"radiance": 48, "voxel": surface.GRID_RESOLUTION, "image": 0}
-_SAMPLES = {"radiance": 1, "voxel": 2, "image": 2}
-_HEADS = {"radiance": ("radiance", "radiance-authors"), "voxel": ("signed", "logit"), "image": ("signed", "logit")}
-_DRAWS = {"radiance": "a radiance field", "voxel": "a solid", "image": "a picture"}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the shader draws the objects of a page.
+
+    Attributes:
+        name: of the way, as the shader knows it.
+        heads: of the fields that it can draw.
+        what: what the page calls one of them.
+        nouns: what the page calls several.
+        grid_cells: along an edge of the grid that lets rays skip empty space; 0 for none.
+        samples: rays along each edge of a pixel.
+        constants: numbers that the Python renderers have too, so that the two cannot drift apart.
+        box_constants: the same, in half extents of the scene box.
+    """
+
+    name: str
+    heads: tuple[str, ...]
+    what: str
+    nouns: str
+    grid_cells: int
+    samples: int
+    constants: Mapping[str, float | tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    box_constants: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+# Grids as `OccupancyGrid.from_field` and `SurfaceGrid` have them, rays as `NeuralShape` has them (a picture's border
+# is as hard as a solid's).
+RADIANCE = Drawing(
+    "radiance",
+    ("radiance", "radiance-authors"),
+    "a radiance field",
+    "objects",
+    48,
+    1,
+    {
+        "STEP": DEFAULT_STEP,
+        "DENSITY_SCALE": heads.DENSITY_SCALE,
+        "DENSITY_GAIN": heads.DENSITY_GAIN,
+        "DENSITY_SHIFT": heads.DENSITY_SHIFT,
+        "OCCUPIED_ABOVE": 1.0,
+    },
+)
+SOLID = Drawing(
+    "voxel",
+    ("signed", "logit"),
+    "a solid",
+    "objects",
+    surface.GRID_RESOLUTION,
+    2,
+    {
+        "OCCUPIED_ABOVE": surface._EMPTY_BELOW,
+        "AMBIENT": surface._AMBIENT,
+        "SKY": surface._SKY,
+        "KEY": surface._KEY,
+        "GLOSS": surface._GLOSS,
+        "PAINT": tuple(surface._PAINT),
+    },
+    {"NUDGE": 1.0 / 1024},  # on either side of a point, for the gradient
+)
+PICTURE = Drawing("image", ("signed", "logit"), "a picture", "pictures", 0, 2)
 
 
 @dataclass(frozen=True)
@@ -72,14 +132,14 @@ class WebScene:
     """What all objects of the page share.
 
     Attributes:
-        modality: "radiance", "voxel" or "image".
+        drawing: how they are drawn.
         camera: "focal_over_width" and "radius", world units; the page opens with it.
         half_extent: half the edge of the scene box, world units.
         bounds: bool `[g, g, g]` outside which nothing exists, or None.
         first_azimuth: degrees, of the first frame; the others follow evenly.
     """
 
-    modality: str
+    drawing: Drawing
     camera: dict[str, float]
     half_extent: float = 0.5
     bounds: Tensor | None = None
@@ -128,14 +188,14 @@ def write_web_page(
         precision: of the weights in the file. The shader computes in float32 either way.
 
     Raises:
-        MNIFError: no objects, networks of several shapes or with numbers that the precision cannot hold, a modality
-            that cannot be shown, too many frames, or a folder that cannot be written.
+        MNIFError: no objects, networks of several shapes or with numbers that the precision cannot hold, a head
+            that the drawing does not know, too many frames, or a folder that cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise MNIFError(f"{path}: a web page is written as HTML; use the suffix .html.")
     model = _model(objects, scene, precision)
-    content = _page(model, text)
+    content = _page(model, scene.drawing, text)
     with atomic_file(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     return path
@@ -148,8 +208,9 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
     first = objects[0].field
     sizes = _sizes(first)
     head = first.head
-    if scene.modality not in _HEADS or head not in _HEADS[scene.modality]:
-        raise MNIFError(f"a web page cannot show modality {scene.modality!r} with the head {head!r}.")
+    drawing = scene.drawing
+    if head not in drawing.heads:
+        raise MNIFError(f"a web page cannot draw {drawing.what} with the head {head!r}.")
     for item in objects:
         if (_sizes(item.field), item.field.head, item.field.final_sine) != (sizes, head, first.final_sine):
             raise MNIFError(
@@ -160,7 +221,7 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
         raise MNIFError(f"a strip holds 1 to {_MOST_FRAMES} pictures, as many for each object; change --frames.")
     return {
         "format": FORMAT,
-        "modality": scene.modality,
+        "modality": drawing.name,
         "head": head,
         "finalSine": first.final_sine,
         "sizes": sizes,
@@ -169,8 +230,8 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
         "focal": scene.camera["focal_over_width"],
         "radius": scene.camera["radius"],
         "constants": _constants(scene),
-        "gridCells": _GRID_CELLS[scene.modality],
-        "samples": _SAMPLES[scene.modality],
+        "gridCells": drawing.grid_cells,
+        "samples": drawing.samples,
         "bounds": None if scene.bounds is None else _bits(scene.bounds),
         "turntable": {"frames": frames, "firstAzimuth": scene.first_azimuth},
         "objects": [
@@ -183,27 +244,9 @@ def _sizes(field: CompactField) -> list[int]:
     return [field.weights[0].shape[1], *(weight.shape[0] for weight in field.weights)]
 
 
-def _constants(scene: WebScene) -> dict[str, float | list[float]]:
-    """Numbers of the shader that the Python renderers have too, so that the two cannot drift apart."""
-    if scene.modality == "radiance":
-        return {
-            "STEP": DEFAULT_STEP,
-            "DENSITY_SCALE": heads.DENSITY_SCALE,
-            "DENSITY_GAIN": heads.DENSITY_GAIN,
-            "DENSITY_SHIFT": heads.DENSITY_SHIFT,
-            "OCCUPIED_ABOVE": 1.0,
-        }
-    if scene.modality == "voxel":
-        return {
-            "OCCUPIED_ABOVE": surface._EMPTY_BELOW,
-            "AMBIENT": surface._AMBIENT,
-            "SKY": surface._SKY,
-            "KEY": surface._KEY,
-            "GLOSS": surface._GLOSS,
-            "PAINT": list(surface._PAINT),
-            "NUDGE": scene.half_extent / 1024,  # on either side of a point, for the gradient
-        }
-    return {}
+def _constants(scene: WebScene) -> dict[str, float | Sequence[float]]:
+    in_boxes = {name: scene.half_extent * value for name, value in scene.drawing.box_constants.items()}
+    return {**scene.drawing.constants, **in_boxes}
 
 
 def _numbers(item: WebObject, precision: Precision) -> str:
@@ -240,7 +283,7 @@ def _strip(frames: Sequence[Image.Image]) -> str:
     return f"data:image/{kind};base64,{_base64(file.getvalue())}"
 
 
-def _page(model: dict[str, Any], text: WebText) -> str:
+def _page(model: dict[str, Any], drawing: Drawing, text: WebText) -> str:
     style = _part("page.css")
     script = '(() => {\n"use strict";\n' + "\n".join(map(_part, _SCRIPTS)) + "})();\n"
     # The policy lets the page do nothing but run this very script: neither names nor a later hand can add another,
@@ -249,15 +292,15 @@ def _page(model: dict[str, Any], text: WebText) -> str:
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    count, modality = len(model["objects"]), model["modality"]
+    count, nouns = len(model["objects"]), drawing.nouns.capitalize()
     values = {
         "POLICY": policy,
         "GENERATOR": html.escape(text.generator),
         "TITLE": html.escape(text.title),
-        "LEAD": _lead(modality, count),
-        "OBJECTS": ("Picture" if modality == "image" else "Object") + ("s" if count > 1 else ""),
+        "LEAD": _lead(nouns, count),
+        "OBJECTS": nouns if count > 1 else nouns[:-1],
         "KEYS": _keys(count),
-        "CAPTION": _caption(model, text),
+        "CAPTION": _caption(model, drawing.what, text),
         "STYLE": style,
         "MODEL": _embedded_json(model),
         "SCRIPT": script,
@@ -265,9 +308,9 @@ def _page(model: dict[str, Any], text: WebText) -> str:
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: values[match[1]], _part("page.html"))
 
 
-def _lead(modality: str, count: int) -> str:
+def _lead(nouns: str, count: int) -> str:
     ways = "Drag to turn, scroll or pinch to zoom" + (", pick another or blend two." if count > 1 else ".")
-    return f"{'Pictures' if modality == 'image' else 'Objects'} drawn live by their neural fields. {ways}"
+    return f"{nouns} drawn live by their neural fields. {ways}"
 
 
 def _keys(count: int) -> str:
@@ -278,12 +321,12 @@ def _keys(count: int) -> str:
     )
 
 
-def _caption(model: dict[str, Any], text: WebText) -> str:
+def _caption(model: dict[str, Any], what: str, text: WebText) -> str:
     sizes = model["sizes"]
     parameters = num_parameters(list(zip(sizes[1:], sizes)))
     kilobytes = len(model["objects"][0]["weights"]) / 1000
     return (
-        f"Each is {_DRAWS[model['modality']]} held by one small network of {parameters:,} numbers "
+        f"Each is {what} held by one small network of {parameters:,} numbers "
         f"({kilobytes:.0f} KB of this file, {model['precision']}), which your browser evaluates for every sample of "
         f"every picture; nothing comes from the network. {html.escape(text.origin)} Method: Generative Neural Fields "
         f"by Mixtures of Neural Implicit Functions (arXiv 2310.19464). Written by {html.escape(text.generator)}."

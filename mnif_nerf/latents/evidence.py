@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def take_rays(rays: RayBatch, chosen: Tensor, count: int) -> RayBatch:
     )
 
 
-class ObservedViews:
+class ViewEvidence:
     """Evidence of posed pictures.
 
     Args:
@@ -173,11 +174,8 @@ class PointPool:
     share: float
 
 
-class ObservedPoints:
+class PointEvidence:
     """Evidence of points: cells of a solid, a scan of its surface, or pixels.
-
-    A radiance field's targets are opacities: it has to stop the light where a point is inside and let it pass where
-    it is outside. What is deep inside it never learned; give points near the surface only.
 
     Args:
         field: the trained mixture.
@@ -188,7 +186,12 @@ class ObservedPoints:
 
     Raises:
         MNIFError: no points at all.
+
+    Attributes:
+        in_training: whether training descends on such points too, so that an inner loop can.
     """
+
+    in_training: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -228,18 +231,27 @@ class ObservedPoints:
 
     def losses(self, latents: Tensor, step: int, points: int | None = None) -> Tensor:
         """See `Evidence`."""
-        batch = self.draw(len(latents), step, points)
-        if self.field.spec.head.startswith("radiance"):
-            return self._opacity_losses(latents, batch)
-        return PointObjective(self.field, batch).losses(latents)
-
-    def _opacity_losses(self, latents: Tensor, batch: PointBatch) -> Tensor:
-        raw = self.field.evaluate(latents, batch.points * self.half_extent)
-        density = density_from_raw(raw[:, 3], self.field.spec.head)
-        opacity = 1.0 - torch.exp(-_OPAQUE_WITHIN * density)
-        return (opacity - 0.5 * (batch.targets[:, 0] + 1.0)).square().mean(dim=1)
+        return PointObjective(self.field, self.draw(len(latents), step, points)).losses(latents)
 
     @torch.no_grad()
     def score(self, latents: Tensor) -> Tensor:
         """See `Evidence`."""
         return self.losses(latents, _FIXED, 2 * _SCORED)
+
+
+class OpacityEvidence(PointEvidence):
+    """Evidence of points for a radiance field: targets are opacities.
+
+    The field has to stop the light where a point is inside and let it pass where it is outside. It never learned what
+    is deep inside; give points near the surface only.
+    """
+
+    in_training = False
+
+    def losses(self, latents: Tensor, step: int, points: int | None = None) -> Tensor:
+        """See `Evidence`."""
+        batch = self.draw(len(latents), step, points)
+        raw = self.field.evaluate(latents, batch.points * self.half_extent)
+        density = density_from_raw(raw[:, 3], self.field.spec.head)
+        opacity = 1.0 - torch.exp(-_OPAQUE_WITHIN * density)
+        return (opacity - 0.5 * (batch.targets[:, 0] + 1.0)).square().mean(dim=1)

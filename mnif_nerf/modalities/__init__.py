@@ -12,7 +12,7 @@ from pathlib import Path
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.base import Modality
 
-__all__ = ["Modality", "get", "names"]
+__all__ = ["Modality", "from_data", "get", "names"]
 
 # Module and class of each; loaded on first use, so that a command pays for its own modality only.
 _REGISTRY = {
@@ -43,3 +43,20 @@ def get(name: str, place: Path | str = "modality") -> Modality:
     if name not in _REGISTRY:
         raise MNIFError(f"{place}: modality {name!r} is not known; this version has {', '.join(_REGISTRY)}.")
     return _load(name)
+
+
+def from_data(root: Path | str) -> Modality:
+    """The modality of a data folder.
+
+    Raises:
+        MNIFError: the folder is missing, or holds data of none.
+    """
+    refusals = []
+    for name in _REGISTRY:
+        try:
+            get(name).locate_data(Path(root))
+        except MNIFError as error:
+            refusals.append(error)
+        else:
+            return get(name)
+    raise refusals[0]

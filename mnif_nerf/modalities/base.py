@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mnif_nerf.objects.radiance import NeuralObject
+import numpy as np
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities.traits import OBSERVATION_WORDS, Card, Demo, Fitting, SweepScores
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from mnif_nerf.data.observations.observations import Kind
+    from mnif_nerf.export.web import Drawing
+    from mnif_nerf.fields.mixture import FieldSpec
+    from mnif_nerf.latents.evidence import PointEvidence
+    from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.objects.radiance import NeuralObject
 
 
 class Modality(ABC):
@@ -14,15 +30,212 @@ class Modality(ABC):
     Attributes:
         name: as in model folders, object files and methods.
         noun, nouns: what a message calls one instance and several.
+        method: prefix of the names of its training methods.
+        dims: coordinates of a point; None for any number.
+        channels: that its fields may have; None for any number.
         heads: output heads (`mnif_nerf.fields.heads`) that its fields may have.
+        is_grid: whether its data are values on a regular grid, that the model knows the shape of.
+        has_surface: whether its objects have `mesh` and `occupancy`.
+        has_views: whether its objects look different from other sides (`view`, `views`, `orbit`).
+        has_pictures: whether generated sets are compared as pictures.
+        solids: the modality whose grids say which cells its instances fill; None where they fill none.
+        view_count: pictures of each object that `mnif-sample` writes.
+        white_margins: whether pictures are exactly white around the object, so that they can be cropped.
+        rays_per_pixel: that a picture takes.
+        mesh_formats: what the next commands name for `mnif-export-mesh --format`.
+        fitting: what a model can be fitted to.
+        no_repainting: why shape and colour cannot be mixed; empty where they can.
     """
 
     name: ClassVar[str]
     noun: ClassVar[str]
     nouns: ClassVar[str]
+    method: ClassVar[str]
+    dims: ClassVar[int | None] = None
+    channels: ClassVar[tuple[int, ...] | None] = None
     heads: ClassVar[tuple[str, ...]]
+    is_grid: ClassVar[bool] = True
+    has_surface: ClassVar[bool] = False
+    has_views: ClassVar[bool] = False
+    has_pictures: ClassVar[bool] = False
+    solids: ClassVar[str | None] = None
+    view_count: ClassVar[int] = 1
+    white_margins: ClassVar[bool] = False
+    rays_per_pixel: ClassVar[int] = 1
+    mesh_formats: ClassVar[str] = "glb"
+    fitting: ClassVar[Fitting] = Fitting()
+    no_repainting: ClassVar[str] = "it has none"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    # --- objects and the field behind them ------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def object_class(self) -> type[NeuralObject]:
         """The class of its objects."""
+
+    def check_field(self, spec: FieldSpec, grid: Any, place: Path | str) -> None:
+        """Refuse a field, or facts of a grid, that no model of this modality has.
+
+        Raises:
+            MNIFError: the sentence begins with `place`.
+        """
+        fits = self.dims in (None, spec.in_features) and spec.head in self.heads
+        if not fits or (self.channels is not None and spec.out_features not in self.channels):
+            raise MNIFError(
+                f"{place}: a field of {spec.in_features} coordinates, {spec.out_features} channels and head "
+                f"{spec.head!r} does not fit the modality {self.name!r}; train the model again."
+            )
+        if grid is not None:
+            whole = isinstance(grid, dict) and all(isinstance(grid.get(key), int) for key in ("resolution", "channels"))
+            if not whole or grid["resolution"] < 1 or grid["channels"] != spec.out_features:
+                raise MNIFError(
+                    f"{place}: grid {grid!r} does not fit the field; expected a resolution and "
+                    f"{spec.out_features} as channels."
+                )
+
+    @abstractmethod
+    def seen_values(self, raw: Tensor, head: str, thickness: float) -> Tensor:
+        """What one sees or measures of a field: `[B, C', N]` of its raw outputs `[B, C, N]`, differentiable.
+
+        Args:
+            raw: outputs of the field.
+            head: what they mean.
+            thickness: of a surface, world units: the way over which radiance is taken to become opaque.
+        """
+
+    # --- pictures -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
+        """An object in small, `pixels` along an edge, for sheets."""
+
+    def beside_data(self, item: NeuralObject, pixels: int) -> Image.Image:
+        """The portrait that goes beside `picture_of_data`; what has a resolution of its own keeps that."""
+        return self.portrait(item, pixels)
+
+    def sample_pixels(self, grid: dict[str, Any] | None) -> int:
+        """Pixels along an edge of the pictures that `mnif-sample` writes, for a model whose data has this grid."""
+        return 128
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def next_commands(self, config: Path | str) -> tuple[str, ...]:
+        """What to run after training; `config` is the run's config.yml."""
+        sample = f"mnif-sample --load-config {config} --num-samples 16 --seed 0"
+        if not self.has_surface:
+            return (sample,)
+        export = f"mnif-export-mesh --load-config {config} --num-samples 8 --format {self.mesh_formats}"
+        return (sample, export)
+
+    @property
+    @abstractmethod
+    def card(self) -> Card:
+        """What the card of a published model says."""
+
+    @property
+    def demo(self) -> Demo:
+        """The demo.
+
+        Raises:
+            MNIFError: there is none.
+        """
+        raise MNIFError(f"there is no demo of {self.nouns}.")
+
+    @property
+    def drawing(self) -> Drawing:
+        """How a web page draws the objects.
+
+        Raises:
+            MNIFError: it cannot.
+        """
+        raise MNIFError(f"a web page cannot show {self.nouns}; write them with mnif-sample.")
+
+    def check_level(self, level: float | None) -> None:
+        """Refuse what can be no level of a surface.
+
+        Raises:
+            MNIFError: with the range, or because there is no surface.
+        """
+        raise MNIFError(f"{self.nouns} have no surface, and so no level of one.")
+
+    @abstractmethod
+    def locate_data(self, root: Path) -> None:
+        """Refuse a folder that holds no data of this modality.
+
+        Raises:
+            MNIFError: with what is missing.
+        """
+
+    @abstractmethod
+    def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
+        """Read a whole data set: lines that describe it, and the problems found.
+
+        Raises:
+            MNIFError: nothing readable.
+        """
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+
+    def protocol_changes(self, protocol: str) -> dict[str, Any]:
+        """Settings of an evaluation protocol that this modality takes otherwise, by name."""
+        return {}
+
+    def reconstruction_scores(self, item: NeuralObject, truth: np.ndarray, lpips: Lpips | None) -> dict[str, float]:
+        """Scores of an object against the values of one instance of a grid, over the whole grid."""
+        raise NotImplementedError
+
+    def picture_of_data(self, values: np.ndarray, pixels: int) -> Any:
+        """A picture of one instance of a grid."""
+        raise NotImplementedError
+
+    @property
+    def sweep(self) -> SweepScores:
+        """How a sweep over model sizes is judged.
+
+        Raises:
+            MNIFError: there is no sweep of this modality.
+        """
+        raise MNIFError(f"there is no sweep over models of {self.nouns}; use voxels or pictures.")
+
+    # --- fitting to observations ----------------------------------------------------------------------------------
+
+    def check_observation(self, kind: Kind) -> None:
+        """Refuse a kind of observation that such a model cannot be fitted to.
+
+        Raises:
+            MNIFError: with the kinds that fit.
+        """
+        if kind in self.fitting.kinds:
+            return
+        allowed = " or ".join(OBSERVATION_WORDS[each] for each in self.fitting.kinds)
+        raise MNIFError(
+            f"{OBSERVATION_WORDS[kind]} cannot be fitted with this model of modality {self.name!r}"
+            + (f", which knows nothing of it; give {allowed}." if allowed else "; none of its kind can.")
+        )
+
+    @property
+    def point_evidence(self) -> type[PointEvidence]:
+        """What a search descends on where points of an object are known."""
+        from mnif_nerf.latents.evidence import PointEvidence
+
+        return PointEvidence
+
+    def likeness(self, item: NeuralObject, other: NeuralObject) -> float:
+        """How like two objects look: mean PSNR over their pictures in dB, at most 60 each."""
+        from mnif_nerf.metrics.images import psnr
+
+        pairs = zip(self.looks(item), self.looks(other))
+        return float(np.mean([min(60.0, float(psnr(_tensor(a), _tensor(b)))) for a, b in pairs]))
+
+    def looks(self, item: NeuralObject) -> list[Image.Image]:
+        """The pictures that two objects are compared by."""
+        return item.views(4, 48) if self.has_views else [item.render()]
+
+
+def _tensor(picture: Image.Image) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.asarray(picture).copy()).float() / 255

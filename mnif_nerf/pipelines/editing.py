@@ -95,8 +95,8 @@ def mix_shape_and_color(
     Raises:
         MNIFError: a model of voxels or images, a number of layers out of range, or an object of another model.
     """
-    if pipe.modality != "radiance":
-        reason = "voxel shapes have no colour" if pipe.modality == "voxel" else "a picture is all colour"
+    reason = pipe.model.kind.no_repainting
+    if reason:
         raise MNIFError(f"shape and colour cannot be mixed in this model, as {reason}; mix_layers mixes layers.")
     count = len(pipe.model.field.spec.shapes)
     last = max(1, round(_COLOR_LAYERS * count)) if layers is None else layers

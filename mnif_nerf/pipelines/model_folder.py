@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.mixture import FieldSpec, MixtureField
 from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from mnif_nerf.rendering.cameras import default_camera
 
 if TYPE_CHECKING:
+    from mnif_nerf.modalities import Modality
     from mnif_nerf.priors.prior import LatentPrior
 
 FORMAT = "mnif_nerf"
 FORMAT_VERSION = 1
-MODALITIES = ("radiance", "voxel", "image")
 ADAPTATIONS = ("auto-decoding", "meta-learning")
 _ENTRIES = (
     "config.json",
@@ -42,12 +43,6 @@ _ENTRIES = (
     "prior",
 )
 _REMEDY = "copy the model folder whole, or train again"
-# What the field of each modality reads, writes and means: coordinates, allowed channels, allowed heads.
-_FIELDS: dict[str, tuple[int, tuple[int, ...], tuple[str, ...]]] = {
-    "radiance": (3, (4,), ("radiance", "radiance-authors")),
-    "voxel": (3, (1,), ("signed", "logit")),
-    "image": (2, (1, 3), ("signed",)),
-}
 
 
 @dataclass
@@ -64,7 +59,7 @@ class StoredModel:
         training: settings worth keeping, JSON-ready.
         versions: of the packages that wrote it.
         prior: the latent prior, or None until it is trained.
-        modality: "radiance", "voxel" or "image".
+        modality: name of its modality; `kind` is the modality itself.
         grid: of voxels and images, "resolution" (cells along an edge) and "channels" of the training data; None for
             radiance.
         rates: `[D]` float32, the learned step sizes of the inner loop; None after auto-decoding.
@@ -85,6 +80,15 @@ class StoredModel:
     grid: dict[str, int] | None = None
     rates: Tensor | None = None
     adaptation: dict[str, Any] = dataclasses.field(default_factory=lambda: {"method": "auto-decoding"})
+
+    @property
+    def kind(self) -> Modality:
+        """The modality.
+
+        Raises:
+            MNIFError: this version does not have it.
+        """
+        return modalities.get(self.modality)
 
 
 def package_versions() -> dict[str, str]:
@@ -306,21 +310,7 @@ def _check_latents(latents: Tensor, names: tuple[str, ...], spec: FieldSpec, pla
 
 def _check_kind(modality: str, grid: Any, adaptation: dict[str, Any], spec: FieldSpec, place: Path) -> None:
     """Refuse a modality, a grid or an adaptation that is not known or does not fit the field."""
-    if modality not in _FIELDS:
-        raise MNIFError(f"{place}: modality {modality!r} is not known; this version has {', '.join(MODALITIES)}.")
-    in_features, out_features, heads = _FIELDS[modality]
-    if spec.in_features != in_features or spec.out_features not in out_features or spec.head not in heads:
-        raise MNIFError(
-            f"{place}: a field of {spec.in_features} coordinates, {spec.out_features} channels and head "
-            f"{spec.head!r} does not fit the modality {modality!r}; train the model again."
-        )
-    if grid is not None:
-        whole = isinstance(grid, dict) and all(isinstance(grid.get(key), int) for key in ("resolution", "channels"))
-        if not whole or grid["resolution"] < 1 or grid["channels"] != spec.out_features:
-            raise MNIFError(
-                f"{place}: grid {grid!r} does not fit the field; expected a resolution and "
-                f"{spec.out_features} as channels."
-            )
+    modalities.get(modality, place).check_field(spec, grid, place)
     if adaptation.get("method") not in ADAPTATIONS:
         raise MNIFError(
             f"{place}: adaptation {adaptation.get('method')!r} is not known; this version has {', '.join(ADAPTATIONS)}."

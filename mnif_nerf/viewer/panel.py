@@ -146,7 +146,7 @@ class ViewerPanel(ViewerControl):
                 slider.on_update(lambda _: self._touch("positions"))
                 self._sliders.append(slider)
             self._button("Undo directions", lambda: walk.reset(), "Back to the object itself.")
-            what = "Export picture" if walk.pipe.modality == "image" else "Export mesh"
+            what = "Export mesh" if walk.pipe.model.kind.has_surface else "Export picture"
             self._file_button("Save latent", save_latent, "A .safetensors file, for mnif-export-mesh --source latent.")
             self._file_button(what, export_object, "A .glb file (of images, a .png) in the run's folder viewer.")
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 
@@ -26,12 +27,12 @@ def save_latent(item: NeuralObject, folder: Path) -> Path:
 
 
 def export_object(item: NeuralObject, folder: Path) -> Path:
-    """Write the object as a mesh (.glb), or of a model of images as a picture (.png).
+    """Write the object as a mesh (.glb), or where it has no surface as a picture (.png).
 
     Raises:
         MNIFError: it has no surface, or the folder cannot be written.
     """
-    if item.modality != "image":
+    if modalities.get(item.modality).has_surface:
         from mnif_nerf.export.mesh_files import write_mesh
 
         return write_mesh(item.mesh(MESH_RESOLUTION), free_path(folder, item.name, ".glb"))

@@ -61,7 +61,7 @@ def check(root: Path | str, progress: bool = True, max_problems: int = MAX_PROBL
     """
     modality = modality_of(root)
     if modality == "radiance":
-        lines, problems = _check_scenes(root, progress)
+        lines, problems = check_scenes(root, progress)
     else:
         lines, problems = check_grids(root, modality, progress)
     lines.append(f"problems: {len(problems) or 'none'}")
@@ -71,7 +71,7 @@ def check(root: Path | str, progress: bool = True, max_problems: int = MAX_PROBL
     return "\n".join(lines)
 
 
-def _check_scenes(root: Path | str, progress: bool) -> tuple[list[str], list[str]]:
+def check_scenes(root: Path | str, progress: bool) -> tuple[list[str], list[str]]:
     layout = locate(root)
     summaries = [summarise(layout, split, progress) for split in layout.splits]
     problems = [problem for summary in summaries for problem in summary.problems]

@@ -46,12 +46,12 @@ from mnif_nerf.errors import MNIFError
 _NUMPY_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
-def detect_kind(path: Path, modality: str) -> Kind:
+def detect_kind(path: Path, picture: Kind = "image") -> Kind:
     """What a file or folder is, by its name and content.
 
     Args:
         path: what the user gave.
-        modality: of the model: a picture is a photo of an object for "radiance", and itself for "image".
+        picture: what a single picture is to the model: a photo of an object, or an instance itself.
 
     Raises:
         MNIFError: nothing there, a folder without poses, or a suffix that nothing reads.
@@ -72,7 +72,7 @@ def detect_kind(path: Path, modality: str) -> Kind:
     if suffix == ".json":
         return "views"
     if suffix in IMAGE_SUFFIXES:
-        return "photo" if modality == "radiance" else "image"
+        return picture
     if suffix in (".npy", ".npz"):
         return "cloud" if _is_cloud_array(path) else "voxels"
     if suffix in VOXEL_SUFFIXES:

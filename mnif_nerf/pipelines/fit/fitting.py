@@ -21,12 +21,12 @@ from mnif_nerf.data.observations.observations import (
 )
 from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.latents.evidence import ObservedPoints
+from mnif_nerf.latents.evidence import PointEvidence
 from mnif_nerf.latents.fitting import frozen
 from mnif_nerf.latents.meta import MetaConfig, PointObjective, adapt
 from mnif_nerf.latents.poses import Hypotheses, PhotoSearch, PoseSearchConfig, Round
 from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, choose_starts, search
-from mnif_nerf.pipelines.fit.preparation import Prepared, check_kind, check_modality, photo_intrinsics, prepare
+from mnif_nerf.pipelines.fit.preparation import FitTask, check_modality, photo_intrinsics, prepare
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.radiance import NeuralObject
@@ -91,7 +91,7 @@ class Fit:
         losses: `[K]` theirs, the prior's share included; what "best" means.
         starts: where each began.
         before: the mean object, which is what the model says without any observation.
-        prepared: what was fitted to, and what is scored.
+        task: what was fitted to, and what is scored.
         poses: of a photo, the cameras `[K, 4, 4]` found with the objects; else None.
         seconds, cpu_seconds: of the search.
     """
@@ -100,7 +100,7 @@ class Fit:
     losses: list[float]
     starts: list[str]
     before: NeuralObject
-    prepared: Prepared
+    task: FitTask
     poses: Tensor | None
     seconds: float
     cpu_seconds: float
@@ -131,10 +131,11 @@ def open_observation(
         MNIFError: unreadable, an observation of another modality, or a scanner where there is no point cloud.
     """
     path, placement = Path(path), placement or Placement()
-    found = detect_kind(path, pipe.modality) if kind == "auto" else kind
-    if found == "photo" and pipe.modality != "radiance":
-        found = "image"
-    check_kind(pipe.modality, found)
+    modality = pipe.model.kind
+    found = detect_kind(path, modality.fitting.picture) if kind == "auto" else kind
+    if found == "photo":  # a single picture, whatever it is to this model
+        found = modality.fitting.picture
+    modality.check_observation(found)
     observation = read_observation(path, found, placement, pipe.model.camera["radius"], pipe.model.grid, scanner)
     check_modality(pipe.model, observation)
     return observation
@@ -163,20 +164,20 @@ def fit_observation(
     settings = settings or FitSettings()
     if isinstance(observation, (str, Path)):
         observation = open_observation(observation, pipe)
-    prepared = prepare(pipe.model, as_observation(observation), settings.region, settings.views, settings.seed)
-    config = settings.search_config(prepared.weight)
+    task = prepare(pipe.model, as_observation(observation), settings.region, settings.views, settings.seed)
+    config = settings.search_config(task.weight)
     space, wall, cpu = config.space(pipe.latents), time.perf_counter(), time.process_time()
     poses = None
     with frozen(pipe.model.field):
-        if isinstance(prepared.seen, Photo):
-            found = _search_photo(pipe, prepared.seen, settings, config, space, on_step)
+        if isinstance(task.seen, Photo):
+            found = _search_photo(pipe, task.seen, settings, config, space, on_step)
             latents, losses, poses = found.latents, found.losses, found.poses
             starts = [f"pose hypothesis {k}" for k in range(len(latents))]
         else:
-            begin, starts = _starts(pipe, prepared, settings)
-            assert prepared.evidence is not None
-            latents = search(prepared.evidence, begin, space, config, on_step)
-            losses = prepared.evidence.score(latents)
+            begin, starts = _starts(pipe, task, settings)
+            assert task.evidence is not None
+            latents = search(task.evidence, begin, space, config, on_step)
+            losses = task.evidence.score(latents)
     held = config.penalty * space.coordinates(latents).square().mean(dim=1)
     losses = losses + held
     order = losses.argsort().tolist()
@@ -185,7 +186,7 @@ def fit_observation(
         [float(losses[row]) for row in order],
         [_start_name(pipe, starts[row]) for row in order],
         pipe.decode(pipe.latents.mean(dim=0), "mean"),
-        prepared,
+        task,
         None if poses is None else poses[order],
         time.perf_counter() - wall,
         time.process_time() - cpu,
@@ -197,19 +198,19 @@ def total_steps(observation: Observation, settings: FitSettings) -> int:
     return _pose_config(settings).total_steps() if isinstance(observation, Photo) else settings.steps
 
 
-def _starts(pipe: MNIFPipeline, prepared: Prepared, settings: FitSettings) -> tuple[Tensor, list[str]]:
+def _starts(pipe: MNIFPipeline, task: FitTask, settings: FitSettings) -> tuple[Tensor, list[str]]:
     """Where the searches start; after meta-learning the inner loop's result first, where all was observed.
 
     From a part of an object the inner loop lands far from what the model knows, and a search from there keeps it
-    (docs/fit.md), so then it starts from the mean. So it does with radiance fields, whose inner loop descends on
-    rays: what points say of them is an opacity, which is none of the raw channels.
+    (docs/fit.md), so then it starts from the mean. It also does where the points are not those that training
+    descends on: the inner loop of radiance fields takes rays.
     """
-    count, evidence = settings.restarts, prepared.evidence
+    count, evidence = settings.restarts, task.evidence
     assert evidence is not None
     first: list[Tensor] = []
-    solid_or_picture = isinstance(evidence, ObservedPoints) and pipe.modality != "radiance"
-    if prepared.complete and solid_or_picture and pipe.model.rates is not None:
-        assert isinstance(evidence, ObservedPoints)
+    as_trained = isinstance(evidence, PointEvidence) and evidence.in_training
+    if task.complete and as_trained and pipe.model.rates is not None:
+        assert isinstance(evidence, PointEvidence)
         how = pipe.model.adaptation
         objective = PointObjective(pipe.model.field, evidence.draw(1, 0, _INNER_POINTS))
         first.append(adapt(objective, 1, pipe.model.rates, MetaConfig(int(how["inner_steps"]), float(how["inner_lr"]))))

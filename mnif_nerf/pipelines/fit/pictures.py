@@ -36,7 +36,7 @@ def before_and_after(
     """
     from mnif_nerf.export.pictures import contact_sheet
 
-    seen, truth = fit.prepared.seen, unseen_truth(fit, truth)
+    seen, truth = fit.task.seen, unseen_truth(fit, truth)
     if isinstance(seen, PosedViews):
         rows, captions = _view_rows(fit, seen, truth if isinstance(truth, PosedViews) else None)
     elif isinstance(seen, Photo):

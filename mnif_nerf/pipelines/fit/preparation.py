@@ -22,7 +22,7 @@ from mnif_nerf.data.observations.observations import (
 )
 from mnif_nerf.data.observations.observed_region import Region, SolidPoints, points_of_cells, points_of_scan
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.latents.evidence import ObservedPoints, ObservedViews, PointPool, view_rays
+from mnif_nerf.latents.evidence import PointPool, ViewEvidence, view_rays
 from mnif_nerf.latents.search import Evidence
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.radiance_losses import LossConfig
@@ -43,21 +43,10 @@ _KINDS: dict[type, Kind] = {
     Scan: "cloud",
     Picture: "image",
 }
-_FITTING: dict[str, dict[Kind, str]] = {
-    "radiance": {
-        "views": "posed pictures",
-        "photo": "a single picture of an object",
-        "mesh": "a mesh",
-        "voxels": "voxels",
-        "cloud": "a point cloud",
-    },
-    "voxel": {"mesh": "a mesh", "voxels": "voxels", "cloud": "a point cloud"},
-    "image": {"image": "a plain picture"},
-}
 
 
 @dataclass(frozen=True)
-class Prepared:
+class FitTask:
     """An observation that is ready to be fitted to.
 
     Attributes:
@@ -79,7 +68,7 @@ class Prepared:
 
 def prepare(
     model: StoredModel, observation: Observation, region: Region, views: tuple[int, ...] = (), seed: int = 0
-) -> Prepared:
+) -> FitTask:
     """Turn an observation into evidence.
 
     Args:
@@ -99,41 +88,26 @@ def prepare(
         if not region.everything:
             raise MNIFError("--observed-half, -box and -mask are for shapes and images; choose pictures with --views.")
         if isinstance(observation, Photo):
-            return Prepared(observation, None, None, False, 3e-4)
+            return FitTask(observation, None, None, False, 3e-4)
         return _views(model, observation, views, seed)
     if views:
         raise MNIFError("--views chooses among posed pictures; leave it out here.")
     if isinstance(observation, Scan):
         return _scan(model, observation, region, seed)
     if isinstance(observation, MeshShape):
-        if model.modality == "radiance" and region.everything:
+        if "views" in model.kind.fitting.kinds and region.everything:
             return _views(model, render_mesh(observation, model.camera["focal_over_width"]), (), seed)
         observation = voxelise(observation, (model.grid or {"resolution": 64})["resolution"])
     return _cells(model, observation, region, seed)
-
-
-def check_kind(modality: str, kind: Kind) -> None:
-    """Refuse a kind of observation that models of a modality know nothing of.
-
-    Raises:
-        MNIFError: with what they can be fitted to.
-    """
-    allowed = _FITTING[modality]
-    if kind not in allowed:
-        name = next(words[kind] for words in _FITTING.values() if kind in words)
-        raise MNIFError(
-            f"{name} cannot be fitted with this model of modality {modality!r}, which knows nothing of it; give "
-            f"{' or '.join(allowed.values())}."
-        )
 
 
 def check_modality(model: StoredModel, observation: Observation) -> None:
     """Refuse an observation that the model knows nothing of.
 
     Raises:
-        MNIFError: see `check_kind`; also models and pictures that cannot be fitted for other reasons.
+        MNIFError: see `Modality.check_observation`; also models and pictures that cannot be fitted for other reasons.
     """
-    check_kind(model.modality, _KINDS[type(observation)])
+    model.kind.check_observation(_KINDS[type(observation)])
     if model.field.spec.head == "radiance-authors":
         raise MNIFError("models imported from the authors' release cannot be fitted: their density has another form.")
     if isinstance(observation, Picture) and observation.pixels.shape[2] != model.field.spec.out_features:
@@ -191,7 +165,7 @@ def photo_intrinsics(photo: Photo, focal_over_width: float, field_of_view: float
     return Intrinsics(focal_over_width * width, width / 2, height / 2, height, width)
 
 
-def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed: int) -> Prepared:
+def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed: int) -> FitTask:
     count = len(views.images)
     wrong = [view for view in chosen if not 0 <= view < count]
     if wrong:
@@ -224,27 +198,27 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
     losses = LossConfig(samples_per_ray=samples, **known)
     if seen.silhouettes is None:
         losses = replace(losses, mask_weight=0.0)
-    evidence = ObservedViews(model.field, rays, losses, outside=outside, seed=seed)
-    return Prepared(seen, evidence, truth, len(used) > 8, 1e-4, tuple(notes))
+    evidence = ViewEvidence(model.field, rays, losses, outside=outside, seed=seed)
+    return FitTask(seen, evidence, truth, len(used) > 8, 1e-4, tuple(notes))
 
 
-def _cells(model: StoredModel, given: Cells, region: Region, seed: int) -> Prepared:
+def _cells(model: StoredModel, given: Cells, region: Region, seed: int) -> FitTask:
     size = len(given.values)
     known = np.ones_like(given.values) if given.known is None else given.known
     seen = known if region.everything else known & region.cells(size)
     if not (given.values & seen).any():
         raise MNIFError("the observed region holds no cell that is inside, so there is nothing to go by; widen it.")
-    radiance = model.modality == "radiance"
-    pools = _pools(points_of_cells(given.values, seen, shell_only=radiance), model.latents.device)
-    evidence = ObservedPoints(model.field, pools, half_extent=model.half_extent, seed=seed)
+    surface_only = model.kind.fitting.surface_only
+    pools = _pools(points_of_cells(given.values, seen, shell_only=surface_only), model.latents.device)
+    evidence = model.kind.point_evidence(model.field, pools, half_extent=model.half_extent, seed=seed)
     truth = given if given.known is None else None
-    notes = ("a radiance model learns the shape from it, and takes the colours from the prior.",) if radiance else ()
+    notes = ("only the shape is learned from it; the colours are those of the prior.",) if surface_only else ()
     complete = bool(seen.all())
-    weight = 1e-3 if radiance or complete else 3e-2
-    return Prepared(Cells(given.values & seen, seen), evidence, truth, complete, weight, notes)
+    weight = 1e-3 if surface_only or complete else 3e-2
+    return FitTask(Cells(given.values & seen, seen), evidence, truth, complete, weight, notes)
 
 
-def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> Prepared:
+def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> FitTask:
     inside = region.contains(scan.cloud.points)
     if not inside.any():
         raise MNIFError("the observed region holds no point of the cloud; widen it.")
@@ -253,17 +227,16 @@ def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> Prepared
     points, whole = points_of_scan(cloud, scan.scanner, seed)
     near = 0.7 if len(points.far) else 1.0
     pools = _pools(points, model.latents.device, near)
-    evidence = ObservedPoints(model.field, pools, half_extent=model.half_extent, seed=seed)
-    radiance = model.modality == "radiance"
+    evidence = model.kind.point_evidence(model.field, pools, half_extent=model.half_extent, seed=seed)
     notes = ["the scan encloses a volume: all outside it counts as empty." if whole else "the scan is partial."]
     notes.extend(cloud.notes)
     if cloud.normals is None:
         notes.append("the cloud has no normals: they were estimated.")
-    weight = 1e-3 if radiance else 3e-2
-    return Prepared(Scan(cloud, scan.scanner), evidence, None, whole, weight, tuple(notes))
+    weight = 1e-3 if model.kind.fitting.surface_only else 3e-2
+    return FitTask(Scan(cloud, scan.scanner), evidence, None, whole, weight, tuple(notes))
 
 
-def _picture(model: StoredModel, picture: Picture, region: Region, seed: int) -> Prepared:
+def _picture(model: StoredModel, picture: Picture, region: Region, seed: int) -> FitTask:
     size = len(picture.pixels)
     known = np.ones((size, size), dtype=bool) if picture.known is None else picture.known
     seen = known if region.everything else known & region.pixels(size)
@@ -272,10 +245,10 @@ def _picture(model: StoredModel, picture: Picture, region: Region, seed: int) ->
     targets = picture.pixels[rows, columns].astype(np.float32) * (2.0 / 255.0) - 1.0
     device = model.latents.device
     pool = PointPool(torch.from_numpy(places).to(device), torch.from_numpy(targets).to(device), 1.0)
-    evidence = ObservedPoints(model.field, [pool], min(1024, max(1, len(rows))), seed=seed)
+    evidence = model.kind.point_evidence(model.field, [pool], min(1024, max(1, len(rows))), seed=seed)
     truth = picture if picture.known is None else None
     complete = bool(seen.all())
-    return Prepared(Picture(picture.pixels, seen), evidence, truth, complete, 1e-4 if complete else 3e-2)
+    return FitTask(Picture(picture.pixels, seen), evidence, truth, complete, 1e-4 if complete else 3e-2)
 
 
 def _pools(points: SolidPoints, device: Any, near: float = 0.5) -> list[PointPool]:

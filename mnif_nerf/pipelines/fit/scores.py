@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mnif_nerf import modalities
 from mnif_nerf.data.observations.observations import Cells, Photo, Picture, PosedViews, Scan
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.grids import iou
@@ -16,15 +17,12 @@ from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.views import render_view
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from mnif_nerf.objects.radiance import NeuralObject
     from mnif_nerf.pipelines.fit.fitting import Fit
 
 _MOST_CELLS = 128  # grids are scored at this resolution or below
 _MESH_CELLS = 64
 _NEARLY = 1.5  # starts whose loss is within this factor of the best one's explain the observation as well
-_DIFFERENT = {"radiance": 25.0, "voxel": 0.9, "image": 20.0}
 
 
 def scores(
@@ -50,7 +48,7 @@ def scores(
 
 def unseen_truth(fit: Fit, truth: PosedViews | Cells | Picture | None) -> PosedViews | Cells | Picture | None:
     """`truth`, or what the observation left over; without the pictures that the fit has seen."""
-    truth, seen = truth or fit.prepared.truth, fit.prepared.seen
+    truth, seen = truth or fit.task.truth, fit.task.seen
     if not isinstance(truth, PosedViews) or not isinstance(seen, (PosedViews, Photo)):
         return truth
     known = seen.images if isinstance(seen, PosedViews) else seen.image[None]
@@ -61,7 +59,7 @@ def unseen_truth(fit: Fit, truth: PosedViews | Cells | Picture | None) -> PosedV
 def _scores_of(
     item: NeuralObject, fit: Fit, truth: PosedViews | Cells | Picture | None, field_of_view: float | None
 ) -> dict[str, float]:
-    seen, found = fit.prepared.seen, {}
+    seen, found = fit.task.seen, {}
     if isinstance(seen, PosedViews):
         found["psnr_seen"] = views_psnr(item, seen)
     elif isinstance(seen, Photo):
@@ -102,8 +100,8 @@ def see(item: NeuralObject, views: PosedViews, view: int) -> torch.Tensor:
 def photo_render(item: NeuralObject, fit: Fit, which: int = 0, field_of_view: float | None = None) -> torch.Tensor:
     """An object through the camera that was found with hypothesis `which`: `[H, W, 3]` in [0, 1]."""
     assert fit.poses is not None
-    assert isinstance(fit.prepared.seen, Photo)
-    camera = photo_intrinsics(fit.prepared.seen, item.camera["focal_over_width"], field_of_view)
+    assert isinstance(fit.task.seen, Photo)
+    camera = photo_intrinsics(fit.task.seen, item.camera["focal_over_width"], field_of_view)
     return render_view(item.field, fit.poses[which], camera, item.grid, item.half_extent)["rgb"].cpu()
 
 
@@ -186,38 +184,21 @@ def agreement(fit: Fit) -> dict[str, Any]:
     """Whether the starts that explain the observation nearly as well as the best one show the same thing.
 
     Returns:
-        `equally_good`: how many there are, the best included; `spread`: how far the least like it is from the best,
-        of voxels as IoU, else as PSNR in dB over pictures from four sides (of images, over the picture), None where
-        there is only one; `measure`; and `agree`.
+        `equally_good`: how many there are, the best included; `spread`: the likeness of the best and the one least
+        like it (`Modality.likeness`), None where there is only one; `measure`; and `agree`.
     """
     equal = [k for k, loss in enumerate(fit.losses) if loss <= _NEARLY * fit.losses[0] + 1e-9]
-    modality = fit.best.modality
-    measure = "IoU with the best" if modality == "voxel" else "PSNR to the best, dB"
+    modality = modalities.get(fit.best.modality)
+    measure = modality.fitting.measure
     if len(equal) < 2:
         return {"equally_good": 1, "spread": None, "measure": measure, "agree": True}
-    spread = min(_likeness(fit.objects[0], fit.objects[k]) for k in equal[1:])
+    spread = min(modality.likeness(fit.objects[0], fit.objects[k]) for k in equal[1:])
     return {
         "equally_good": len(equal),
         "spread": spread,
         "measure": measure,
-        "agree": spread >= _DIFFERENT[modality],
+        "agree": spread >= modality.fitting.agreement,
     }
-
-
-def _likeness(item: NeuralObject, other: NeuralObject) -> float:
-    if item.modality == "voxel":
-        first, second = (torch.from_numpy(each.occupancy(_MESH_CELLS)).flatten() for each in (item, other))
-        return float(iou(first, second))
-    pairs = zip(_looks(item), _looks(other))
-    return float(np.mean([min(60.0, float(psnr(_tensor(a), _tensor(b)))) for a, b in pairs]))
-
-
-def _looks(item: NeuralObject) -> list[Image.Image]:
-    return [item.render()] if item.modality == "image" else item.views(4, 48)
-
-
-def _tensor(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(picture).copy()).float() / 255
 
 
 def _masked_psnr(made: np.ndarray, pixels: np.ndarray, mask: np.ndarray) -> float:

@@ -13,14 +13,6 @@ from mnif_nerf.export.document import Table
 from mnif_nerf.pipelines.model_folder import StoredModel
 
 METRICS_FORMAT = "mnif_nerf.evaluation"
-# Under whose names the hub lists a model: 3d for what can be turned, nerf for what is a radiance field.
-_TAGS = {"radiance": ["3d", "nerf"], "voxel": ["3d"], "image": []}
-_WHAT = {"radiance": "radiance fields", "voxel": "solids", "image": "pictures"}
-_USE = {
-    "radiance": 'mesh(resolution=128).export("object.glb")',
-    "voxel": 'mesh(resolution=128).export("object.glb")',
-    "image": 'image().save("image.png")',
-}
 # Settings of the training that say nothing to a reader of the card.
 _SILENT = ("machine", "finished", "data", "steps", "seed")
 # What the card shows of a generated set, and how it is read. The rest is in metrics.json.
@@ -90,7 +82,7 @@ def _front_matter(model: StoredModel, options: CardOptions) -> str:
     card = ModelCardData(
         library_name="mnif_nerf",
         license=options.license,
-        tags=[*_TAGS[model.modality], "neural-fields", "mnif"],
+        tags=[*model.kind.card.tags, "neural-fields", "mnif"],
         model_name=options.title if results else None,
         eval_results=results or None,
     )
@@ -103,7 +95,7 @@ def _summary(model: StoredModel) -> str:
     data = _plain(model.training.get("data") or "")
     prior = "new ones are drawn from a latent prior" if model.prior is not None else "without a latent prior yet"
     return (
-        f"A generative model of {_WHAT[model.modality]}{trained}{f' of {data}' if data else ''}: a mixture of neural "
+        f"A generative model of {model.kind.card.what}{trained}{f' of {data}' if data else ''}: a mixture of neural "
         f"implicit functions (mNIF, arXiv 2310.19464). {spec.num_bases} basis networks of width {spec.width} are "
         f"averaged into one small network of {spec.parameters_per_instance:,} parameters per object, by a latent code "
         f"of {spec.latent_dim} numbers; {prior}."
@@ -112,9 +104,9 @@ def _summary(model: StoredModel) -> str:
 
 def _usage(model: StoredModel, options: CardOptions) -> str:
     if model.prior is None:
-        last = f"pipe.instance(0).{_USE[model.modality]}"
+        last = f"pipe.instance(0).{model.kind.card.usage}"
     else:
-        last = f"pipe(num_samples=4, seed=0)[0].{_USE[model.modality]}"
+        last = f"pipe(num_samples=4, seed=0)[0].{model.kind.card.usage}"
     return (
         "## Use\n\n```python\nfrom mnif_nerf import MNIFPipeline\n\n"
         f"pipe = MNIFPipeline.from_pretrained({json.dumps(options.repo_id)})\n{last}\n```"

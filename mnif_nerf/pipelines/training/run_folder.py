@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
     from mnif_nerf.pipelines.training.base import InstancePipeline
 
-_SAMPLE = "mnif-sample --load-config {config} --num-samples 16 --seed 0"
-_EXPORT = "mnif-export-mesh --load-config {config} --num-samples 8 --format "
-_NEXT = {
-    "radiance": (_SAMPLE, _EXPORT + "glb"),
-    "voxel": (_SAMPLE, _EXPORT + "glb,binvox"),
-    "image": ("mnif-sample --load-config {config} --num-samples 64 --seed 0",),
-}
-
 
 def write_run_model(pipeline: InstancePipeline, run: Path, step: int, finished: bool = False) -> Path:
     """Write `<run>/model/` (field, latents, rates, bounds, settings), whole or not at all.
@@ -101,8 +93,8 @@ def finish_run(pipeline: InstancePipeline, run: Path, step: int) -> None:
         CONSOLE.print(f"Next: mnif-train-prior --load-config {config}", soft_wrap=True)
         return
     CONSOLE.print("Next:")
-    for command in _NEXT[pipeline.datamanager.storage().get("modality", "radiance")]:
-        CONSOLE.print(f"  {command.format(config=config)}", soft_wrap=True)
+    for command in stored_model(pipeline).kind.next_commands(config):
+        CONSOLE.print(f"  {command}", soft_wrap=True)
 
 
 def _train_prior(pipeline: InstancePipeline, folder: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _COMPARED = 64  # latents by which it is checked that a prior belongs to this model
 _PROBE_PIXELS = 96
-_IMAGE_MARGIN = 1.15  # the data's camera sees an image from edge to edge
+_FLAT_MARGIN = 1.15  # the data's camera sees an image from edge to edge
 
 
 class LiveModel:
@@ -101,11 +101,11 @@ class LiveModel:
         return max(self.pipeline.model.row_of(self.pipeline.datamanager.shown), 0)
 
     def framing(self) -> Framing:
-        """The distance and angle of view of the data's cameras; of images, straight from the front."""
+        """The distance and angle of view of the data's cameras; straight from the front where there are no sides."""
         camera = self.pipeline.datamanager.camera()
         angle = degrees_of_view(camera["focal_over_width"], 1.0)
-        if self.pipeline.datamanager.storage().get("modality") == "image":
-            return Framing(_IMAGE_MARGIN * camera["radius"], angle, elevation=0.0, azimuth=0.0)
+        if not stored_model(self.pipeline).kind.has_views:
+            return Framing(_FLAT_MARGIN * camera["radius"], angle, elevation=0.0, azimuth=0.0)
         return Framing(camera["radius"], angle)
 
     def get_ready(self) -> None:
