@@ -32,7 +32,8 @@ from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.stores.grid_store import GridStore, open_grid_store
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.fields.heads import occupancy_from_raw
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations import build_field
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import LossObjective, PointObjective
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.metrics.images import psnr
@@ -52,7 +53,7 @@ class Settings:
     but images are learned at the pixels' centres alone.
 
     Attributes:
-        field: shape of the mixture.
+        field: networks and modulation.
         metric: what the table shows.
         resolution: of grids or pictures.
         train, unseen: instances.
@@ -122,7 +123,7 @@ class GridTask:
 
     def __init__(self, modality: str, settings: Settings, data: Path, device: str, seed: int) -> None:
         self.settings, self.device = settings, torch.device(device)
-        self.field = MixtureField(settings.field, seed).to(self.device)
+        self.field = build_field(settings.field, seed).to(self.device)
         self.stores, self.samplers = {}, {}
         for split, name in (("train", "train"), ("unseen", "test")):
             store = _first(open_grid_store(data, name, modality, progress=False), getattr(settings, split))
@@ -179,7 +180,7 @@ class RadianceTask:
 
     def __init__(self, modality: str, settings: Settings, data: Path, device: str, seed: int) -> None:
         self.settings, self.device, self.seed = settings, torch.device(device), seed
-        self.field = MixtureField(settings.field, seed).to(self.device)
+        self.field = build_field(settings.field, seed).to(self.device)
         self.stores = {split: open_store(data, name, progress=False) for split, name in _RADIANCE_SPLITS.items()}
         self.counts = {split: self.stores[split].num_scenes for split in ("train", "unseen")}
         self.shown = {"train": None, "unseen": torch.arange(self.stores["unseen"].num_views) % 2 == 0}

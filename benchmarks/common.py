@@ -19,7 +19,8 @@ from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.stores.scene_store import PackedStore, open_store
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.machine import tune_threads
 from mnif_nerf.random import stream

@@ -1,9 +1,9 @@
-"""Layer families on the same data: quality after the same processor time and after the same steps, and what they cost.
+"""Network families and modulations on the same data: quality after the same processor time and after the same steps.
 
-Every family learns by auto-decoding, in a process of its own and by default on one thread. First each gets the same
-CPU-seconds of training (on CUDA: wall seconds); then all others train once more, for as many steps as "siren"
-took. Rates fall to their end in both. Latents of unseen instances are fitted with the networks frozen.
-None but "siren" earned a place in the package, so the others live here, in `family_fields.py`.
+Every choice learns by auto-decoding, in a process of its own and by default on one thread. First each gets the same
+CPU-seconds of training (on CUDA: wall seconds); then all others train once more, for as many steps as the default,
+a mixture of SIRENs, took. Rates fall to their end in both. Latents of unseen instances are fitted with the networks
+frozen.
 Run: `python benchmarks/families.py --data diverse --seconds 45`.
 """
 
@@ -13,7 +13,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,20 @@ import common
 import numpy as np
 import report
 import torch
-import torch.nn.functional as F
 from adaptation_tasks import SETTINGS, GridTask, RadianceTask, Settings, make_data, small
-from family_fields import FAMILIES, FamilyField, FamilySpec, family_spec
-from torch import Tensor
 from worker import Worker
 
 from mnif_nerf.data.generate.writer import write_occupancy
 from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.fields import kernel
+from mnif_nerf.fields.families import FAMILIES
+from mnif_nerf.fields.spec import MODULATIONS
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen
-from mnif_nerf.latents.meta import LossObjective, PointObjective
 from mnif_nerf.latents.table import LatentTable, RowAdam
-from mnif_nerf.rendering.batch import PointBatch
 
 QUERIES = 100_000
+DEFAULT = ("siren", "mixture")
 DATA = {
     "diverse": dataclasses.replace(SETTINGS["voxel"], resolution=32, train=400, unseen=32, scored=32, fit_steps=200),
     "voxel": dataclasses.replace(SETTINGS["voxel"], resolution=32, train=400, unseen=32, scored=32, fit_steps=200),
@@ -48,13 +45,13 @@ DATA = {
 
 @dataclass(frozen=True)
 class Config:
-    """Train every family on the same data.
+    """Train every choice on the same data.
 
     Attributes:
         data: "diverse" (unions of boxes, balls and tori), "voxel" (cars), "image" (digits), "radiance" (cars), "all".
         seconds: the budget of each run.
-        families: which ones; "siren" is always there.
-        factors: on the frequency of Fourier features; of several, each has a third of the time, and the best on
+        families, modulations: all pairs are trained, and the default, a mixture of SIRENs, always.
+        factors: on w0, for families other than SIREN; of several, each has a third of the time, and the best on
             unseen instances is taken.
         steps: train for the same steps, too.
         threads: of torch and of the compiled kernel; 0 measures which is faster.
@@ -67,7 +64,8 @@ class Config:
 
     data: str = "all"
     seconds: float = 60.0
-    families: tuple[str, ...] = FAMILIES
+    families: tuple[str, ...] = tuple(FAMILIES)
+    modulations: tuple[str, ...] = MODULATIONS
     factors: tuple[float, ...] = (0.25, 0.5, 1.0)
     steps: bool = True
     threads: int = 1
@@ -78,59 +76,29 @@ class Config:
     small: bool = False
 
 
-class FamilyGridTask(GridTask):
-    """Voxels or pictures by networks of the settings' family."""
-
-    def __init__(self, modality: str, settings: Settings, data: Path, device: str, seed: int) -> None:
-        super().__init__(modality, settings, data, device, seed)
-        assert isinstance(settings.field, FamilySpec)
-        self.field: FamilyField = FamilyField(settings.field, seed).to(device)
-
-    def _objective(self, batch: PointBatch) -> PointObjective | LossObjective:
-        if self.field.spec.family == "fourier-relu":
-            return LossObjective(partial(self._losses, batch))
-        return PointObjective(self.field, dataclasses.replace(batch, points=self.field.inputs(batch.points)))
-
-    def _losses(self, batch: PointBatch, codes: Tensor) -> Tensor:
-        """What `PointObjective` computes, for networks that are no SIREN."""
-        values = self.field.evaluate(codes, batch.points)
-        if self.field.spec.head == "logit":
-            share = 0.5 * (batch.targets + 1.0)
-            return F.binary_cross_entropy_with_logits(values, share, reduction="none").mean(dim=(1, 2))
-        return (values - batch.targets).square().mean(dim=(1, 2))
-
-
-class FamilyRadianceTask(RadianceTask):
-    """Cars from pictures by networks of the settings' family."""
-
-    def __init__(self, modality: str, settings: Settings, data: Path, device: str, seed: int) -> None:
-        super().__init__(modality, settings, data, device, seed)
-        assert isinstance(settings.field, FamilySpec)
-        self.field: FamilyField = FamilyField(settings.field, seed).to(device)
-
-
 class Run:
     """One training run, inside a worker.
 
     Args:
         name: of the data, see `DATA`.
-        family: of the layers.
-        factor: on the frequency of Fourier features.
+        choice: family, modulation, and the factor on w0.
         data: from `make`.
         threads, device, seed, small: as in `Config`.
     """
 
     def __init__(
-        self, name: str, family: str, factor: float, data: str, threads: int, device: str, seed: int, small: bool
+        self, name: str, choice: tuple[str, str, float], data: str, threads: int, device: str, seed: int, small: bool
     ) -> None:
         settings = chosen(name, small)
-        field = family_spec(settings.field, family, factor)
+        family, modulation, factor = choice
+        w0 = factor * settings.field.w0
+        field = dataclasses.replace(settings.field, family=family, modulation=modulation, w0=w0)
         self.settings, self.device = dataclasses.replace(settings, field=field), device
-        kind = FamilyRadianceTask if name == "radiance" else FamilyGridTask
+        kind = RadianceTask if name == "radiance" else GridTask
         self.task = kind("image" if name == "image" else "voxel", self.settings, Path(data), device, seed)
         self.used, self.steps = 0.0, 0
         adam: dict[str, Any] = {"betas": (0.9, 0.99), "fused": True}
-        self.clipped = [list(self.task.field.bases.parameters()), list(self.task.field.projection.parameters())]
+        self.clipped = list(self.task.field.parameter_groups().values())
         self.optimizers = [torch.optim.Adam(group, lr=settings.field_lr, **adam) for group in self.clipped]
         self.latents = LatentTable(self.task.counts["train"], field.latent_dim, seed=seed).to(device)
         self.optimizers.append(RowAdam(self.latents.parameters(), lr=settings.latent_lr, betas=adam["betas"]))
@@ -180,7 +148,7 @@ class Run:
         with kernel.reference_only():
             plain = min(self._milliseconds(self.gradient) for _ in range(3))
         compact = field.collapse(self.latents.weight[0].detach()).to(self.device)
-        points = spec.reach * (2 * torch.rand(spec.in_features, QUERIES, device=self.device) - 1)
+        points = 2 * torch.rand(spec.in_features, QUERIES, device=self.device) - 1
         with torch.no_grad():
             queries = min(self._milliseconds(lambda: compact.evaluate(points)) for _ in range(3))
         return {
@@ -245,14 +213,15 @@ def make(name: str, settings: Settings, folder: Path, seed: int) -> Path:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Data set to family to numbers."""
+    """Data set to choice to numbers."""
     names = tuple(DATA) if config.data == "all" else (config.data,)
     if names[0] not in DATA:
         raise MNIFError(f"--data {config.data}: choose one of {', '.join(DATA)}, or all.")
     if config.seconds <= 0:
         raise MNIFError("--seconds must be positive; for instance --seconds 60.")
-    if set(config.families) - set(FAMILIES) or not config.factors:
-        raise MNIFError(f"--families are of {', '.join(FAMILIES)}, and --factors one or more numbers.")
+    for given, known in ((config.families, FAMILIES), (config.modulations, MODULATIONS)):
+        if set(given) - set(known) or not config.factors:
+            raise MNIFError(f"choose of {', '.join(known)}, and one or more --factors.")
     return {name: _compare(config, name) for name in names}
 
 
@@ -262,29 +231,32 @@ def _compare(config: Config, name: str) -> dict[str, Any]:
     shared |= {"name": name, "data": str(data)}
     results: dict[str, Any] = {}
 
-    def train(family: str, factor: float, seconds: float, steps: int = 0) -> dict[str, Any]:
-        with Worker("families:Run", {"family": family, "factor": factor, **shared}) as worker:
+    def train(choice: tuple[str, str, float], seconds: float, steps: int = 0) -> dict[str, Any]:
+        with Worker("families:Run", {"choice": choice, **shared}) as worker:
             found = worker.call("train", seconds=seconds, steps=steps)
         scores = f"training {found['train']:.3f}, unseen {found['unseen']:.3f}"
-        print(f"{name}, {family}, frequency x {factor:g}, {found['steps']} steps: {scores}", flush=True)
-        return {**found, "factor": factor}
+        print(f"{name}, {choice[0]}, {choice[1]}, w0 x {choice[2]:g}, {found['steps']} steps: {scores}", flush=True)
+        return {**found, "factor": choice[2]}
 
-    for family in ("siren", *(family for family in config.families if family != "siren")):
-        factors = config.factors if family == "fourier-relu" else (1.0,)
-        tuning = [train(family, factor, config.seconds / 3) for factor in factors] if len(factors) > 1 else []
-        best = max(tuning, key=lambda found: found["unseen"])["factor"] if tuning else factors[0]
-        result: dict[str, Any] = {"tuning": tuning, "time": train(family, best, config.seconds)}
+    pairs = [(family, modulation) for family in config.families for modulation in config.modulations]
+    for family, modulation in (DEFAULT, *(pair for pair in pairs if pair != DEFAULT)):
+        factors = (1.0,) if family == "siren" else config.factors
+        tries = [(family, modulation, factor) for factor in factors]
+        tuning = [train(choice, config.seconds / 3) for choice in tries] if len(tries) > 1 else []
+        best = tries[int(np.argmax([found["unseen"] for found in tuning]))] if tuning else tries[0]
+        result: dict[str, Any] = {"tuning": tuning, "time": train(best, config.seconds)}
         if config.steps:
-            wanted = results["siren"]["time"]["steps"] if results else 0
-            result["steps"] = train(family, best, config.seconds, wanted) if wanted else result["time"]
-        results[family] = result
+            wanted = next(iter(results.values()))["time"]["steps"] if results else 0
+            result["steps"] = train(best, config.seconds, wanted) if wanted else result["time"]
+        results[f"{family}, {modulation}"] = result
     return results
 
 
 def table(results: dict[str, Any]) -> str:
-    """One row per data set and family."""
+    """One row per data set and choice."""
     columns = [
-        "data", "family", "metric", "training", "unseen", "steps", "training, same steps", "unseen, same steps",
+        "data", "family, modulation", "metric", "training", "unseen", "steps",
+        "training, same steps", "unseen, same steps",
         "ms per step", "ms per step, torch alone", "ms per 100,000 points", "learned", "per instance",
     ]  # fmt: skip
     rows = []
@@ -315,7 +287,7 @@ def main(config: Config) -> dict[str, Any]:
             f"{s.field.latent_dim}, w0 {s.field.w0:g}"
         )
     notes = f"{config.seconds:g} {unit} of training each, by auto-decoding. {'; '.join(parts)}."
-    report.finish("Layer families", [table(results), notes], info, results, config.output)
+    report.finish("Network families and modulations", [table(results), notes], info, results, config.output)
     return results
 
 

@@ -15,7 +15,7 @@ import torch
 from recipe import RecipeConfig, RecipeField
 from torch import Tensor, nn
 
-from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
 
 SHAPENET_S = RecipeConfig(
     in_features=3, out_features=1, width=64, hidden_layers=4, num_bases=256, latent_dim=512, w0=50.0, final_sine=True

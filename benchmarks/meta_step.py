@@ -27,7 +27,8 @@ from torch import Tensor
 from worker import Worker, process_mb
 
 from mnif_nerf.errors import run_command
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, PointObjective, adapt
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.grids import cell_coordinates

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mnif_nerf.data.stores.scene_store import PackedStore
-from mnif_nerf.fields.siren import init_layer, layer_shapes
+from mnif_nerf.fields import families
+from mnif_nerf.fields.network import layer_shapes, split_flat
 from mnif_nerf.rendering.cameras import Intrinsics
 
 
@@ -60,7 +61,8 @@ class RecipeField(nn.Module):
         shapes = layer_shapes(config.in_features, config.width, config.hidden_layers, config.out_features)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for layer, (out, fan_in) in enumerate(shapes):
-            weight, bias = init_layer(config.num_bases, out, fan_in, layer == 0, config.w0)
+            flat = families.get("siren").init_layer(config.num_bases, (out, fan_in), layer == 0, config.w0)
+            (weight,), (bias,) = split_flat([flat], [(out, fan_in)])
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias))
         self.projection = nn.Linear(config.latent_dim, config.num_bases * len(shapes))

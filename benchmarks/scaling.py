@@ -23,7 +23,8 @@ from train_step import turn
 from worker import Worker
 
 from mnif_nerf.errors import disk_errors, run_command
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Mixer:
         self.field.zero_grad()
         self.latents.grad = None
         if isinstance(self.field, MixtureField):
-            mixed = self.field.mix_rows(self.latents)
+            mixed = self.field.flat_weights(self.latents)
         else:
             mixed = [part for layer in self.field.mix(self.latents) for part in layer]
         if self.gradients is None:

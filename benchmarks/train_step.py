@@ -24,7 +24,7 @@ from recipe import RecipeConfig, RecipeTrainer
 from worker import Worker
 
 from mnif_nerf.errors import run_command
-from mnif_nerf.fields.siren import layer_shapes
+from mnif_nerf.fields.network import layer_shapes
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ import worker
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 
 TINY = dataclasses.replace(

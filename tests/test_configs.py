@@ -43,7 +43,7 @@ def test_parameters_are_as_many_as_the_papers(name: str) -> None:
     config = METHODS[name]
     channels = config.pipeline.datamanager.channels if name.startswith("mnif_celeba") else 1
     with torch.device("meta"):
-        from mnif_nerf.fields.mixture import MixtureField
+        from mnif_nerf.fields.modulations.mixture import MixtureField
 
         spec = config.pipeline.model.field_spec(channels)
         field = MixtureField(spec)

@@ -11,7 +11,8 @@ import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 from mnif_nerf.pipelines.model_folder import StoredModel
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose

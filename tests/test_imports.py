@@ -137,7 +137,7 @@ assert "nerfstudio" not in sys.modules
 
 def test_generation_works_with_nerfstudio_blocked(trained: Path, tmp_path: Path) -> None:
     modules = [name_of(file) for file in module_files() if works_without_nerfstudio(file)]
-    assert {"mnif_nerf.fields.mixture", "mnif_nerf.data.stores.scene_store", "mnif_nerf.cli.demo"} <= set(modules)
+    assert {"mnif_nerf.fields.spec", "mnif_nerf.data.stores.scene_store", "mnif_nerf.cli.demo"} <= set(modules)
     command = [sys.executable, "-c", BLOCKED, str(trained), str(tmp_path), *modules]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

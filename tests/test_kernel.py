@@ -13,19 +13,15 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.siren import (
-    layer_shapes,
-    siren_forward,
-    siren_forward_reference,
-    siren_forward_rows,
-    split_rows,
-)
+from mnif_nerf.fields.evaluate import evaluate
+from mnif_nerf.fields.families import forward_reference
+from mnif_nerf.fields.network import NetworkForm, layer_shapes
 
 needs_kernel = pytest.mark.skipif(not kernel.available(), reason="the kernel was not built")
 
 
 def network(batch: int, shapes: list[tuple[int, int]], seed: int) -> list[Tensor]:
-    """Rows of random SIRENs, whose pre-activations have about unit variance (the first layer's: 10)."""
+    """Flat weights of random SIRENs, whose pre-activations have about unit variance (the first layer's: 10)."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for layer, (out, fan_in) in enumerate(shapes):
@@ -62,30 +58,26 @@ def test_kernel_equals_torch(batch, points, fan_in, width, hidden, out, final_si
     if point_major:
         x = x.transpose(1, 2).contiguous().transpose(1, 2)
     upstream = torch.randn(batch, out, points, generator=generator)
-    weights, biases = split_rows([row.double() for row in rows], shapes)
-    expected = siren_forward_reference(weights, biases, x.double(), final_sine)
+    form = NetworkForm(tuple(shapes), final_sine)
+    expected = forward_reference(form, [row.double() for row in rows], x.double())
     expected_grads = torch.autograd.grad(expected, rows, upstream.double())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MNIF_KERNEL", instruction_set)
         patch.setattr(kernel, "_WORK_PER_THREAD", 1)
-        assert kernel.usable(rows, x)
-        packed = siren_forward_rows(rows, shapes, x, final_sine)
-        packed_grads = torch.autograd.grad(packed, rows, upstream)
-        apart = siren_forward(*split_rows(rows, shapes), x, final_sine)
-        apart_grads = torch.autograd.grad(apart, rows, upstream)
-    torch.testing.assert_close(packed.double(), expected, atol=1e-5, rtol=1e-5)
-    assert_same(packed_grads, expected_grads, 1e-4)
-    assert torch.equal(packed, apart)
-    assert all(torch.equal(one, other) for one, other in zip(packed_grads, apart_grads))
+        assert kernel.usable(form, rows, x)
+        got = evaluate(form, rows, x)
+        grads = torch.autograd.grad(got, rows, upstream)
+    torch.testing.assert_close(got.double(), expected, atol=1e-5, rtol=1e-5)
+    assert_same(grads, expected_grads, 1e-4)
 
 
 def sine_and_cosine(x: Tensor) -> tuple[Tensor, Tensor]:
     """Through networks of one neuron: one point each, whose bias's gradient is the cosine."""
-    one, zero = torch.ones(len(x), 1, 1), torch.zeros(len(x), 1, 1)
-    bias = x.view(-1, 1, 1).clone().requires_grad_()
-    value = siren_forward([one, one], [bias, zero], zero)
-    (gradient,) = torch.autograd.grad(value.sum(), bias)
-    return value.detach().flatten(), gradient.flatten()
+    first = torch.stack([torch.ones_like(x), x], dim=1).requires_grad_()
+    last = torch.tensor([[1.0, 0.0]]).expand(len(x), -1)
+    value = evaluate(NetworkForm(((1, 1), (1, 1))), [first, last], torch.zeros(len(x), 1, 1))
+    (gradient,) = torch.autograd.grad(value.sum(), first)
+    return value.detach().flatten(), gradient[:, 1]
 
 
 @needs_kernel
@@ -115,7 +107,7 @@ def test_results_do_not_depend_on_threads(monkeypatch):
     results = []
     for threads in (1, 2, 7, 2):
         kernel.set_num_threads(threads)
-        values = siren_forward_rows(rows, shapes, x)
+        values = evaluate(NetworkForm(tuple(shapes)), rows, x)
         results.append((values, *torch.autograd.grad(values, rows, upstream)))
     for other in results[1:]:
         assert all(torch.equal(one, another) for one, another in zip(results[0], other))
@@ -124,22 +116,19 @@ def test_results_do_not_depend_on_threads(monkeypatch):
 
 
 @needs_kernel
-@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("final_sine", [False, True])
-def test_second_derivatives_equal_the_references(apart, final_sine, monkeypatch):
+def test_second_derivatives_equal_the_references(final_sine, monkeypatch):
     shapes = layer_shapes(3, 24, 2, 2)
+    form = NetworkForm(tuple(shapes), final_sine)
     rows, points = network(3, shapes, 0), torch.rand(3, 3, 130, generator=torch.Generator().manual_seed(1)) - 0.5
     upstream = torch.randn(3, 2, 130, generator=torch.Generator().manual_seed(2), requires_grad=True)
     calls = []
     compiled = kernel._call
-    monkeypatch.setattr(kernel, "_call", lambda *args, **kw: (calls.append(args[0]), compiled(*args, **kw)))
+    monkeypatch.setattr(kernel, "_call", lambda task: (calls.append(task.mode), compiled(task)))
 
     def derivatives(rows: list[Tensor], points: Tensor, upstream: Tensor) -> list[Tensor]:
         """First derivatives, and second ones in the rows and in what comes from above."""
-        if apart:
-            values = siren_forward(*split_rows(rows, shapes), points, final_sine)
-        else:
-            values = siren_forward_rows(rows, shapes, points, final_sine)
+        values = evaluate(form, rows, points)
         gradient = torch.autograd.grad(values, rows, upstream, create_graph=True)
         norm = torch.stack([part.square().sum() for part in gradient[1:]]).sum()
         return [*gradient, *torch.autograd.grad(norm, [*rows, upstream])]
@@ -161,7 +150,7 @@ def test_third_derivatives_are_torchs(by_kernel, monkeypatch):
     points = torch.rand(2, 2, 9, generator=torch.Generator().manual_seed(1)) - 0.5
 
     def third(rows: list[Tensor], points: Tensor) -> tuple[Tensor, ...]:
-        result = siren_forward_rows(rows, shapes, points, True).square().sum()
+        result = evaluate(NetworkForm(tuple(shapes), True), rows, points).square().sum()
         for _ in range(2):
             gradient = torch.autograd.grad(result, rows, create_graph=True)
             result = torch.stack([part.sin().sum() for part in gradient]).sum()
@@ -172,15 +161,14 @@ def test_third_derivatives_are_torchs(by_kernel, monkeypatch):
 
 
 def test_second_derivatives_of_weights_that_do_not_lie_in_a_row():
-    weights = [torch.randn(2, 3, 8).transpose(1, 2).requires_grad_(), torch.randn(2, 4, 8, requires_grad=True)]
-    biases = [torch.randn(2, 8, 1, requires_grad=True), torch.randn(2, 4, 1, requires_grad=True)]
+    form = NetworkForm(((8, 3), (4, 8)))
+    rows = [torch.randn(size, 2).T.requires_grad_() for size in (32, 36)]
     points = torch.rand(2, 3, 9) - 0.5
 
     def second_derivatives() -> tuple[Tensor, ...]:
-        params = weights + biases
-        loss = siren_forward(weights, biases, points).square().sum()
-        gradients = torch.autograd.grad(loss, params, create_graph=True)
-        return torch.autograd.grad(torch.stack([g.square().sum() for g in gradients]).sum(), params)
+        loss = evaluate(form, rows, points).square().sum()
+        gradients = torch.autograd.grad(loss, rows, create_graph=True)
+        return torch.autograd.grad(torch.stack([g.square().sum() for g in gradients]).sum(), rows)
 
     got = second_derivatives()
     with kernel.reference_only():
@@ -190,41 +178,43 @@ def test_second_derivatives_of_weights_that_do_not_lie_in_a_row():
 
 def test_points_with_a_gradient_doubles_and_function_transforms_go_to_torch():
     shapes = layer_shapes(3, 8, 1, 4)
+    form = NetworkForm(tuple(shapes))
     rows, x = network(2, shapes, 0), torch.rand(2, 3, 5)
-    assert not kernel.usable(rows, x.clone().requires_grad_())
-    assert not kernel.usable([row.double() for row in rows], x.double())
+    assert not kernel.usable(form, rows, x.clone().requires_grad_())
+    assert not kernel.usable(form, [row.double() for row in rows], x.double())
     moved = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(siren_forward_rows(rows, shapes, moved).sum(), moved)
+    (gradient,) = torch.autograd.grad(evaluate(form, rows, moved).sum(), moved)
     assert gradient.abs().max() > 0
-    by_transform = torch.func.grad(lambda row: siren_forward_rows([row, *rows[1:]], shapes, x).sum())(rows[0])
-    (by_autograd,) = torch.autograd.grad(siren_forward_rows(rows, shapes, x).sum(), rows[0])
+    by_transform = torch.func.grad(lambda row: evaluate(form, [row, *rows[1:]], x).sum())(rows[0])
+    (by_autograd,) = torch.autograd.grad(evaluate(form, rows, x).sum(), rows[0])
     torch.testing.assert_close(by_transform, by_autograd, rtol=1e-4, atol=1e-5)
 
 
 def test_shapes_that_do_not_fit_are_refused():
     shapes = layer_shapes(3, 8, 1, 4)
-    weights, biases = split_rows(network(2, shapes, 0), shapes)
+    form, rows = NetworkForm(tuple(shapes)), network(2, shapes, 0)
     for bad in (torch.rand(2, 2, 5), torch.rand(1, 3, 5), torch.rand(3, 5)):
         with pytest.raises((RuntimeError, IndexError)):
-            siren_forward(weights, biases, bad)
+            evaluate(form, rows, bad)
     with pytest.raises(RuntimeError):
-        siren_forward(weights, [bias[:, :-1] for bias in biases], torch.rand(2, 3, 5))
+        evaluate(form, [row[:, :-1] for row in rows], torch.rand(2, 3, 5))
 
 
 def test_torch_takes_over_when_asked_or_when_the_kernel_is_missing(monkeypatch, caplog):
     shapes = layer_shapes(3, 8, 1, 4)
+    form = NetworkForm(tuple(shapes))
     rows, x = network(2, shapes, 0), torch.rand(2, 3, 5)
-    expected = siren_forward_reference(*split_rows(rows, shapes), x)
+    expected = forward_reference(form, rows, x)
     monkeypatch.setenv("MNIF_KERNEL", "torch")
     assert not kernel.available()
-    assert torch.equal(siren_forward_rows(rows, shapes, x), expected)
+    assert torch.equal(evaluate(form, rows, x), expected)
     monkeypatch.delenv("MNIF_KERNEL")
     monkeypatch.setattr(kernel, "EXTENSION_SUFFIXES", [".absent"])
     kernel._library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
-                assert torch.equal(siren_forward_rows(rows, shapes, x), expected)
+                assert torch.equal(evaluate(form, rows, x), expected)
         assert [record.getMessage() for record in caplog.records if "not built" in record.getMessage()] != []
         assert len(caplog.records) == 1
     finally:

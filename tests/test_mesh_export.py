@@ -14,7 +14,7 @@ from tiny_model import Ball, Balls
 from mnif_nerf import machine
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export import density
-from mnif_nerf.export.density import default_level, density_grid
+from mnif_nerf.export.density import density_grid, surface_level
 from mnif_nerf.export.mesh import field_to_mesh, mesh_report, surface_colors
 from mnif_nerf.export.mesh_files import linear_from_srgb, to_export_axes, write_mesh
 from mnif_nerf.rendering.occupancy import grid_points
@@ -44,9 +44,9 @@ def test_object_that_reaches_the_box_is_closed() -> None:
     assert np.abs(mesh.vertices).max() <= 0.5 + 0.5 / 24
 
 
-def test_default_level_makes_a_layer_half_opaque() -> None:
-    assert 1 - np.exp(-default_level(0.5) / 32) == pytest.approx(0.5)
-    assert 1 - np.exp(-default_level(2.0) * 4 / 32) == pytest.approx(0.5)
+def test_surface_level_makes_a_layer_half_opaque() -> None:
+    assert 1 - np.exp(-surface_level(0.5) / 32) == pytest.approx(0.5)
+    assert 1 - np.exp(-surface_level(2.0) * 4 / 32) == pytest.approx(0.5)
 
 
 def test_lower_level_is_fatter() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
-from mnif_nerf.fields.siren import siren_forward_reference
+from mnif_nerf.fields.families import forward_reference
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import InnerRates, LossObjective, MetaConfig, PointObjective, adapt
 from mnif_nerf.rendering.batch import PointBatch
 
@@ -42,7 +43,7 @@ def plain_losses(field: MixtureField, batch: PointBatch, kind: str) -> Callable[
     """The same losses in the plainest torch, for autograd to differentiate as often as it likes."""
 
     def losses(latents: Tensor) -> Tensor:
-        values = siren_forward_reference(*field.mix(latents), batch.points, kind == "mse")
+        values = forward_reference(field.form, field.flat_weights(latents), batch.points)
         if kind == "mse":
             each = (values - batch.targets).square()
         else:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.bases import (
     basis_outputs,
     correlations,
@@ -163,7 +164,7 @@ def test_outputs_are_those_of_the_bases_in_the_mixtures_scale(final_activation: 
     assert outputs.shape == (20, 30 * 4)
     hidden = points
     with torch.no_grad():
-        mixed = field.mix_rows(latents)
+        mixed = field.flat_weights(latents)
         for layer, (out, fan_in) in enumerate(spec.shapes):
             norms = [part.square().sum(1).mean().sqrt() for part in (mixed[layer], field.bases[layer])]
             row = field.bases[layer][17] * norms[0] / norms[1]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.smoothness import (
     curvature,
     detour,

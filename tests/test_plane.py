@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.rendering import plane
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.plane import render_image, render_plane

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.point_loss import hessian_product, loss_and_gradient, pointwise_loss
-from mnif_nerf.fields.siren import layer_shapes, siren_forward_reference, split_rows
+from mnif_nerf.fields.families import forward_reference
+from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.network import NetworkForm, layer_shapes
+from mnif_nerf.fields.point_loss import hessian_product, loss_and_gradient, losses_and_gradients
 
 needs_kernel = pytest.mark.skipif(not kernel.available(), reason="the kernel was not built")
 
@@ -32,8 +34,12 @@ class Problem:
     weights: Tensor | None
 
     @property
-    def arguments(self) -> tuple:
-        return (self.shapes, self.points, self.targets, self.kind, self.final_sine, self.weights)
+    def form(self) -> NetworkForm:
+        return NetworkForm(tuple(self.shapes), self.final_sine)
+
+    @property
+    def given(self) -> tuple[Tensor, PointLoss]:
+        return self.points, PointLoss(self.kind, self.targets, self.weights)
 
     def double(self) -> Problem:
         return replace(
@@ -47,7 +53,7 @@ class Problem:
 
     def loss(self, rows: list[Tensor]) -> Tensor:
         """Losses `[B]`, by torch's own loss functions and autograd."""
-        values = siren_forward_reference(*split_rows(rows, self.shapes), self.points, self.final_sine)
+        values = forward_reference(self.form, rows, self.points)
         each = (
             F.mse_loss(values, self.targets, reduction="none")
             if self.kind == "mse"
@@ -57,8 +63,8 @@ class Problem:
 
     def results(self) -> list[Tensor]:
         """Loss, gradient and Hessian-vector product, one after the other."""
-        loss, gradient = loss_and_gradient(self.rows, *self.arguments)
-        return [loss, *gradient, *hessian_product(self.rows, self.along, *self.arguments)]
+        loss, gradient = loss_and_gradient(self.form, self.rows, *self.given)
+        return [loss, *gradient, *hessian_product(self.form, self.rows, self.along, *self.given)]
 
 
 def problem(
@@ -143,14 +149,14 @@ def test_the_reference_equals_finite_differences(case):
 
     def beside(sign: int) -> list[Tensor]:
         moved = [row + sign * step * d for row, d in zip(case.rows, case.along)]
-        return [case.loss(moved), *loss_and_gradient(moved, *case.arguments)[1]]
+        return [case.loss(moved), *loss_and_gradient(case.form, moved, *case.given)[1]]
 
     slope, *gradient_slope = [(b - a) / (2 * step) for a, b in zip(beside(-1), beside(1))]
-    loss, gradient = loss_and_gradient(case.rows, *case.arguments)
+    loss, gradient = loss_and_gradient(case.form, case.rows, *case.given)
     torch.testing.assert_close(loss, case.loss(case.rows))
     expected = torch.stack([(g * d).sum(dim=1) for g, d in zip(gradient, case.along)]).sum(dim=0)
     torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-5)
-    for one, other in zip(hessian_product(case.rows, case.along, *case.arguments), gradient_slope):
+    for one, other in zip(hessian_product(case.form, case.rows, case.along, *case.given), gradient_slope):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
@@ -164,7 +170,7 @@ def test_both_results_backpropagate_as_autograd_would(by_kernel, kind, final_sin
         """One inner gradient step, and the outer gradient through it."""
         rows = [row.clone().requires_grad_() for row in case.rows]
         if ours:
-            loss, gradient = pointwise_loss(rows, *case.arguments)
+            loss, gradient = losses_and_gradients(case.form, rows, *case.given)
         else:
             loss = case.loss(rows)
             gradient = list(torch.autograd.grad(loss.sum(), rows, create_graph=True))
@@ -178,11 +184,11 @@ def test_both_results_backpropagate_as_autograd_would(by_kernel, kind, final_sin
 def test_losses_alone_and_gradients_alone_backpropagate():
     case = problem()
     rows = [row.clone().requires_grad_() for row in case.rows]
-    loss, gradient = pointwise_loss(rows, *case.arguments)
+    loss, gradient = losses_and_gradients(case.form, rows, *case.given)
     for got, expected in zip(torch.autograd.grad(loss.sum(), rows, retain_graph=True), gradient):
         torch.testing.assert_close(got, expected)
     got = torch.autograd.grad(gradient, rows, case.along, retain_graph=True)
-    assert_same(list(got), hessian_product(case.rows, case.along, *case.arguments), 1e-5)
+    assert_same(list(got), hessian_product(case.form, case.rows, case.along, *case.given), 1e-5)
     with pytest.raises(MNIFError, match="once only"):
         torch.autograd.grad(gradient, rows, case.along, create_graph=True)
 
@@ -227,9 +233,7 @@ def test_what_is_not_a_number_stays_with_its_instance():
 @needs_kernel
 def test_the_kernel_is_used_and_takes_any_strides(monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        kernel, "_call", lambda *args, _call=kernel._call, **kw: (calls.append(args[0]), _call(*args, **kw))
-    )
+    monkeypatch.setattr(kernel, "_call", lambda task, _call=kernel._call: (calls.append(task.mode), _call(task)))
     case = problem(batch=2)
     expected = case.results()
     assert len(calls) == 2

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import SolidBall, tiny_voxel_model
 
-from mnif_nerf.fields.solid import ShapeField
+from mnif_nerf.fields.solid import SolidField
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.occupancy import dilate
@@ -29,7 +29,7 @@ def _meeting(origins: torch.Tensor, directions: torch.Tensor, radius: float) -> 
 @pytest.mark.parametrize("sharpness", [10.0, 80.0])
 def test_a_ball_is_met_where_it_is(head: str, sharpness: float) -> None:
     radius = 0.31
-    shape = ShapeField(SolidBall(radius, sharpness=sharpness, head=head))
+    shape = SolidField(SolidBall(radius, sharpness=sharpness, head=head))
     origins, directions = pixel_rays(orbit_pose(25, 40), Intrinsics.default(72))
     out = render_surface(shape, origins, directions)
     depth, aside = _meeting(origins, directions, radius)
@@ -71,7 +71,7 @@ def test_leaps_pass_over_no_more_than_one_step_of_a_solid(seed: int, size: tuple
     """
     resolution, half_extent = size
     model = tiny_voxel_model(num_instances=1, seed=seed)
-    shape = ShapeField(model.field.collapse(model.latents[0]), half_extent)
+    shape = SolidField(model.field.collapse(model.latents[0]), half_extent)
     generator = torch.Generator().manual_seed(seed)
     origins = 3 * half_extent * F.normalize(torch.randn(200, 3, generator=generator), dim=-1)
     targets = half_extent * (2 * torch.rand(200, 3, generator=generator) - 1)
@@ -100,7 +100,7 @@ def test_leaps_pass_over_no_more_than_one_step_of_a_solid(seed: int, size: tuple
 
 def test_the_box_cuts_what_reaches_out_of_it() -> None:
     """A ball larger than the box: rays stop at the box's side, whose normal they get."""
-    shape = ShapeField(SolidBall(0.8))
+    shape = SolidField(SolidBall(0.8))
     origins = torch.tensor([[2.0, 0.1, 0.0], [0.0, -2.0, 0.2], [2.0, 0.6, 0.0]])
     directions = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
     out = render_surface(shape, origins, directions)
@@ -110,7 +110,7 @@ def test_the_box_cuts_what_reaches_out_of_it() -> None:
 
 
 def test_a_camera_within_the_box_and_one_within_the_solid() -> None:
-    shape = ShapeField(SolidBall(0.2))
+    shape = SolidField(SolidBall(0.2))
     origins = torch.tensor([[0.4, 0.0, 0.0], [0.0, 0.0, 0.0], [0.4, 0.0, 0.0]])
     directions = torch.tensor([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     out = render_surface(shape, origins, directions)
@@ -120,14 +120,14 @@ def test_a_camera_within_the_box_and_one_within_the_solid() -> None:
 
 
 def test_nothing_there_is_white() -> None:
-    out = render_surface_view(ShapeField(SolidBall(-1.0)), orbit_pose(0, 0), Intrinsics.default(12))
+    out = render_surface_view(SolidField(SolidBall(-1.0)), orbit_pose(0, 0), Intrinsics.default(12))
     assert (out["rgb"] == 1).all()
     assert (out["accumulation"] == 0).all()
     assert out["depth"].shape == (12, 12, 1)
 
 
 def test_chunks_and_batches_do_not_change_the_picture() -> None:
-    shape = ShapeField(SolidBall(0.3))
+    shape = SolidField(SolidBall(0.3))
     origins, directions = pixel_rays(orbit_pose(10, 200), Intrinsics.default(30))
     whole = render_surface(shape, origins, directions)
     parts = render_surface(shape, origins, directions, SurfaceGrid.from_shape(shape), chunk=77)
@@ -139,7 +139,7 @@ def test_chunks_and_batches_do_not_change_the_picture() -> None:
 def test_nothing_is_seen_outside_the_bounds() -> None:
     bounds = torch.ones(8, 8, 8, dtype=torch.bool)
     bounds[:, :, 4:] = False
-    shape = ShapeField(SolidBall(0.3))
+    shape = SolidField(SolidBall(0.3))
     view = (orbit_pose(0, 0), Intrinsics.default(40))
     cut = render_surface_view(shape, *view, SurfaceGrid.from_shape(shape, bounds=bounds))["accumulation"]
     whole = render_surface_view(shape, *view)["accumulation"]
@@ -161,7 +161,7 @@ def test_leaps_never_pass_an_occupied_cell() -> None:
 
 
 def test_light_comes_from_over_the_cameras_left_shoulder() -> None:
-    ball = ShapeField(SolidBall(0.3))
+    ball = SolidField(SolidBall(0.3))
     for azimuth in (0, 130, 250):
         rgb = render_surface_view(ball, orbit_pose(15, azimuth), Intrinsics.default(64))["rgb"].mean(dim=-1)
         upper_left, lower_right = rgb[22, 22], rgb[42, 42]

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.pipelines.model_folder import StoredModel
 
 

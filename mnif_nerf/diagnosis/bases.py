@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.metrics.bases import (
     DEAD_BELOW,
     Use,

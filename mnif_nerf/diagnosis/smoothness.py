@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mnif_nerf.diagnosis.bases import check_instances, data_points
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.density import surface_thickness
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
+from mnif_nerf.fields.solid import surface_thickness
 from mnif_nerf.metrics.smoothness import (
     Map,
     curvature,

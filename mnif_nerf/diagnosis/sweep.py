@@ -25,7 +25,8 @@ from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import color_from_raw, occupancy_from_raw
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import read_json, write_json
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen
 from mnif_nerf.latents.meta import PointObjective

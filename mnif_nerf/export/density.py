@@ -1,14 +1,14 @@
-"""Densities of a collapsed field on a grid, in bounded memory, and the level that counts as surface."""
+"""Densities of a collapsed field on a grid, in bounded memory."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.solid import surface_level
 from mnif_nerf.machine import check_memory
 from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField, resize_cells
 
@@ -16,22 +16,6 @@ COARSE_RESOLUTION = 64
 CHUNK = 1 << 14  # activations of this many points stay in the processor's cache
 # A skipped coarse cell has less than this share of the surface level at its own and all neighbours' centres.
 _IGNORE = 0.02
-
-
-def surface_thickness(half_extent: float = 0.5) -> float:
-    """The depth (world units) over which a surface is expected to become opaque: 1/32 of the box's edge."""
-    return 2.0 * half_extent / 32.0
-
-
-def default_level(half_extent: float = 0.5) -> float:
-    """The density taken as the surface: 1 - exp(-density * `surface_thickness`) is one half.
-
-    A camera sees a surface about where the optical depth along the ray reaches log 2. In a field that stays
-    at the returned density (22.2 for the unit box) that is one thirty-second of the box below the skin, the
-    size of a cell of the hulls that training samples in. The level deliberately does not depend on the export
-    resolution, so 64^3 and 256^3 meshes describe the same surface.
-    """
-    return math.log(2.0) / surface_thickness(half_extent)
 
 
 def density_grid(
@@ -54,7 +38,7 @@ def density_grid(
         half_extent: h, half the edge of the box, in world units.
         cells: bool `[C, C, C]` over the same box; outside them the density is taken as 0, as in rendering.
         chunk: points per query, which bounds the memory beyond the grid itself.
-        level: the surface density that `nearly empty` refers to; `default_level` when None.
+        level: the surface density that `nearly empty` refers to; `surface_level` when None.
         skip_empty: whether that coarse pass is made; without it every cell is evaluated.
 
     Returns:
@@ -67,7 +51,7 @@ def density_grid(
     check_resolution(resolution, bytes_per_cell=5)
     active = None if cells is None else _as_bool_cells(cells)
     if skip_empty and resolution >= 2 * COARSE_RESOLUTION:
-        threshold = _IGNORE * (default_level(half_extent) if level is None else level)
+        threshold = _IGNORE * (surface_level(half_extent) if level is None else level)
         coarse = OccupancyGrid.from_field(
             field, COARSE_RESOLUTION, half_extent, threshold, active, field_device(field), chunk
         )

@@ -26,7 +26,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import heads
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.siren import num_parameters
+from mnif_nerf.fields.network import num_parameters
 from mnif_nerf.files import atomic_file
 from mnif_nerf.rendering import surface
 from mnif_nerf.rendering.views import DEFAULT_STEP

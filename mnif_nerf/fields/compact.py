@@ -1,46 +1,89 @@
-"""The collapsed field: one plain small SIREN, all that viewer, renderer and exporters ever see."""
+"""The collapsed field: one plain small network, all that viewer, renderer and exporters ever see."""
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import families
+from mnif_nerf.fields.evaluate import evaluate
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
-from mnif_nerf.fields.siren import siren_forward
+from mnif_nerf.fields.network import NetworkForm, join_flat
 from mnif_nerf.files import atomic_file, content_errors, read_tensors, write_tensors
 
 _FORMAT = "mnif_nerf.compact_field"
 
 
 class CompactField(nn.Module):
-    """One SIREN with fixed weights; the sine frequency w0 is already multiplied into them.
+    """One network with fixed weights; its family's constants (a SIREN's w0) are already multiplied into them.
 
     Args:
         weights: one `[out, in]` per layer.
         biases: one `[out]` per layer.
         final_sine: whether the output layer is a sine too.
         head: what the raw values mean, see `mnif_nerf.fields.heads`.
+        family: which activations, see `mnif_nerf.fields.families`.
+        w0: the sine frequency, for families that cannot multiply all of it into the weights ("finer").
+
+    Raises:
+        MNIFError: a family that this version does not know.
     """
 
     def __init__(
-        self, weights: Sequence[Tensor], biases: Sequence[Tensor], final_sine: bool = False, head: str = "radiance"
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        final_sine: bool = False,
+        head: str = "radiance",
+        family: str = "siren",
+        w0: float = 30.0,
     ) -> None:
         super().__init__()
+        families.get(family)
         self.weights = nn.ParameterList(nn.Parameter(w.detach().clone(), requires_grad=False) for w in weights)
         self.biases = nn.ParameterList(nn.Parameter(b.detach().clone(), requires_grad=False) for b in biases)
-        self.final_sine = final_sine
         self.head = head
+        self.form = NetworkForm(tuple((w.shape[0], w.shape[1]) for w in weights), final_sine, family, w0)
+
+    @property
+    def final_sine(self) -> bool:
+        """Whether the output layer is a sine too."""
+        return self.form.final_sine
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What `from_tensors` must be told beside the tensors, JSON-ready."""
+        about = {"layers": len(self.weights), "final_sine": self.final_sine, "head": self.head}
+        return {**about, "family": self.form.family, "w0": self.form.w0}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any], prefix: str = "") -> CompactField:
+        """The field of a `state_dict` (whose names may have a prefix) and `about`.
+
+        Raises:
+            KeyError, ValueError: something is missing, or does not fit.
+            MNIFError: a family that this version does not know.
+        """
+        layers = range(int(about["layers"]))
+        weights = [tensors[f"{prefix}weights.{layer}"] for layer in layers]
+        biases = [tensors[f"{prefix}biases.{layer}"] for layer in layers]
+        if [bias.shape for bias in biases] != [weight.shape[:1] for weight in weights]:
+            raise ValueError("its layers do not fit one another")
+        # Files of version 0.1.0 hold radiance fields and do not say so; those before families hold SIRENs.
+        head, family = about.get("head", "radiance"), about.get("family", "siren")
+        return cls(weights, biases, about["final_sine"], head, family, float(about.get("w0", 30.0)))
 
     def evaluate(self, points: Tensor) -> Tensor:
         """Raw values `[out, N]` at feature-major points `[in, N]`."""
-        weights = [weight.unsqueeze(0) for weight in self.weights]
-        biases = [bias.view(1, -1, 1) for bias in self.biases]
-        return siren_forward(weights, biases, points.unsqueeze(0), self.final_sine)[0]
+        flat = [join_flat(w.unsqueeze(0), b.unsqueeze(0)) for w, b in zip(self.weights, self.biases)]
+        return evaluate(self.form, flat, points.unsqueeze(0))[0]
 
     def forward(self, points: Tensor) -> Tensor:
         """Raw values `[N, out]` at points `[N, in]`."""
@@ -58,8 +101,8 @@ class CompactField(nn.Module):
     def save(self, path: Path | str) -> Path:
         """Write the network as one safetensors file (about 70 KB for the paper's SRN shape)."""
         path = Path(path)
-        metadata = {"format": _FORMAT, "final_sine": json.dumps(self.final_sine), "layers": str(len(self.weights))}
-        metadata["head"] = self.head
+        metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.about.items()}
+        metadata["format"] = _FORMAT
         write_tensors(path, self.state_dict(), metadata)
         return path
 
@@ -75,11 +118,7 @@ class CompactField(nn.Module):
         if metadata.get("format") != _FORMAT:
             raise MNIFError(f"{path}: does not hold a collapsed field; {remedy}.")
         with content_errors(path, remedy):
-            layers = range(int(metadata["layers"]))
-            weights = [tensors[f"weights.{layer}"] for layer in layers]
-            biases = [tensors[f"biases.{layer}"] for layer in layers]
-            # Files of version 0.1.0 hold radiance fields and do not say so.
-            return cls(weights, biases, json.loads(metadata["final_sine"]), metadata.get("head", "radiance"))
+            return cls.from_tensors(tensors, {**metadata, "final_sine": json.loads(metadata["final_sine"])})
 
     def to_onnx(self, path: Path | str) -> Path:
         """Write the network as ONNX: input "points" `[N, in]`, output "raw" `[N, out]`, N free.
@@ -94,12 +133,10 @@ class CompactField(nn.Module):
         path = Path(path)
         example = torch.zeros(2, self.weights[0].shape[1])
         # A copy: this field stays on its device.
-        exported = CompactField(
-            [w.cpu() for w in self.weights], [b.cpu() for b in self.biases], self.final_sine, self.head
-        )
+        exported = copy.deepcopy(self).cpu().eval()
         with atomic_file(path) as temporary:
             torch.onnx.export(
-                exported.eval(),
+                exported,
                 (example,),
                 str(temporary),
                 input_names=["points"],

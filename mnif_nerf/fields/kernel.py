@@ -1,4 +1,4 @@
-"""The compiled CPU kernel behind `siren_forward`: finding it, threads, and its place in autograd.
+"""The compiled CPU kernel of SIRENs behind `evaluate`: finding it, threads, and its place in autograd.
 
 The library (`_siren_kernel.c`, an optional extension of this package) is loaded with ctypes, needs no Python
 headers to build, and releases the interpreter lock while it runs. Without it torch does all the work, slower.
@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.families import forward_reference
+from mnif_nerf.fields.network import NetworkForm, num_parameters
 
 _VERSION = 2
 MAX_LAYERS = 32
@@ -144,41 +146,56 @@ def reference_only() -> Iterator[None]:
         _reference.reset(token)
 
 
-def usable(params: Sequence[Tensor], points: Tensor) -> bool:
-    """Whether the kernel can take these tensors: float32 on the CPU, no gradient of points, no tracing."""
-    if _reference.get() or (points.requires_grad and torch.is_grad_enabled()):
+def usable(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, others: Sequence[Tensor] = ()) -> bool:
+    """Whether the kernel can take these networks at these points.
+
+    It takes SIRENs in float32 on the CPU whose flat weights fit their form and the points (it performs no bounds
+    checks), where points need no gradient and nothing traces.
+
+    Args:
+        form, flat, points: as of `run`.
+        others: tensors that must be float32 and on the CPU too.
+    """
+    if form.family != "siren" or _reference.get() or (points.requires_grad and torch.is_grad_enabled()):
         return False
     # A trace (ONNX export), a compiler and torch.func must see torch operations.
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    for tensor in (points, *params):
+    for tensor in (points, *flat, *others):
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.numel() == 0:
             return False
-    return len(params) >= 2 and available()
+    return 2 <= len(form.shapes) <= MAX_LAYERS and _fits(form, flat, points) and available()
 
 
-def run(sizes: tuple[int, ...], final_sine: bool, params: Sequence[Tensor], points: Tensor) -> Tensor:
-    """Values `[B, out, N]` at `points` `[B, in, N]`; differentiable in the parameters.
+def _fits(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> bool:
+    sizes = form.sizes
+    if (
+        points.ndim != 3
+        or points.shape[1] != sizes[0]
+        or any(s != (b, a) for s, (a, b) in zip(form.shapes, pairwise(sizes)))
+    ):
+        return False
+    return [tuple(part.shape) for part in flat] == [(len(points), num_parameters([shape])) for shape in form.shapes]
 
-    The caller has asked `usable`, and has checked that the shapes fit `sizes`: the kernel reads them unseen.
+
+def run(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:
+    """Values `[B, out, N]` at `points` `[B, in, N]`; differentiable in the flat weights.
+
+    The caller has asked `usable`.
 
     Args:
-        sizes: features before and after every one of 2 to `MAX_LAYERS` layers.
-        final_sine: whether the output layer is a sine.
-        params: L rows `[B, out * in + out]` (weights, then biases), or L weights `[B, out, in]` followed by L
-            biases `[B, out, 1]`.
+        form: of SIRENs.
+        flat: one `[B, out * in + out]` per layer.
         points: any strides.
 
     Raises:
         MemoryError: no memory for the kernel's buffers (about a megabyte per thread).
     """
     # Before autograd sees them: a copy made inside the function could not be differentiated a second time.
-    params = inner_contiguous(params)
-    if torch.is_grad_enabled() and any(param.requires_grad for param in params):
-        return _Siren.apply(sizes, final_sine, points, *params)
-    values = points.new_empty(len(points), sizes[-1], points.shape[2])
-    _call(_FORWARD, sizes, final_sine, points, params, out=values)
-    return values
+    flat = inner_contiguous(flat)
+    if torch.is_grad_enabled() and any(part.requires_grad for part in flat):
+        return _Siren.apply(form, points, *flat)
+    return _values(form, points, flat)
 
 
 @dataclass(frozen=True)
@@ -187,182 +204,150 @@ class PointLoss:
 
     Attributes:
         kind: "mse", the squared error, or "bce", the binary cross entropy of logits.
-        targets: `[B, out, N]`, any strides.
-        weights: `[B, N]`, any strides, or None.
+        targets: `[B, out, N]`, any strides; for "bce" in [0, 1].
+        weights: `[B, N]` of mean 1 per instance, any strides, or None.
     """
 
     kind: str
     targets: Tensor
     weights: Tensor | None = None
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Targets, and weights where there are any."""
+        return [self.targets] if self.weights is None else [self.targets, self.weights]
+
 
 def loss_and_gradient(
-    sizes: tuple[int, ...], final_sine: bool, rows: Sequence[Tensor], points: Tensor, loss: PointLoss
+    form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> tuple[Tensor, list[Tensor]]:
-    """Losses `[B]` and their gradients, one tensor like each of `rows`; neither differentiable. See `run`."""
-    gradient, losses = _new_rows(sizes, points), points.new_empty(len(points))
-    _call(_GRADIENT, sizes, final_sine, points, rows, grads=gradient, seed=loss, losses=losses)
+    """Losses `[B]` and their gradients, one tensor like each of `flat`; neither differentiable. See `run`."""
+    gradient, losses = _new_flat(form, points), points.new_empty(len(points))
+    _call(_Task(_GRADIENT, form, points, flat, grads=gradient, seed=loss, losses=losses))
     return losses, gradient
 
 
 def hessian_product(
-    sizes: tuple[int, ...],
-    final_sine: bool,
-    rows: Sequence[Tensor],
-    along: Sequence[Tensor],
-    points: Tensor,
-    loss: PointLoss,
+    form: NetworkForm, flat: Sequence[Tensor], along: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> list[Tensor]:
-    """Second derivative of every loss in its weights times `along`, one tensor like each of `rows`. See `run`."""
-    product = _new_rows(sizes, points)
-    _call(_SECOND, sizes, final_sine, points, rows, grads=product, seed=loss, along=along)
+    """Second derivative of every loss in its weights times `along`, one tensor like each of `flat`. See `run`."""
+    product = _new_flat(form, points)
+    _call(_Task(_SECOND, form, points, flat, grads=product, seed=loss, along=along))
     return product
 
 
 class _Siren(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sizes: tuple[int, ...], final_sine: bool, points: Tensor, *params: Tensor) -> Tensor:
-        ctx.sizes, ctx.final_sine = sizes, final_sine
-        ctx.save_for_backward(points, *params)
-        values = points.new_empty(len(points), sizes[-1], points.shape[2])
-        _call(_FORWARD, sizes, final_sine, points, params, out=values)
-        return values
+    def forward(ctx: Any, form: NetworkForm, points: Tensor, *flat: Tensor) -> Tensor:
+        ctx.form = form
+        ctx.save_for_backward(points, *flat)
+        return _values(form, points, flat)
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-        points, *params = ctx.saved_tensors
+        points, *flat = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: someone will differentiate this gradient
-            gradient = _SirenGradient.apply(ctx.sizes, ctx.final_sine, points, grad_out, *params)
+            gradient = _SirenGradient.apply(ctx.form, points, grad_out, *flat)
         else:
-            gradient = _gradient(ctx.sizes, ctx.final_sine, points, grad_out, params)
-        return (None, None, None, *gradient)
+            gradient = _gradient(ctx.form, points, grad_out, flat)
+        return (None, None, *gradient)
 
 
 class _SirenGradient(torch.autograd.Function):
-    """The gradient, in the parameters, of the values times `grad_out`; differentiable in both."""
+    """The gradient, in the flat weights, of the values times `grad_out`; differentiable in both."""
 
     @staticmethod
-    def forward(
-        ctx: Any, sizes: tuple[int, ...], final_sine: bool, points: Tensor, grad_out: Tensor, *params: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.sizes, ctx.final_sine = sizes, final_sine
-        ctx.save_for_backward(points, grad_out, *params)
-        return _gradient(sizes, final_sine, points, grad_out, params)
+    def forward(ctx: Any, form: NetworkForm, points: Tensor, grad_out: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        ctx.form = form
+        ctx.save_for_backward(points, grad_out, *flat)
+        return _gradient(form, points, grad_out, flat)
 
     @staticmethod
     def backward(ctx: Any, *along: Tensor) -> tuple[Any, ...]:
-        points, grad_out, *params = ctx.saved_tensors
+        points, grad_out, *flat = ctx.saved_tensors
         if torch.is_grad_enabled():  # a third derivative: torch's own
-            second = _differentiable_second(ctx.sizes, ctx.final_sine, points, grad_out, params, along)
-            return (None, None, None, *second)
+            return (None, None, *_differentiable_second(ctx.form, points, grad_out, flat, along))
         # The sum over (gradient times `along`) is also (slope of the values along it) times grad_out.
-        slopes = points.new_empty(grad_out.shape)
-        product = _new_rows(ctx.sizes, points)
-        _call(
-            _SECOND,
-            ctx.sizes,
-            ctx.final_sine,
-            points,
-            params,
-            out=slopes,
-            grads=product,
-            seed=grad_out.contiguous(),
-            along=inner_contiguous(along),
-        )
-        return (None, None, None, slopes, *_like_params(ctx.sizes, product, params))
+        slopes, product = points.new_empty(grad_out.shape), _new_flat(ctx.form, points)
+        seed, along = grad_out.contiguous(), inner_contiguous(along)
+        _call(_Task(_SECOND, ctx.form, points, flat, out=slopes, grads=product, seed=seed, along=along))
+        return (None, None, slopes, *product)
 
 
-def _gradient(
-    sizes: tuple[int, ...], final_sine: bool, points: Tensor, grad_out: Tensor, params: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    rows = _new_rows(sizes, points)
-    _call(_GRADIENT, sizes, final_sine, points, params, grads=rows, seed=grad_out.contiguous())
-    return _like_params(sizes, rows, params)
+def _values(form: NetworkForm, points: Tensor, flat: Sequence[Tensor]) -> Tensor:
+    values = points.new_empty(len(points), form.sizes[-1], points.shape[2])
+    _call(_Task(_FORWARD, form, points, flat, out=values))
+    return values
 
 
-def _new_rows(sizes: tuple[int, ...], points: Tensor) -> list[Tensor]:
-    return [points.new_empty(len(points), out * fan_in + out) for fan_in, out in pairwise(sizes)]
+def _gradient(form: NetworkForm, points: Tensor, grad_out: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    gradient = _new_flat(form, points)
+    _call(_Task(_GRADIENT, form, points, flat, grads=gradient, seed=grad_out.contiguous()))
+    return tuple(gradient)
 
 
-def _like_params(sizes: tuple[int, ...], rows: list[Tensor], params: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Rows, or what they hold as weights and biases where `params` come apart."""
-    if len(params) == len(rows):
-        return tuple(rows)
-    layers = [(out, fan_in) for fan_in, out in pairwise(sizes)]
-    weights = [row[:, : out * fan_in].unflatten(1, (out, fan_in)) for row, (out, fan_in) in zip(rows, layers)]
-    biases = [row[:, out * fan_in :].unsqueeze(-1) for row, (out, fan_in) in zip(rows, layers)]
-    return (*weights, *biases)
+def _new_flat(form: NetworkForm, points: Tensor) -> list[Tensor]:
+    return [points.new_empty(len(points), num_parameters([shape])) for shape in form.shapes]
 
 
 def _differentiable_second(
-    sizes: tuple[int, ...],
-    final_sine: bool,
-    points: Tensor,
-    grad_out: Tensor,
-    params: Sequence[Tensor],
-    along: Sequence[Tensor],
+    form: NetworkForm, points: Tensor, grad_out: Tensor, flat: Sequence[Tensor], along: Sequence[Tensor]
 ) -> tuple[Tensor | None, ...]:
     """What `_SirenGradient.backward` gives, by torch, which can differentiate it again and again."""
-    from mnif_nerf.fields.siren import siren_forward_reference, split_rows  # that module imports this one
-
-    layers = [(out, fan_in) for fan_in, out in pairwise(sizes)]
-    half = len(layers)
     # Views, so that they are inputs of the graph below whether or not anyone wants their gradient.
-    given = [tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in (grad_out, *params)]
-    grad_out, *params = [tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in given]
-    weights, biases = split_rows(params, layers) if len(params) == half else (params[:half], params[half:])
-    values = siren_forward_reference(weights, biases, points, final_sine)
-    gradient = torch.autograd.grad(values, params, grad_out, create_graph=True)
-    return torch.autograd.grad(gradient, (grad_out, *params), along, create_graph=True, allow_unused=True)
+    given = [tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in (grad_out, *flat)]
+    grad_out, *flat = [tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in given]
+    values = forward_reference(form, flat, points)
+    gradient = torch.autograd.grad(values, flat, grad_out, create_graph=True)
+    return torch.autograd.grad(gradient, (grad_out, *flat), along, create_graph=True, allow_unused=True)
 
 
-def inner_contiguous(params: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def inner_contiguous(flat: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The same, copied where the numbers of one instance do not lie in a row (instances may lie anywhere)."""
-    return tuple(param if _lies_in_a_row(param) else param.contiguous() for param in params)
+    return tuple(part if part.stride(1) == 1 or part.shape[1] == 1 else part.contiguous() for part in flat)
 
 
-def _lies_in_a_row(param: Tensor) -> bool:
-    expected = 1
-    for size, stride in zip(reversed(param.shape[1:]), reversed(param.stride()[1:])):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
+@dataclass(frozen=True)
+class _Task:
+    """What one call computes.
 
-
-def _call(
-    mode: int,
-    sizes: tuple[int, ...],
-    final_sine: bool,
-    points: Tensor,
-    params: Sequence[Tensor],
-    *,
-    out: Tensor | None = None,
-    grads: Sequence[Tensor] = (),
-    seed: Tensor | PointLoss | None = None,
-    losses: Tensor | None = None,
-    along: Sequence[Tensor] = (),
-) -> None:
-    """Fill in the struct and run.
-
-    Args:
+    Attributes:
+        mode: `_FORWARD`, `_GRADIENT` or `_SECOND`.
+        form, points, flat: the networks, and where.
         out: contiguous, filled with values (with slopes of values in a second-order call).
-        grads: contiguous rows, filled with the gradient, or its slope along `along`.
+        grads: contiguous flat weights, filled with the gradient, or its slope along `along`.
         seed: what the gradient is of: values times this contiguous tensor, or a loss.
         losses: `[B]`, filled with the loss.
-        along: the direction, tensors like `params`.
+        along: the direction, tensors like `flat`.
     """
+
+    mode: int
+    form: NetworkForm
+    points: Tensor
+    flat: Sequence[Tensor]
+    out: Tensor | None = None
+    grads: Sequence[Tensor] = ()
+    seed: Tensor | PointLoss | None = None
+    losses: Tensor | None = None
+    along: Sequence[Tensor] = ()
+
+
+def _call(task: _Task) -> None:
+    """Fill in the struct and run."""
     library = _library()
     assert library is not None, "callers ask `usable` first"
-    layers, batch, count = len(sizes) - 1, points.shape[0], points.shape[2]
-    call = _Call(mode=mode, layers=layers, final_sine=final_sine, batch=batch, points=count)
+    form, points, seed = task.form, task.points, task.seed
+    layers, batch, count = len(form.shapes), points.shape[0], points.shape[2]
+    call = _Call(mode=task.mode, layers=layers, final_sine=form.final_sine, batch=batch, points=count)
     call.restraint = {"avx2": 1, "plain": 2}.get(os.environ.get("MNIF_KERNEL", ""), 0)
     call.x, (call.x_batch, call.x_feature, call.x_point) = points.data_ptr(), points.stride()
-    call.sizes[: layers + 1] = sizes
-    _point_at(call.weights, call.weight_batch, call.biases, call.bias_batch, sizes, params)
-    if along:
-        _point_at(call.along_weights, call.along_weight_batch, call.along_biases, call.along_bias_batch, sizes, along)
-    work = batch * count * _PRODUCTS[mode] * sum(fan_in * out for fan_in, out in pairwise(sizes))
+    call.sizes[: layers + 1] = form.sizes
+    _point_at(call.weights, call.weight_batch, call.biases, call.bias_batch, form, task.flat)
+    if task.along:
+        _point_at(
+            call.along_weights, call.along_weight_batch, call.along_biases, call.along_bias_batch, form, task.along
+        )
+    work = batch * count * _PRODUCTS[task.mode] * sum(out * fan_in for out, fan_in in form.shapes)
     call.threads = max(1, min(num_threads(), work // _WORK_PER_THREAD))
     if isinstance(seed, PointLoss):
         call.loss, call.targets = _LOSSES.index(seed.kind), seed.targets.data_ptr()
@@ -372,25 +357,18 @@ def _call(
             call.point_weight_batch, call.point_weight_point = seed.weights.stride()
     elif seed is not None:
         call.grad_out = seed.data_ptr()
-    call.out = None if out is None else out.data_ptr()
-    call.losses = None if losses is None else losses.data_ptr()
-    for layer, grad in enumerate(grads):
+    call.out = None if task.out is None else task.out.data_ptr()
+    call.losses = None if task.losses is None else task.losses.data_ptr()
+    for layer, grad in enumerate(task.grads):
         call.grads[layer] = grad.data_ptr()
     if library.mnif_siren_run(ctypes.byref(call)):
         raise MemoryError("the SIREN kernel found no memory for its buffers (about a megabyte per thread)")
 
 
 def _point_at(
-    weights: Any, weight_batch: Any, biases: Any, bias_batch: Any, sizes: tuple[int, ...], params: Sequence[Tensor]
+    weights: Any, weight_batch: Any, biases: Any, bias_batch: Any, form: NetworkForm, flat: Sequence[Tensor]
 ) -> None:
-    """Addresses and batch strides of every layer's weights and biases, in rows or apart."""
-    layers = len(sizes) - 1
-    packed = len(params) == layers
-    for layer, (fan_in, out) in enumerate(pairwise(sizes)):
-        weight = params[layer]
-        weights[layer], weight_batch[layer] = weight.data_ptr(), weight.stride(0)
-        if packed:
-            biases[layer], bias_batch[layer] = weight.data_ptr() + 4 * out * fan_in, weight.stride(0)
-        else:
-            bias = params[layers + layer]
-            biases[layer], bias_batch[layer] = bias.data_ptr(), bias.stride(0)
+    """Addresses and batch strides of every layer's weights and biases."""
+    for layer, (part, (out, fan_in)) in enumerate(zip(flat, form.shapes)):
+        weights[layer], weight_batch[layer] = part.data_ptr(), part.stride(0)
+        biases[layer], bias_batch[layer] = part.data_ptr() + 4 * out * fan_in, part.stride(0)

@@ -1,14 +1,13 @@
-"""A loss at points, together with its gradient in the weights, and both of them differentiable.
+"""A loss at points, together with its gradient in the flat weights, and both of them differentiable.
 
 Meta-learning takes gradient steps on a latent code and then differentiates through them. The gradient of those
-gradients is a Hessian-vector product, which is written out here: autograd would keep every activation of every inner
-step for it, while this keeps the weights alone and computes activations again.
+gradients is a Hessian-vector product. For SIRENs it is written out here: autograd would keep every activation of every
+inner step for it, while this stores only weights and recomputes activations. Other families go through autograd.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,179 +16,143 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.siren import split_rows
+from mnif_nerf.fields.evaluate import evaluate
+from mnif_nerf.fields.families import forward_reference
+from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.network import NetworkForm, join_flat, split_flat
 
 KINDS = ("mse", "bce")
 
 
-def pointwise_loss(
-    rows: Sequence[Tensor],
-    shapes: Sequence[tuple[int, int]],
-    points: Tensor,
-    targets: Tensor,
-    kind: str = "mse",
-    final_sine: bool = False,
-    weights: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor]]:
-    """Loss of B networks at their points, and its gradient in their weights.
+def point_losses(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss) -> Tensor:
+    """The losses `[B]` of `losses_and_gradients` alone, as differentiable."""
+    if _written_out(form, points, loss):
+        return losses_and_gradients(form, flat, points, loss)[0]
+    return _losses(evaluate(form, flat, points), loss)
 
-    Both results can be differentiated once in `rows` (and no further): the loss gives the outer gradient of
-    meta-learning, the gradient its second-order part. Nothing but the arguments is kept for that.
+
+def losses_and_gradients(
+    form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss
+) -> tuple[Tensor, list[Tensor]]:
+    """Loss of B networks at their points, and its gradient in their flat weights.
+
+    Both results can be differentiated in `flat`: the loss gives the outer gradient of meta-learning, the gradient its
+    second-order part. For SIRENs that works once (and no further), and nothing but the arguments is kept for it. Where
+    points, targets or weights want a gradient too, or the family is another one, autograd does it all.
 
     Args:
-        rows: one `[B, out * in + out]` per layer, as `MixtureField.mix_rows` yields them.
-        shapes: `(out, in)` of every layer.
+        form: of all B networks.
+        flat: one `[B, out * in + out]` per layer, as `ModulatedField.flat_weights` yields them.
         points: `[B, in, N]`.
-        targets: `[B, out, N]`; for "bce" in [0, 1].
-        kind: "mse", the squared error, or "bce", the binary cross entropy of logits.
-        final_sine: whether the output layer is a sine.
-        weights: `[B, N]` of mean 1 per instance, or None.
+        loss: what to take, and the targets.
 
     Returns:
-        the mean over an instance's points and channels, `[B]`, and its gradient, one tensor like each of `rows`.
+        the mean over an instance's points and channels, `[B]`, and its gradient, one tensor like each of `flat`.
 
     Raises:
-        MNIFError: while differentiating them twice.
+        MNIFError: while differentiating those of SIRENs twice.
     """
-    results = _PointwiseLoss.apply(tuple(shapes), kind, final_sine, points, targets, weights, *rows)
+    if not _written_out(form, points, loss):
+        return _by_autograd(form, flat, points, loss)
+    results = _PointLosses.apply(form, points, loss, *flat)
     return results[0], list(results[1:])
 
 
-class _PointwiseLoss(torch.autograd.Function):
+def _written_out(form: NetworkForm, points: Tensor, loss: PointLoss) -> bool:
+    wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (points, *loss.tensors))
+    return form.family == "siren" and not wanted
+
+
+def _by_autograd(
+    form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss
+) -> tuple[Tensor, list[Tensor]]:
+    kept = torch.is_grad_enabled()
+    with torch.enable_grad():
+        flat = [part if kept and part.requires_grad else part.detach().requires_grad_() for part in flat]
+        losses = _losses(forward_reference(form, flat, points), loss)
+        gradient = torch.autograd.grad(losses.sum(), flat, create_graph=kept)
+    return (losses, list(gradient)) if kept else (losses.detach(), list(gradient))
+
+
+class _PointLosses(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        shapes: tuple[tuple[int, int], ...],
-        kind: str,
-        final_sine: bool,
-        points: Tensor,
-        targets: Tensor,
-        weights: Tensor | None,
-        *rows: Tensor,
-    ) -> tuple[Tensor, ...]:
-        loss, gradient = loss_and_gradient(rows, shapes, points, targets, kind, final_sine, weights)
-        ctx.settings = (shapes, kind, final_sine)
-        ctx.has_weights = weights is not None
+    def forward(ctx: Any, form: NetworkForm, points: Tensor, loss: PointLoss, *flat: Tensor) -> tuple[Tensor, ...]:
+        losses, gradient = loss_and_gradient(form, flat, points, loss)
+        ctx.form, ctx.kind = form, loss.kind
+        ctx.given = len(loss.tensors)
         ctx.set_materialize_grads(False)
-        kept = [points, targets, *([] if weights is None else [weights]), *rows, *gradient]
-        ctx.save_for_backward(*kept)
-        return loss, *gradient
+        ctx.save_for_backward(points, *loss.tensors, *flat, *gradient)
+        return losses, *gradient
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor | None, *directions: Tensor | None) -> tuple[Any, ...]:
         if torch.is_grad_enabled():  # create_graph; what follows would be lost without a word
             raise MNIFError(
-                "The gradient of pointwise_loss can be differentiated once only; build a third derivative from "
-                "siren_forward_rows and autograd."
+                "The gradient of losses_and_gradients can be differentiated once only; build a third derivative from "
+                "forward_reference and autograd."
             )
-        shapes, kind, final_sine = ctx.settings
-        points, targets, *rest = ctx.saved_tensors
-        weights = rest.pop(0) if ctx.has_weights else None
-        rows, gradient = rest[: len(shapes)], rest[len(shapes) :]
+        form, layers = ctx.form, len(ctx.form.shapes)
+        points, *rest = ctx.saved_tensors
+        loss, rest = PointLoss(ctx.kind, *rest[: ctx.given]), rest[ctx.given :]
+        flat, gradient = rest[:layers], rest[layers:]
         total: list[Tensor] | None = None
         if any(direction is not None for direction in directions):
-            along = [torch.zeros_like(row) if d is None else d for row, d in zip(rows, directions)]
-            total = hessian_product(rows, along, shapes, points, targets, kind, final_sine, weights)
+            along = [torch.zeros_like(part) if d is None else d for part, d in zip(flat, directions)]
+            total = hessian_product(form, flat, along, points, loss)
         if grad_loss is not None:
             scaled = [grad_loss.unsqueeze(1) * part for part in gradient]
             total = scaled if total is None else [a + b for a, b in zip(total, scaled)]
-        return (None,) * 6 + tuple(total if total is not None else [None] * len(shapes))
+        return (None, None, None, *(total if total is not None else [None] * layers))
 
 
 def loss_and_gradient(
-    rows: Sequence[Tensor],
-    shapes: Sequence[tuple[int, int]],
-    points: Tensor,
-    targets: Tensor,
-    kind: str,
-    final_sine: bool,
-    weights: Tensor | None,
+    form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> tuple[Tensor, list[Tensor]]:
-    """See `pointwise_loss`; not differentiable."""
-    if _compiled(rows, shapes, points, targets, kind, weights):
-        sizes = (points.shape[1], *(out for out, _ in shapes))
-        loss = kernel.PointLoss(kind, targets, weights)
-        return kernel.loss_and_gradient(sizes, final_sine, kernel.inner_contiguous(rows), points, loss)
-    return loss_and_gradient_reference(rows, shapes, points, targets, kind, final_sine, weights)
+    """See `losses_and_gradients`; of SIRENs, and not differentiable."""
+    if _compiled(form, flat, points, loss):
+        return kernel.loss_and_gradient(form, kernel.inner_contiguous(flat), points, loss)
+    return loss_and_gradient_reference(form, flat, points, loss)
 
 
 def hessian_product(
-    rows: Sequence[Tensor],
-    along: Sequence[Tensor],
-    shapes: Sequence[tuple[int, int]],
-    points: Tensor,
-    targets: Tensor,
-    kind: str,
-    final_sine: bool,
-    weights: Tensor | None,
+    form: NetworkForm, flat: Sequence[Tensor], along: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> list[Tensor]:
-    """Hessian of every instance's loss in its weights, times `along` (one tensor like each of `rows`)."""
-    if _compiled(rows, shapes, points, targets, kind, weights) and _compiled(
-        along, shapes, points, targets, kind, weights
-    ):
-        sizes = (points.shape[1], *(out for out, _ in shapes))
-        loss = kernel.PointLoss(kind, targets, weights)
-        rows, along = kernel.inner_contiguous(rows), kernel.inner_contiguous(along)
-        return kernel.hessian_product(sizes, final_sine, rows, along, points, loss)
-    return hessian_product_reference(rows, along, shapes, points, targets, kind, final_sine, weights)
+    """Hessian of every instance's loss in its weights, times `along` (one tensor like each of `flat`); of SIRENs."""
+    if _compiled(form, flat, points, loss) and _compiled(form, along, points, loss):
+        flat, along = kernel.inner_contiguous(flat), kernel.inner_contiguous(along)
+        return kernel.hessian_product(form, flat, along, points, loss)
+    return hessian_product_reference(form, flat, along, points, loss)
 
 
-def _compiled(
-    rows: Sequence[Tensor],
-    shapes: Sequence[tuple[int, int]],
-    points: Tensor,
-    targets: Tensor,
-    kind: str,
-    weights: Tensor | None,
-) -> bool:
-    """Whether the compiled kernel can do it: what it takes, with shapes that fit (it reads them unseen)."""
-    others = [targets] if weights is None else [targets, weights]
-    if kind not in KINDS or points.ndim != 3 or not kernel.usable([*rows, *others], points):
+def _compiled(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss) -> bool:
+    """Whether the compiled kernel can do it: what it takes, with shapes that fit (it performs no bounds checks)."""
+    if loss.kind not in KINDS or not kernel.usable(form, flat, points, loss.tensors):
         return False
-    batch, fan_in, count = points.shape
-    sizes = (fan_in, *(out for out, _ in shapes))
-    expected: list[tuple[int, ...]] = [(batch, out * fan_in + out) for fan_in, out in pairwise(sizes)]
-    expected += [(batch, sizes[-1], count)] if weights is None else [(batch, sizes[-1], count), (batch, count)]
-    return (
-        2 <= len(shapes) <= kernel.MAX_LAYERS
-        and [(fan_in, out) for out, fan_in in shapes] == list(pairwise(sizes))
-        and [tuple(tensor.shape) for tensor in (*rows, *others)] == expected
-    )
+    batch, _, count = points.shape
+    expected: list[tuple[int, ...]] = [(batch, form.sizes[-1], count), (batch, count)]
+    return [tuple(tensor.shape) for tensor in loss.tensors] == expected[: len(loss.tensors)]
 
 
 def loss_and_gradient_reference(
-    rows: Sequence[Tensor],
-    shapes: Sequence[tuple[int, int]],
-    points: Tensor,
-    targets: Tensor,
-    kind: str,
-    final_sine: bool,
-    weights: Tensor | None,
+    form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> tuple[Tensor, list[Tensor]]:
     """`loss_and_gradient` in plain torch, on any device and in any precision."""
     with torch.no_grad():
-        layers = split_rows(rows, shapes)
-        inputs, cosines, values = _forward(*layers, points, final_sine)
-        loss, delta, _ = _loss(values, targets, kind, weights)
+        layers = split_flat(flat, form.shapes)
+        inputs, cosines, values = _forward(*layers, points, form.final_sine)
+        losses, (delta, _) = _losses(values, loss), _derivatives(values, loss)
         gradient = []
-        for layer in range(len(shapes) - 1, -1, -1):
+        for layer in range(len(form.shapes) - 1, -1, -1):
             if cosines[layer] is not None:
                 delta = delta * cosines[layer]
-            gradient.append(_as_row(delta @ inputs[layer].transpose(1, 2), delta.sum(dim=2)))
+            gradient.append(join_flat(delta @ inputs[layer].transpose(1, 2), delta.sum(dim=2)))
             if layer:
                 delta = layers[0][layer].transpose(1, 2) @ delta
-        return loss, gradient[::-1]
+        return losses, gradient[::-1]
 
 
 def hessian_product_reference(
-    rows: Sequence[Tensor],
-    along: Sequence[Tensor],
-    shapes: Sequence[tuple[int, int]],
-    points: Tensor,
-    targets: Tensor,
-    kind: str,
-    final_sine: bool,
-    weights: Tensor | None,
+    form: NetworkForm, flat: Sequence[Tensor], along: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> list[Tensor]:
     """`hessian_product` in plain torch.
 
@@ -197,9 +160,9 @@ def hessian_product_reference(
     A letter with `_dot` is the derivative of the one without.
     """
     with torch.no_grad():
-        (weight, bias), (weight_dot, bias_dot) = split_rows(rows, shapes), split_rows(along, shapes)
-        inputs, cosines, values = _forward(weight, bias, points, final_sine)
-        last = len(shapes) - 1
+        (weight, bias), (weight_dot, bias_dot) = split_flat(flat, form.shapes), split_flat(along, form.shapes)
+        inputs, cosines, values = _forward(weight, bias, points, form.final_sine)
+        last = len(form.shapes) - 1
         inputs_dot: list[Tensor | None] = [None]
         pre_dot = []
         for layer in range(last + 1):
@@ -210,7 +173,7 @@ def hessian_product_reference(
             pre_dot.append(change)
             cosine = cosines[layer]
             inputs_dot.append(change if cosine is None else cosine * change)
-        _, delta, curvature = _loss(values, targets, kind, weights)
+        delta, curvature = _derivatives(values, loss)
         values_dot = inputs_dot[-1]
         assert values_dot is not None
         delta_dot = curvature * values_dot
@@ -226,7 +189,7 @@ def hessian_product_reference(
             hidden_dot = inputs_dot[layer]
             if hidden_dot is not None:
                 product = product + delta @ hidden_dot.transpose(1, 2)
-            result.append(_as_row(product, delta_dot.sum(dim=2)))
+            result.append(join_flat(product, delta_dot.sum(dim=2)))
             if layer:
                 back, back_dot = weight[layer].transpose(1, 2), weight_dot[layer].transpose(1, 2)
                 delta_dot = back @ delta_dot + back_dot @ delta
@@ -250,20 +213,26 @@ def _forward(
     return inputs, cosines, hidden
 
 
-def _loss(values: Tensor, targets: Tensor, kind: str, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor | float]:
-    """Loss `[B]`, and its first and second derivative in every value (`[B, out, N]`, or a number for both)."""
-    scale: Tensor | float = 1.0 / (values.shape[1] * values.shape[2])
-    if weights is not None:
-        scale = scale * weights.unsqueeze(1)
-    if kind == "mse":
-        error = values - targets
-        return (scale * error.square()).sum(dim=(1, 2)), 2.0 * scale * error, 2.0 * scale
-    if kind == "bce":
-        share = values.sigmoid()
-        each = F.binary_cross_entropy_with_logits(values, targets, reduction="none")
-        return (scale * each).sum(dim=(1, 2)), scale * (share - targets), scale * share * (1.0 - share)
-    raise ValueError(f"kind {kind!r}; one of {KINDS}")
+def _losses(values: Tensor, loss: PointLoss) -> Tensor:
+    """Loss `[B]` of values `[B, out, N]`."""
+    if loss.kind == "mse":
+        each = (values - loss.targets).square()
+    elif loss.kind == "bce":
+        each = F.binary_cross_entropy_with_logits(values, loss.targets, reduction="none")
+    else:
+        raise ValueError(f"kind {loss.kind!r}; one of {KINDS}")
+    return (_scale(values, loss) * each).sum(dim=(1, 2))
 
 
-def _as_row(weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.cat([weight.flatten(1), bias], dim=1)
+def _derivatives(values: Tensor, loss: PointLoss) -> tuple[Tensor, Tensor | float]:
+    """First and second derivative of the loss in every value (`[B, out, N]`, or a number for all)."""
+    scale = _scale(values, loss)
+    if loss.kind == "mse":
+        return 2.0 * scale * (values - loss.targets), 2.0 * scale
+    share = values.sigmoid()
+    return scale * (share - loss.targets), scale * share * (1.0 - share)
+
+
+def _scale(values: Tensor, loss: PointLoss) -> Tensor | float:
+    mean = 1.0 / (values.shape[1] * values.shape[2])
+    return mean if loss.weights is None else mean * loss.weights.unsqueeze(1)

@@ -24,12 +24,23 @@ class ValueField(Protocol):
         ...
 
 
+def surface_thickness(half_extent: float = 0.5) -> float:
+    """The depth (world units) over which a surface is expected to become opaque: 1/32 of the box's edge."""
+    return 2.0 * half_extent / 32.0
+
+
 def surface_level(half_extent: float = 0.5) -> float:
-    """The density (1/world unit) that stands for the surface; `mnif_nerf.export.density.default_level` is the same."""
-    return math.log(2.0) * 32.0 / (2.0 * half_extent)
+    """The density (1/world unit) taken as the surface: 1 - exp(-density * `surface_thickness`) is one half.
+
+    A camera sees a surface about where the optical depth along the ray reaches log 2. In a field that stays
+    at the returned density (22.2 for the unit box) that is one thirty-second of the box below the skin, the
+    size of a cell of the hulls that training samples in. The level deliberately does not depend on the export
+    resolution, so 64^3 and 256^3 meshes describe the same surface.
+    """
+    return math.log(2.0) / surface_thickness(half_extent)
 
 
-class ShapeField(nn.Module):
+class SolidField(nn.Module):
     """A voxel field in world coordinates, with the density that rendering and export tools ask for.
 
     A point is inside where `value` > 0, and just there `density` > `surface_level`. So meshes, voxel files and

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
 from mnif_nerf.machine import denormals_flushed

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import density_from_raw
-from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import PointBatch, RayBatch

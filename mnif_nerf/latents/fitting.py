@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.latents.table import RowAdam
 from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.rendering.batch import RayBatch

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import MixtureField
-from mnif_nerf.fields.point_loss import pointwise_loss
+from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.modulations.base import ModulatedField
+from mnif_nerf.fields.point_loss import losses_and_gradients, point_losses
 from mnif_nerf.rendering.batch import PointBatch
 
 
@@ -74,38 +75,40 @@ class Objective(Protocol):
 
 
 class PointObjective:
-    """The loss of a field at given points; its second derivative needs no more memory than its first.
+    """The loss of a field at given points; of SIRENs, its second derivative needs no more memory than its first.
 
     It is the mean squared error, or, of a field whose head is "logit", the binary cross entropy.
 
     Args:
-        field: the mixture.
+        field: of any family and modulation.
         batch: points of B instances and their targets in [-1, 1] (of logits: -1 outside, +1 inside).
     """
 
-    def __init__(self, field: MixtureField, batch: PointBatch) -> None:
-        self.field, self.batch = field, batch
-        self.kind = "bce" if field.spec.head == "logit" else "mse"
-        self._targets = 0.5 * (batch.targets + 1.0) if self.kind == "bce" else batch.targets
+    def __init__(self, field: ModulatedField, batch: PointBatch) -> None:
+        self.field, self.points = field, batch.points
+        if field.spec.head == "logit":
+            self._loss = PointLoss("bce", 0.5 * (batch.targets + 1.0), batch.weights)
+        else:
+            self._loss = PointLoss("mse", batch.targets, batch.weights)
 
-    def rows_and_loss(self, latents: Tensor) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-        """The mixed rows, the losses `[B]`, and their gradient in the rows."""
-        rows = self.field.mix_rows(latents)
-        spec, batch = self.field.spec, self.batch
-        sine = spec.final_activation == "sine"
-        loss, gradient = pointwise_loss(rows, spec.shapes, batch.points, self._targets, self.kind, sine, batch.weights)
-        return rows, loss, gradient
+    @property
+    def kind(self) -> str:
+        """"mse" or "bce"."""
+        return self._loss.kind
 
     def losses(self, latents: Tensor) -> Tensor:
         """Loss of every instance `[B]`, differentiable in codes and parameters."""
-        return self.rows_and_loss(latents)[1]
+        return point_losses(self.field.form, self.field.flat_weights(latents), self.points, self._loss)
 
     def __call__(self, latents: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
         """See `Objective`."""
-        rows, loss, row_gradient = self.rows_and_loss(latents)
-        if not create_graph:
-            row_gradient = [part.detach() for part in row_gradient]
-        (gradient,) = torch.autograd.grad(rows, latents, row_gradient, create_graph=create_graph)
+        flat = self.field.flat_weights(latents)
+        # A fixed first layer hangs on no code.
+        learned = [part for part in flat if part.requires_grad]
+        with torch.set_grad_enabled(create_graph):
+            loss, weight_gradient = losses_and_gradients(self.field.form, flat, self.points, self._loss)
+        wanted = [part for part, own in zip(weight_gradient, flat) if own.requires_grad]
+        (gradient,) = torch.autograd.grad(learned, latents, wanted, create_graph=create_graph)
         return loss, gradient
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.latents.search import LatentSpace, SearchConfig
 from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mnif_nerf.fields.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.meta import LossObjective, MetaConfig

@@ -7,15 +7,14 @@ So coefficients are measured times the norm of their basis (`Use`), which such a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import MixtureField
-from mnif_nerf.fields.siren import siren_forward_rows
+from mnif_nerf.fields.evaluate import evaluate
+from mnif_nerf.fields.modulations.mixture import MixtureField
 
 # Of the root mean square contribution of a layer's bases; in squares (energy) that is a hundredth. Left out together,
 # uncorrelated dead bases change a layer by less than a tenth of what its bases add, however many they are. The layer's
@@ -166,7 +165,7 @@ def use_of_bases(coefficients: Tensor, bases: Tensor) -> Use:
 
 @torch.no_grad()
 def basis_outputs(field: MixtureField, points: Tensor, latents: Tensor) -> Tensor:
-    """Values of every basis network as a SIREN of its own.
+    """Values of every basis network as a network of its own.
 
     A basis alone may be far larger or smaller than the networks it is mixed into (by sqrt(M) right after the corrected
     initialisation). One factor per layer, the same for all bases, gives them the root mean square norm that the mixed
@@ -180,16 +179,15 @@ def basis_outputs(field: MixtureField, points: Tensor, latents: Tensor) -> Tenso
     Returns:
         `[M, N * out]` raw values, before the head's activation.
     """
-    rows = []
-    for basis, mixed in zip(field.bases, field.mix_rows(latents)):
+    flat = []
+    for basis, mixed in zip(field.bases, field.weights(latents)):
         scale = mixed.norm() / math.sqrt(len(mixed)) / (basis.norm() / math.sqrt(len(basis))).clamp(min=1e-30)
-        rows.append(scale * basis)
-    sine = field.spec.final_activation == "sine"
+        flat.append(scale * basis)
     parts = []
     for first in range(0, field.spec.num_bases, _CHUNK):
-        some: Sequence[Tensor] = [row[first : first + _CHUNK].contiguous() for row in rows]
+        some = field.with_first_layer([layer[first : first + _CHUNK].contiguous() for layer in flat])
         at = points.unsqueeze(0).expand(len(some[0]), -1, -1)
-        parts.append(siren_forward_rows(some, field.spec.shapes, at, sine).flatten(1))
+        parts.append(evaluate(field.form, some, at).flatten(1))
     return torch.cat(parts)
 
 

@@ -27,7 +27,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations import build_field
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.encoding import EncodedLatents
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.table import LatentTable
@@ -127,7 +128,7 @@ class InstanceModel(Model):
         self.data_names: tuple[str, ...] = tuple(metadata["scene_names"])
         self.names = self.data_names
         self.shown_scene = int(metadata.get("shown_scene", 0))
-        self.field = MixtureField(
+        self.field = build_field(
             self.config.field_spec(self.data_grid.get("channels", 1), self.data_grid.get("resolution", 64))
         )
         seed, dim = torch.initial_seed() % 2**31, self.config.latent_dim
@@ -153,10 +154,7 @@ class InstanceModel(Model):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Basis networks ("fields"), latent projection ("projection"), and latent codes ("latents") or the rates
         of the inner loop ("inner_rates")."""
-        groups = {
-            "fields": list(self.field.bases.parameters()),
-            "projection": list(self.field.projection.parameters()),
-        }
+        groups = self.field.parameter_groups()
         if self.meta is None:
             return {**groups, "latents": list(self.latents.parameters())}
         return {**groups, "inner_rates": list(self.inner_rates.parameters())}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import FieldSpec
+from mnif_nerf.fields.spec import FieldSpec
 
 CHECKPOINT_VERSION = 1
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import occupancy_from_raw
-from mnif_nerf.fields.solid import ShapeField
+from mnif_nerf.fields.solid import SolidField
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.models.base import InstanceModelConfig
 from mnif_nerf.models.grid_model import GridModel
@@ -49,9 +49,9 @@ class VoxelModel(GridModel):
     config: VoxelModelConfig
     own_settings = ("head",)
 
-    def prepared(self, compact: CompactField) -> tuple[ShapeField, SurfaceGrid]:
+    def prepared(self, compact: CompactField) -> tuple[SolidField, SurfaceGrid]:
         """The solid, and the grid that its rays leap over empty space by."""
-        shape = ShapeField(compact)
+        shape = SolidField(compact)
         return shape, SurfaceGrid.from_shape(shape, self.config.grid_resolution, self.bounds)
 
     def render_field(

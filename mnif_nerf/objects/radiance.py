@@ -237,9 +237,7 @@ class NeuralObject:
             "half_extent": self.half_extent,
             "camera": self.camera,
             "modality": self.modality,
-            "layers": len(self.field.weights),
-            "final_sine": self.field.final_sine,
-            "head": self.field.head,
+            **self.field.about,
             "resolution": self.resolution,
         }
         write_tensors(path, tensors, {"format": _FORMAT, "object": json.dumps(about)})
@@ -267,10 +265,7 @@ class NeuralObject:
                 raise MNIFError(
                     f"{path}: holds a {kind.__name__}, not a {cls.__name__}; read it with {kind.__name__}.load."
                 )
-            layers = range(about["layers"])
-            weights = [tensors[f"field.weights.{layer}"] for layer in layers]
-            biases = [tensors[f"field.biases.{layer}"] for layer in layers]
-            field = CompactField(weights, biases, about["final_sine"], about.get("head", "radiance"))
+            field = CompactField.from_tensors(tensors, about, "field.")
             cells = tensors["cells"].bool() if "cells" in tensors else None
             return kind(
                 tensors.get("latent"),

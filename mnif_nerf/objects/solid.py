@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import field_device
-from mnif_nerf.fields.solid import GAIN, ShapeField, surface_level
+from mnif_nerf.fields.solid import GAIN, SolidField, surface_level
 from mnif_nerf.objects.radiance import NeuralObject, check_pixels, check_size
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.surface import SurfaceGrid, render_surface_view
@@ -39,7 +39,7 @@ class NeuralShape(NeuralObject):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.shape = ShapeField(self.field, self.half_extent)
+        self.shape = SolidField(self.field, self.half_extent)
         self._surface: SurfaceGrid | None = None
 
     @property
@@ -119,7 +119,7 @@ class NeuralShape(NeuralObject):
         return field_to_occupancy(self.shape, resolution, wanted, self.cells, self.half_extent, skip_empty=False)
 
     def _density_level(self, level: float | None) -> float | None:
-        """The density of `ShapeField` that stands for an occupancy."""
+        """The density of `SolidField` that stands for an occupancy."""
         if level is None:
             return None
         if not 0.0 < level < 1.0:

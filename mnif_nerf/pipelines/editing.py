@@ -22,7 +22,7 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.objects.radiance import NeuralObject
 
 if TYPE_CHECKING:
-    from mnif_nerf.fields.mixture import MixtureField
+    from mnif_nerf.fields.modulations.mixture import MixtureField
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
 # Of five layers the last two: measured on the demo's cars (docs/edit.md).
@@ -198,7 +198,7 @@ def check_origin(field: MixtureField, item: NeuralObject) -> None:
     """
     if not isinstance(item.field, CompactField):
         return  # an analytic stand-in, which has no weights to compare
-    device = field.bases[0].device
+    device = next(field.parameters()).device
     if item.has_latent:
         own = field.collapse(item.latent.to(device, torch.float32))
     elif item.coefficients is not None:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
 from mnif_nerf.rendering.cameras import default_camera
 

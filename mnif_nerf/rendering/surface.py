@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnif_nerf.fields.solid import GAIN, ShapeField, surface_level
+from mnif_nerf.fields.solid import GAIN, SolidField, surface_level
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.occupancy import OccupancyGrid
@@ -51,7 +51,7 @@ class SurfaceGrid(OccupancyGrid):
     @classmethod
     @torch.no_grad()
     def from_shape(
-        cls, shape: ShapeField, resolution: int = GRID_RESOLUTION, bounds: Tensor | None = None
+        cls, shape: SolidField, resolution: int = GRID_RESOLUTION, bounds: Tensor | None = None
     ) -> SurfaceGrid:
         """The grid of a solid over its scene box, on the solid's device.
 
@@ -84,7 +84,7 @@ def _grow(cells: Tensor) -> Tensor:
 
 @torch.no_grad()
 def render_surface(
-    shape: ShapeField,
+    shape: SolidField,
     origins: Tensor,
     directions: Tensor,
     grid: OccupancyGrid | None = None,
@@ -132,7 +132,7 @@ def render_surface(
 
 
 def _first_inside(
-    shape: ShapeField, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, grid: SurfaceGrid
+    shape: SolidField, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, grid: SurfaceGrid
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which rays `[R]` enter the solid, and distances `[R]` one sample before and at the first sample inside."""
     step = 2 * grid.half_extent / (grid.resolution * _STEPS_PER_CELL)
@@ -166,7 +166,7 @@ def _first_inside(
 
 
 def _refine(
-    shape: ShapeField, origins: Tensor, directions: Tensor, before: Tensor, after: Tensor
+    shape: SolidField, origins: Tensor, directions: Tensor, before: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Distances `[H]` of the crossings between `before` and `after`, by the Illinois variant of false position.
 
@@ -195,13 +195,13 @@ def _refine(
     return torch.where(is_cut, before, depth), is_cut
 
 
-def _values(shape: ShapeField, points: Tensor) -> Tensor:
+def _values(shape: SolidField, points: Tensor) -> Tensor:
     """Values `[N]` at `[N, 3]` points, some ten thousand at a time, which bounds the memory without the kernel."""
     limit = 1 << 20 if points.is_cuda else 1 << 15
     return torch.cat([shape.value(part) for part in points.split(limit)])
 
 
-def _normals(shape: ShapeField, points: Tensor) -> Tensor:
+def _normals(shape: SolidField, points: Tensor) -> Tensor:
     """Outward unit normals `[N, 3]`; a few thousand points at a time stay in the processor's cache."""
     limit = 1 << 18 if points.is_cuda else 1 << 12
     return -F.normalize(torch.cat([shape.gradient(part) for part in points.split(limit)]), dim=-1, eps=1e-9)
@@ -230,7 +230,7 @@ def shade(normals: Tensor, directions: Tensor) -> Tensor:
 
 @torch.no_grad()
 def render_surface_view(
-    shape: ShapeField,
+    shape: SolidField,
     c2w: Tensor,
     intrinsics: Intrinsics,
     grid: OccupancyGrid | None = None,

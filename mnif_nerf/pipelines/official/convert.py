@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.mixture import FieldSpec, MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.pipelines.model_folder import StoredModel
 from mnif_nerf.pipelines.official.files import finite, left_out, read_torch_file, shaped, state_dict, take
 from mnif_nerf.priors.functa import FunctaDenoiser, authors_names, functa_from_authors

@@ -1,0 +1,77 @@
+"""The mixture of basis networks: latent code -> mixture coefficients -> one small network per instance.
+
+Paper (arXiv 2310.19464), section 3: W_l(z) = sum_m alpha_{m,l}(z) W_{m,l}, the same for the biases, with
+alpha(z) a linear projection of the latent code. Mixing is one matrix product per layer, `alpha_l [B, M] @ bases_l
+[M, P_l]`, which never materialises the B x M x P tensor of the authors' broadcast-and-sum.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.modulations.base import ModulatedField
+
+
+class MixtureField(ModulatedField):
+    """M basis networks, and the projection from a latent code to their mixture coefficients.
+
+    Attributes:
+        bases: one parameter `[M, out * in + out]` per learned layer: flat weights, one basis per row.
+        projection: `nn.Linear(D, M * L)` (layer-wise) or `nn.Linear(D, M)`; its bias starts at 1/M, so that the
+            zero latent is the plain average of the bases.
+    """
+
+    def init(self, generator: torch.Generator | None) -> None:
+        """See `ModulatedField`."""
+        spec = self.spec
+        # The mean of M independent layers has 1/sqrt(M) of their spread: scaling each by sqrt(M) restores it.
+        scale = math.sqrt(spec.num_bases) if spec.init == "corrected" else 1.0
+        self.bases = nn.ParameterList(
+            nn.Parameter(scale * layer) for layer in self.init_layers(spec.num_bases, generator)
+        )
+        self.projection = nn.Linear(spec.latent_dim, spec.num_bases * self._coefficients_per_basis)
+        with torch.no_grad():
+            self.projection.bias.fill_(1.0 / spec.num_bases)
+            if spec.init == "corrected":
+                # A unit-variance latent then moves each coefficient by about its own mean, 1/M.
+                self.projection.weight.normal_(generator=generator).div_(math.sqrt(spec.latent_dim) * spec.num_bases)
+            else:
+                bound = 1.0 / math.sqrt(spec.latent_dim)
+                self.projection.weight.uniform_(-bound, bound, generator=generator)
+
+    @property
+    def _coefficients_per_basis(self) -> int:
+        return len(self.spec.learned_shapes) if self.spec.coefficients == "layer-wise" else 1
+
+    def coefficients(self, latents: Tensor) -> Tensor:
+        """Mixture coefficients `[B, M, L]` of latent codes `[B, D]` (network-wise: the same for every layer)."""
+        alpha = self.projection(latents).view(len(latents), self.spec.num_bases, self._coefficients_per_basis)
+        return alpha.expand(-1, -1, len(self.bases))
+
+    def weights(self, latents: Tensor) -> list[Tensor]:
+        """See `ModulatedField`."""
+        return self._mixed(self.coefficients(latents))
+
+    def _mixed(self, alpha: Tensor) -> list[Tensor]:
+        layers = enumerate(zip(self.bases, self.gains))
+        return [(alpha[:, :, layer] * gain) @ bases for layer, (bases, gain) in layers]
+
+    @torch.no_grad()
+    def collapse_coefficients(self, alpha: Tensor) -> CompactField:
+        """The small network of mixture coefficients `[M, L]`, which no latent need give.
+
+        Raises:
+            MNIFError: coefficients of another size than this field's.
+        """
+        expected = (self.spec.num_bases, len(self.bases))
+        if alpha.shape != expected:
+            raise MNIFError(
+                f"mixture coefficients of shape {list(alpha.shape)} do not fit this field, which takes "
+                f"{list(expected)} (bases, layers); use those of the same model."
+            )
+        return self.as_compact(self.with_first_layer(self._mixed(alpha.unsqueeze(0))))

@@ -1,0 +1,48 @@
+"""Shift modulation: one shared network whose hidden biases a latent shifts (Functa, Dupont et al. 2022).
+
+W_l is shared, and b_l(z) = b_l + s_l(z) with s a linear map of the latent code, in every layer that an activation
+follows. It has few parameters; what differs between instances is only where activations are cut.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mnif_nerf.fields.modulations.base import ModulatedField
+
+# The projection's outputs times this are shifts of pre-activations (in radians, of sines), so that learning rates made
+# for mixture coefficients, whose size is about one hundredth, fit here too.
+_GAIN = 10.0
+
+
+class ShiftField(ModulatedField):
+    """One network, and the projection from a latent code to the shifts of its hidden layers.
+
+    Attributes:
+        shared: one parameter `[out * in + out]` per learned layer.
+        projection: `nn.Linear(D, sum of the hidden layers' widths)` without a bias: a zero latent shifts nothing.
+    """
+
+    def init(self, generator: torch.Generator | None) -> None:
+        """See `ModulatedField`."""
+        self.shared = nn.ParameterList(nn.Parameter(layer[0]) for layer in self.init_layers(1, generator))
+        self.projection = nn.Linear(self.spec.latent_dim, sum(self._widths), bias=False)
+        with torch.no_grad():
+            # A unit-variance latent shifts each pre-activation by about one.
+            self.projection.weight.normal_(generator=generator).div_(_GAIN * math.sqrt(self.spec.latent_dim))
+
+    @property
+    def _widths(self) -> list[int]:
+        return [out for out, _ in self.spec.learned_shapes[:-1]]
+
+    def weights(self, latents: Tensor) -> list[Tensor]:
+        """See `ModulatedField`."""
+        shifts = (_GAIN * self.projection(latents)).split(self._widths, dim=1)
+        flat = [(gain * layer).expand(len(latents), -1) for gain, layer in zip(self.gains, self.shared)]
+        for layer, shift in enumerate(shifts):
+            matrix, bias = flat[layer].split([flat[layer].shape[1] - shift.shape[1], shift.shape[1]], dim=1)
+            flat[layer] = torch.cat([matrix, bias + shift], dim=1)
+        return flat

@@ -1,0 +1,129 @@
+"""The shape of a field: its networks, and how latents make them. Saved with every model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import families
+from mnif_nerf.fields.heads import HEADS
+from mnif_nerf.fields.network import NetworkForm, layer_shapes, num_parameters
+
+MODULATIONS = ("mixture", "shift", "low-rank")
+
+_CHOICES = {
+    "coefficients": ("layer-wise", "network-wise"),
+    "init": ("corrected", "authors"),
+    "final_activation": ("linear", "sine"),
+    "head": HEADS,
+    "family": tuple(families.FAMILIES),
+    "modulation": MODULATIONS,
+}
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """Shape of a field. The defaults are the paper's SRN Cars S (radiance) configuration.
+
+    Attributes:
+        in_features: coordinates per point (3 for radiance).
+        out_features: channels per point (4 for radiance: red, green, blue, density; all raw).
+        width: hidden width of the small networks.
+        hidden_layers: width x width layers after the first one; the network has two linear layers more.
+        num_bases: M, the basis networks of a mixture.
+        latent_dim: D.
+        w0: sine frequency of every layer; of "fourier-relu" the bandwidth of its first layer.
+        coefficients: of a mixture: "layer-wise" (one per basis and layer) or "network-wise" (one per basis).
+        init: of a mixture: "corrected" keeps the spread of the initial output independent of M; "authors" averages
+            unscaled bases, whose mean has weights 1/sqrt(M) too small.
+        final_activation: "linear" (radiance, logits) or "sine" (values in [-1, 1]).
+        head: what the raw values mean, see `mnif_nerf.fields.heads`.
+        family: of the small networks, see `mnif_nerf.fields.families`.
+        modulation: how a latent makes the small network, see `mnif_nerf.fields.modulations`.
+        rank: of the weights' change by a "low-rank" modulation.
+        fourier_features: random directions of "fourier-relu", which gives each a sine and a cosine; 0: as many as the
+            width.
+    """
+
+    in_features: int = 3
+    out_features: int = 4
+    width: int = 64
+    hidden_layers: int = 4
+    num_bases: int = 256
+    latent_dim: int = 128
+    w0: float = 30.0
+    coefficients: str = "layer-wise"
+    init: str = "corrected"
+    final_activation: str = "linear"
+    head: str = "radiance"
+    family: str = "siren"
+    modulation: str = "mixture"
+    rank: int = 8
+    fourier_features: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("in_features", "out_features", "width", "num_bases", "latent_dim", "rank"):
+            if getattr(self, name) < 1:
+                raise MNIFError(f"`{name}` of the field is {getattr(self, name)}; it must be at least 1.")
+        for name in ("hidden_layers", "fourier_features"):
+            if getattr(self, name) < 0:
+                raise MNIFError(f"`{name}` of the field is {getattr(self, name)}; it must be 0 or more.")
+        if not (math.isfinite(self.w0) and self.w0 > 0):
+            raise MNIFError(f"`w0` of the field is {self.w0}; it must be a positive number (the paper uses 30).")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise MNIFError(
+                    f"`{name}` of the field is {getattr(self, name)!r}; choose one of {', '.join(allowed)}."
+                )
+
+        if self.modulation == "shift" and len(self.learned_shapes) < 2:
+            raise MNIFError(
+                "`modulation` of the field is 'shift', and this network has no learned hidden layer to shift; set "
+                "`hidden_layers` to 1 or more."
+            )
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """`(out, in)` of every linear layer of one small network."""
+        shapes = layer_shapes(self.in_features, self.width, self.hidden_layers, self.out_features)
+        if families.get(self.family).fixed_first:
+            features = 2 * (self.fourier_features or self.width)
+            # The features stand in the place of the first layer's outputs.
+            shapes[0] = (features, self.in_features)
+            shapes[1] = (shapes[1][0], features)
+        return shapes
+
+    @property
+    def learned_shapes(self) -> list[tuple[int, int]]:
+        """Those of the layers that are learned and modulated: all, but for a family whose first layer is fixed."""
+        return self.shapes[1:] if families.get(self.family).fixed_first else self.shapes
+
+    @property
+    def form(self) -> NetworkForm:
+        """What all small networks of the field have in common."""
+        return NetworkForm(tuple(self.shapes), self.final_activation == "sine", self.family, self.w0)
+
+    @property
+    def parameters_per_instance(self) -> int:
+        """Parameters of the collapsed network of one instance."""
+        return num_parameters(self.shapes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification as JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FieldSpec:
+        """Read back `to_dict`; what older versions did not write has its default.
+
+        Raises:
+            MNIFError: a key this version does not know, or a value out of range.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise MNIFError(f"field specification has unknown keys {unknown}; it was written by another version.")
+        return cls(**values)

@@ -1,0 +1,214 @@
+"""Network families and modulations: slow re-statements, their start, derivatives, files, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import CompactField, FieldSpec, ModulatedField, build_field, kernel
+from mnif_nerf.fields.families import FAMILIES, forward_reference
+from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.point_loss import losses_and_gradients, point_losses
+from mnif_nerf.fields.spec import MODULATIONS
+from mnif_nerf.latents.meta import InnerRates, LossObjective, MetaConfig, PointObjective, adapt
+from mnif_nerf.rendering.batch import PointBatch
+
+SPEC = FieldSpec(3, 2, 8, 2, 4, 5, w0=6.0, head="logit", rank=2, fourier_features=5)
+CHOICES = list(itertools.product(FAMILIES, MODULATIONS))
+every_choice = pytest.mark.parametrize(("family", "modulation"), CHOICES)
+
+
+def make(family: str, modulation: str, **changes: object) -> ModulatedField:
+    spec = dataclasses.replace(SPEC, family=family, modulation=modulation, **changes)  # type: ignore[arg-type]
+    return build_field(spec, seed=3)
+
+
+def reference_network(field: ModulatedField, latent: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases of one latent, by the definition of the modulation, without the family's gain."""
+    layers, z, at, spec = [], latent, 0, field.spec
+    for number, (out, fan_in) in enumerate(spec.learned_shapes):
+        cut = out * fan_in
+        if spec.modulation == "mixture":
+            alpha = field.coefficients(z[None])[0, :, number]
+            flat = torch.stack([alpha[m] * field.bases[number][m] for m in range(spec.num_bases)]).sum(0)
+        else:
+            flat = field.shared[number]
+        weight, bias = flat[:cut].view(out, fan_in), flat[cut:]
+        if spec.modulation == "shift" and number < len(spec.learned_shapes) - 1:
+            gain = field.gains[number]
+            bias = bias + 10.0 / gain * (field.projection.weight[at : at + out] @ z)
+            at += out
+        if spec.modulation == "low-rank":
+            u, v = torch.empty(out, spec.rank).to(z), field.factors[number].clone()
+            for row in range(out):
+                u[row] = 10.0 * (field.projection.weight[at : at + spec.rank] @ z)
+                at += spec.rank
+            for row in range(fan_in + 1):
+                v[row] += 10.0 / math.sqrt(spec.rank) * (field.projection.weight[at : at + spec.rank] @ z)
+                at += spec.rank
+            scale = 2.0 / (1.0 + torch.exp(-(u @ v.T)))
+            weight, bias = weight * scale[:, :-1], bias * scale[:, -1]
+        layers.append((weight, bias))
+    return layers
+
+
+def reference(field: ModulatedField, latent: Tensor, points: Tensor) -> Tensor:
+    """Values `[N, out]` at points `[N, in]` by the definitions, one layer at a time."""
+    spec, hidden = field.spec, points
+    layers = reference_network(field, latent)
+    if spec.family == "fourier-relu":
+        directions = field.first_layer[: SPEC.fourier_features * spec.in_features].view(-1, spec.in_features)
+        hidden = torch.cat([torch.sin(points @ directions.T), torch.cos(points @ directions.T)], dim=1)
+    for number, (weight, bias) in enumerate(layers):
+        hidden = hidden @ weight.T + bias
+        if number == len(layers) - 1:
+            return torch.sin(field.gains[-1] * hidden) if spec.final_activation == "sine" else hidden
+        if spec.family == "siren":
+            hidden = torch.sin(spec.w0 * hidden)
+        elif spec.family == "finer":
+            hidden = torch.sin(spec.w0 * (hidden.abs() + 1) * hidden)
+        else:
+            hidden = torch.relu(3.0 * hidden)
+    raise AssertionError
+
+
+@every_choice
+@pytest.mark.parametrize("final", ["linear", "sine"])
+def test_fields_are_what_their_definitions_say_and_collapse(family, modulation, final, tmp_path):
+    field = make(family, modulation, final_activation=final).double()
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+    points = 1.2 - 2.4 * torch.rand(2, 30, 3, generator=generator, dtype=torch.float64)
+    for row in range(2):
+        expected = reference(field, latents[row], points[row])
+        torch.testing.assert_close(field(latents, points)[row], expected, atol=1e-5, rtol=1e-5)
+        small = field.collapse(latents[row])
+        torch.testing.assert_close(small(points[row]), field(latents, points)[row], atol=1e-12, rtol=1e-12)
+        again = CompactField.load(small.float().save(tmp_path / "field.safetensors"))
+        assert (again.form, again.head) == (small.form, "logit")
+        assert torch.equal(again(points[row].float()), small(points[row].float()))
+
+
+@every_choice
+def test_a_saved_field_is_the_same_field(family, modulation):
+    field = make(family, modulation)
+    again = build_field(FieldSpec.from_dict(field.spec.to_dict()), seed=8)
+    again.load_state_dict(field.state_dict())
+    latents, points = torch.randn(2, 5), torch.rand(2, 3, 9)
+    assert torch.equal(field.evaluate(latents, points), again.evaluate(latents, points))
+    assert ("first_layer" in field.state_dict()) == (family == "fourier-relu")
+
+
+@every_choice
+def test_parameter_groups_hold_every_parameter_once(family, modulation):
+    field = make(family, modulation)
+    groups = field.parameter_groups()
+    assert tuple(groups) == ("fields", "projection")
+    assert all(groups.values())
+    found = [id(parameter) for group in groups.values() for parameter in group]
+    assert sorted(found) == sorted(map(id, field.parameters()))
+
+
+@every_choice
+def test_a_zero_latent_starts_like_one_network_of_the_family(family, modulation):
+    """The spread of the initial values hangs neither on the modulation nor on the number of bases."""
+    points = 2 * torch.rand(1, 1000, 3, generator=torch.Generator().manual_seed(0)) - 1
+
+    def spread(**changes: object) -> float:
+        shape = {"width": 32, "w0": 30.0, "fourier_features": 0, **changes}
+        spec = dataclasses.replace(SPEC, family=family, **shape)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return sum(float(build_field(spec, seed)(torch.zeros(1, 5), points).std(dim=1).mean()) for seed in range(6))
+
+    assert spread(modulation=modulation, num_bases=64) == pytest.approx(spread(num_bases=1), rel=0.35)
+
+
+@every_choice
+def test_meta_learning_differentiates_through_every_choice(family, modulation):
+    field = make(family, modulation).double()
+    generator = torch.Generator().manual_seed(0)
+    points = 2 * torch.rand(2, 3, 20, generator=generator, dtype=torch.float64) - 1
+    targets = 2 * torch.rand(2, 2, 20, generator=generator, dtype=torch.float64).round() - 1
+    batch = PointBatch(torch.arange(2), points, targets, None)
+    objective, rates = PointObjective(field, batch), InnerRates(5).double()
+
+    def plain(latents: Tensor) -> Tensor:
+        values = torch.stack([reference(field, latents[row], points[row].T).T for row in range(2)])
+        each = torch.nn.functional.binary_cross_entropy_with_logits(values, 0.5 * targets + 0.5, reduction="none")
+        return each.mean(dim=(1, 2))
+
+    outer = []
+    for each in (objective, LossObjective(plain)):
+        codes = adapt(each, 2, rates(), MetaConfig(inner_lr=20.0), create_graph=True)
+        parameters = [*field.parameters(), *rates.parameters()]
+        outer.append(torch.autograd.grad(each.losses(codes).sum(), parameters, allow_unused=True))
+    for one, other in zip(*outer):
+        if one is not None or other is not None:
+            assert (one - other).norm() <= 1e-4 * other.norm() + 1e-10
+    assert torch.isfinite(adapt(objective, 2, rates(), MetaConfig())).all()
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_gradients_of_points_targets_and_weights_are_not_lost(family):
+    field = make(family, "mixture").double()
+    generator = torch.Generator().manual_seed(0)
+    points, targets, weights = (
+        torch.rand(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((2, 3, 9), (2, 2, 9), (2, 9))
+    )
+    flat = field.flat_weights(torch.randn(2, 5, dtype=torch.float64))
+    loss = PointLoss("mse", targets, weights)
+
+    def expected() -> Tensor:
+        values = forward_reference(field.form, flat, points)
+        return (weights.unsqueeze(1) * (values - targets).square()).mean(dim=(1, 2))
+
+    wanted = torch.autograd.grad(expected().sum(), (points, targets, weights))
+    for losses in (
+        losses_and_gradients(field.form, flat, points, loss)[0],
+        point_losses(field.form, flat, points, loss),
+    ):
+        torch.testing.assert_close(torch.autograd.grad(losses.sum(), (points, targets, weights)), wanted)
+
+
+def test_the_kernel_runs_sirens_of_every_modulation_and_no_other_family():
+    if not kernel.available():
+        pytest.skip("the kernel was not built")
+    for family, modulation in CHOICES:
+        field = make(family, modulation)
+        flat = field.flat_weights(torch.randn(2, 5))
+        assert kernel.usable(field.form, flat, torch.rand(2, 3, 9)) == (family == "siren")
+
+
+def test_specifications_of_older_versions_load_and_bad_ones_are_named():
+    stored = FieldSpec().to_dict()
+    for key in ("family", "modulation", "rank", "fourier_features"):
+        del stored[key]
+    assert FieldSpec.from_dict(stored) == FieldSpec()
+    for changes, match in (
+        ({"family": "wavelets"}, "siren, finer, fourier-relu"),
+        ({"modulation": "attention"}, "mixture, shift, low-rank"),
+        ({"rank": 0}, "`rank`"),
+        ({"fourier_features": -1}, "`fourier_features`"),
+        ({"modulation": "shift", "family": "fourier-relu", "hidden_layers": 0}, "no learned hidden layer"),
+    ):
+        with pytest.raises(MNIFError, match=match):
+            dataclasses.replace(SPEC, **changes)
+    with pytest.raises(MNIFError, match="family 'wavelets'"):
+        CompactField([torch.zeros(2, 3)], [torch.zeros(2)], family="wavelets")
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "siren"])
+def test_onnx_export_equals_torch(family, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
+    small = make(family, "low-rank").collapse(torch.randn(5))
+    points = torch.rand(33, 3) - 0.5
+    session = runtime.InferenceSession(str(small.to_onnx(tmp_path / "a.onnx")), providers=["CPUExecutionProvider"])
+    (raw,) = session.run(None, {"points": points.numpy()})
+    torch.testing.assert_close(torch.from_numpy(raw), small(points), atol=1e-4, rtol=1e-4)
