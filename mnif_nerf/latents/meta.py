@@ -93,7 +93,7 @@ class PointObjective:
 
     @property
     def kind(self) -> str:
-        """"mse" or "bce"."""
+        """ "mse" or "bce"."""
         return self._loss.kind
 
     def losses(self, latents: Tensor) -> Tensor:
