@@ -202,7 +202,7 @@ class RadianceTask:
     def draw(self, step: int) -> tuple[Tensor, Objective]:
         """See the module."""
         batch = self.sampler.draw(step)
-        return batch.scenes, LossObjective(partial(self._losses, batch, step))
+        return batch.instances, LossObjective(partial(self._losses, batch, step))
 
     def observed(self, split: str) -> Callable[[Tensor], Objective]:
         """See the module."""
@@ -245,7 +245,7 @@ TASKS: dict[str, Any] = {"voxel": GridTask, "image": GridTask, "radiance": Radia
 
 def _in_order(batch: RayBatch) -> RayBatch:
     """A batch that holds every instance once, sorted by instance."""
-    order = batch.scenes.argsort()
+    order = batch.instances.argsort()
     return RayBatch(*(getattr(batch, entry.name)[order] for entry in dataclasses.fields(batch)))
 
 

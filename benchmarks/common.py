@@ -157,7 +157,7 @@ class OurTrainer:
     def losses(self, batch: RayBatch, seed: int) -> dict[str, Tensor]:
         """The weighted losses of one step, as `MNIFModel.get_training_outputs` computes them."""
         generator = torch.Generator().manual_seed(seed)
-        latents = codes = self.latents(batch.scenes)
+        latents = codes = self.latents(batch.instances)
         if self.method.latent_noise > 0:
             noise = torch.randn(codes.shape, generator=generator).to(self.device)
             latents = codes + self.method.latent_noise * noise

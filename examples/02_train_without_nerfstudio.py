@@ -34,7 +34,7 @@ def main(folder: Path, steps: int) -> None:
 
     for step in range(steps):
         batch = rays.draw(step)
-        z = latents(batch.scenes)
+        z = latents(batch.instances)
         losses = radiance_losses(
             lambda points, z=z: field.evaluate(z, points), batch, LossConfig(), jitter, head=field.spec.head
         )

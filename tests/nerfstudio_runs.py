@@ -129,23 +129,23 @@ class Run:
     """One run through `ns-train`'s own function: its losses per step, its checkpoints, its folder."""
 
     def __init__(self, config: Any) -> None:
-        from mnif_nerf.pipelines.training.base import InstancePipeline
+        from mnif_nerf.latents.stage1 import Stage1Trainer
 
         forget_writers()
         self.losses: dict[int, float] = {}
-        original = InstancePipeline.get_train_loss_dict
+        original = Stage1Trainer.step
 
-        def recorded(pipeline: Any, step: int) -> Any:
-            result = original(pipeline, step)
-            self.losses[step] = float(sum(loss.detach() for loss in result[1].values()))
+        def recorded(trainer: Any, step: int) -> Any:
+            result = original(trainer, step)
+            self.losses[step] = float(result.loss)
             return result
 
-        InstancePipeline.get_train_loss_dict = recorded  # type: ignore[method-assign]
+        Stage1Trainer.step = recorded  # type: ignore[method-assign]
         try:
             config.save_config()
             train_loop(0, 1, config)
         finally:
-            InstancePipeline.get_train_loss_dict = original  # type: ignore[method-assign]
+            Stage1Trainer.step = original  # type: ignore[method-assign]
             forget_writers()
         self.folder: Path = config.get_base_dir()
         self.checkpoints: Path = config.get_checkpoint_dir()

@@ -171,9 +171,8 @@ def test_settings_are_those_of_the_nerfstudio_methods() -> None:
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_losses_are_those_of_the_nerfstudio_model(data: Path, noise: float) -> None:
     pytest.importorskip("nerfstudio")
-    from nerfstudio.data.scene_box import SceneBox
-
     from mnif_nerf.models.radiance import MNIFModelConfig
+    from nerfstudio.data.scene_box import SceneBox
 
     store = open_store(data, "train", progress=False)
     method = dataclasses.replace(TINY, latent_noise=noise)

@@ -9,12 +9,14 @@ import torch
 
 pytest.importorskip("nerfstudio")
 
-from mnif_nerf import configs
+from mnif_nerf import configs, modalities
+from mnif_nerf.fields import FieldSpec, MixtureField
 from mnif_nerf.latents.meta import InnerRates
-from mnif_nerf.models.image import ImageModelConfig
-from mnif_nerf.models.voxel import VoxelModelConfig
+from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.modalities.grid_settings import ImageModelSettings, VoxelModelSettings
+from mnif_nerf.pipelines.methods import METHODS as SETTINGS
 
-METHODS = {name: value.config for name, value in vars(configs).items() if type(value).__name__ == "MethodSpecification"}
+METHODS = {name.replace("-", "_"): getattr(configs, name.replace("-", "_")).config for name in SETTINGS}
 # Learnable numbers without the latents of single instances; of these the bases; and what one instance needs.
 PAPER = {
     "mnif_celebahq_s": (5_934_336, 4_358_912, 17_027),
@@ -25,13 +27,11 @@ PAPER = {
 }
 
 
-def build(config: Any) -> Any:
-    """The model of a method, without its data."""
-    grid = {"resolution": 64, "channels": config.pipeline.datamanager.channels or 3} if "grid" in kind(config) else None
-    metadata = {"scene_names": ["a", "b"], "grid": grid}
-    return config.pipeline.model.setup(
-        scene_box=None, num_train_data=2, metadata=metadata, meta=config.pipeline.meta(), device="cpu"
-    )
+def spec_of(config: Any, resolution: int = 64) -> FieldSpec:
+    """The field of a method, without its data."""
+    data = config.pipeline.datamanager
+    grid = {"resolution": resolution, "channels": data.channels or 3} if "grid" in kind(config) else None
+    return modalities.get(data.modality).training.field_spec(config.pipeline.model, grid)
 
 
 def kind(config: Any) -> str:
@@ -41,11 +41,8 @@ def kind(config: Any) -> str:
 @pytest.mark.parametrize("name", list(PAPER))
 def test_parameters_are_as_many_as_the_papers(name: str) -> None:
     config = METHODS[name]
-    channels = config.pipeline.datamanager.channels if name.startswith("mnif_celeba") else 1
+    spec = spec_of(config)
     with torch.device("meta"):
-        from mnif_nerf.fields.modulations.mixture import MixtureField
-
-        spec = config.pipeline.model.field_spec(channels)
         field = MixtureField(spec)
     total = sum(parameter.numel() for parameter in field.parameters())
     if config.pipeline.meta() is not None:
@@ -79,16 +76,17 @@ def test_the_papers_settings() -> None:
 
 def test_the_frequency_of_pictures_follows_their_resolution() -> None:
     """Three quarters of it, and 30 at most; what is asked for is taken as it is."""
-    config = ImageModelConfig()
-    frequencies = {size: config.field_spec(3, size).w0 for size in (8, 20, 40, 64, 256)}
+
+    def frequency(modality: str, settings: Any, size: int) -> float:
+        grid = {"resolution": size, "channels": 1}
+        return modalities.get(modality).training.field_spec(settings, grid).w0
+
+    frequencies = {size: frequency("image", ImageModelSettings(), size) for size in (8, 20, 40, 64, 256)}
     assert frequencies == {8: 6.0, 20: 15.0, 40: 30.0, 64: 30.0, 256: 30.0}
-    assert ImageModelConfig(w0=45.0).field_spec(3, 8).w0 == 45.0
-    assert VoxelModelConfig(w0=12.0).field_spec(1, 8).w0 == 12.0
-    model = METHODS["mnif_image_lite"].pipeline.model
-    assert model.w0 == 0, "chosen by the data unless asked for"
-    metadata = {"scene_names": ["a"], "grid": {"resolution": 16, "channels": 1}}
-    built = model.setup(scene_box=None, num_train_data=1, metadata=metadata, device="cpu")
-    assert (built.field.spec.w0, built.field.spec.out_features) == (12.0, 1)
+    assert frequency("image", ImageModelSettings(w0=45.0), 8) == 45.0
+    assert frequency("voxel", VoxelModelSettings(w0=12.0), 8) == 12.0
+    assert METHODS["mnif_image_lite"].pipeline.model.w0 == 0, "chosen by the data unless asked for"
+    assert spec_of(METHODS["mnif_image_lite"], resolution=16).w0 == 12.0
 
 
 @pytest.mark.parametrize("name", ["mnif_lite", "mnif_voxel_lite", "mnif_image_lite"])
@@ -98,7 +96,8 @@ def test_every_adaptation_of_every_modality_has_its_optimisers(name: str, adapta
 
     config = METHODS[name]
     config = dataclasses.replace(config, pipeline=dataclasses.replace(config.pipeline, adaptation=adaptation))
-    groups = build(config).get_param_groups()
+    model = Stage1Model(spec_of(config), ["a", "b"], task=None, meta=config.pipeline.meta())  # type: ignore[arg-type]
+    groups = model.parameter_groups()
     own = "latents" if adaptation == "auto-decoding" else "inner_rates"
     assert list(groups) == ["fields", "projection", own]
     assert set(groups) < set(config.optimizers)

@@ -46,7 +46,7 @@ def test_training_steps_agree(store):
         losses = []
         for step in range(5):
             batch = rays.draw(step)
-            latents = table(batch.scenes)
+            latents = table(batch.instances)
             terms = radiance_losses(
                 lambda p, z=latents, f=field: f.evaluate(z, p), batch, LossConfig(), generator, head="radiance"
             )

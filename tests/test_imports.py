@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(importlib.import_module("mnif_nerf").__file__ or "").parent
 # A room may import itself and what lies on lower floors; floor 0 is what every room may use.
 FLOORS = {
-    0: ("__init__", "errors", "files", "machine", "progress", "random", "schedules"),
+    0: ("__init__", "errors", "files", "machine", "progress", "random", "saved_settings", "schedules"),
     1: ("fields", "rendering"),
     2: ("latents", "priors", "metrics", "data"),
     3: ("export", "objects", "modalities"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnif_nerf.fields import FieldSpec, MixtureField
-from mnif_nerf.latents.evidence import ObservedViews
+from mnif_nerf.latents.evidence import ViewEvidence
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.scenes import radiance_objective
 from mnif_nerf.latents.table import LatentTable, RowAdam
@@ -103,7 +103,7 @@ def test_the_inner_loop_and_the_evidence_render_with_the_fields_own_head(head: s
     field, truth = visible_field(head), torch.tensor([[1.0, -0.5]])
     rays, config = RenderedInstances(field, truth).batch, LossConfig(8, 0.02, 0.0)
     assert radiance_objective(field, rays, config).losses(truth).item() < 1e-10
-    scored = ObservedViews(field, rays, config, rays_per_step=64)
+    scored = ViewEvidence(field, rays, config, rays_per_step=64)
     # The evidence draws jittered samples, so that its loss is small beside that of another latent, not zero.
     own, other = scored.score(torch.cat([truth, -truth]))
     assert own < 0.05 * other

@@ -43,7 +43,7 @@ def load(run: Run, **changes: Any) -> Any:
 def test_ns_eval(run: Run, tmp_path: Path) -> None:
     ComputePSNR(run.folder / "config.yml", tmp_path / "out.json", tmp_path / "renders").main()
     results = json.loads((tmp_path / "out.json").read_text())["results"]
-    per_scene = json.loads((tmp_path / "renders" / "per_scene.json").read_text())
+    per_scene = json.loads((tmp_path / "renders" / "per_instance.json").read_text())["instances"]
     assert list(per_scene) == ["scene001", "scene003"]  # two of four, spread evenly
     assert results["psnr"] == pytest.approx(np.mean([row["psnr"] for row in per_scene.values()]))
     assert {"psnr_std", "ssim", "ssim_std", "fps"} <= results.keys()
@@ -66,20 +66,18 @@ def test_scores_are_those_of_the_pictures(run: Run) -> None:
 
 def test_unseen_scenes_use_fitted_codes_and_exclude_the_views_they_were_fitted_to(run: Run, tmp_path: Path) -> None:
     pipeline = load(run, eval_mode="unseen-scenes")
-    unseen = pipeline.unseen
+    unseen = pipeline.evaluation.unseen
     assert unseen.names == ["test000", "test001"]
     assert not set(unseen.conditioning.views) & set(unseen.scored.views)
     before = pipeline.model.latents.weight.clone()
-    shown = []
-    original = pipeline.model.latent_of
-    pipeline.model.latent_of = lambda scene: shown.append(original(scene)) or shown[-1]
     pipeline.get_average_eval_image_metrics(output_path=tmp_path)
-    fitted = pipeline._fitted[1]
+    shown = [item.latent for item in pipeline.evaluation.items(pipeline.model.stage1)[""]]
+    fitted = pipeline.evaluation.latents_of_unseen(pipeline.model.stage1)
     assert fitted.shape == (2, 4)
     assert all(any(torch.equal(code, row) for row in fitted) for code in shown)
     assert not any(torch.equal(code, row) for row in before for code in shown)
     assert torch.equal(pipeline.model.latents.weight, before)
-    assert list(json.loads((tmp_path / "per_scene.json").read_text())) == ["test000", "test001"]
+    assert list(json.loads((tmp_path / "per_instance.json").read_text())["instances"]) == ["test000", "test001"]
 
 
 def test_outputs_of_any_camera(run: Run) -> None:
@@ -102,7 +100,7 @@ def test_crop_box_of_the_viewer(run: Run) -> None:
 
     pipeline = load(run)
     model, camera = pipeline.model, pipeline.datamanager.eval_dataset.cameras[0:1]
-    model.bounds.fill_(True)
+    model.stage1.bounds.fill_(True)
     model.field.bases[-1].data[:, -1] = 100.0  # density everywhere
     whole = model.get_outputs_for_camera(camera)["accumulation"]
     half = OrientedBox.from_params((0.0, 0.0, -0.5), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -113,7 +111,7 @@ def test_crop_box_of_the_viewer(run: Run) -> None:
 
 
 def test_own_rays_equal_nerfstudios(run: Run) -> None:
-    from mnif_nerf.models.scoring import pinhole_rays
+    from mnif_nerf.models.base import pinhole_rays
 
     camera = load(run).datamanager.eval_dataset.cameras[0:1]
     origins, directions = pinhole_rays(camera, 16, 16)
@@ -128,7 +126,7 @@ def test_rays_of_several_scenes_each_get_their_own_latent(run: Run) -> None:
     pipeline = load(run)
     model = pipeline.model
     model.latents.weight.data.normal_()
-    bundle, _ = pipeline.datamanager.random_rays(pipeline.datamanager.evaluation_views, 40, 0)
+    bundle, _ = pipeline.datamanager.random_rays(pipeline.datamanager.source.evaluation_views, 40, 0)
     together = model.get_outputs(bundle)["rgb"]
     for index in range(40):
         alone = model.render(bundle.origins[index : index + 1], bundle.directions[index : index + 1], None)
@@ -234,12 +232,12 @@ def test_without_a_heldout_split_views_are_held_out_of_training(data: Path, tmp_
     shutil.copytree(data / "cars_train", tmp_path / "data" / "cars_train")
     run = Run(tiny_config(tmp_path / "data", tmp_path / "out", steps=2))
     pipeline = load(run)
-    views = pipeline.datamanager.views
+    views = pipeline.datamanager.source.views
     held = views.evaluation(4, 2).views
     assert len(held) == 8
     assert not views.trained[held].any()
     assert views.trained.sum() == 12
-    assert not set(pipeline.datamanager.rays.view_list.tolist()) & set(held.tolist())
+    assert not set(pipeline.datamanager.source.rays.view_list.tolist()) & set(held.tolist())
     shown = pipeline.datamanager.train_dataset.image_filenames
     held_files = pipeline.datamanager.eval_dataset.image_filenames
     assert len(shown) == 3
@@ -252,9 +250,9 @@ def test_training_rays_as_nerfstudio_knows_them(data: Path) -> None:
     config = tiny_config(data, Path("unused"))
     manager = config.pipeline.datamanager.setup(device="cpu", test_mode="val")
     bundle, batch = manager.next_train(3)
-    rays = manager.draw(3)
+    rays = manager.source.draw(3)
     assert len(bundle) == manager.get_train_rays_per_batch() == 32
-    assert torch.equal(bundle.metadata["scene_idx"][:, 0].unique_consecutive(), rays.scenes)
+    assert torch.equal(bundle.metadata["scene_idx"][:, 0].unique_consecutive(), rays.instances)
     assert torch.equal(batch["image"], rays.rgb.view(-1, 3))
 
 

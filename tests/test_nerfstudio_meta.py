@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio_runs import Run, same, tiny_config
 from tiny_srn import write_tiny_srn
 
+from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.pipelines.model_folder import read_model
 from mnif_nerf.rendering.radiance_losses import radiance_losses
 
@@ -74,7 +76,7 @@ def test_latents_are_those_of_the_inner_loop_one_by_one(run: Run) -> None:
     pipeline = load(run, test_mode="val")
     model, losses = pipeline.model, pipeline.model.config.loss_config()
     for scene in range(4):
-        rays, code = pipeline.datamanager.fixed(torch.tensor([scene])), torch.zeros(1, 4)
+        rays, code = pipeline.datamanager.source.fixed(torch.tensor([scene])), torch.zeros(1, 4)
         assert rays.rgb.shape == (1, 32, 3)
         for _ in range(3):
             code = code.detach().requires_grad_(True)
@@ -82,7 +84,7 @@ def test_latents_are_those_of_the_inner_loop_one_by_one(run: Run) -> None:
                 list(radiance_losses(partial(model.field.evaluate, code), rays, losses, head="radiance").values())
             ).sum()
             (gradient,) = torch.autograd.grad(loss, code)
-            code = code - model.meta.inner_lr * model.inner_rates().detach() * gradient
+            code = code - model.meta.inner_lr * model.stage1.inner_rates().detach() * gradient
         torch.testing.assert_close(model.latents.weight[scene], code[0].detach(), atol=1e-6, rtol=1e-3)
 
 
@@ -90,14 +92,15 @@ def test_the_batch_changes_no_latent(run: Run) -> None:
     pipeline = load(run, test_mode="val")
     before = pipeline.model.latents.weight.clone()
     for size in (1, 3):
-        pipeline.config.encode_batch, pipeline._stale = size, True
+        trainer = pipeline.new_trainer(OptimizerGroups({}, {}, {}, {}))
+        trainer.encode_batch, trainer._stale = size, True
         pipeline.model.latents.weight.zero_()
         pipeline.refresh_latents()
         torch.testing.assert_close(pipeline.model.latents.weight, before, atol=1e-6, rtol=1e-4)
 
 
 def test_rays_of_an_instance_do_not_depend_on_the_others(run: Run) -> None:
-    manager = load(run, test_mode="val").datamanager
+    manager = load(run, test_mode="val").datamanager.source
     together = manager.fixed(torch.tensor([2, 0, 3]))
     for row, scene in enumerate((2, 0, 3)):
         alone = manager.fixed(torch.tensor([scene]))
@@ -106,7 +109,7 @@ def test_rays_of_an_instance_do_not_depend_on_the_others(run: Run) -> None:
 
 def test_losses_of_the_instances_have_the_losses_as_their_mean(run: Run) -> None:
     pipeline = load(run, test_mode="val")
-    rays, losses = pipeline.datamanager.draw(3), pipeline.model.config.loss_config()
+    rays, losses = pipeline.datamanager.source.draw(3), pipeline.model.config.loss_config()
     evaluate = partial(pipeline.model.field.evaluate, torch.randn(2, 4))
     means = radiance_losses(evaluate, rays, losses, torch.Generator().manual_seed(0), head="radiance")
     each = radiance_losses(evaluate, rays, losses, torch.Generator().manual_seed(0), reduce=False, head="radiance")
@@ -118,28 +121,28 @@ def test_losses_of_the_instances_have_the_losses_as_their_mean(run: Run) -> None
 
 def test_all_inner_steps_see_the_same_jitter(run: Run) -> None:
     pipeline = load(run, test_mode="val")
-    rays, codes = pipeline.datamanager.draw(0), torch.zeros(2, 4)
-    objective = pipeline.model.objective(rays, 5)
+    rays, codes = pipeline.datamanager.source.draw(0), torch.zeros(2, 4)
+    objective = pipeline.model.stage1.objective(rays, 5)
     assert torch.equal(objective.losses(codes), objective.losses(codes))
-    assert not torch.equal(objective.losses(codes), pipeline.model.objective(rays, 6).losses(codes))
+    assert not torch.equal(objective.losses(codes), pipeline.model.stage1.objective(rays, 6).losses(codes))
 
 
 def test_second_order_gradients_are_those_of_the_loss_after_adaptation(run: Run) -> None:
     """Against finite differences in float64 of a weight, the projection and a rate."""
     pipeline = load(run, test_mode="val")
     model = pipeline.model.double()
-    rays = pipeline.datamanager.draw(0)
+    rays = pipeline.datamanager.source.draw(0)
     for name, value in vars(rays).items():
         if value.is_floating_point():
             setattr(rays, name, value.double())
-    model.inner_rates.rates.data.fill_(0.9)
+    model.stage1.inner_rates.rates.data.fill_(0.9)
 
     def loss() -> torch.Tensor:
-        return torch.stack(list(model(None, {"data": rays, "seed": 3})["losses"].values())).sum()
+        return torch.stack(list(model.stage1(rays, 3)["losses"].values())).sum()
 
     model.zero_grad()
     loss().backward()
-    for parameter in (model.field.bases[1], model.field.projection.weight, model.inner_rates.rates):
+    for parameter in (model.field.bases[1], model.field.projection.weight, model.stage1.inner_rates.rates):
         place = int(parameter.grad.abs().flatten().argmax())
         flat, expected = parameter.data.view(-1), float(parameter.grad.flatten()[place])
         values = []
@@ -153,7 +156,7 @@ def test_second_order_gradients_are_those_of_the_loss_after_adaptation(run: Run)
 def test_unseen_scenes_get_their_codes_by_the_inner_loop(run: Run) -> None:
     pipeline = load(run, eval_mode="unseen-scenes")
     assert pipeline.get_average_eval_image_metrics(step=0)["psnr"] > 0
-    codes = pipeline.latents_of_unseen(0)
+    codes = pipeline.evaluation.latents_of_unseen(pipeline.model.stage1)
     assert codes.shape == (2, 4)
     assert bool((codes != 0).any())
 
@@ -168,12 +171,12 @@ def test_networks_that_diverge_are_told_by_the_inner_loop(data: Path, tmp_path: 
 def test_an_inner_loop_that_leads_upwards_is_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnif_nerf.pipelines.training import base
+    from mnif_nerf.latents import stage1
 
-    monkeypatch.setattr(base, "_STEPS_BETWEEN_WATCHED", 4)
+    monkeypatch.setattr(stage1, "_STEPS_BETWEEN_CHECKS", 4)
     config = {**META, "pipeline.model.init": "authors"}  # codes then move the coefficients far
     Run(tiny_config(data, tmp_path, steps=3, **{**config, "pipeline.inner_lr": 1e5}))
-    assert "lower --pipeline.inner-lr (now 100000)" in capsys.readouterr().out
+    assert re.search(r"lower \S*inner.lr\S* \(now 100000\)", capsys.readouterr().out)
     Run(tiny_config(data, tmp_path, steps=3, name="small", **{**config, "pipeline.inner_lr": 1e-3}))
     assert "inner loop raises" not in capsys.readouterr().out
 
@@ -202,7 +205,7 @@ def test_runs_of_version_0_1_0_load(data: Path, tmp_path: Path) -> None:
     ]
     config.write_text("\n".join(lines))
     pipeline = load(plain)
-    assert pipeline.model.adaptation == "auto-decoding"
+    assert pipeline.model.stage1.adaptation == "auto-decoding"
     assert pipeline.get_average_eval_image_metrics()["psnr"] > 0
     resumed = Run(tiny_config(data, tmp_path, steps=5, name="on", **{"load_dir": plain.checkpoints}))
     assert sorted(resumed.losses) == [3, 4]

@@ -56,9 +56,9 @@ def test_resuming_a_finished_run_takes_no_step_and_keeps_it(data: Path, straight
 def test_ctrl_c_keeps_the_last_checkpoint_and_resume_goes_on(
     data: Path, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnif_nerf.models.radiance import MNIFModel
+    from mnif_nerf.latents.stage1 import Stage1Model
 
-    original = MNIFModel.get_training_outputs
+    original = Stage1Model.forward
     steps = iter(range(100))
 
     def interrupted(model: Any, *args: Any) -> Any:
@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_resume_goes_on(
 
     config = tiny_config(data, tmp_path, **{"steps_per_save": 8})
     with monkeypatch.context() as patch:
-        patch.setattr(MNIFModel, "get_training_outputs", interrupted)
+        patch.setattr(Stage1Model, "forward", interrupted)
         with pytest.raises(SystemExit, match=r"step-000000008\.ckpt is kept") as caught:
             Run(config)
     assert f"--load-dir {config.get_checkpoint_dir()}" in str(caught.value)
@@ -217,18 +217,16 @@ def test_diverged_training_is_told(data: Path, tmp_path: Path) -> None:
 def test_a_full_disk_keeps_the_last_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from mnif_nerf.pipelines.training import trainer
-
-    calls = []
+    calls, original = [], torch.save
 
     def save(state: dict[str, Any], file: Any) -> None:
         calls.append(state["step"])
         if len(calls) > 1:
             file.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
-        torch.save(state, file)
+        original(state, file)
 
-    monkeypatch.setattr(trainer, "save", save)
+    monkeypatch.setattr(torch, "save", save)
     config = tiny_config(data, tmp_path, steps=10, **{"steps_per_save": 4})
     with pytest.raises(SystemExit, match="disk is full"):
         Run(config)

@@ -34,7 +34,7 @@ def all_rays(store: PackedStore, scene: int) -> tuple[torch.Tensor, torch.Tensor
 def test_every_ray_is_a_pixel_of_its_own_instance(store):
     batch = RayBatchSampler(store, 3, 40, seed=5).draw(0)
     assert batch.rgb.shape == (3, 40, 3)
-    for row, scene in enumerate(batch.scenes.tolist()):
+    for row, scene in enumerate(batch.instances.tolist()):
         origins, directions, colors, mask = all_rays(store, scene)
         for ray in range(0, 40, 7):
             distance = (origins - batch.origins[row, ray]).norm(dim=1) + (directions - batch.directions[row, ray]).norm(
@@ -49,7 +49,7 @@ def test_every_ray_is_a_pixel_of_its_own_instance(store):
 def test_the_interval_holds_every_hull_cell_on_the_ray(store):
     batch = RayBatchSampler(store, 5, 60, seed=1).draw(3)
     t = torch.linspace(0.3, 2.3, 1500)
-    for row, scene in enumerate(batch.scenes.tolist()):
+    for row, scene in enumerate(batch.instances.tolist()):
         hull = torch.from_numpy(store.hull(scene)).flatten()
         points = batch.origins[row, :, None] + t[:, None] * batch.directions[row, :, None]
         inside = hull[cell_index(points.clone(), store.hull_resolution, 0.5)] & (points.abs() <= 0.5).all(dim=-1)
@@ -73,7 +73,7 @@ def test_carve_points_lie_outside_the_hull_and_inside_the_box(store):
     batch = RayBatchSampler(store, 5, 4, carve_points=50).draw(0)
     assert batch.carve_points.shape == (5, 50, 3)
     assert batch.carve_points.abs().max() <= 0.5
-    for row, scene in enumerate(batch.scenes.tolist()):
+    for row, scene in enumerate(batch.instances.tolist()):
         hull = torch.from_numpy(store.hull(scene)).flatten()
         inside = hull[cell_index(batch.carve_points[row].clone(), store.hull_resolution, 0.5)]
         corner = (batch.carve_points[row] == 0.5).all(dim=-1)
@@ -83,9 +83,9 @@ def test_carve_points_lie_outside_the_hull_and_inside_the_box(store):
 def test_every_instance_is_visited_once_per_epoch(store):
     sampler = RayBatchSampler(store, 5, 2)
     for step in range(7):
-        assert sorted(sampler.draw(step).scenes.tolist()) == [0, 1, 2, 3, 4]
+        assert sorted(sampler.draw(step).instances.tolist()) == [0, 1, 2, 3, 4]
     sampler = RayBatchSampler(store, 2, 2)
-    visits = torch.cat([sampler.draw(step).scenes for step in range(10)])
+    visits = torch.cat([sampler.draw(step).instances for step in range(10)])
     assert torch.bincount(visits).tolist() == [4] * 5
 
 
@@ -93,7 +93,7 @@ def test_a_draw_depends_on_seed_and_step_alone(store):
     first, second = RayBatchSampler(store, 2, 8, 3, seed=1), RayBatchSampler(store, 2, 8, 3, seed=1)
     for step in range(9):
         first.draw(step)
-    for name in ("scenes", "origins", "rgb", "near", "far", "carve_points"):
+    for name in ("instances", "origins", "rgb", "near", "far", "carve_points"):
         assert torch.equal(getattr(first.draw(6), name), getattr(second.draw(6), name))
     other = RayBatchSampler(store, 2, 8, 3, seed=2).draw(6)
     assert not torch.equal(other.directions, second.draw(6).directions)

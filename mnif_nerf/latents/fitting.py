@@ -106,7 +106,7 @@ def fit_latents(
 
     Args:
         field: the trained mixture.
-        rays: observations; `rays.draw(step).scenes` are the S instances, in any order.
+        rays: observations; `rays.draw(step).instances` are the S instances, in any order.
         training_latents: `[N, D]`, for the starting point (their mean) and the spread of the prior.
         config: steps, rate, regularisation, seed.
         losses: rendering and loss settings.
@@ -120,9 +120,9 @@ def fit_latents(
 
     def loss(codes: Tensor, step: int) -> Tensor:
         batch = rays.draw(step)
-        evaluate = partial(field.evaluate, codes[batch.scenes])
+        evaluate = partial(field.evaluate, codes[batch.instances])
         terms = radiance_losses(evaluate, batch, settings, generator, reduce=False, head=field.spec.head)
-        return codes.new_zeros(len(codes)).index_add(0, batch.scenes, torch.stack(list(terms.values())).sum(dim=0))
+        return codes.new_zeros(len(codes)).index_add(0, batch.instances, torch.stack(list(terms.values())).sum(dim=0))
 
     with frozen(field):
         return fit(loss, rays.num_scenes, training_latents, config, on_step)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from mnif_nerf.data.observations.observations import Kind
     from mnif_nerf.export.web import Drawing
-    from mnif_nerf.fields.mixture import FieldSpec
+    from mnif_nerf.fields.spec import FieldSpec
     from mnif_nerf.latents.evidence import PointEvidence
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.modalities.training import ModalityTraining
     from mnif_nerf.objects.radiance import NeuralObject
 
 
@@ -75,6 +76,11 @@ class Modality(ABC):
     @abstractmethod
     def object_class(self) -> type[NeuralObject]:
         """The class of its objects."""
+
+    @property
+    @abstractmethod
+    def training(self) -> ModalityTraining:
+        """Its side of stage 1."""
 
     def check_field(self, spec: FieldSpec, grid: Any, place: Path | str) -> None:
         """Refuse a field, or facts of a grid, that no model of this modality has.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.modalities.image_training import ImageTraining
     from mnif_nerf.objects.radiance import NeuralObject
 
 _USUAL_PIXELS = 64  # where nothing says how many the data had
@@ -40,6 +42,13 @@ class Image(GridModality):
         "unseen_psnr",
         "sample_kd_random-conv",
     )
+
+    @cached_property
+    def training(self) -> ImageTraining:
+        """See `Modality`."""
+        from mnif_nerf.modalities.image_training import ImageTraining
+
+        return ImageTraining()
 
     def beside_data(self, item: NeuralObject, pixels: int) -> Picture.Image:
         """The picture at the data's own resolution."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.latents.evidence import PointEvidence
+    from mnif_nerf.modalities.radiance_training import RadianceTraining
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
 _DEMO_CARS = 128
@@ -37,6 +39,13 @@ class Radiance(Modality):
         kinds=("views", "photo", "mesh", "voxels", "cloud"), picture="photo", surface_only=True, agreement=25.0
     )
     card = Card(("3d", "nerf"), "radiance fields", 'mesh(resolution=128).export("object.glb")')
+
+    @cached_property
+    def training(self) -> RadianceTraining:
+        """See `Modality`."""
+        from mnif_nerf.modalities.radiance_training import RadianceTraining
+
+        return RadianceTraining()
 
     def seen_values(self, raw: Tensor, head: str, thickness: float) -> Tensor:
         """Colours times opacity, and the opacity 1 - exp(-density * thickness)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.modalities.voxel_training import VoxelTraining
     from mnif_nerf.objects.radiance import NeuralObject
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
@@ -54,6 +56,13 @@ class Voxel(GridModality):
         "sample_1nna",
         0.5,
     )
+
+    @cached_property
+    def training(self) -> VoxelTraining:
+        """See `Modality`."""
+        from mnif_nerf.modalities.voxel_training import VoxelTraining
+
+        return VoxelTraining()
 
     def seen_values(self, raw: Tensor, head: str, thickness: float) -> Tensor:
         """Values in [-1, 1], positive inside."""

@@ -1,230 +1,107 @@
-"""What nerfstudio's models of all modalities share: the mixture field, a latent per training instance, and what
-is shown of them.
+"""nerfstudio's model of any modality: `Stage1Model` as nerfstudio knows models, and what is shown of it.
 
-Training and rendering take different roads. A training step mixes the drawn instances' networks once and
-evaluates them together. Rendering collapses one latent into a small network, prepares it once (its occupancy
-grid), and renders that; both are kept until the field changes.
-
-Latents are either learned ("auto-decoding": a table with its own optimiser) or computed ("meta-learning": the
-inner loop of `mnif_nerf.latents.meta`). Of a point loss, the second-order inner loop keeps the mixed weights of
-every inner step and no activations; of rendered rays, it keeps what the field's own second derivative needs.
+Training happens in `mnif_nerf.latents.stage1`. Rendering collapses one latent into a small network, prepares it once
+(its occupancy grid), and renders that; both are kept until the networks change.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import Model
 from torch import Tensor
 from torch.nn import Parameter
 
-from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.modulations import build_field
-from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.latents.encoding import EncodedLatents
-from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
-from mnif_nerf.latents.table import LatentTable
-from mnif_nerf.models.checkpoint import check_checkpoint, describe_checkpoint
+from mnif_nerf.fields.modulations import ModulatedField
+from mnif_nerf.latents.meta import MetaConfig
+from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.metrics.views import ViewScores
+from mnif_nerf.modalities.settings import ModelSettings
+from mnif_nerf.modalities.training import FieldCache, ModalityTraining, known_rows
 from mnif_nerf.models.errors import WarnOnce
-from mnif_nerf.models.scoring import pinhole_rays
-from mnif_nerf.rendering.batch import PointBatch, RayBatch
+from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.occupancy import OccupancyGrid, grid_points
 
-_KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
+InstanceModelConfig = ModelSettings  # its name in `config.yml` files of 0.1.0
 
-Batch = RayBatch | PointBatch
-
-
-def instances_of(data: Batch) -> Tensor:
-    """`[B]` int64, the training instances that rays or points belong to."""
-    return data.scenes if isinstance(data, RayBatch) else data.instances
-
-
-@dataclass
-class InstanceModelConfig(ModelConfig):
-    """The mixture of neural implicit functions. The defaults are the paper's SRN Cars S shape."""
-
-    _target: type = field(default_factory=lambda: InstanceModel)
-    enable_collider: bool = False
-    """Unused: near and far come from the scene box, whatever the camera."""
-    eval_num_rays_per_chunk: int = 1 << 15
-    """Rays rendered together."""
-    width: int = 64
-    """Hidden width of every basis network."""
-    hidden_layers: int = 4
-    """Hidden layers after the first one."""
-    num_bases: int = 256
-    """Number of basis networks."""
-    latent_dim: int = 128
-    """Size of a latent code."""
-    w0: float = 30.0
-    """Sine frequency."""
-    coefficients: str = "layer-wise"
-    """Mixture coefficients per basis and layer ("layer-wise") or per basis ("network-wise")."""
-    init: str = "corrected"
-    """"corrected" keeps the initial output's spread whatever the number of bases; "authors" does not."""
-    latent_init_std: float = 0.0
-    """Spread of the initial latent codes; 0 starts every instance from the average network."""
-    latent_weight: float = 1e-3
-    """Weight of the mean squared latent in the loss (auto-decoding only)."""
-    latent_noise: float = 0.0
-    """Standard deviation of the noise added to latents in training, in units of a latent coordinate."""
-
-    def field_spec(self, channels: int = 1, resolution: int = 64) -> FieldSpec:
-        """The shape of the mixture field.
-
-        Args:
-            channels: of the data (images).
-            resolution: of the data (images).
-
-        Raises:
-            MNIFError: a value out of range.
-        """
-        return FieldSpec(
-            width=self.width,
-            hidden_layers=self.hidden_layers,
-            num_bases=self.num_bases,
-            latent_dim=self.latent_dim,
-            w0=self.sine_frequency(resolution),
-            coefficients=self.coefficients,
-            init=self.init,
-            **self.ends(channels),
-        )
-
-    def sine_frequency(self, resolution: int) -> float:
-        """w0 of the field."""
-        return self.w0
-
-    def ends(self, channels: int) -> dict[str, Any]:
-        """What a modality says of the field's inputs and outputs; nothing, for radiance."""
-        return {}
+_INDICATOR = "device_indicator_param"  # nerfstudio's, empty
 
 
 class InstanceModel(Model):
     """See the module.
 
-    What the dataset says arrives in `kwargs["metadata"]`: `scene_names` (of the instances), `shown_scene`, `bounds`
-    (where objects can be, bool `[G, G, G]`, or None), and of grids `grid` (resolution and channels). `kwargs["meta"]`
-    are the settings of the inner loop, or None.
+    `kwargs` hold "stage1", the `Stage1Model`; "modality", its `ModalityTraining`; and "metadata" of the data set:
+    `scene_names` (of the instances) and `shown_scene`.
     """
 
-    config: InstanceModelConfig
-    own_settings: tuple[str, ...] = ()
+    config: ModelSettings  # type: ignore[assignment]
 
     def populate_modules(self) -> None:
-        """Build field and latents from the random seed that nerfstudio has set; nothing is fetched."""
-        super().populate_modules()
+        """Take over the model of stage 1; nothing is fetched."""
+        self.stage1: Stage1Model = self.kwargs["stage1"]
+        self.modality: ModalityTraining = self.kwargs["modality"]
         metadata = self.kwargs["metadata"]
-        self.meta: MetaConfig | None = self.kwargs.get("meta")
-        self.data_grid: dict[str, int] = metadata.get("grid") or {}
         self.data_names: tuple[str, ...] = tuple(metadata["scene_names"])
-        self.names = self.data_names
         self.shown_scene = int(metadata.get("shown_scene", 0))
-        self.field = build_field(
-            self.config.field_spec(self.data_grid.get("channels", 1), self.data_grid.get("resolution", 64))
-        )
-        seed, dim = torch.initial_seed() % 2**31, self.config.latent_dim
-        self.latents: LatentTable | EncodedLatents
-        if self.meta is None:
-            self.latents = LatentTable(len(self.names), dim, self.config.latent_init_std, seed)
-        else:
-            self.latents, self.inner_rates = EncodedLatents(len(self.names), dim), InnerRates(dim, seed=seed)
-        bounds = metadata.get("bounds")
-        self.register_buffer("bounds", torch.ones(1, 1, 1, dtype=torch.bool) if bounds is None else bounds)
+        self.collapsed = FieldCache(self.modality, self.stage1, self.config)
         # Latent row of each instance of the data (-1: none), where the checkpoint's are not the data's.
         self._rows: list[int] | None = None
         self._shown: Tensor | None = None
         self._fitted: Tensor | None = None
-        self._kept: OrderedDict[bytes, tuple[Any, OccupancyGrid | None]] = OrderedDict()
         self._warn = WarnOnce()
+        self._scores = ViewScores(getattr(self.config, "lpips", False), self._warn)
 
     @property
-    def adaptation(self) -> str:
-        """How latents are found: "auto-decoding" or "meta-learning"."""
-        return "auto-decoding" if self.meta is None else "meta-learning"
+    def field(self) -> ModulatedField:
+        """The field."""
+        return self.stage1.field
+
+    @property
+    def latents(self) -> Any:
+        """The latents of the training instances."""
+        return self.stage1.latents
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the training instances."""
+        return self.stage1.names
+
+    @property
+    def meta(self) -> MetaConfig | None:
+        """Settings of the inner loop, or None after auto-decoding."""
+        return self.stage1.meta
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Basis networks ("fields"), latent projection ("projection"), and latent codes ("latents") or the rates
-        of the inner loop ("inner_rates")."""
-        groups = self.field.parameter_groups()
-        if self.meta is None:
-            return {**groups, "latents": list(self.latents.parameters())}
-        return {**groups, "inner_rates": list(self.inner_rates.parameters())}
+        """See `Stage1Model.parameter_groups`."""
+        return self.stage1.parameter_groups()
 
-    # ----------------------------------------------------------------------------------------------- training
+    def forward(self, ray_bundle: RayBundle) -> dict[str, Tensor | list]:  # type: ignore[override]
+        """The rendered rays."""
+        return self.get_outputs(ray_bundle)  # type: ignore[return-value]
 
-    def forward(self, ray_bundle: RayBundle | None, batch: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Training losses where `batch` holds data grouped by instance, else the rendered rays.
-
-        Losses are computed in here, and not from the outputs, because only what runs inside `forward` has its
-        gradients synchronised between devices.
-        """
-        if batch is not None and isinstance(batch.get("data"), Batch):
-            return self.get_training_outputs(batch["data"], batch["seed"])
-        return self.get_outputs(ray_bundle)  # type: ignore[arg-type]
-
-    def get_training_outputs(self, data: Batch, seed: int) -> dict[str, Any]:
-        """Losses of one step, a pure function of parameters, data and seed.
-
-        Meta-learning adapts codes to the data first; the losses are those of the adapted codes on the same data.
-
-        Returns:
-            "losses": name to weighted scalar; "psnr": scalar without gradient, over the drawn rays or points
-            (absent where the loss does not tell).
-
-        Raises:
-            MNIFError: the inner loop diverged.
-        """
-        self._kept.clear()
-        instances = instances_of(data)
-        if self.meta is None:
-            codes = self.latents(instances)
-        else:
-            objective = self.objective(data, seed)
-            codes = adapt(objective, len(instances), self.inner_rates(), self.meta, torch.is_grad_enabled())
-        latents, generator = codes, torch.Generator().manual_seed(seed)
-        if self.config.latent_noise > 0:
-            noise = torch.randn(codes.shape, generator=generator).to(codes.device)
-            latents = codes + self.config.latent_noise * noise
-        outputs = self.losses(latents, data, generator)
-        if self.meta is None and self.config.latent_weight > 0:
-            outputs["losses"]["latent"] = self.config.latent_weight * codes.square().mean()
-        return outputs
-
-    def losses(self, latents: Tensor, data: Any, generator: torch.Generator) -> dict[str, Any]:
-        """What `get_training_outputs` returns, of codes `[B, D]` on the data, less what regularises the codes."""
-        raise NotImplementedError
-
-    def objective(self, data: Any, seed: int | None = None) -> Objective:
-        """What the inner loop descends: every instance's loss on the data.
-
-        Args:
-            data: as drawn by the data manager.
-            seed: of what is random in the loss, the same in every inner step; None where nothing shall be.
-        """
-        raise NotImplementedError
+    # --------------------------------------------------------------------------- scores, for nerfstudio's tools
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
-        """PSNR of the batch, as a tensor: reading it out would make the host wait for the device."""
-        if "losses" in outputs:
-            return {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
-        return {"psnr": -10.0 * torch.log10((outputs["rgb"] - batch["image"].to(outputs["rgb"])).square().mean())}
+        """PSNR of rendered rays against `batch["image"]`, as a tensor: reading it out would make the host wait."""
+        return {"psnr": -10.0 * torch.log10(self.get_loss_dict(outputs, batch)["rgb"])}
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The losses of `forward`, or the mean squared error of rendered rays against `batch["image"]`."""
-        if "losses" in outputs:
-            return outputs["losses"]
+        """The mean squared error of rendered rays against `batch["image"]`."""
         return {"rgb": (outputs["rgb"] - batch["image"].to(outputs["rgb"])).square().mean()}
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics of one rendered view as floats, and pictures: truth beside render, depth, accumulation."""
+        return self._scores(outputs, batch["image"])
 
     # ------------------------------------------------------------------------------------------ what is shown
 
@@ -272,32 +149,10 @@ class InstanceModel(Model):
         """Whether the model was trained on this scene of the data."""
         return self.row_of(scene) >= 0
 
-    def collapsed(self, latent: Tensor) -> tuple[Any, OccupancyGrid | None]:
-        """The small network of a latent code `[D]`, ready to render, and its occupancy grid (None where rendering
-        needs none); kept until the field changes."""
-        key = latent.cpu().numpy().tobytes()
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self.prepared(self.field.collapse(latent).to(self.device))
-            self._kept[key] = kept
-            while len(self._kept) > _KEPT_FIELDS:
-                self._kept.popitem(last=False)
-        return kept
-
-    def prepared(self, compact: CompactField) -> tuple[Any, OccupancyGrid | None]:
-        """What `render_field` needs of a collapsed field."""
-        raise NotImplementedError
-
     # ---------------------------------------------------------------------------------------------- rendering
 
-    def render_field(
-        self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor
-    ) -> dict[str, Tensor]:
-        """`rgb` `[R, 3]`, `depth` and `accumulation` `[R, 1]` of rays `[R, 3]`, `rgb` first."""
-        raise NotImplementedError
-
     @torch.no_grad()
-    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Render rays: `rgb` `[..., 3]`, `depth` `[..., 1]` along the unit ray, `accumulation` `[..., 1]`.
 
         The scene comes from `ray_bundle.metadata["scene_idx"]` `[..., 1]`, where that is there.
@@ -337,7 +192,7 @@ class InstanceModel(Model):
             inside = crop.within(points).view(grid.cells.shape)
             grid = OccupancyGrid(grid.cells & inside, grid.least_density * inside, grid.half_extent)
         origins, directions = (rays.to(self.device, torch.float32) for rays in (origins, directions))
-        out = self.render_field(field, grid, origins, directions)
+        out = self.modality.render(field, grid, origins, directions, self.config)
         return {name: out[name] for name in ("rgb", "depth", "accumulation")}
 
     @torch.no_grad()
@@ -366,32 +221,37 @@ class InstanceModel(Model):
 
     # --------------------------------------------------------------------------------------------- checkpoint
 
-    def settings(self) -> dict[str, Any]:
-        """Weights and sample counts of the losses, for the model folder."""
-        return {name: getattr(self.config, name) for name in ("latent_weight", "latent_noise", *self.own_settings)}
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """See `describe_checkpoint`."""
-        return describe_checkpoint(self.names, self.field.spec, self.adaptation)
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Read back `get_extra_state`; scenes of the data are found among the checkpoint's by name."""
-        self.names = tuple(state["names"])
-        self._rows = None
-        if self.names != self.data_names:
-            position = {name: row for row, name in enumerate(self.names)}
-            self._rows = [position.get(name, -1) for name in self.data_names]
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The state of `Stage1Model`, without a name before its keys: what `mnif-train` reads and writes too."""
+        state: dict[str, Any] = self.stage1.state_dict(*args, **kwargs)
+        state[kwargs.get("prefix", "") + _INDICATOR] = self.device_indicator_param.detach()
+        return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a checkpoint, also one of another number of instances than the data on disk has.
+        """Load a checkpoint; instances of the data are found among the checkpoint's by name.
 
         Raises:
-            MNIFError: see `check_checkpoint`.
+            MNIFError: see `Stage1Model.load_state_dict`.
         """
-        check_checkpoint(state_dict, self.field.spec, self.adaptation)
-        # The same Parameter with other contents, so that an optimiser built before still holds it.
-        self.latents.weight.data = torch.zeros_like(state_dict["latents.weight"], device=self.device)
-        if "bounds" in state_dict:
-            self.bounds = torch.zeros_like(state_dict["bounds"], device=self.device)
-        self._kept.clear()
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        weights = {name: value for name, value in state_dict.items() if name != _INDICATOR}
+        result = self.stage1.load_state_dict(weights, strict=strict, assign=assign)
+        self._rows = None if self.names == self.data_names else known_rows(self.stage1, self.data_names)
+        return result
+
+
+def pinhole_rays(camera: Cameras, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+    """Origins and unit directions `[H * W, 3]` of one camera, ten times faster than nerfstudio's own.
+
+    None for what is no pinhole with square pixels (fisheye, panorama, distortion): nerfstudio's rays serve
+    there.
+    """
+    fx, fy, cx, cy = (float(getattr(camera, name).reshape(-1)[0]) for name in ("fx", "fy", "cx", "cy"))
+    distorted = camera.distortion_params is not None and bool(camera.distortion_params.any())
+    if int(camera.camera_type.reshape(-1)[0]) != CameraType.PERSPECTIVE.value or distorted:
+        return None
+    if abs(fx - fy) > 1e-5 * fx:
+        return None
+    c2w = torch.eye(4, device=camera.device)
+    c2w[:3] = camera.camera_to_worlds.reshape(-1, 3, 4)[0]
+    c2w[:3, 1:3] *= -1  # nerfstudio's OpenGL axes to ours
+    return pixel_rays(c2w, Intrinsics(fx, cx, cy, height, width))

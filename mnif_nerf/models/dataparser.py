@@ -21,20 +21,15 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
 from mnif_nerf.data.geometry.hull import HALF_EXTENT
 from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
+from mnif_nerf.modalities.radiance_settings import SceneSource
 from mnif_nerf.models.errors import tell_user
 
 
 @dataclass
-class SrnDataParserConfig(DataParserConfig):
+class SrnDataParserConfig(SceneSource, DataParserConfig):
     """One scene of a data set in the SRN layout: <root>/<category>_<split>/<scene>/{rgb,pose}/."""
 
     _target: type = field(default_factory=lambda: SrnDataParser)
-    data: Path = Path("data/srn_cars")
-    """Folder that holds the splits."""
-    scene: str = ""
-    """Scene to show: its index or its name; empty means the environment's MNIF_SCENE, or else the first."""
-    heldout_views_per_scene: int = 2
-    """Views of every training scene never trained on, where the data set has no split of held-out views."""
 
 
 @dataclass

@@ -20,12 +20,13 @@ from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 from torch.nn import Parameter
 
+from mnif_nerf.modalities.training import Evaluation, TrainingData
 from mnif_nerf.models.errors import tell_user
-from mnif_nerf.rendering.batch import PointBatch, RayBatch
+from mnif_nerf.saved_settings import SavedSettings
 
 
 @dataclass
-class InstanceDataManagerConfig(VanillaDataManagerConfig):
+class InstanceDataManagerConfig(SavedSettings, VanillaDataManagerConfig):
     """Data of many instances, one of which is shown."""
 
     _target: type = field(default_factory=lambda: InstanceDataManager)
@@ -45,6 +46,7 @@ class InstanceDataManager(VanillaDataManager):
     train_dataset: InputDataset
     eval_dataset: InputDataset
     train_dataparser_outputs: DataparserOutputs
+    source: TrainingData
 
     @tell_user
     def __init__(
@@ -69,7 +71,7 @@ class InstanceDataManager(VanillaDataManager):
         DataManager.__init__(self)
 
     def open(self) -> None:
-        """Set `train_dataset`, `eval_dataset` and `train_dataparser_outputs`; module state is not there yet."""
+        """Set `source`, the data sets and `train_dataparser_outputs`; module state is not there yet."""
         raise NotImplementedError
 
     @property
@@ -82,15 +84,6 @@ class InstanceDataManager(VanillaDataManager):
         """Index of the instance that is shown."""
         return int(self.train_dataset.metadata["shown_scene"])
 
-    def draw(self, step: int) -> RayBatch | PointBatch:
-        """The data of training step `step`, grouped by instance."""
-        raise NotImplementedError
-
-    def fixed(self, instances: Tensor) -> RayBatch | PointBatch:
-        """What the latents of these training instances `[B]` are computed from: the same for an instance whatever
-        else is in the batch, and whenever it is asked for."""
-        raise NotImplementedError
-
     def camera(self) -> dict[str, float]:
         """The typical camera of the shown instance: "focal_over_width", and "radius" in world units."""
         cameras = self.train_dataset.cameras
@@ -99,21 +92,17 @@ class InstanceDataManager(VanillaDataManager):
             "radius": float(cameras.camera_to_worlds[:, :3, 3].norm(dim=1).median()),
         }
 
-    def storage(self) -> dict[str, Any]:
-        """What the model folder must know of the data: fields of `StoredModel`."""
-        raise NotImplementedError
+    def facts(self) -> dict[str, Any]:
+        """What a model folder must know of the data: fields of `StoredModel`."""
+        return self.source.facts()
 
-    def settings(self) -> dict[str, Any]:
-        """Batch sizes, for the model folder."""
-        raise NotImplementedError
-
-    def drawn_per_step(self) -> int:
-        """Rays or points of one training step."""
-        raise NotImplementedError
+    def replacement_eval_dataset(self, evaluation: Evaluation) -> InputDataset:
+        """What stands for `eval_dataset` where that is empty."""
+        return self.eval_dataset
 
     def setup_train(self) -> None:
         """Prepare the drawing of rays; only while training."""
-        count = self.drawn_per_step() if self.test_mode == "val" else self.config.train_num_rays_per_batch
+        count = self.source.drawn_per_step() if self.test_mode == "val" else self.config.train_num_rays_per_batch
         self.train_pixel_sampler = SimpleNamespace(num_rays_per_batch=count)  # type: ignore[assignment]
 
     def setup_eval(self) -> None:

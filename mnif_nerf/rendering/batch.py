@@ -14,7 +14,7 @@ class RayBatch:
     """Rays of B instances, R each.
 
     Attributes:
-        scenes: `[B]` int64, indices of the instances in the store.
+        instances: `[B]` int64, indices of the instances in the store.
         origins, directions: `[B, R, 3]` world units; directions of unit length.
         near, far: `[B, R]` distances between which the ray can meet the object.
         rgb: `[B, R, 3]` in [0, 1], over the white background.
@@ -23,7 +23,7 @@ class RayBatch:
         carve_points: `[B, C, 3]` points inside the scene box and outside the hull (C may be 0).
     """
 
-    scenes: Tensor
+    instances: Tensor
     origins: Tensor
     directions: Tensor
     near: Tensor

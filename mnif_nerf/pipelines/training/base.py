@@ -1,10 +1,10 @@
-"""What the training pipelines of all modalities share: the step, the latents' way, and when things are written."""
+"""nerfstudio's pipeline of any modality: a thin adapter around `Stage1Trainer` and the modality's evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,72 +14,34 @@ from nerfstudio.utils import comms
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields import kernel
-from mnif_nerf.latents.encoding import encode
-from mnif_nerf.latents.meta import MetaConfig, Objective, adapt
-from mnif_nerf.machine import tune_threads
-from mnif_nerf.models.base import InstanceModel, InstanceModelConfig, instances_of
+from mnif_nerf.files import write_json
+from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.modalities.settings import PipelineSettings
+from mnif_nerf.modalities.training import ScoredItem, Scores, means
+from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.errors import tell_user
-from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig
-from mnif_nerf.pipelines.training.run_folder import finish_run, write_run_model
-from mnif_nerf.pipelines.training.viewer_adapter import LiveModel
-from mnif_nerf.random import stream
+from mnif_nerf.models.instance_data import InstanceDataManager
+from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
+from mnif_nerf.pipelines.training.viewer_adapter import ViewerModel
 from mnif_nerf.viewer.panel import ViewerPanel
 
-CONFIG_VERSION = 1
 _STEPS_BETWEEN_SHOWN = 100  # after which a viewer's computed latent is computed again
-_STEPS_BETWEEN_WATCHED = 400
 
 
 @dataclass
-class InstancePipelineConfig(VanillaPipelineConfig):
+class InstancePipelineConfig(PipelineSettings, VanillaPipelineConfig):
     """Latents and networks of a data set, and the latent prior at its end."""
 
     _target: type = field(default_factory=lambda: InstancePipeline)
-    datamanager: InstanceDataManagerConfig = field(default_factory=InstanceDataManagerConfig)
-    """The data."""
-    model: InstanceModelConfig = field(default_factory=InstanceModelConfig)
-    """Field, latents and losses."""
-    adaptation: Literal["auto-decoding", "meta-learning"] = "auto-decoding"
-    """Where latents come from: learned, one row of a table per instance, or computed by a few gradient steps from
-    zero that the networks are trained to make good use of."""
-    inner_steps: int = 3
-    """Meta-learning: gradient steps from zero."""
-    inner_lr: float = 1.0 / 32
-    """Meta-learning: factor on the learned rates of these steps (1/32 is the authors' step in batches of 32)."""
-    first_order: bool = False
-    """Meta-learning: leave the second derivatives out, which is cheaper and less exact."""
-    encode_batch: int = 32
-    """Meta-learning: instances whose latents are computed together for a checkpoint; bounds the memory, no more."""
-    fit_steps: int = 300
-    """Auto-decoding: gradient steps that fit the latent of an unseen instance."""
-    train_prior: bool = True
-    """Whether the latent prior is trained at the end of the run."""
-    prior_steps: int = 0
-    """Steps of that training; 0 chooses them from the number of instances."""
-    prior_variance: float = 0.95
-    """Share of the latents' variance that the prior models; the rest is left out of samples."""
-    threads: int = 0
-    """Intra-op threads on the CPU; 0 times a few steps and takes the faster setting."""
-    config_version: int = CONFIG_VERSION
-    """Version of this configuration's format; leave it."""
-
-    def meta(self) -> MetaConfig | None:
-        """Settings of the inner loop, or None for auto-decoding.
-
-        Raises:
-            MNIFError: a value out of range.
-        """
-        if self.adaptation == "auto-decoding":
-            return None
-        return MetaConfig(self.inner_steps, self.inner_lr, self.first_order)
 
 
 class InstancePipeline(VanillaPipeline):
     """See the module and `VanillaPipeline`."""
 
-    config: InstancePipelineConfig
+    config: InstancePipelineConfig  # type: ignore[assignment]
     datamanager: InstanceDataManager
 
     @tell_user
@@ -92,92 +54,66 @@ class InstancePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        if config.config_version != CONFIG_VERSION:
-            raise MNIFError(
-                f"the configuration has format {config.config_version}, this mnif_nerf reads "
-                f"{CONFIG_VERSION}; use the version that wrote it, or train again."
-            )
         if world_size > 1:
             raise MNIFError(
                 f"training on {world_size} devices is not supported yet (the latents' gradients are sparse); "
                 "use --machine.num-devices 1."
             )
-        # Not VanillaPipeline's: it would not tell the model where latents come from.
+        # Not VanillaPipeline's: it builds the model from the data set alone.
         Pipeline.__init__(self)
         self.config, self.test_mode, self.world_size = config, test_mode, world_size
-        meta = config.meta()
-        self.datamanager = config.datamanager.setup(
+        self.seed = torch.initial_seed() % 2**31
+        manager: Any = config.datamanager  # of the class that the configurations of nerfstudio have
+        self.datamanager = manager.setup(
             device=device, test_mode=test_mode, world_size=world_size, local_rank=local_rank
         )
         self.datamanager.to(device)
-        data = self.datamanager.train_dataset
-        self._model = config.model.setup(
+        source, data = self.datamanager.source, self.datamanager.train_dataset
+        self.kind = modalities.get(config.datamanager.modality)
+        bounds = source.bounds() if test_mode == "val" else None
+        stage1 = self.kind.training.build(config, source, bounds, self.seed)
+        self._model = InstanceModel(
+            config.model,  # type: ignore[arg-type]
             scene_box=data.scene_box,
             num_train_data=len(data),
             metadata=data.metadata,
-            device=device,
-            grad_scaler=grad_scaler,
-            meta=meta,
+            stage1=stage1,
+            modality=self.kind.training,
         )
         self.model.to(device)
-        self.seed = torch.initial_seed() % 2**31
-        self._threads_chosen = False
-        self._stale = False  # whether computed latents are older than the networks
-        self._fitted: tuple[int | None, Tensor] | None = None
-        self.viewer_panel = ViewerPanel(LiveModel(self))  # nerfstudio's viewer finds it; without one it is idle
+        split = "val" if test_mode == "val" else "test"
+        self.evaluation = self.kind.training.evaluation(source, config, split)
+        if test_mode != "inference" and not self.datamanager.eval_dataset:
+            # nerfstudio evaluates nothing where the evaluation set is empty, as it is without held-out views.
+            self.datamanager.eval_dataset = self.datamanager.replacement_eval_dataset(self.evaluation)
+        self.trainer: Stage1Trainer | None = None
+        self.viewer_panel = ViewerPanel(ViewerModel(self))  # nerfstudio's viewer finds it; without one it is idle
 
     @property
     def model(self) -> InstanceModel:
-        """The model, also where it is wrapped for several devices."""
-        return super().model
+        """The model."""
+        return super().model  # type: ignore[return-value]
 
     # ----------------------------------------------------------------------------------------------- training
+
+    def new_trainer(self, optimizers: OptimizerGroups) -> Stage1Trainer:
+        """The training loop of this pipeline."""
+        self.trainer = Stage1Trainer(
+            self.model.stage1,
+            self.datamanager.source,
+            optimizers,
+            self.seed,
+            self.config.encode_batch,
+            warn=lambda text: CONSOLE.print(f"[yellow]{text}", soft_wrap=True),
+        )
+        return self.trainer
 
     @tell_user
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         """Losses and metrics of one step; both depend on the parameters, the seed and the step alone."""
-        if not self._threads_chosen:
-            self._choose_threads()
-        self._stale = True
-        batch = self._batch(step)
-        if self.model.meta is not None and step % _STEPS_BETWEEN_WATCHED == _STEPS_BETWEEN_WATCHED // 2:
-            self._watch_inner_loop(batch, step)
-        outputs = self._model(None, batch)
-        return outputs, self.model.get_loss_dict(outputs, batch), self.model.get_metrics_dict(outputs, batch)
-
-    def _batch(self, step: int) -> dict[str, Any]:
-        return {"data": self.datamanager.draw(step), "seed": stream(self.seed, "jitter", step)}
-
-    def _watch_inner_loop(self, batch: dict[str, Any], step: int) -> None:
-        """Say where the inner loop leads upwards: with steps too long it may do so for good and stay finite."""
-        objective, rates = self.model.objective(batch["data"], batch["seed"]), self.model.inner_rates().detach()
-        start = rates.new_zeros(len(instances_of(batch["data"])), len(rates)).requires_grad_(True)
-        end = adapt(objective, len(start), rates, self.model.meta).requires_grad_(True)
-        before, after = (float(objective(codes, False)[0].detach().mean()) for codes in (start, end))
-        if not after < before:
-            CONSOLE.print(
-                f"[yellow]step {step}: the inner loop raises the loss ({before:.3g} to {after:.3g}); if it goes on "
-                f"doing so, lower --pipeline.inner-lr (now {self.config.inner_lr:g}).",
-                soft_wrap=True,
-            )
-
-    def _choose_threads(self) -> None:
-        self._threads_chosen = True
-        if self.model.device.type != "cpu":
-            return
-        if self.config.threads > 0:
-            torch.set_num_threads(self.config.threads)
-            kernel.set_num_threads(self.config.threads)
-            return
-        batch = self._batch(0)
-
-        def gradient() -> None:
-            losses = self.model(None, batch)["losses"]
-            torch.stack(list(losses.values())).sum().backward()
-
-        threads = tune_threads(gradient)
-        self.model.zero_grad(set_to_none=True)
-        CONSOLE.print(f"Training on {threads} thread{'s' if threads > 1 else ''}, the faster choice just now.")
+        trainer = self.trainer or self.new_trainer(OptimizerGroups({}, {}, {}, {}))
+        outputs = trainer.losses(step)
+        return outputs, outputs["losses"], {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         """Write the model folder with every checkpoint, and train the prior after the last step."""
@@ -185,16 +121,19 @@ class InstancePipeline(VanillaPipeline):
         trainer = attributes.trainer
         if trainer is None:
             return callbacks
+        run = Run(self.model.stage1, self.datamanager.source, self.config, trainer.base_dir, self.seed)
 
         def at_checkpoint(step: int) -> None:
             if step > 0 and comms.is_main_process():
-                write_run_model(self, trainer.base_dir, step)
+                self.refresh_latents()
+                write_run_model(run, step)
 
         def at_end(step: int) -> None:
             if not comms.is_main_process():
                 return
             try:
-                finish_run(self, trainer.base_dir, step)
+                self.refresh_latents()
+                finish_run(run, step, lambda text: CONSOLE.print(text, soft_wrap=True))
                 self.viewer_panel.refresh(locked=False)
             except KeyboardInterrupt:
                 raise SystemExit(
@@ -230,50 +169,81 @@ class InstancePipeline(VanillaPipeline):
                 "go on with the data it was trained on."
             )
 
-    # ------------------------------------------------------------------------------------------------ latents
+    def refresh_latents(self, instances: list[int] | None = None) -> None:
+        """See `Stage1Trainer.refresh_latents`."""
+        if self.trainer is not None:
+            self.trainer.refresh_latents(instances)
 
-    def refresh_latents(self, instances: Sequence[int] | None = None) -> None:
-        """While training by meta-learning: compute the training instances' latents of the networks as they are now.
+    # --------------------------------------------------------------------------------------------- evaluation
+
+    def _items(self) -> dict[str, list[ScoredItem]]:
+        self.refresh_latents()
+        return self.evaluation.items(self.model.stage1)
+
+    @tell_user
+    def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of one batch that training draws, without a gradient."""
+        with torch.no_grad():
+            outputs = self.model.stage1(self.datamanager.source.draw(step), step)
+        return outputs, outputs["losses"], {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
+
+    @tell_user
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Metrics and pictures of one of the items to score, another at every call."""
+        items = next(iter(self._items().values()))
+        picked = items[self.datamanager.eval_count % len(items)]
+        self.datamanager.eval_count += 1
+        scores = self.evaluation.score(self.model.collapsed, picked, with_pictures=True)
+        height, width = scores.pictures["img"].shape[:2]
+        return {**scores.metrics, "num_rays": height * width // 2}, scores.pictures
+
+    @tell_user
+    def get_average_eval_image_metrics(
+        self, step: int | None = None, output_path: Path | None = None, get_std: bool = False
+    ) -> dict[str, float]:
+        """Mean metrics over all items to score; those of unseen instances of grids begin with "unseen_".
 
         Args:
-            instances: these only; all where None.
+            step: of training.
+            output_path: folder for the pictures and the scores of every instance (`per_instance.json`).
+            get_std: whether "<metric>_std" stands beside every mean.
 
         Raises:
-            MNIFError: the inner loop diverged.
+            MNIFError: there is nothing to score.
         """
-        table = self.model.latents.weight
-        if self.model.meta is None or self.test_mode != "val" or not self._stale:
-            return
-        rows = torch.arange(len(table)) if instances is None else torch.as_tensor(instances, dtype=torch.long)
-        codes = self.encode(lambda chosen: self.model.objective(self.datamanager.fixed(chosen)), rows)
-        table[rows.to(table.device)] = codes
-        self._stale = instances is not None
-
-    def encode(self, objective: Callable[[Tensor], Objective], instances: Tensor | int) -> Tensor:
-        """Latents `[N, D]` by the inner loop (meta-learning only); see `mnif_nerf.latents.encoding.encode`."""
-        self.model.eval()
+        was_training = self.training
+        self.eval()
         try:
-            rates = self.model.inner_rates()
-            return encode(objective, instances, rates, self.model.meta, self.config.encode_batch)
+            parts = self._items()
+            rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+            for prefix, items in parts.items():
+                for index, item in enumerate(items):
+                    scores = self.evaluation.score(self.model.collapsed, item, output_path is not None)
+                    rows[prefix].append(scores.metrics)
+                    if output_path is not None:
+                        _save_pictures(scores, Path(output_path), prefix, index)
         finally:
-            self.model.train(self.training)
-
-    def latents_of_unseen(self, step: int | None) -> Tensor:
-        """Latents `[K, D]` of the unseen instances that are evaluated, once for every step."""
-        if self._fitted is None or step is None or self._fitted[0] != step:
-            self._fitted = (step, self.find_unseen())
-        return self._fitted[1]
-
-    def find_unseen(self) -> Tensor:
-        """Latents `[K, D]` of the unseen instances, the networks frozen."""
-        raise NotImplementedError
+            self.train(was_training)
+        if output_path is not None:
+            _write_rows(Path(output_path), parts, rows)
+        CONSOLE.print(f"{'' if step is None else f'step {step}: '}{self.evaluation.report(rows)}", soft_wrap=True)
+        return {prefix + k: v for prefix, part in rows.items() for k, v in means(part, get_std).items()}
 
 
-def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:
-    """Mean of every metric over `rows`, beside it "<metric>_std" where wanted."""
-    result = {name: fmean(row[name] for row in rows) for name in rows[0]}
-    if with_std:
-        for name in list(result):
-            values = [row[name] for row in rows]
-            result[f"{name}_std"] = stdev(values) if len(values) > 1 else 0.0
-    return result
+def _save_pictures(scores: Scores, folder: Path, prefix: str, index: int) -> None:
+    from torchvision.utils import save_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in scores.pictures.items():
+        save_image(picture.permute(2, 0, 1).cpu(), folder / f"eval_{prefix}{name}_{index:04d}.png")
+
+
+def _write_rows(folder: Path, parts: dict[str, list[ScoredItem]], rows: dict[str, list[dict[str, float]]]) -> None:
+    """`per_instance.json`: mean scores of every instance."""
+    table = {}
+    for prefix, items in parts.items():
+        grouped: dict[str, list[dict[str, float]]] = defaultdict(list)
+        for item, row in zip(items, rows[prefix]):
+            grouped[item.instance].append(row)
+        table[f"{prefix}instances"] = {name: means(part) for name, part in grouped.items()}
+    write_json(folder / "per_instance.json", table)

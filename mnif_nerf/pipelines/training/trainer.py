@@ -1,47 +1,86 @@
-"""nerfstudio's trainer, with checkpoints that are whole or absent, and runs that end where they said."""
+"""nerfstudio's trainer, whose steps are `Stage1Trainer`'s, whose checkpoints are whole or absent, and whose runs end
+where they said."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import pickle
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import save
 
-from mnif_nerf.errors import MNIFError, disk_errors
-from mnif_nerf.machine import denormals_flushed
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.machine import default_device_type
 from mnif_nerf.models.errors import tell_user
-from mnif_nerf.models.schedulers import WarmupCosineSchedulerConfig
+from mnif_nerf.pipelines.checkpoints import DAMAGED, checkpoint_in, damaged_checkpoint, how_to_resume, write_checkpoint
+from mnif_nerf.saved_settings import SavedSettings
 
-_CHECKPOINT = re.compile(r"^step-(\d{9})\.ckpt$")
+
+def _logging() -> LoggingConfig:
+    # Plain lines: nerfstudio's table moves the cursor up and would overwrite what else is printed.
+    return LoggingConfig(
+        steps_per_log=100, local_writer=LocalWriterConfig(enable=True, max_log_size=0), profiler="none"
+    )
+
+
+def _machine() -> MachineConfig:
+    return MachineConfig(device_type=default_device_type())  # type: ignore[arg-type]
 
 
 @dataclass
-class MNIFTrainerConfig(TrainerConfig):
+class MNIFTrainerConfig(SavedSettings, TrainerConfig):
     """As nerfstudio's, but `max_num_iterations` counts the whole run, what was before a resume included."""
 
     _target: type = field(default_factory=lambda: MNIFTrainer)
+    machine: MachineConfig = field(default_factory=_machine)
+    """Machine configuration"""
+    logging: LoggingConfig = field(default_factory=_logging)
+    """Logging configuration"""
+    viewer: ViewerConfig = field(
+        default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 15, max_num_display_images=16)
+    )
+    """Viewer configuration"""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read a `config.yml`; one of `mnif-train` holds what only nerfstudio has as plain mappings, or not at all."""
+        state = dict(state)
+        for name, default in (("machine", _machine), ("logging", _logging)):
+            if isinstance(state.get(name), dict):
+                state[name] = dataclasses.replace(default(), **state[name])
+        if state.get("vis") == "none":
+            state["vis"] = "tensorboard"
+        super().__setstate__(state)
 
 
 class MNIFTrainer(Trainer):
     """See the module."""
 
     config: MNIFTrainerConfig
+    stage1: Stage1Trainer
 
     @tell_user
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """As nerfstudio's; a user's mistake ends the command with one sentence."""
+        given = {
+            "mixed_precision": self.config.mixed_precision,
+            "use_grad_scaler": self.config.use_grad_scaler,
+            "gradient_accumulation_steps": self.config.gradient_accumulation_steps,
+            "log_gradients": self.config.log_gradients,
+        }
+        unknown = [name for name, value in given.items() if value]
+        if unknown:
+            raise MNIFError(
+                f"`{unknown[0]}` is of no use here: these methods train in float32, a whole batch at a time."
+            )
         try:
             super().setup(test_mode)
         except KeyboardInterrupt:  # nerfstudio would print a traceback and exit with 0
@@ -50,14 +89,16 @@ class MNIFTrainer(Trainer):
             ) from None
 
     def setup_optimizers(self) -> Optimizers:
-        """Optimisers whose schedules of length 0 last for the whole run."""
-        groups = {}
-        for name, group in self.config.optimizers.items():
-            scheduler = group.get("scheduler")
-            if isinstance(scheduler, WarmupCosineSchedulerConfig) and scheduler.max_steps == 0:
-                scheduler = dataclasses.replace(scheduler, max_steps=self.config.max_num_iterations)
-            groups[name] = {**group, "scheduler": scheduler}
-        return Optimizers(groups, self.pipeline.get_param_groups())
+        """The optimisers of `Stage1Trainer`, as nerfstudio knows optimisers."""
+        pipeline: Any = self.pipeline
+        groups = OptimizerGroups.from_settings(
+            pipeline.get_param_groups(), self.config.optimizers, self.config.max_num_iterations
+        )
+        self.stage1 = pipeline.new_trainer(groups)
+        optimizers = Optimizers(self.config.optimizers, {})
+        optimizers.optimizers, optimizers.schedulers = groups.optimizers, groups.schedules
+        optimizers.parameters = groups.parameters
+        return optimizers
 
     @tell_user
     def train(self) -> None:
@@ -68,20 +109,26 @@ class MNIFTrainer(Trainer):
         if self.config.max_num_iterations == 0:
             CONSOLE.print(f"The run has its {total} steps; --max-num-iterations N goes on to step N.")
             writer.GLOBAL_BUFFER["step"] = self.step  # nerfstudio's writer fails without a step
+        else:
+            chosen = self.stage1.choose_threads(self.config.pipeline.threads)  # type: ignore[attr-defined]
+            if chosen is not None:
+                CONSOLE.print(f"Training on {chosen} thread{'s' if chosen > 1 else ''}, the faster choice just now.")
         try:
             super().train()
         except KeyboardInterrupt:
             if self.training_state == "completed":
                 return  # the viewer was being looked at
-            raise SystemExit(self._how_to_resume()) from None
+            raise SystemExit(how_to_resume(self.checkpoint_dir, self.step)) from None
         finally:
             self.config.max_num_iterations = total
 
-    @denormals_flushed()
+    @tell_user
     def train_iteration(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """One step; what it returns is only logged, so it keeps no graph."""
-        loss, losses, metrics = super().train_iteration(step)
-        return loss.detach(), {name: value.detach() for name, value in losses.items()}, metrics
+        """One step of `Stage1Trainer`."""
+        result = self.stage1.step(step)
+        for name, schedule in self.stage1.optimizers.schedules.items():
+            writer.put_scalar(name=f"learning_rate/{name}", scalar=schedule.get_last_lr()[0], step=step)
+        return result.loss, result.losses, result.metrics
 
     def _update_viewer_state(self, step: int) -> None:
         """As nerfstudio's; and rates and times wait for the next logged step, as losses do.
@@ -92,15 +139,6 @@ class MNIFTrainer(Trainer):
         if not step_check(step, self.config.logging.steps_per_log, run_at_zero=True):
             kept = [event for event in writer.EVENT_STORAGE if event["write_type"] is not writer.EventType.SCALAR]
             writer.EVENT_STORAGE[:] = kept
-
-    def _how_to_resume(self) -> str:
-        kept = latest_checkpoint(self.checkpoint_dir)
-        if kept is None:
-            return f"interrupted at step {self.step}, before the first checkpoint; nothing was kept."
-        return (
-            f"interrupted at step {self.step}; {kept} is kept: go on from there with the same command and "
-            f"--load-dir {self.checkpoint_dir}."
-        )
 
     @tell_user
     def _load_checkpoint(self) -> None:
@@ -116,70 +154,19 @@ class MNIFTrainer(Trainer):
             raise MNIFError(f"{file}: no such checkpoint.")
         try:
             super()._load_checkpoint()
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
-            if isinstance(error, MNIFError):
-                raise
-            reason = str(error).split("\n", 1)[0]
-            raise MNIFError(
-                f"{file}: cannot be loaded ({reason}); it is damaged or of another configuration or version."
-            ) from error
+        except DAMAGED as error:
+            raise error if isinstance(error, MNIFError) else damaged_checkpoint(file, error) from error
 
     @check_main_thread
     @tell_user
     def save_checkpoint(self, step: int) -> None:
-        """Write nerfstudio's checkpoint beside its place and move it there, then drop older ones.
-
-        Killed at any moment, the run keeps the last whole checkpoint.
-        """
+        """Write nerfstudio's checkpoint; see `mnif_nerf.pipelines.checkpoints.write_checkpoint`."""
         pipeline: Any = self.pipeline
         pipeline.refresh_latents()
         state = {
             "step": step,
             "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
-            "optimizers": _states(self.optimizers.optimizers),
-            "schedulers": _states(self.optimizers.schedulers),
+            **self.stage1.optimizers.state_dict(),
             "scalers": self.grad_scaler.state_dict(),
         }
-        target = self.checkpoint_dir / f"step-{step:09d}.ckpt"
-        # Not in the checkpoint folder: nerfstudio takes every file in there for a checkpoint.
-        temporary = self.base_dir / ".checkpoint.tmp"
-        with disk_errors(target):
-            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-            try:
-                # An open file: where torch opens one itself, a full disk becomes a RuntimeError.
-                with open(temporary, "wb") as file:
-                    save(state, file)
-                os.replace(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
-        if self.config.save_only_latest_checkpoint:
-            for other in self.checkpoint_dir.glob("*.ckpt"):
-                if other != target:
-                    other.unlink(missing_ok=True)
-
-
-def _states(parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: part.state_dict() for name, part in parts.items()}
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step in `folder`, if there is one."""
-    if not folder.is_dir():
-        return None
-    found = sorted(path for path in folder.iterdir() if _CHECKPOINT.match(path.name))
-    return found[-1] if found else None
-
-
-def checkpoint_in(folder: Path, step: int | None) -> Path:
-    """The checkpoint of `step`, or the latest.
-
-    Raises:
-        MNIFError: there is none.
-    """
-    found = latest_checkpoint(folder) if step is None else folder / f"step-{step:09d}.ckpt"
-    if found is None or not found.is_file():
-        raise MNIFError(
-            f"{folder}: no checkpoint{'' if step is None else f' of step {step}'} in it; give the folder "
-            "nerfstudio_models of a run."
-        )
-    return found
+        write_checkpoint(state, self.checkpoint_dir, self.config.save_only_latest_checkpoint)

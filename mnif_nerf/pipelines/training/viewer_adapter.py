@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import tune_threads
-from mnif_nerf.pipelines.training.run_folder import stored_model
+from mnif_nerf.pipelines.run_folder import stored_model
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.viewer.nerfstudio_patches import Framing, degrees_of_view
 
@@ -25,7 +25,7 @@ _PROBE_PIXELS = 96
 _FLAT_MARGIN = 1.15  # the data's camera sees an image from edge to edge
 
 
-class LiveModel:
+class ViewerModel:
     """What `mnif_nerf.viewer.panel.Viewed` asks for.
 
     Args:
@@ -48,7 +48,7 @@ class LiveModel:
         from mnif_nerf.pipelines.generation import MNIFPipeline
 
         if self._generation is None or self.trains:
-            self._generation = MNIFPipeline(stored_model(self.pipeline))
+            self._generation = MNIFPipeline(stored_model(self.pipeline.model.stage1, self.pipeline.datamanager.facts()))
         prior, why = self._prior_of(run)
         if self._generation.model.prior is not prior:
             self._generation.model.prior = prior
@@ -104,7 +104,7 @@ class LiveModel:
         """The distance and angle of view of the data's cameras; straight from the front where there are no sides."""
         camera = self.pipeline.datamanager.camera()
         angle = degrees_of_view(camera["focal_over_width"], 1.0)
-        if not stored_model(self.pipeline).kind.has_views:
+        if not self.pipeline.kind.has_views:
             return Framing(_FLAT_MARGIN * camera["radius"], angle, elevation=0.0, azimuth=0.0)
         return Framing(camera["radius"], angle)
 

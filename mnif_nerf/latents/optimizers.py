@@ -1,0 +1,83 @@
+"""The optimisers of stage 1: one for each group of parameters, whose gradients differ by orders of magnitude."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass
+class OptimizerGroups:
+    """Optimisers of a run by the name of their parameters.
+
+    Attributes:
+        parameters: of every group.
+        optimizers: one each.
+        schedules: at most one each, stepped after every training step.
+        max_norms: at which the gradient of a group is clipped; None for no limit.
+    """
+
+    parameters: dict[str, list[Parameter]]
+    optimizers: dict[str, Optimizer]
+    schedules: dict[str, LambdaLR]
+    max_norms: dict[str, float | None]
+
+    @classmethod
+    def from_settings(
+        cls, groups: Mapping[str, list[Parameter]], settings: Mapping[str, Mapping[str, Any]], steps: int
+    ) -> OptimizerGroups:
+        """Build them.
+
+        Args:
+            groups: parameters by name.
+            settings: "optimizer" and "scheduler" (or None, for a constant rate) of every name.
+            steps: length of the run, at which schedules of length 0 end.
+        """
+        built = cls({}, {}, {}, {})
+        for name, parameters in groups.items():
+            optimizer, scheduler = settings[name]["optimizer"], settings[name]["scheduler"]
+            built.parameters[name] = list(parameters)
+            built.optimizers[name] = optimizer.setup(params=built.parameters[name])
+            built.max_norms[name] = optimizer.max_norm
+            if scheduler is not None:
+                length = dataclasses.replace(scheduler, max_steps=scheduler.max_steps or steps)
+                built.schedules[name] = length.get_scheduler(built.optimizers[name], optimizer.lr)
+        return built
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def step(self) -> None:
+        """Clip, and take one step of every group that has a gradient; then one of every schedule."""
+        for name, optimizer in self.optimizers.items():
+            limit, parameters = self.max_norms[name], self.parameters[name]
+            if limit is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, limit)
+            if any(parameter.grad is not None for parameter in parameters):
+                optimizer.step()
+        for schedule in self.schedules.values():
+            schedule.step()
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """States under "optimizers" and "schedulers", as nerfstudio's checkpoints hold them."""
+        return {
+            "optimizers": {name: part.state_dict() for name, part in self.optimizers.items()},
+            "schedulers": {name: part.state_dict() for name, part in self.schedules.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], with_schedules: bool = True) -> None:
+        """Read back `state_dict`."""
+        for name, part in state["optimizers"].items():
+            self.optimizers[name].load_state_dict(part)
+        if with_schedules:
+            for name, part in state.get("schedulers", {}).items():
+                self.schedules[name].load_state_dict(part)

@@ -1,0 +1,337 @@
+"""Stage 1 (context adaptation, section 3.3 of the paper): field and latents learned from reconstruction error.
+
+`Stage1Model` is what is learned and `Stage1Trainer` the loop. Neither knows where batches come from, what kind of
+signal they describe, or nerfstudio, whose pipeline and trainer are thin adapters around them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import kernel
+from mnif_nerf.fields.modulations import ModulatedField, build_field
+from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.latents.checkpoint import check_checkpoint, describe_checkpoint
+from mnif_nerf.latents.encoding import EncodedLatents, encode
+from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
+from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.table import LatentTable
+from mnif_nerf.machine import denormals_flushed, tune_threads
+from mnif_nerf.random import stream
+
+_STEPS_BETWEEN_CHECKS = 400  # of the inner loop's direction
+
+
+class Stage1Task(Protocol):
+    """What is minimised: the losses of one modality."""
+
+    def losses(self, field: ModulatedField, latents: Tensor, batch: Any, generator: torch.Generator) -> dict[str, Any]:
+        """Losses of codes `[B, D]` on a batch.
+
+        Returns:
+            "losses": name to weighted scalar; "psnr": scalar without gradient (absent where the loss does not tell).
+        """
+        ...
+
+    def objective(self, field: ModulatedField, batch: Any, seed: int | None = None) -> Objective:
+        """What the inner loop descends: every instance's loss on a batch.
+
+        Args:
+            field: the field.
+            batch: of B instances.
+            seed: of what is random in the loss, the same in every inner step; None where nothing shall be.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LatentSettings:
+    """How latents start and what regularises them.
+
+    Attributes:
+        init_std: spread of the initial codes; 0 starts every instance from the average network.
+        weight: of the mean squared code in the loss (auto-decoding only).
+        noise: standard deviation of the noise added to codes in training.
+    """
+
+    init_std: float = 0.0
+    weight: float = 1e-3
+    noise: float = 0.0
+
+
+class Stage1Model(nn.Module):
+    """The field, and a latent per training instance: learned by auto-decoding, or computed by meta-learning.
+
+    Args:
+        spec: of the field.
+        names: of the training instances.
+        task: losses of the modality.
+        settings: of the latents.
+        meta: settings of the inner loop; None learns the latents (auto-decoding).
+        bounds: bool `[G, G, G]` where objects can be, or None where they can be everywhere.
+        seed: of the initial weights.
+
+    Attributes:
+        field, latents, inner_rates: the learned modules (`inner_rates` after meta-learning only).
+        version: counts the changes of the weights, so that what was computed from them can be dropped.
+    """
+
+    bounds: Tensor
+    inner_rates: InnerRates
+
+    def __init__(
+        self,
+        spec: FieldSpec,
+        names: Sequence[str],
+        task: Stage1Task,
+        settings: LatentSettings | None = None,
+        meta: MetaConfig | None = None,
+        bounds: Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.task, self.meta, self.settings = task, meta, settings or LatentSettings()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.field = build_field(spec)
+        self.latents: LatentTable | EncodedLatents
+        if meta is None:
+            self.latents = LatentTable(len(self.names), spec.latent_dim, self.settings.init_std, seed)
+        else:
+            self.latents = EncodedLatents(len(self.names), spec.latent_dim)
+            self.inner_rates = InnerRates(spec.latent_dim, seed=seed)
+        self.register_buffer("bounds", torch.ones(1, 1, 1, dtype=torch.bool) if bounds is None else bounds)
+        self.version = 0
+
+    @property
+    def adaptation(self) -> str:
+        """How latents are found: "auto-decoding" or "meta-learning"."""
+        return "auto-decoding" if self.meta is None else "meta-learning"
+
+    def parameter_groups(self) -> dict[str, list[Parameter]]:
+        """Networks ("fields"), latent projection ("projection"), and latent codes ("latents") or the rates of the
+        inner loop ("inner_rates")."""
+        groups = self.field.parameter_groups()
+        if self.meta is None:
+            return {**groups, "latents": list(self.latents.parameters())}
+        return {**groups, "inner_rates": list(self.inner_rates.parameters())}
+
+    def objective(self, batch: Any, seed: int | None = None) -> Objective:
+        """See `Stage1Task.objective`."""
+        return self.task.objective(self.field, batch, seed)
+
+    def forward(self, batch: Any, seed: int) -> dict[str, Any]:
+        """Losses of one step, a pure function of parameters, batch and seed; see `Stage1Task.losses`.
+
+        Meta-learning adapts codes to the batch first; the losses are those of the adapted codes on the same batch.
+
+        Raises:
+            MNIFError: the inner loop diverged.
+        """
+        self.version += 1
+        instances = batch.instances
+        if self.meta is None:
+            codes = self.latents(instances)
+        else:
+            objective = self.objective(batch, seed)
+            codes = adapt(objective, len(instances), self.inner_rates(), self.meta, torch.is_grad_enabled())
+        latents, generator = codes, torch.Generator().manual_seed(seed)
+        if self.settings.noise > 0:
+            latents = codes + self.settings.noise * torch.randn(codes.shape, generator=generator).to(codes.device)
+        outputs = self.task.losses(self.field, latents, batch, generator)
+        if self.meta is None and self.settings.weight > 0:
+            outputs["losses"]["latent"] = self.settings.weight * codes.square().mean()
+        return outputs
+
+    def encode(self, objective: Callable[[Tensor], Objective], instances: Tensor | int, batch: int = 32) -> Tensor:
+        """Latents `[N, D]` by the inner loop (meta-learning only); see `mnif_nerf.latents.encoding.encode`."""
+        assert self.meta is not None
+        return encode(objective, instances, self.inner_rates(), self.meta, batch)
+
+    def require_finite(self, step: int) -> None:
+        """Refuse latents that are not finite.
+
+        Raises:
+            MNIFError: training has diverged.
+        """
+        if not bool(torch.isfinite(self.latents.weight).all()):
+            other = "the latents' learning rate" if self.meta is None else "`inner_lr`"
+            raise MNIFError(
+                f"training has diverged at step {step} (latents are not finite); use smaller learning rates "
+                f"(that of the fields, or {other})."
+            )
+
+    # --------------------------------------------------------------------------------------------- checkpoint
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """See `describe_checkpoint`."""
+        return describe_checkpoint(self.names, self.field.spec, self.adaptation)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Read back `get_extra_state`."""
+        self.names = tuple(state["names"])
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load a checkpoint, also one of another number of instances than the data on disk has.
+
+        Raises:
+            MNIFError: see `check_checkpoint`.
+        """
+        check_checkpoint(state_dict, self.field.spec, self.adaptation)
+        device = self.latents.weight.device
+        # The same Parameter with other contents, so that an optimiser built before still holds it.
+        self.latents.weight.data = torch.zeros_like(state_dict["latents.weight"], device=device)
+        if "bounds" in state_dict:
+            self.bounds = torch.zeros_like(state_dict["bounds"], device=device)
+        self.version += 1
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+class BatchSource(Protocol):
+    """Where batches come from: `mnif_nerf.modalities.training.TrainingData`."""
+
+    def draw(self, step: int) -> Any:
+        """The batch of training step `step`: a function of seed and step alone."""
+        ...
+
+    def fixed(self, instances: Tensor) -> Any:
+        """What the latents of these training instances `[B]` are computed from, whatever else is in the batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step yields: the summed loss, its parts, and further metrics; scalars without a graph."""
+
+    loss: Tensor
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+class Stage1Trainer:
+    """The training loop of stage 1.
+
+    Args:
+        model: what is learned; it stays on its device.
+        source: of the batches.
+        optimizers: of the model's `parameter_groups`.
+        seed: of jitter and noise.
+        encode_batch: instances whose latents are computed together (meta-learning); bounds the memory, no more.
+        warn: called with a sentence where the inner loop leads upwards.
+    """
+
+    def __init__(
+        self,
+        model: Stage1Model,
+        source: BatchSource,
+        optimizers: OptimizerGroups,
+        seed: int = 0,
+        encode_batch: int = 32,
+        warn: Callable[[str], None] = print,
+    ) -> None:
+        self.model, self.source, self.optimizers = model, source, optimizers
+        self.seed, self.encode_batch, self.warn = seed, encode_batch, warn
+        self._stale = False  # whether computed latents are older than the networks
+
+    @denormals_flushed()
+    def step(self, step: int) -> StepResult:
+        """Take one training step; it depends on the parameters, the seed and the step alone.
+
+        Raises:
+            MNIFError: the inner loop diverged.
+        """
+        self.optimizers.zero_grad()
+        outputs = self.losses(step)
+        losses = outputs["losses"]
+        loss = functools.reduce(torch.add, losses.values())
+        loss.backward()
+        self.optimizers.step()
+        metrics = {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
+        return StepResult(loss.detach(), {name: value.detach() for name, value in losses.items()}, metrics)
+
+    def losses(self, step: int) -> dict[str, Any]:
+        """The losses of a step, with their graph; see `Stage1Task.losses`."""
+        self._stale = True
+        batch, seed = self.source.draw(step), self._seed(step)
+        if self.model.meta is not None and step % _STEPS_BETWEEN_CHECKS == _STEPS_BETWEEN_CHECKS // 2:
+            self._check_inner_loop(batch, step)
+        return self.model(batch, seed)
+
+    def _seed(self, step: int) -> int:
+        return stream(self.seed, "jitter", step)
+
+    def train(self, first: int, last: int, on_step: Callable[[int, StepResult], None] | None = None) -> None:
+        """Take the steps `first` to `last - 1`; `on_step` is called after each."""
+        for step in range(first, last):
+            result = self.step(step)
+            if on_step is not None:
+                on_step(step, result)
+
+    def _check_inner_loop(self, batch: Any, step: int) -> None:
+        """Say where the inner loop leads upwards: with steps too long it may do so for good and stay finite."""
+        assert self.model.meta is not None
+        objective, rates = self.model.objective(batch, self._seed(step)), self.model.inner_rates().detach()
+        start = rates.new_zeros(len(batch.instances), len(rates)).requires_grad_(True)
+        end = adapt(objective, len(start), rates, self.model.meta).requires_grad_(True)
+        before, after = (float(objective(codes, False)[0].detach().mean()) for codes in (start, end))
+        if not after < before:
+            self.warn(
+                f"step {step}: the inner loop raises the loss ({before:.3g} to {after:.3g}); if it goes on doing so, "
+                f"lower `inner_lr` (now {self.model.meta.inner_lr:g})."
+            )
+
+    def choose_threads(self, threads: int = 0) -> int | None:
+        """Set the threads of CPU training: `threads`, or, for 0, the faster setting of a few timed steps.
+
+        Returns:
+            the number that was found by timing; None where nothing was timed.
+        """
+        if next(self.model.parameters()).device.type != "cpu":
+            return None
+        if threads > 0:
+            torch.set_num_threads(threads)
+            kernel.set_num_threads(threads)
+            return None
+        batch = self.source.draw(0)
+
+        @denormals_flushed()
+        def gradient() -> None:
+            torch.stack(list(self.model(batch, self._seed(0))["losses"].values())).sum().backward()
+
+        chosen = tune_threads(gradient)
+        self.model.zero_grad(set_to_none=True)
+        return chosen
+
+    @torch.no_grad()
+    def refresh_latents(self, instances: Sequence[int] | None = None) -> None:
+        """After meta-learning steps: compute the training instances' latents of the networks as they are now.
+
+        Args:
+            instances: these only; all where None.
+
+        Raises:
+            MNIFError: the inner loop diverged.
+        """
+        table = self.model.latents.weight
+        if self.model.meta is None or not self._stale:
+            return
+        rows = torch.arange(len(table)) if instances is None else torch.as_tensor(instances, dtype=torch.long)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            codes = self.model.encode(
+                lambda chosen: self.model.objective(self.source.fixed(chosen)), rows, self.encode_batch
+            )
+        finally:
+            self.model.train(was_training)
+        table[rows.to(table.device)] = codes
+        self._stale = instances is not None

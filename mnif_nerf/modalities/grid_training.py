@@ -1,0 +1,258 @@
+"""Stage 1 of signals on regular grids (voxels, images, arrays): points of cells, and whole instances to score."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.views import spread
+from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.modulations import ModulatedField, build_field
+from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
+from mnif_nerf.latents.meta import PointObjective
+from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.modalities.grid_settings import GridDataSettings, GridPipelineSettings
+from mnif_nerf.modalities.training import (
+    Evaluation,
+    FieldCache,
+    ModalityTraining,
+    ScoredItem,
+    Scores,
+    TrainingData,
+    known_rows,
+    means,
+)
+from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.rendering.cameras import Intrinsics
+from mnif_nerf.rendering.occupancy import dilate
+
+_MARGIN = 2  # cells beyond the union of all training shapes where a new one may still be
+
+
+class GridTask:
+    """The loss at points: squared errors, or cross entropy where the field's head is "logit"."""
+
+    def losses(self, field: ModulatedField, latents: Tensor, batch: PointBatch, generator: torch.Generator) -> dict:
+        """See `Stage1Task`; the PSNR is that of the drawn points (of shapes, many of them near the surface)."""
+        objective = PointObjective(field, batch)
+        loss = objective.losses(latents).mean()
+        if objective.kind == "bce":
+            return {"losses": {"bce": loss}}
+        return {"losses": {"mse": loss}, "psnr": -10.0 * torch.log10(loss.detach() / 4.0)}
+
+    def objective(self, field: ModulatedField, batch: PointBatch, seed: int | None = None) -> PointObjective:
+        """See `Stage1Task`; nothing in it is random."""
+        return PointObjective(field, batch)
+
+
+class GridData(TrainingData):
+    """Packed grids; see `TrainingData`."""
+
+    settings: GridDataSettings
+
+    @cached_property
+    def store(self) -> GridStore:
+        """The training split, packed where that was not done yet."""
+        return self.open("train")
+
+    def open(self, split: str) -> GridStore:
+        """A split at the resolution of the run."""
+        size, channels = self.settings.resolution or None, self.settings.channels or None
+        return open_grid_store(self.root, split, self.settings.modality, size, channels)
+
+    def unseen(self, split: str) -> GridStore | None:
+        """Instances never trained on: the split `split`, else the other one; None without either."""
+        present = grid_splits(self.root, self.settings.modality)
+        found = next((name for name in (split, "test", "val") if name in present), None)
+        return None if found is None else self.open(found)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `TrainingData`."""
+        return self.store.names
+
+    def sampler(self, store: GridStore, instances_per_step: int = 1) -> PointSampler:
+        """Points of a store, drawn as in training."""
+        config = self.settings
+        points, choice = config.points_per_instance, (config.surface_share, config.reweight, config.jitter)
+        return PointSampler(store, instances_per_step, points, self.device, self.seed, *choice)
+
+    @cached_property
+    def points(self) -> PointSampler:
+        """Draws the training batches."""
+        return self.sampler(self.store, self.settings.instances_per_step)
+
+    def draw(self, step: int) -> PointBatch:
+        """See `TrainingData`."""
+        return self.points.draw(step)
+
+    def fixed(self, instances: Tensor) -> PointBatch:
+        """See `TrainingData`."""
+        return self.points.fixed(instances, self.settings.encode_points)
+
+    def drawn_per_step(self) -> int:
+        """Points of one training step."""
+        per_instance = self.points.points_per_instance or self.store.num_cells
+        return self.points.instances_per_step * min(per_instance, self.store.num_cells)
+
+    def bounds(self) -> Tensor | None:
+        """The union of all shapes with a margin; None of grids without a surface."""
+        if self.store.surface_cells is None:
+            return None
+        return dilate(torch.from_numpy(self.store.union()), _MARGIN)
+
+    def grid(self) -> dict[str, Any]:
+        """See `TrainingData`."""
+        return {"resolution": self.store.resolution, "channels": self.store.channels}
+
+    def facts(self) -> dict[str, Any]:
+        """Modality and grid."""
+        return {"modality": self.settings.modality, "grid": self.grid()}
+
+    def stored(self) -> dict[str, Any]:
+        """Instances and points of a step, and how the points are chosen."""
+        names = ("instances_per_step", "points_per_instance", "surface_share", "reweight", "jitter", "encode_points")
+        return {name: getattr(self.settings, name) for name in names}
+
+
+class GridEvaluation(Evaluation):
+    """Reconstruction over whole grids: of a few training instances from their latents, and of as many unseen ones
+    from the latents that the inner loop (meta-learning) or a fit (auto-decoding) finds."""
+
+    data: GridData
+    settings: GridPipelineSettings
+
+    def __init__(self, data: Any, settings: Any, split: str, training: GridTraining) -> None:
+        super().__init__(data, settings, split)
+        self.training = training
+
+    @cached_property
+    def unseen(self) -> GridStore | None:
+        """Instances never trained on; None where the data has no such split."""
+        return self.data.unseen(self.split)
+
+    def chosen(self, store: GridStore) -> np.ndarray:
+        """`[K]` int64 instances of a store that are scored."""
+        return spread(store.num_instances, self.data.settings.eval_num_instances)
+
+    def find_unseen(self, model: Stage1Model) -> Tensor:
+        """See `Evaluation`."""
+        assert self.unseen is not None
+        config = self.settings
+        how = GridAdaptation(
+            meta=model.meta,
+            rates=None if model.meta is None else model.inner_rates().detach(),
+            training_latents=model.latents.weight.detach(),
+            points=self.data.settings.encode_points,
+            fit_points=config.fit_points,
+            fit_steps=config.fit_steps,
+            batch_size=config.encode_batch,
+        )
+        instances = torch.from_numpy(self.chosen(self.unseen))
+        return latents_of_grids(model.field, self.data.sampler(self.unseen), instances, how)
+
+    def items(self, model: Stage1Model) -> dict[str, list[ScoredItem]]:
+        """See `Evaluation`."""
+        store, table = self.data.store, model.latents.weight.detach()
+        rows = known_rows(model, store.names)
+        known = [int(i) for i in self.chosen(store) if rows[int(i)] >= 0]
+        items = {}
+        if known:
+            items[""] = [ScoredItem(store.names[i], table[rows[i]], (store, i)) for i in known]
+        if self.unseen is not None:
+            latents = self.latents_of_unseen(model)
+            chosen = self.chosen(self.unseen).tolist()
+            items["unseen_"] = [
+                ScoredItem(self.unseen.names[i], latents[k], (self.unseen, i)) for k, i in enumerate(chosen)
+            ]
+        if not items:
+            raise MNIFError(
+                f"{self.data.root}: the model was trained on none of its instances, and it has no split val or test; "
+                "evaluate on the training data."
+            )
+        return items
+
+    @torch.no_grad()
+    def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:
+        """See `Evaluation`; the picture shows the truth beside the reconstruction."""
+        store, instance = item.truth
+        values = store.values(instance)
+        metrics = self.training.score(fields, item.latent, store, values)
+        if not with_pictures:
+            return Scores(metrics)
+        size = self.data.settings.picture_size
+        return Scores(metrics, {"img": self.training.comparison(fields, item.latent, store, values, size)})
+
+    def report(self, rows: dict[str, list[dict[str, float]]]) -> str:
+        """One line, such as: PSNR 21.3, IOU 0.912, ACCURACY 0.993 over 8 training shapes; unseen: ..."""
+        parts = []
+        for prefix, part in rows.items():
+            numbers = ", ".join(
+                f"{name.upper()} {value:.1f}" if name == "psnr" else f"{name.upper()} {value:.3f}"
+                for name, value in means(part).items()
+            )
+            start, end = ("unseen: ", "") if prefix else ("", f" training {self.training.nouns}")
+            parts.append(f"{start}{numbers} over {len(part)}{end}")
+        return "; ".join(parts)
+
+
+class GridTraining(ModalityTraining):
+    """What voxels, images and arrays share; see `ModalityTraining`.
+
+    Attributes:
+        nouns: what a message calls several instances.
+    """
+
+    pipeline_settings = GridPipelineSettings
+    data_settings = GridDataSettings
+    nouns: ClassVar[str]
+
+    def open(self, settings: GridDataSettings, device: torch.device | str = "cpu", seed: int = 0) -> GridData:
+        """See `ModalityTraining`."""
+        if settings.data is None:
+            raise MNIFError(f"there is no data to train on; name a folder of {self.nouns} by `data`.")
+        return GridData(settings, device, seed)
+
+    def task(self, model: Any) -> GridTask:
+        """See `ModalityTraining`."""
+        return GridTask()
+
+    def evaluation(self, data: Any, settings: Any, split: str = "val") -> GridEvaluation:
+        """See `ModalityTraining`."""
+        return GridEvaluation(data, settings, split, self)
+
+    @abstractmethod
+    def field_spec(self, model: Any, grid: dict[str, Any] | None) -> FieldSpec:
+        """See `ModalityTraining`."""
+
+    @abstractmethod
+    def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:
+        """How well a latent `[D]` gives back an instance.
+
+        Args:
+            fields: of the model.
+            latent: `[D]`.
+            store: where the instance lies.
+            values: of the instance, as `GridStore.values` has them.
+        """
+
+    @abstractmethod
+    def comparison(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray, size: int) -> Tensor:
+        """The instance beside its reconstruction, `[H, W, 3]` in [0, 1]; `size` pixels high where it has no size of
+        its own."""
+
+    @abstractmethod
+    def cameras(self, store: GridStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
+        """Poses `[V, 4, 4]` and the camera by which nerfstudio's tools look at an instance."""
+
+    @abstractmethod
+    def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
+        """What such a camera sees of an instance: uint8 `[H, W, 3]`."""

@@ -1,0 +1,80 @@
+"""Stage 1 of images: the colours of pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.geometry.hull import HALF_EXTENT
+from mnif_nerf.data.stores.grid_store import GridStore
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.metrics.images import psnr, ssim
+from mnif_nerf.modalities.grid_settings import ImageModelSettings
+from mnif_nerf.modalities.grid_training import GridTraining
+from mnif_nerf.modalities.training import FieldCache
+from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
+from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.plane import render_image, render_plane
+
+_HIGHEST_W0 = 30.0
+_W0_PER_PIXEL = 0.75
+
+
+class ImageTraining(GridTraining):
+    """See `ModalityTraining`."""
+
+    model_settings = ImageModelSettings
+    nouns = "pictures"
+
+    def field_spec(self, model: ImageModelSettings, grid: dict[str, Any] | None) -> FieldSpec:
+        """Two coordinates in, one or three colours out, -1 black and 1 white."""
+        grid = grid or {}
+        return model.field_spec(
+            in_features=2,
+            out_features=grid.get("channels", 1),
+            final_activation=model.final_activation,
+            head="signed",
+            w0=model.w0 or min(_HIGHEST_W0, _W0_PER_PIXEL * grid.get("resolution", 64)),
+        )
+
+    def prepare(self, compact: CompactField, bounds: Tensor, model: Any) -> tuple[CompactField, None]:
+        """The field itself; a plane needs no grid."""
+        return compact, None
+
+    def render(
+        self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
+    ) -> dict[str, Tensor]:
+        """The picture on the plane x = 0, over white; a viewer's crop box does not cut it."""
+        return render_plane(field, origins, directions)
+
+    def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:
+        """ "psnr" and, from 3 pixels on, "ssim" of a picture uint8 `[H, W, C]`."""
+        rendered = render_image(fields(latent)[0], store.resolution).cpu()
+        truth = torch.from_numpy(values).float() / 255.0
+        metrics = {"psnr": float(psnr(rendered, truth))}
+        return {**metrics, "ssim": float(ssim(rendered, truth))} if store.resolution >= 3 else metrics
+
+    def comparison(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray, size: int) -> Tensor:
+        """The given picture beside the latent's: `[H, 2 * W, 3]` in [0, 1]; `size` is of no meaning here."""
+        rendered = render_image(fields(latent)[0], store.resolution).cpu()
+        return torch.cat([torch.from_numpy(values).float() / 255.0, rendered], dim=1).expand(-1, -1, 3)
+
+    def cameras(self, store: GridStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
+        """One camera whose pixels are those of the picture on the plane x = 0."""
+        return front_camera((store.resolution, store.resolution))
+
+    def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
+        """The picture itself, grey repeated."""
+        return np.repeat(values, 3 // values.shape[2], axis=2)
+
+
+def front_camera(shape: tuple[int, ...]) -> tuple[Tensor, Intrinsics]:
+    """A camera `[1, 4, 4]` whose pixels are those of a picture of (rows, columns) on the plane x = 0, the longest
+    edge one unit long."""
+    height, width = shape
+    focal = DEFAULT_RADIUS / (2 * HALF_EXTENT) * max(height, width)
+    return orbit_pose(0.0, 0.0)[None], Intrinsics(focal, width / 2, height / 2, height, width)

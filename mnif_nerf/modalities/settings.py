@@ -1,0 +1,153 @@
+"""Settings of a training run that all modalities share: field and latents, data, adaptation.
+
+Both `ns-train` and `mnif-train` show these settings; their docstrings are the help texts. torch is imported when
+something is built from them, so that a `--help` does not wait for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+
+from mnif_nerf.saved_settings import SavedSettings
+
+if TYPE_CHECKING:
+    from mnif_nerf.fields.spec import FieldSpec
+    from mnif_nerf.latents.meta import MetaConfig
+    from mnif_nerf.latents.stage1 import LatentSettings
+
+CONFIG_VERSION = 1
+
+
+@dataclass
+class ModelSettings(SavedSettings):
+    """The field and its latents. The defaults are the paper's SRN Cars S shape."""
+
+    retired: ClassVar[frozenset[str]] = frozenset(
+        {"_target", "enable_collider", "collider_params", "loss_coefficients", "prompt"}
+    )
+    own_settings: ClassVar[tuple[str, ...]] = ()
+    """Names of further settings that the model folder keeps."""
+
+    eval_num_rays_per_chunk: int = 1 << 15
+    """Rays rendered together."""
+    width: int = 64
+    """Hidden width of every basis network."""
+    hidden_layers: int = 4
+    """Hidden layers after the first one."""
+    num_bases: int = 256
+    """Number of basis networks."""
+    latent_dim: int = 128
+    """Size of a latent code."""
+    w0: float = 30.0
+    """Sine frequency."""
+    family: Literal["siren", "fourier-relu", "finer"] = "siren"
+    """Network family: sines of one frequency; ReLUs behind random Fourier features; sines of variable frequency."""
+    modulation: Literal["mixture", "shift", "low-rank"] = "mixture"
+    """How a latent makes the small network: an average of basis networks; a shift of one shared network's biases; a
+    low-rank change of its weights."""
+    rank: int = 8
+    """Rank of that change ("low-rank" only)."""
+    fourier_features: int = 0
+    """Random directions of "fourier-relu"; 0 takes as many as the width."""
+    coefficients: str = "layer-wise"
+    """Mixture coefficients per basis and layer ("layer-wise") or per basis ("network-wise")."""
+    init: str = "corrected"
+    """"corrected" keeps the initial output's spread whatever the number of bases; "authors" does not."""
+    latent_init_std: float = 0.0
+    """Spread of the initial latent codes; 0 starts every instance from the average network."""
+    latent_weight: float = 1e-3
+    """Weight of the mean squared latent in the loss (auto-decoding only)."""
+    latent_noise: float = 0.0
+    """Standard deviation of the noise added to latents in training, in units of a latent coordinate."""
+
+    def field_spec(self, **ends: Any) -> FieldSpec:
+        """The shape of the field.
+
+        Args:
+            ends: what the modality says of it: `in_features`, `out_features`, `head`, ...
+
+        Raises:
+            MNIFError: a value out of range.
+        """
+        from mnif_nerf.fields.spec import FieldSpec
+
+        names = (
+            "width", "hidden_layers", "num_bases", "latent_dim", "w0", "coefficients", "init", "family", "modulation",
+            "rank", "fourier_features",
+        )  # fmt: skip
+        return FieldSpec(**{**{name: getattr(self, name) for name in names}, **ends})
+
+    def latents(self) -> LatentSettings:
+        """How latents start and what regularises them."""
+        from mnif_nerf.latents.stage1 import LatentSettings
+
+        return LatentSettings(self.latent_init_std, self.latent_weight, self.latent_noise)
+
+    def stored(self) -> dict[str, Any]:
+        """Weights and sample counts of the losses, for the model folder."""
+        return {name: getattr(self, name) for name in ("latent_weight", "latent_noise", *self.own_settings)}
+
+
+@dataclass
+class DataSettings(SavedSettings):
+    """Data of many instances."""
+
+    retired: ClassVar[frozenset[str]] = frozenset({"_target"})
+    config_class: ClassVar[str] = ""
+    """The class of nerfstudio's configurations that a `config.yml` names for these settings."""
+    modality: Annotated[str, tyro.conf.Suppress] = "radiance"
+    """Name of the modality."""
+    data: Path | None = None
+    """Folder of the data."""
+
+
+@dataclass
+class PipelineSettings(SavedSettings):
+    """Latents and networks of a data set, and the latent prior at its end."""
+
+    config_class: ClassVar[str] = ""
+    """As in `DataSettings`."""
+
+    datamanager: DataSettings = field(default_factory=DataSettings)
+    """The data."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """Field, latents and losses."""
+    adaptation: Literal["auto-decoding", "meta-learning"] = "auto-decoding"
+    """Where latents come from: learned, one row of a table per instance, or computed by a few gradient steps from
+    zero that the networks are trained to make good use of."""
+    inner_steps: int = 3
+    """Meta-learning: gradient steps from zero."""
+    inner_lr: float = 1.0 / 32
+    """Meta-learning: factor on the learned rates of these steps (1/32 is the authors' step in batches of 32)."""
+    first_order: bool = False
+    """Meta-learning: leave the second derivatives out, which is cheaper and less exact."""
+    encode_batch: int = 32
+    """Meta-learning: instances whose latents are computed together for a checkpoint; bounds the memory, no more."""
+    fit_steps: int = 300
+    """Auto-decoding: gradient steps that fit the latent of an unseen instance."""
+    train_prior: bool = True
+    """Whether the latent prior is trained at the end of the run."""
+    prior_steps: int = 0
+    """Steps of that training; 0 chooses them from the number of instances."""
+    prior_variance: float = 0.95
+    """Share of the latents' variance that the prior models; the rest is left out of samples."""
+    threads: int = 0
+    """Intra-op threads on the CPU; 0 times a few steps and takes the faster setting."""
+    config_version: int = CONFIG_VERSION
+    """Version of this configuration's format; leave it."""
+
+    def meta(self) -> MetaConfig | None:
+        """Settings of the inner loop, or None for auto-decoding.
+
+        Raises:
+            MNIFError: a value out of range.
+        """
+        from mnif_nerf.latents.meta import MetaConfig
+
+        if self.adaptation == "auto-decoding":
+            return None
+        return MetaConfig(self.inner_steps, self.inner_lr, self.first_order)

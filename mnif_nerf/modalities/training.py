@@ -1,0 +1,271 @@
+"""What stage 1 asks of a modality: its settings, its data, its losses, and how a run is scored and looked at.
+
+One `ModalityTraining` per modality; nerfstudio's classes and `mnif-train` both work on it alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
+from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
+from mnif_nerf.rendering.occupancy import OccupancyGrid
+
+_KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
+
+
+class TrainingData(ABC):
+    """The data of a run: its training split, opened on first use.
+
+    Args:
+        settings: where it is, and how batches are drawn.
+        device: where batches end up.
+        seed: of the draws.
+    """
+
+    def __init__(self, settings: Any, device: torch.device | str = "cpu", seed: int = 0) -> None:
+        self.settings, self.device, self.seed = settings, device, seed
+
+    @property
+    def root(self) -> Path:
+        """The data folder."""
+        return Path(str(self.settings.data))
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of the training instances."""
+
+    @abstractmethod
+    def draw(self, step: int) -> Any:
+        """The batch of training step `step`, grouped by instance: a function of seed and step alone."""
+
+    @abstractmethod
+    def fixed(self, instances: Tensor) -> Any:
+        """What the latents of these training instances `[B]` are computed from: the same for an instance whatever
+        else is in the batch, and whenever it is asked for."""
+
+    @abstractmethod
+    def drawn_per_step(self) -> int:
+        """Rays or points of one training step."""
+
+    @abstractmethod
+    def bounds(self) -> Tensor | None:
+        """Where objects can be: bool `[G, G, G]`, or None where that is not known."""
+
+    def grid(self) -> dict[str, Any] | None:
+        """Shape and channels of the data where it is a grid; None where it is not."""
+        return None
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What the model folder must know of the data: fields of `StoredModel`."""
+
+    @abstractmethod
+    def stored(self) -> dict[str, Any]:
+        """Settings of the draws, for the model folder."""
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """One thing to score: a view of an instance, or a whole instance.
+
+    Attributes:
+        instance: its name.
+        latent: `[D]` to reconstruct it with.
+        truth: whatever the modality compares with.
+    """
+
+    instance: str
+    latent: Tensor
+    truth: Any
+
+
+@dataclass
+class Scores:
+    """Metrics and, where wanted, pictures `[H, W, 3]` in [0, 1] of one item."""
+
+    metrics: dict[str, float]
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Evaluation(ABC):
+    """Scores a model while it is trained, and a finished run.
+
+    Args:
+        data: of the run.
+        settings: of the run.
+        split: of unseen instances: "val" while training, "test" afterwards; the other where one is missing.
+    """
+
+    def __init__(self, data: Any, settings: Any, split: str = "val") -> None:
+        self.data, self.settings, self.split = data, settings, split
+        self._found: tuple[int, Tensor] | None = None
+
+    @abstractmethod
+    def items(self, model: Stage1Model) -> dict[str, list[ScoredItem]]:
+        """What is scored, by the prefix of its metrics: "" for training instances, "unseen_" for others.
+
+        Raises:
+            MNIFError: there is nothing to score.
+        """
+
+    @abstractmethod
+    def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:
+        """Score one item."""
+
+    @abstractmethod
+    def report(self, rows: dict[str, list[dict[str, float]]]) -> str:
+        """One line that sums up the scores of all items, such as "PSNR 21.3 over 16 held-out views"."""
+
+    @abstractmethod
+    def find_unseen(self, model: Stage1Model) -> Tensor:
+        """Latents `[K, D]` of the unseen instances, the networks frozen."""
+
+    def latents_of_unseen(self, model: Stage1Model) -> Tensor:
+        """`find_unseen`, once for every state of the weights."""
+        if self._found is None or self._found[0] != model.version:
+            self._found = (model.version, self.find_unseen(model))
+        return self._found[1]
+
+
+def known_rows(model: Stage1Model, names: Iterable[str]) -> list[int]:
+    """The row of every name in the model's latents; -1 where it was not trained on."""
+    position = {name: row for row, name in enumerate(model.names)}
+    return [position.get(name, -1) for name in names]
+
+
+class ModalityTraining(ABC):
+    """One modality's side of stage 1.
+
+    Attributes:
+        pipeline_settings, data_settings, model_settings: classes of its settings.
+    """
+
+    pipeline_settings: ClassVar[type[PipelineSettings]]
+    data_settings: ClassVar[type[DataSettings]]
+    model_settings: ClassVar[type[ModelSettings]]
+
+    @abstractmethod
+    def open(self, settings: Any, device: torch.device | str = "cpu", seed: int = 0) -> TrainingData:
+        """The data of a run.
+
+        Raises:
+            MNIFError: no data was named, or it cannot be read.
+        """
+
+    @abstractmethod
+    def field_spec(self, model: Any, grid: dict[str, Any] | None) -> FieldSpec:
+        """The field for this data.
+
+        Args:
+            model: settings of the model.
+            grid: of `TrainingData.grid`.
+
+        Raises:
+            MNIFError: a value out of range.
+        """
+
+    @abstractmethod
+    def task(self, model: Any) -> Stage1Task:
+        """The losses."""
+
+    @abstractmethod
+    def evaluation(self, data: TrainingData, settings: Any, split: str = "val") -> Evaluation:
+        """What scores a run."""
+
+    @abstractmethod
+    def prepare(self, compact: CompactField, bounds: Tensor, model: Any) -> tuple[Any, OccupancyGrid | None]:
+        """A collapsed field ready to render, and its occupancy grid (None where rendering needs none)."""
+
+    @abstractmethod
+    def render(
+        self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
+    ) -> dict[str, Tensor]:
+        """`rgb` `[R, 3]`, `depth` and `accumulation` `[R, 1]` of rays `[R, 3]` for the viewer.
+
+        Args:
+            field, grid: of `prepare`.
+            origins, directions: world units, unit length.
+            model: settings of the model.
+        """
+
+    def build(
+        self, settings: PipelineSettings, data: TrainingData, bounds: Tensor | None = None, seed: int = 0
+    ) -> Stage1Model:
+        """The model of a run, with initial weights from `seed`.
+
+        Args:
+            settings: of the run.
+            data: of the run.
+            bounds: of the data, where they matter (they open its store).
+            seed: of the initial weights.
+
+        Raises:
+            MNIFError: a value out of range, or settings of another version.
+        """
+        if settings.config_version != CONFIG_VERSION:
+            raise MNIFError(
+                f"the configuration has format {settings.config_version}, this mnif_nerf reads {CONFIG_VERSION}; use "
+                "the version that wrote it, or train again."
+            )
+        model = settings.model
+        spec = self.field_spec(model, data.grid())
+        return Stage1Model(spec, data.names, self.task(model), model.latents(), settings.meta(), bounds, seed)
+
+
+class FieldCache:
+    """Collapsed fields, ready to render, kept until the networks change.
+
+    Args:
+        training: of the modality.
+        model: whose latents are collapsed.
+        settings: of the model.
+    """
+
+    def __init__(self, training: ModalityTraining, model: Stage1Model, settings: Any) -> None:
+        self.training, self.model, self.settings = training, model, settings
+        self._kept: OrderedDict[bytes, tuple[Any, OccupancyGrid | None]] = OrderedDict()
+        self._version = -1
+
+    @torch.no_grad()
+    def __call__(self, latent: Tensor) -> tuple[Any, OccupancyGrid | None]:
+        """The field of a latent code `[D]` and its occupancy grid; see `ModalityTraining.prepare`."""
+        if self._version != self.model.version:
+            self._kept.clear()
+            self._version = self.model.version
+        key = latent.cpu().numpy().tobytes()
+        kept = self._kept.get(key)
+        if kept is None:
+            compact = self.model.field.collapse(latent).to(latent.device)
+            kept = self.training.prepare(compact, self.model.bounds, self.settings)
+            self._kept[key] = kept
+            while len(self._kept) > _KEPT_FIELDS:
+                self._kept.popitem(last=False)
+        return kept
+
+    def clear(self) -> None:
+        """Forget all: the weights were changed by somebody else."""
+        self._kept.clear()
+
+
+def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:
+    """Mean of every metric over `rows`, beside it "<metric>_std" where wanted."""
+    result = {name: fmean(row[name] for row in rows) for name in rows[0]}
+    if with_std:
+        for name in list(result):
+            values = [row[name] for row in rows]
+            result[f"{name}_std"] = stdev(values) if len(values) > 1 else 0.0
+    return result

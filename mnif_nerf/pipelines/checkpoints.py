@@ -1,0 +1,106 @@
+"""Checkpoints of a run, whole or absent; nerfstudio's commands and `mnif-train` read and write the same files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnif_nerf.errors import MNIFError, disk_errors
+
+_CHECKPOINT = re.compile(r"^step-(\d{9})\.ckpt$")
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step in `folder`, if there is one."""
+    if not folder.is_dir():
+        return None
+    found = sorted(path for path in folder.iterdir() if _CHECKPOINT.match(path.name))
+    return found[-1] if found else None
+
+
+def checkpoint_in(folder: Path, step: int | None) -> Path:
+    """The checkpoint of `step`, or the latest.
+
+    Raises:
+        MNIFError: there is none.
+    """
+    found = latest_checkpoint(folder) if step is None else folder / f"step-{step:09d}.ckpt"
+    if found is None or not found.is_file():
+        raise MNIFError(
+            f"{folder}: no checkpoint{'' if step is None else f' of step {step}'} in it; give the folder "
+            "nerfstudio_models of a run."
+        )
+    return found
+
+
+def write_checkpoint(state: dict[str, Any], folder: Path, only_latest: bool = True) -> Path:
+    """Write a checkpoint beside its place and move it there, then drop older ones.
+
+    Killed at any moment, the run keeps the last whole checkpoint.
+
+    Args:
+        state: "step", "pipeline", "optimizers", "schedulers" and "scalers", as nerfstudio has them.
+        folder: of the run's checkpoints.
+        only_latest: whether older ones are removed.
+
+    Raises:
+        MNIFError: a disk that cannot take it.
+    """
+    target = folder / f"step-{state['step']:09d}.ckpt"
+    # Not in the checkpoint folder: nerfstudio takes every file in there for a checkpoint.
+    temporary = folder.parent / ".checkpoint.tmp"
+    with disk_errors(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            # An open file: where torch opens one itself, a full disk becomes a RuntimeError.
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    if only_latest:
+        for other in folder.glob("*.ckpt"):
+            if other != target:
+                other.unlink(missing_ok=True)
+    return target
+
+
+# What reading a damaged or foreign checkpoint may raise.
+DAMAGED = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError)
+
+
+def damaged_checkpoint(file: Path | None, error: Exception) -> MNIFError:
+    """What to tell the user of such an error."""
+    reason = str(error).split("\n", 1)[0]
+    return MNIFError(f"{file}: cannot be loaded ({reason}); it is damaged or of another configuration or version.")
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        MNIFError: there is none, or it cannot be read.
+    """
+    if not file.is_file():
+        raise MNIFError(f"{file}: no such checkpoint.")
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        _ = state["step"], state["pipeline"], state["optimizers"]
+    except DAMAGED as error:
+        raise damaged_checkpoint(file, error) from error
+    return state
+
+
+def how_to_resume(folder: Path, step: int) -> str:
+    """What to tell a user who has interrupted a run at `step`."""
+    kept = latest_checkpoint(folder)
+    if kept is None:
+        return f"interrupted at step {step}, before the first checkpoint; nothing was kept."
+    return (
+        f"interrupted at step {step}; {kept} is kept: go on from there with the same command and --load-dir {folder}."
+    )

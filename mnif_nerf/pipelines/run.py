@@ -1,0 +1,254 @@
+"""A training run from its settings to its model folder, without nerfstudio: what `mnif-train` does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mnif_nerf import modalities
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import atomic_file
+from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.stage1 import Stage1Trainer, StepResult
+from mnif_nerf.machine import default_device_type
+from mnif_nerf.modalities.training import FieldCache, means
+from mnif_nerf.pipelines.checkpoints import (
+    DAMAGED,
+    checkpoint_in,
+    damaged_checkpoint,
+    how_to_resume,
+    read_checkpoint,
+    write_checkpoint,
+)
+from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
+from mnif_nerf.pipelines.run_settings import RunSettings, dump_settings
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_PREFIX = "_model."  # of the model's weights in nerfstudio's checkpoints
+_NOT_OURS = "device_indicator_param"  # an empty parameter of nerfstudio's base model, without a use here
+
+
+class TrainingRun:
+    """One run: data, model, optimisers and their loop.
+
+    Args:
+        settings: of the run; a name and a time are filled in where they are left out.
+        say: prints a line.
+
+    Raises:
+        MNIFError: no or unreadable data, or a setting out of range.
+    """
+
+    def __init__(self, settings: RunSettings, say: Callable[[str], None] = print) -> None:
+        self.settings, self.say = settings, say
+        pipeline, machine = settings.pipeline, settings.machine
+        if machine.num_devices != 1:
+            raise MNIFError(
+                f"`num_devices` is {machine.num_devices}; training on several devices is not supported yet."
+            )
+        if machine.device_type == "auto":
+            machine.device_type = "cuda" if default_device_type() == "cuda" else "cpu"
+        if settings.data is not None:
+            pipeline.datamanager.data = settings.data
+        self.device = torch.device(machine.device_type)
+        seed_everything(machine.seed)
+        self.training = modalities.get(pipeline.datamanager.modality).training
+        self.data = self.training.open(pipeline.datamanager, self.device, machine.seed)
+        self.model = self.training.build(pipeline, self.data, self.data.bounds(), machine.seed).to(self.device)
+        groups = self.model.parameter_groups()
+        self.optimizers = OptimizerGroups.from_settings(groups, settings.optimizers, settings.max_num_iterations)
+        self.trainer = Stage1Trainer(
+            self.model, self.data, self.optimizers, machine.seed, pipeline.encode_batch, warn=say
+        )
+        self.evaluation = self.training.evaluation(self.data, pipeline, "val")
+        self.fields = FieldCache(self.training, self.model, pipeline.model)
+        self.folder = settings.run_folder()
+        self.first_step = 0
+        self._resume()
+
+    # ------------------------------------------------------------------------------------------- checkpoints
+
+    def _resume(self) -> None:
+        settings = self.settings
+        if settings.load_dir is not None:
+            file = checkpoint_in(settings.load_dir, settings.load_step)
+        elif settings.load_checkpoint is not None:
+            file = settings.load_checkpoint
+        else:
+            return
+        state = read_checkpoint(file)
+        weights = {
+            name.removeprefix(_PREFIX): value
+            for name, value in state["pipeline"].items()
+            if name.startswith(_PREFIX) and name != _PREFIX + _NOT_OURS
+        }
+        names = self.model.names
+        try:
+            self.model.load_state_dict(weights)
+            self.optimizers.load_state_dict(state, settings.load_scheduler)
+        except DAMAGED as error:
+            raise error if isinstance(error, MNIFError) else damaged_checkpoint(file, error) from error
+        if self.model.names != names:
+            raise MNIFError(
+                f"the checkpoint holds {len(self.model.names)} instances, and {self.data.root} holds {len(names)} "
+                "others; go on with the data it was trained on."
+            )
+        self.first_step = int(state["step"]) + 1
+        self.say(f"Resuming after step {state['step']} of {file}")
+
+    def save(self, step: int) -> Path:
+        """Write the checkpoint of `step`; one that nerfstudio reads as well."""
+        self.trainer.refresh_latents()
+        weights: dict[str, Any] = {_PREFIX + name: value for name, value in self.model.state_dict().items()}
+        weights[_PREFIX + _NOT_OURS] = torch.empty(0)
+        state = {"step": step, "pipeline": weights, **self.optimizers.state_dict(), "scalers": {}}
+        return write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
+
+    def written(self) -> Run:
+        """What the run folder is made of."""
+        return Run(self.model, self.data, self.settings.pipeline, self.folder, self.settings.machine.seed)
+
+    # ---------------------------------------------------------------------------------------------- training
+
+    def train(self) -> Path:
+        """Train up to step `max_num_iterations`, write checkpoints and the model folder, and train the prior.
+
+        Returns:
+            the run folder.
+
+        Raises:
+            MNIFError: training diverged, or the disk is full.
+            SystemExit: interrupted by the user; the sentence says how to go on.
+        """
+        total = self.settings.max_num_iterations
+        with atomic_file(self.folder / "config.yml") as temporary:
+            temporary.write_text(dump_settings(self.settings), encoding="utf-8")
+        self.say(f"Run folder: {self.folder}")
+        if self.first_step >= total:
+            self.say(f"The run has its {total} steps; --max-num-iterations N goes on to step N.")
+        step = max(self.first_step - 1, 0)
+        try:
+            if self.first_step < total:
+                step = self._train(total)
+            self.save(step)
+        except KeyboardInterrupt:
+            raise SystemExit(how_to_resume(self.settings.checkpoint_folder(), step)) from None
+        try:
+            finish_run(self.written(), step, self.say)
+        except KeyboardInterrupt:
+            raise SystemExit(
+                "interrupted after the last step, before the latent prior was trained: go on with "
+                f"mnif-train-prior --load-config {self.folder / 'config.yml'}."
+            ) from None
+        return self.folder
+
+    def _train(self, total: int) -> int:
+        chosen = self.trainer.choose_threads(self.settings.pipeline.threads)
+        if chosen is not None:
+            self.say(f"Training on {chosen} thread{'s' if chosen > 1 else ''}, the faster choice just now.")
+        self.model.train()
+        with _Reports(self, total) as reports:
+            self.trainer.train(self.first_step, total, reports)
+        return total - 1
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Mean scores of the instances that evaluation looks at; see `Evaluation.report` for the line it prints."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            self.trainer.refresh_latents()
+            with torch.enable_grad():  # of fits
+                parts = self.evaluation.items(self.model)
+            rows = {
+                prefix: [self.evaluation.score(self.fields, item).metrics for item in items]
+                for prefix, items in parts.items()
+            }
+        finally:
+            self.model.train(was_training)
+        self.say(f"step {step}: {self.evaluation.report(rows)}")
+        return {prefix + name: value for prefix, part in rows.items() for name, value in means(part).items()}
+
+
+class _Reports:
+    """The progress bar, the log and what is due after a step.
+
+    Args:
+        run: whose steps are reported.
+        total: length of the run.
+    """
+
+    def __init__(self, run: TrainingRun, total: int) -> None:
+        self.run, self.total = run, total
+        self._writer: Any = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> _Reports:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns)
+        self._progress.start()
+        self._task = self._progress.add_task("Training", total=self.total, completed=self.run.first_step)
+        if self.run.settings.vis == "tensorboard":
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(self.run.folder))
+            except ImportError:
+                self.run.say("TensorBoard is not installed, so losses are only printed.")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._progress is not None
+        self._progress.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def __call__(self, step: int, result: StepResult) -> None:
+        settings = self.run.settings
+        assert self._progress is not None
+        assert self._task is not None
+        self._progress.advance(self._task)
+        if step % settings.logging.steps_per_log == 0:
+            self._log(step, result)
+        if _due(step, settings.steps_per_eval_all_images):
+            self._scalars(step, self.run.evaluate(step))
+        if _due(step, settings.steps_per_save):
+            self.run.save(step)
+            write_run_model(self.run.written(), step)
+
+    def _log(self, step: int, result: StepResult) -> None:
+        values = {"loss": result.loss, **result.losses, **result.metrics}
+        numbers = {name: float(value) for name, value in values.items()}
+        shown = f"loss {numbers['loss']:.4f}" + (f", PSNR {numbers['psnr']:.1f}" if "psnr" in numbers else "")
+        assert self._progress is not None
+        assert self._task is not None
+        self._progress.update(self._task, description=shown)
+        if not self._progress.console.is_terminal and step % (10 * self.run.settings.logging.steps_per_log) == 0:
+            self.run.say(f"step {step}: {shown}")
+        self._scalars(step, numbers)
+
+    def _scalars(self, step: int, numbers: dict[str, float]) -> None:
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, step)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step > 0 and step % every == 0
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators, as `ns-train` does."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
