@@ -14,7 +14,7 @@ from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.sampling.views import spread
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.modulations import ModulatedField, build_field
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
 from mnif_nerf.latents.meta import PointObjective

@@ -16,7 +16,7 @@ from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.sampling.views import TrainingViews, UnseenViews, ViewList, open_unseen, pictures_of
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.modulations import ModulatedField, build_field
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import LossObjective
 from mnif_nerf.latents.scenes import latents_of_scenes, radiance_objective

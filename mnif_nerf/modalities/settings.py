@@ -44,11 +44,12 @@ class ModelSettings(SavedSettings):
     """Size of a latent code."""
     w0: float = 30.0
     """Sine frequency."""
-    family: Literal["siren", "fourier-relu", "finer"] = "siren"
-    """Network family: sines of one frequency; ReLUs behind random Fourier features; sines of variable frequency."""
-    modulation: Literal["mixture", "shift", "low-rank"] = "mixture"
-    """How a latent makes the small network: an average of basis networks; a shift of one shared network's biases; a
-    low-rank change of its weights."""
+    family: str = "siren"
+    """Network family: "siren" (sines), "fourier-relu" (ReLUs behind random Fourier features) or "finer" (sines of
+    variable frequency)."""
+    modulation: str = "mixture"
+    """How a latent makes the small network: "mixture" (the average of basis networks), "shift" (of the biases of one
+    shared network) or "low-rank" (a low-rank change of its weights)."""
     rank: int = 8
     """Rank of that change ("low-rank" only)."""
     fourier_features: int = 0

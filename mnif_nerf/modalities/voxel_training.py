@@ -11,8 +11,8 @@ from torch import Tensor
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import occupancy_from_raw
-from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.fields.solid import SolidField
+from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.modalities.grid_settings import VoxelModelSettings
 from mnif_nerf.modalities.grid_training import GridTraining
