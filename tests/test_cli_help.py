@@ -46,6 +46,7 @@ def test_the_scripts_are_all_there() -> None:
         "mnif-render",
         "mnif-sample",
         "mnif-sweep",
+        "mnif-train",
         "mnif-train-prior",
     ]
 

@@ -19,7 +19,8 @@ pytest.importorskip("nerfstudio")
 
 from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 from nerfstudio.scripts.eval import ComputePSNR
-from nerfstudio_runs import Run, write_tiny_pictures, write_tiny_shapes
+from nerfstudio_runs import Run
+from tiny_runs import write_tiny_pictures, write_tiny_shapes
 
 from mnif_nerf.cli import export_mesh, sample, train_prior
 from mnif_nerf.data.stores.grid_store import open_grid_store

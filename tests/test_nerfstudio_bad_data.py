@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("nerfstudio")
 
-from nerfstudio_runs import Run, tiny_config, write_tiny_pictures, write_tiny_shapes
+from nerfstudio_runs import Run, tiny_config
 from PIL import Image
+from tiny_runs import write_tiny_pictures, write_tiny_shapes
 
 VOXEL, IMAGE = "mnif-voxel-lite", "mnif-image-lite"
 

@@ -17,8 +17,9 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.scripts.eval import ComputePSNR
 from nerfstudio.utils.eval_utils import eval_setup
-from nerfstudio_runs import Run, same, tiny_config, write_tiny_pictures, write_tiny_shapes
+from nerfstudio_runs import Run, same, tiny_config
 from PIL import Image
+from tiny_runs import write_tiny_pictures, write_tiny_shapes
 
 from mnif_nerf.fields.heads import occupancy_from_raw
 from mnif_nerf.pipelines.model_folder import read_model

@@ -24,7 +24,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import Viewer
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
-from nerfstudio_runs import Run, tiny_config, write_tiny_pictures, write_tiny_shapes
+from nerfstudio_runs import Run, tiny_config
+from tiny_runs import write_tiny_pictures, write_tiny_shapes
 from tiny_srn import write_tiny_srn
 from viewer_page import free_port
 from viser import GuiEvent

@@ -72,6 +72,7 @@ class TrainingRun:
         self.folder = settings.run_folder()
         self.first_step = 0
         self._resume()
+        self.last_step = max(self.first_step - 1, 0)
 
     # ------------------------------------------------------------------------------------------- checkpoints
 
@@ -133,15 +134,14 @@ class TrainingRun:
         self.say(f"Run folder: {self.folder}")
         if self.first_step >= total:
             self.say(f"The run has its {total} steps; --max-num-iterations N goes on to step N.")
-        step = max(self.first_step - 1, 0)
         try:
             if self.first_step < total:
-                step = self._train(total)
-            self.save(step)
+                self._train(total)
+            self.save(self.last_step)
         except KeyboardInterrupt:
-            raise SystemExit(how_to_resume(self.settings.checkpoint_folder(), step)) from None
+            raise SystemExit(how_to_resume(self.settings.checkpoint_folder(), self.last_step)) from None
         try:
-            finish_run(self.written(), step, self.say)
+            finish_run(self.written(), self.last_step, self.say)
         except KeyboardInterrupt:
             raise SystemExit(
                 "interrupted after the last step, before the latent prior was trained: go on with "
@@ -149,14 +149,13 @@ class TrainingRun:
             ) from None
         return self.folder
 
-    def _train(self, total: int) -> int:
+    def _train(self, total: int) -> None:
         chosen = self.trainer.choose_threads(self.settings.pipeline.threads)
         if chosen is not None:
             self.say(f"Training on {chosen} thread{'s' if chosen > 1 else ''}, the faster choice just now.")
         self.model.train()
         with _Reports(self, total) as reports:
             self.trainer.train(self.first_step, total, reports)
-        return total - 1
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -217,6 +216,7 @@ class _Reports:
         settings = self.run.settings
         assert self._progress is not None
         assert self._task is not None
+        self.run.last_step = step
         self._progress.advance(self._task)
         if step % settings.logging.steps_per_log == 0:
             self._log(step, result)
