@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,12 +19,15 @@ from torch.nn import functional as F
 
 from mnif_nerf.cli.import_official import ImportOptions, main
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.mesh import surface_colors
+from mnif_nerf.fields.heads import color_from_raw
 from mnif_nerf.latents.meta import InnerRates
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.official.convert import KINDS, import_official, map_field, released_w0
 from mnif_nerf.priors.functa import FunctaDenoiser, FunctaSpec
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.schedulers import draw_noise, sample_streams, scheduler_from_config
+from mnif_nerf.rendering.views import render_rays
 
 ENDS = {"srn-cars": (3, 4), "shapenet": (3, 1), "celeba-hq": (2, 3)}
 BASES, WIDTH, HIDDEN, LATENT, CARS = 6, 16, 2, 12, 5
@@ -207,11 +211,33 @@ def test_an_imported_model_equals_theirs(tmp_path: Path, kind: str) -> None:
 
 def test_radiance_has_their_colours_and_densities(tmp_path: Path) -> None:
     release = Release(tmp_path, "srn-cars")
+    release.stage1[f"model_param.net.{HIDDEN + 1}.0.weight"].mul_(6)
+    release.write("metainits/epoch9.pth", release.stage1)
     points = both_coordinates("srn-cars")[0]
     raw = their_field(release.stage1, "srn-cars", release.latents, points, 30.0)[0]
     colour, density = release.load().instance(0).field.radiance(points)
-    torch.testing.assert_close(colour, ((raw[:, :3] + 1) / 2).clip(0, 1), rtol=0, atol=1e-5)
+    assert raw[:, :3].abs().max() > 1.2, "some colours are beyond what a picture shows"
+    torch.testing.assert_close(colour, (raw[:, :3] + 1) / 2, rtol=0, atol=1e-5)
     torch.testing.assert_close(density, (F.elu(raw[:, 3], alpha=0.1) + 0.1).clip(0, 10), rtol=0, atol=1e-5)
+
+
+def test_samples_beyond_white_brighten_the_picture_and_meshes_are_clamped() -> None:
+    """Colour 1.5 behind a veil of colour -0.5 that hides three quarters of it: the mixture is black."""
+
+    class Veiled(torch.nn.Module):
+        def density(self, points: Tensor) -> Tensor:
+            return torch.where(points[:, 0] < 0, math.log(4.0) / 0.5, 1e4)
+
+        def radiance(self, points: Tensor) -> tuple[Tensor, Tensor]:
+            raw = torch.where(points[:, :1] < 0, -2.0, 2.0).expand(-1, 3)
+            return color_from_raw(raw, "radiance-authors"), self.density(points)
+
+    ray = torch.tensor([[-1.3, 0.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0]])
+    rgb = render_rays(Veiled(), *ray, step=1 / 512)["rgb"]
+    torch.testing.assert_close(rgb, torch.zeros(1, 3), rtol=0, atol=1e-3)  # clamped samples: 0.25
+    assert float(render_rays(Veiled(), ray[0] + 1.3 * ray[1], ray[1])["rgb"].max()) == 1.0
+    colours = surface_colors(Veiled(), np.array([[-0.2, 0, 0], [0.2, 0, 0]]), np.array([[-1.0, 0, 0], [-1.0, 0, 0]]))
+    np.testing.assert_array_equal(colours, [[0, 0, 0], [1, 1, 1]])
 
 
 @settings(max_examples=25, deadline=None)

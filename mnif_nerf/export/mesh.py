@@ -145,7 +145,8 @@ def surface_colors(
         before = optical.cumsum(dim=1) - optical
         # A floor on the weights gives an exactly transparent vertex its plain mean colour instead of 0 / 0.
         weights = torch.exp(-before) * -torch.expm1(-optical) + 1e-6
-        result[part] = ((weights[..., None] * rgb).sum(1) / weights.sum(1, keepdim=True)).float().cpu().numpy()
+        mean = (weights[..., None] * rgb).sum(1) / weights.sum(1, keepdim=True)
+        result[part] = mean.clamp(0.0, 1.0).float().cpu().numpy()
     return result
 
 

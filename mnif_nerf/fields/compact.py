@@ -90,7 +90,10 @@ class CompactField(nn.Module):
         return self.evaluate(points.T).T
 
     def radiance(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours `[N, 3]` in [0, 1] and densities `[N]` >= 0 (1/world unit) at points `[N, 3]`."""
+        """Colours `[N, 3]` and densities `[N]` >= 0 (1/world unit) at points `[N, 3]`.
+
+        Colours lie in [0, 1] unless the head is "radiance-authors", whose composited pixels have to be clamped.
+        """
         raw = self.evaluate(points.T)
         return color_from_raw(raw[:3], self.head).T, density_from_raw(raw[3], self.head)
 

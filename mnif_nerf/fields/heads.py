@@ -1,7 +1,7 @@
 """Output heads: what the raw numbers of a field mean.
 
 "radiance"          red, green, blue and density, for volume rendering
-"radiance-authors"  the same with the authors' activations (for their checkpoints)
+"radiance-authors"  the same with the authors' activations (for their checkpoints): colours are not bounded
 "signed"            values in about [-1, 1]: voxels are occupied where positive; a colour is (value + 1) / 2
 "logit"             voxels: the logit of the occupancy, again positive inside
 """
@@ -28,10 +28,14 @@ def density_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
 
 
 def color_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
-    """Raw colour channels (any layout) to colours in [0, 1]: a logistic function, or cut where they are signed."""
-    if head in ("radiance-authors", "signed"):
-        return (0.5 * raw + 0.5).clamp(0.0, 1.0)
-    return raw.sigmoid()
+    """Raw colour channels (any layout) to colours: a logistic function, or `(raw + 1) / 2` where they are signed.
+
+    Colours lie in [0, 1], except samples of "radiance-authors". The authors composite samples as the network gives
+    them and clamp the finished picture. Their networks rely on it: clamped samples cost 3 dB.
+    """
+    if head == "radiance-authors":
+        return 0.5 * raw + 0.5
+    return (0.5 * raw + 0.5).clamp(0.0, 1.0) if head == "signed" else raw.sigmoid()
 
 
 def occupancy_from_raw(raw: Tensor, head: str) -> Tensor:

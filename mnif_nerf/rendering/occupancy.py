@@ -15,7 +15,7 @@ class RadianceField(Protocol):
     """What rendering and export need of a field: `CompactField` has it, and so can an analytic test object."""
 
     def radiance(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours `[N, 3]` in [0, 1] and densities `[N]` >= 0 at points `[N, 3]`."""
+        """Colours `[N, 3]` (composited, then clamped to [0, 1]) and densities `[N]` >= 0 at points `[N, 3]`."""
         ...
 
     def density(self, points: Tensor) -> Tensor:

@@ -63,7 +63,8 @@ def render_batch(
             head than its own gives a wrong picture without an error.
 
     Returns:
-        rgb `[B, 3, R]` over white, accumulation `[B, R]`, density `[B, C]` at the extra points.
+        rgb `[B, 3, R]` over white (beyond [0, 1] only where the head's colours are), accumulation `[B, R]`, density
+        `[B, C]` at the extra points.
     """
     t = sample_distances(batch.near, batch.far, samples, generator)
     count, rays = t.shape[0], t.shape[1]

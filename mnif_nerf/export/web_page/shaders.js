@@ -75,7 +75,7 @@ vec4 wave(vec4 x) {
 const COLORS = {
   radiance: "vec3 color(vec3 raw) { return 1.0 / (1.0 + exp(-raw)); }",
   logit: "vec3 color(vec3 raw) { return 1.0 / (1.0 + exp(-raw)); }",
-  "radiance-authors": "vec3 color(vec3 raw) { return clamp(0.5 * raw + 0.5, 0.0, 1.0); }",
+  "radiance-authors": "vec3 color(vec3 raw) { return 0.5 * raw + 0.5; }", // VOLUME_MAIN clamps the pixel
   signed: "vec3 color(vec3 raw) { return clamp(0.5 * raw + 0.5, 0.0, 1.0); }",
 };
 
