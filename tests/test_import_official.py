@@ -27,6 +27,8 @@ from mnif_nerf.pipelines.official.convert import KINDS, import_official, map_fie
 from mnif_nerf.priors.functa import FunctaDenoiser, FunctaSpec
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.schedulers import draw_noise, sample_streams, scheduler_from_config
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.depth_samples import DepthSamples, render_view_at_depths
 from mnif_nerf.rendering.views import render_rays
 
 ENDS = {"srn-cars": (3, 4), "shapenet": (3, 1), "celeba-hq": (2, 3)}
@@ -238,6 +240,44 @@ def test_samples_beyond_white_brighten_the_picture_and_meshes_are_clamped() -> N
     assert float(render_rays(Veiled(), ray[0] + 1.3 * ray[1], ray[1])["rgb"].max()) == 1.0
     colours = surface_colors(Veiled(), np.array([[-0.2, 0, 0], [0.2, 0, 0]]), np.array([[-1.0, 0, 0], [-1.0, 0, 0]]))
     np.testing.assert_array_equal(colours, [[0, 0, 0], [1, 1, 1]])
+
+
+def their_picture(state: dict[str, Tensor], latents: Tensor, pose: Tensor, size: int, focal: float) -> Tensor:
+    """Their render `[size, size, 3]` of one car: 32 unjittered depths, the last interval endless, white behind."""
+    row, column = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
+    local = torch.stack([(column - size / 2) / focal, (row - size / 2) / focal, torch.ones(size, size)], dim=-1)
+    rays = (local @ pose[:3, :3].T).view(-1, 1, 3)  # of length 1 along the camera's axis, not unit rays
+    depths = torch.linspace(0.8, 1.8, 32)
+    points = pose[:3, 3] + depths[None, :, None] * rays
+    raw = their_field(state, "srn-cars", latents, points.view(-1, 3), 30.0)[0].view(len(rays), 32, 4)
+    density = (F.elu(raw[..., 3], alpha=0.1) + 0.1).clip(0, 10)
+    spacing = torch.cat([depths[1:] - depths[:-1], torch.tensor([1e10])]) * rays.norm(dim=-1)
+    opacity = 1 - torch.exp(-density * spacing)
+    through = torch.cumprod(1 - opacity + 1e-10, dim=1)
+    weights = opacity * torch.cat([torch.ones(len(rays), 1), through[:, :-1]], dim=1)
+    signed = (weights[..., None] * raw[..., :3]).sum(dim=1) + 1 - weights.sum(dim=1, keepdim=True)
+    return ((signed + 1) / 2).clip(0, 1).view(size, size, 3)
+
+
+def test_their_quadrature_gives_their_picture(tmp_path: Path) -> None:
+    release = Release(tmp_path, "srn-cars")
+    release.stage1[f"model_param.net.{HIDDEN + 1}.0.weight"].mul_(12)
+    release.write("metainits/epoch9.pth", release.stage1)
+    item = release.load().instance(2)
+    pose, camera = orbit_pose(25.0, 70.0), Intrinsics.default(24)
+    theirs = their_picture(release.stage1, release.latents[2:3], pose, 24, camera.focal)
+    assert theirs.std() > 0.05
+    ours = render_view_at_depths(item.field, pose, camera, chunk=100)
+    torch.testing.assert_close(ours["rgb"], theirs, rtol=0, atol=1e-4)
+    assert float(ours["accumulation"].min()) > 0.999
+    as_usual = np.asarray(item.view(pose, camera), dtype=float)
+    item.depth_samples = DepthSamples()
+    np.testing.assert_allclose(np.asarray(item.view(pose, camera)), 255 * theirs.numpy(), atol=0.51)
+    assert np.abs(as_usual - 255 * theirs.numpy()).max() > 10
+    with pytest.raises(MNIFError, match="near < far"):
+        DepthSamples(near=1.8, far=0.8)
+    with pytest.raises(MNIFError, match="`samples` is 1"):
+        DepthSamples(samples=1)
 
 
 @settings(max_examples=25, deadline=None)

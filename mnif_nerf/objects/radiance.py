@@ -21,6 +21,7 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.files import content_errors, read_tensors, write_tensors
 from mnif_nerf.machine import check_memory
 from mnif_nerf.rendering.cameras import Intrinsics, default_camera, orbit_pose
+from mnif_nerf.rendering.depth_samples import DepthSamples, render_view_at_depths
 from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField
 from mnif_nerf.rendering.views import render_view
 
@@ -46,6 +47,10 @@ class NeuralObject:
         camera: "focal_over_width" and "radius"; SRN's by default.
         resolution: cells along an edge of the training data, where that is a grid; else None.
         coefficients: mixture coefficients `[M, L]` of an object without a latent, for further editing; else None.
+
+    Attributes:
+        depth_samples: None renders inside the scene box. `DepthSamples()` renders as the authors do, which is what
+            fields imported from their release were trained with; set it before asking for pictures.
     """
 
     modality: ClassVar[str] = "radiance"
@@ -69,6 +74,7 @@ class NeuralObject:
         self.half_extent = half_extent
         self.camera = camera or default_camera()
         self.resolution = resolution
+        self.depth_samples: DepthSamples | None = None
         self._grid: OccupancyGrid | None = None
 
     def __repr__(self) -> str:
@@ -148,6 +154,8 @@ class NeuralObject:
 
         check_size(intrinsics)
         pose = pose.to(field_device(self.field))
+        if self.depth_samples is not None:
+            return to_image(render_view_at_depths(self.field, pose, intrinsics, self.depth_samples)["rgb"])
         return to_image(render_view(self.field, pose, intrinsics, self.grid, self.half_extent)["rgb"])
 
     def views(
