@@ -54,15 +54,13 @@ def main(options: ImportOptions) -> Path:
         options.checkpoint, options.kind, options.contexts, options.stage2, options.w0, options.weights
     )
     folder = MNIFPipeline(imported.model).save_pretrained(output)
-    _say(imported, folder, options.kind)
+    _say(imported, folder)
     return folder
 
 
-def _say(imported: Imported, folder: Path, kind: str) -> None:
+def _say(imported: Imported, folder: Path) -> None:
     for line in imported.lines:
         print(line)
-    if kind == "srn-cars":
-        print("note: densities of this model end at 10 per world unit; give mnif-export-mesh --level 5")
     print(f"wrote {folder}")
     if imported.model.prior is None:
         print(f"next: mnif-train-prior --load-config {folder}")

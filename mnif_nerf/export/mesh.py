@@ -19,9 +19,10 @@ from mnif_nerf.export.density import (
     check_resolution,
     density_grid,
     field_device,
+    level_of,
 )
 from mnif_nerf.export.mesh_files import ExportMesh, to_export_axes, write_mesh
-from mnif_nerf.fields.solid import surface_level, surface_thickness
+from mnif_nerf.fields.solid import surface_thickness
 from mnif_nerf.rendering.occupancy import RadianceField
 
 __all__ = ["density_grid", "field_to_mesh", "mesh_report", "surface_colors", "to_export_axes", "write_mesh"]
@@ -68,7 +69,7 @@ def field_to_mesh(
     Args:
         field: with `density` and `radiance` (see `CompactField`).
         resolution: cells along an edge of the box; 256 takes about 0.4 GB.
-        level: density of the surface, 1/world unit; `surface_level` when None. Lower is fatter.
+        level: density of the surface, 1/world unit; `level_of` when None. Lower is fatter.
         cells: bool `[C, C, C]` where the object can be (the union of the training hulls), or None.
         keep: "largest" keeps the shell that encloses the largest volume; "all" keeps everything.
         smooth: Taubin smoothing steps (shrink-free); 0 for none, 10 is visible.
@@ -85,7 +86,7 @@ def field_to_mesh(
             level, or a damaged field.
     """
     check_request(resolution, level, keep, smooth, max_faces)
-    level = surface_level(half_extent) if level is None else level
+    level = level_of(field, half_extent) if level is None else level
     values = density_grid(field, resolution, half_extent, cells, chunk, level).numpy()
     vertices, faces = _marching_cubes(values, level, half_extent)
     labels, volumes = _components(vertices, faces)

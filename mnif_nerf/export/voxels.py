@@ -13,8 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.density import density_grid
-from mnif_nerf.fields.solid import surface_level
+from mnif_nerf.export.density import density_grid, level_of
 from mnif_nerf.files import atomic_file
 from mnif_nerf.rendering.occupancy import RadianceField
 
@@ -35,7 +34,7 @@ def field_to_occupancy(
     Args:
         field: with `density` (see `CompactField`).
         resolution: G.
-        level: density of the surface; `surface_level` when None.
+        level: density of the surface; `level_of` when None.
         cells: bool `[C, C, C]` where the object can be, or None.
         half_extent: half the edge of the box, in world units.
         skip_empty: see `density_grid`; without it the answer is exact in every cell.
@@ -43,7 +42,7 @@ def field_to_occupancy(
     Raises:
         MNIFError: the resolution does not fit in memory, or the field is damaged.
     """
-    level = surface_level(half_extent) if level is None else level
+    level = level_of(field, half_extent) if level is None else level
     density = density_grid(field, resolution, half_extent, cells, level=level, skip_empty=skip_empty)
     return (density > level).numpy()
 

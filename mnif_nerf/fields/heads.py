@@ -23,8 +23,13 @@ DENSITY_SHIFT = 2.0
 def density_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
     """Raw density channel `[...]` to density `[...]` >= 0, in 1/world unit (softplus, so it can reach zero)."""
     if head == "radiance-authors":
-        return (F.elu(raw, alpha=0.1) + 0.1).clamp(0.0, 10.0)
+        return (F.elu(raw, alpha=0.1) + 0.1).clamp(0.0, greatest_density(head))
     return DENSITY_SCALE * F.softplus(DENSITY_GAIN * raw - DENSITY_SHIFT)
+
+
+def greatest_density(head: str) -> float:
+    """The density (1/world unit) that a field with this head cannot exceed."""
+    return 10.0 if head == "radiance-authors" else float("inf")
 
 
 def color_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
