@@ -413,6 +413,41 @@ def test_ancestral_steps_equal_theirs(release: Release) -> None:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=4e-3)  # diffusers has beta = 1 - ratio in float32
 
 
+def their_process(release: Release, steps: int, stochastic: bool) -> Tensor:
+    """Whitened latents by their respaced sampler, in float64 but for the network, from noise of `sample_streams`.
+
+    They keep the training steps 0 .. 999 evenly spaced and rounded for DDPM, and multiples of 1000 / steps for DDIM.
+    Betas of the kept steps come from the ratios of what is left of the signal there.
+    """
+    angle = ((torch.arange(1001, dtype=torch.float64) / 1000 + 0.008) / 1.008 * math.pi / 2).cos().square()
+    kept = torch.cumprod(1 - (1 - angle[1:] / angle[:-1]).clamp(max=0.999), dim=0)
+    times = [round(k * 999 / (steps - 1)) if stochastic else k * 1000 // steps for k in range(steps)]
+    streams = sample_streams(3, 11)
+    x = draw_noise(streams, LATENT).double()
+    for index in reversed(range(steps)):
+        now, before = float(kept[times[index]]), float(kept[times[index - 1]]) if index else 1.0
+        clean = their_prediction(release.averaged, x.float(), torch.full((3,), times[index])).double()
+        if not stochastic:
+            x = math.sqrt(before) * clean + math.sqrt(1 - before) * (x - math.sqrt(now) * clean) / math.sqrt(1 - now)
+            continue
+        beta = 1 - now / before
+        x = (math.sqrt(before) * beta * clean + math.sqrt(1 - beta) * (1 - before) * x) / (1 - now)
+        x = x + math.sqrt(beta) * draw_noise(streams, LATENT) if index else x
+    return x
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 50), ("ddpm", 7), ("ddim", 50), ("ddim", 8)])
+def test_few_steps_are_their_few_steps(release: Release, sampler: str, steps: int) -> None:
+    # A network that follows its input closely, so that rounding is not doubled at every step.
+    for name in ("blocks.0.block2.3.weight", "blocks.1.block2.3.weight", "block_output.2.weight"):
+        release.averaged[name].mul_(0.3)
+    content = their_stage2(release.stage1, release.plain, release.averaged)
+    release.load(stage2=release.write("ckpt/smooth.ckpt", content))
+    prior = LatentPrior.load(release.root / "model" / "prior")
+    ours = prior._draw(sample_streams(3, 11), sampler, steps, 1.0)
+    torch.testing.assert_close(ours.double(), their_process(release, steps, sampler == "ddpm"), rtol=0, atol=2e-3)
+
+
 def test_sampling_gives_shapes(release: Release) -> None:
     pipe = release.load(stage2=release.stage2)
     for options in ({}, {"sampler": "ddpm", "steps": 1000}, {"sampler": "ddim", "steps": 20}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +91,8 @@ class Denoiser(nn.Module):
     of a standard Gaussian (E[x0 | x_t] = alpha_t x_t), so training starts from the Gaussian prior and learns
     the departures from it: an undertrained prior is too smooth, but keeps the data's spread.
     """
+
+    ddim_spacing: ClassVar[str] = "linspace"  # see `make_scheduler`
 
     def __init__(self, spec: DenoiserSpec) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ diffusion time added between them. It predicts the clean latent.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class FunctaSpec:
 
 class FunctaDenoiser(nn.Module):
     """The authors' network; predicts the clean latent."""
+
+    ddim_spacing: ClassVar[str] = "leading"  # as the authors respace DDIM, see `make_scheduler`
 
     def __init__(self, spec: FunctaSpec) -> None:
         super().__init__()

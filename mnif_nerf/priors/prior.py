@@ -316,7 +316,7 @@ class LatentPrior:
             return sample_gaussian(self.train, streams, temperature)
         if sampler == "interpolation":
             return sample_interpolations(self.train, streams, temperature)
-        scheduler = scheduler_from_config(self.scheduler, sampler)
+        scheduler = scheduler_from_config(self.scheduler, sampler, self.denoiser.ddim_spacing)
         limit = int(scheduler.config.num_train_timesteps)
         if steps is not None and steps > limit:
             raise MNIFError(f"steps: {steps}, expected at most {limit}, the timesteps the prior was trained with.")
