@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import zipfile
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnif_nerf import modalities
 from mnif_nerf.cli.import_official import ImportOptions, main
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.mesh import field_to_mesh, surface_colors
@@ -494,7 +496,7 @@ def test_the_report_names_everything(release: Release, capsys: pytest.CaptureFix
         "averaged (EMA) weights",
         "tensors model.* (the weights that were not chosen)",
         "2 tensors model_ema.*",
-        "a stage 1 that differs from the checkpoint",
+        "(a copy of stage 1, equal to the checkpoint)",
         f"left out of {release.stage2}: epoch, global_step, pytorch-lightning_version",
         f"wrote {folder}",
         f"next: mnif-sample --load-config {folder} --num-samples 16 --seed 0",
@@ -512,19 +514,40 @@ def test_without_stage2_the_next_step_is_a_prior(tmp_path: Path, capsys: pytest.
     assert pipe.model.field.spec.w0 == 25.0
 
 
-def test_unknown_denoiser_parts_and_test_latents_are_named(
-    release: Release, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_parts_and_test_latents_are_named(release: Release, capsys: pytest.CaptureFixture[str]) -> None:
     content = torch.load(release.stage2, weights_only=True)
-    content["state_dict"]["model.index_embed.weight"] = torch.ones(2)
+    content["state_dict"]["something.else"] = torch.ones(2)
     release.load(
         stage2=release.write("odd.ckpt", content), contexts=release.write("context-epoch9-test.pth", release.latents)
     )
     said = capsys.readouterr().out
     assert "not known, left out of" in said
-    assert "model.index_embed.weight" in said
+    assert "something.else" in said
     assert "equal to the checkpoint" in said
     assert "latents of test instances" in said
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_kinds_fit_their_modality(kind: str) -> None:
+    rule, field = KINDS[kind], map_field(their_stage1(kind), kind, None, "file")[0]
+    modality = modalities.get(rule.modality)
+    modality.check_field(field.spec, None, "file")
+    assert modality.is_grid == (rule.resolution is not None)
+
+
+def test_contexts_are_found_from_inside_the_folder(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(release.checkpoint.parent)
+    assert torch.equal(import_official(Path("epoch9.pth"), "shapenet").model.latents, release.latents)
+
+
+def test_instances_can_have_their_names(release: Release) -> None:
+    listing = release.root / "all_vox256_img_train.txt"
+    listing.write_text("".join(f"chair-{k}\n" for k in range(CARS)))
+    assert release.load(names=listing).names == tuple(f"chair-{k}" for k in range(CARS))
+    folder = release.root / "cars_train"
+    for name in "badce":
+        (folder / name).mkdir(parents=True)
+    assert import_official(release.checkpoint, "shapenet", names=folder).model.names == tuple("abcde")
 
 
 # --- bad input --------------------------------------------------------------------------------------------
@@ -541,7 +564,7 @@ def refuse(release: Release, sentence: str, **options: Any) -> None:
 
 def test_contexts_are_needed(release: Release) -> None:
     release.contexts.unlink()
-    refuse(release, r"--contexts is missing: .* names, neighbours and the prior rest")
+    refuse(release, r"`contexts` is missing: .* names, neighbours and the prior rest")
 
 
 def test_files_that_are_no_checkpoints(release: Release) -> None:
@@ -573,17 +596,17 @@ def test_other_python_objects_are_not_loaded(release: Release) -> None:
 
 
 def test_files_given_in_each_others_place(release: Release) -> None:
-    refuse(release, r"context-epoch9.pth: holds one tensor .* --contexts", checkpoint=release.contexts)
-    refuse(release, r"ckpt: is a Lightning checkpoint.* --stage2", checkpoint=release.stage2)
+    refuse(release, r"context-epoch9.pth: holds one tensor .* `contexts`", checkpoint=release.contexts)
+    refuse(release, r"ckpt: is a Lightning checkpoint.* `stage2`", checkpoint=release.stage2)
     refuse(release, r"epoch9.pth: holds no single tensor", contexts=release.checkpoint)
     refuse(release, r"epoch9.pth: holds no denoiser", stage2=release.write("epoch9.pth", {"decoder.x": torch.ones(1)}))
-    refuse(release, "--weights chooses among", weights="ema")
+    refuse(release, "`weights` chooses among", weights="ema")
 
 
 def test_another_kind(release: Release) -> None:
-    refuse(release, "maps 3 coordinates to 1 values, not celeba-hq's; give --kind shapenet", kind="celeba-hq")
-    refuse(release, "give --kind shapenet", kind="srn-cars")
-    with pytest.raises(MNIFError, match="kind 'chairs' is not known"):
+    refuse(release, "maps 3 coordinates to 1 values, not celeba-hq's; give shapenet as `kind`", kind="celeba-hq")
+    refuse(release, "give shapenet as `kind`", kind="srn-cars")
+    with pytest.raises(MNIFError, match="`kind` 'chairs' is not known"):
         import_official(release.checkpoint, "chairs")
 
 
@@ -624,7 +647,7 @@ def test_denoisers_that_do_not_fit(release: Release) -> None:
     cut = {name: value for name, value in release.plain.items() if name != "blocks.1.block2.3.bias"}
     path = stage2("cut.ckpt", cut, {})
     refuse(release, r"has no blocks.1.block2.3.bias; only the residual MLP", stage2=path)
-    refuse(release, r"48 of 48 averaged weights .* --weights model", stage2=path, weights="ema")
+    refuse(release, r'48 of 48 averaged weights .* `weights` "model"', stage2=path, weights="ema")
     wrong = {**release.plain, "block_output.2.weight": torch.ones(3, 3)}
     refuse(release, r"block_output.2.weight has shape \[3, 3\]", stage2=stage2("w.ckpt", wrong, {}))
     flat = {**release.plain, "block_input.weight": torch.ones(3)}
@@ -641,6 +664,47 @@ def test_the_output_keeps_what_is_no_model(release: Release) -> None:
     refuse(release, "thing: is a file", output=thing)
     refuse(release, "holds something else than a model", output=release.contexts.parent)
     assert release.contexts.is_file()
+
+
+def test_networks_with_more_than_the_released_ones(release: Release) -> None:
+    def stage2(**more: Tensor) -> Path:
+        plain = {**release.plain, **{name.replace("__", "."): value for name, value in more.items()}}
+        return release.write("more.ckpt", their_stage2(release.stage1, plain, release.averaged))
+
+    refuse(
+        release,
+        r"has block_time.2.weight \(num_time_layers above 1\)",
+        stage2=stage2(block_time__2__weight=torch.ones(8, 8)),
+    )
+    other = stage2(blocks__0__affine_time__std__1__weight=torch.ones(64, 8))
+    refuse(release, r"\(net_type functa-affine\); only the residual MLP", stage2=other, weights="model")
+    refuse(release, "its denoiser has index_embed.weight; only", stage2=stage2(index_embed__weight=torch.ones(2)))
+
+
+def test_stages_of_different_runs(release: Release) -> None:
+    other = their_stage2(their_stage1("shapenet", seed=8), release.plain, release.averaged)
+    path = release.write("other.ckpt", other)
+    refuse(release, r"another stage 1 \(decoder.model.* differs from the checkpoint\)", stage2=path)
+
+
+def test_what_is_mistaken_for_a_checkpoint(release: Release) -> None:
+    refuse(release, r"is a folder; .* such as .*metainits/epoch9.pth", checkpoint=release.root)
+    archive = release.root / "CelebAHQ-small.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.write(release.checkpoint, "metainits/epoch9.pth")
+    refuse(release, "is an archive of files, not a checkpoint; unpack it", checkpoint=archive)
+    averaged = {f"model.net.{layer}.0.weight": torch.ones(2, 2) for layer in range(3)}
+    path = release.write("metainits/ema-epoch9.pth", averaged)
+    refuse(release, r"averaged over training \(ema-epochN.pth\)", checkpoint=path)
+
+
+def test_names_that_do_not_fit(release: Release) -> None:
+    listing = release.root / "names.txt"
+    refuse(release, "names.txt: no such file or folder", names=listing)
+    listing.write_text("a\nb\n")
+    refuse(release, "has 2 names for 5 latents", names=listing)
+    listing.write_text("a\nb\na\nc\nd\n")
+    refuse(release, "names a twice", names=listing)
 
 
 def test_a_prior_of_an_unknown_network(release: Release) -> None:

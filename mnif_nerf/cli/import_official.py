@@ -34,7 +34,9 @@ class ImportOptions:
     w0: float | None = None
     """The sine frequency, which their files do not hold; by default that of the released configuration."""
     weights: Literal["ema", "model"] | None = None
-    """Which weights of stage 2; by default the averaged ones (ema) where there are any."""
+    """Which weights of stage 2; by default the averaged ones (ema) where there are any. Theirs sample "model"."""
+    names: Path | None = None
+    """Names of the training instances, one a line, or the folder of a data set's training split: for mnif-eval."""
 
 
 def main(options: ImportOptions) -> Path:
@@ -50,9 +52,8 @@ def main(options: ImportOptions) -> Path:
     from mnif_nerf.pipelines.generation import MNIFPipeline
     from mnif_nerf.pipelines.official.convert import import_official
 
-    imported = import_official(
-        options.checkpoint, options.kind, options.contexts, options.stage2, options.w0, options.weights
-    )
+    o = options
+    imported = import_official(o.checkpoint, o.kind, o.contexts, o.stage2, o.w0, o.weights, o.names)
     folder = MNIFPipeline(imported.model).save_pretrained(output)
     _say(imported, folder)
     return folder

@@ -7,6 +7,7 @@ diffusion time added between them. It predicts the clean latent.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -128,6 +129,14 @@ _NAMES = {
 }
 
 
+# Settings of the authors' that add parameters, by a part of their names.
+_OTHERS = {
+    "block_time.": " (num_time_layers above 1)",
+    "affine_time": " (net_type functa-affine)",
+    "affine_idx": " (use_cond_index)",
+}
+
+
 def authors_names(blocks: int) -> dict[str, str]:
     """Name of every parameter in the authors' network to its name in `FunctaDenoiser`."""
     pairs = {}
@@ -136,6 +145,28 @@ def authors_names(blocks: int) -> dict[str, str]:
             for kind in ("weight", "bias"):
                 pairs[f"{theirs.format(block)}.{kind}"] = f"{ours.format(block)}.{kind}"
     return pairs
+
+
+def check_released_network(names: Iterable[str], place: str) -> None:
+    """Refuse a network with parameters that `FunctaDenoiser` has no place for: leaving them out would change it.
+
+    Args:
+        names: by the authors, without prefix.
+        place: the file, for messages.
+
+    Raises:
+        MNIFError: with the first such parameter, and the setting that it comes from where that is known.
+    """
+    names = list(names)
+    known = authors_names(len({name.split(".")[1] for name in names if name.startswith("blocks.")}))
+    strange = sorted(set(names) - set(known))
+    if not strange:
+        return
+    why = next((text for part, text in _OTHERS.items() if part in strange[0]), "")
+    raise MNIFError(
+        f"{place}: its denoiser has {strange[0]}{why}; only the residual MLP of the released configurations "
+        "(net_type functa, num_time_layers 1) can be imported."
+    )
 
 
 def functa_from_authors(weights: dict[str, Tensor], place: str) -> FunctaDenoiser:

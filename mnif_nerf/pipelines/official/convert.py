@@ -18,15 +18,12 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.pipelines.model_folder import StoredModel
-from mnif_nerf.pipelines.official.files import finite, left_out, read_torch_file, shaped, state_dict, take
-from mnif_nerf.priors.functa import FunctaDenoiser, authors_names, functa_from_authors
-from mnif_nerf.priors.prior import LatentPrior, PriorConfig
-from mnif_nerf.priors.whitening import Whitening
+from mnif_nerf.pipelines.official.files import finite, left_out, read_names, read_torch_file, shaped, state_dict, take
+from mnif_nerf.pipelines.official.stage2 import map_prior
 
 Matrix = tuple[tuple[float, ...], ...]
-# Of the authors' inner loop at their batch of 32 (see `mnif_nerf.latents.meta`).
+# The authors' inner loop at their batch of 32 (see `mnif_nerf.latents.meta`).
 _META_LEARNING = {"method": "meta-learning", "inner_steps": 3, "inner_lr": 1.0 / 32, "first_order": False}
-_COUNTS = ("model_ema.decay", "model_ema.num_updates")
 _RATES = "meta_sgd_lrs.meta_sgd_lrs"
 
 
@@ -35,8 +32,8 @@ class OfficialKind:
     """What one of the authors' data sets implies.
 
     Attributes:
-        modality: "radiance", "voxel" or "image".
-        in_features, out_features: of the field.
+        modality: the name of one of `mnif_nerf.modalities`.
+        out_features: of the field.
         head, final_activation: of the field's specification.
         resolution: of the training grid; None for radiance.
         meta_learned: whether latents come from their inner loop (and the file holds its rates).
@@ -44,7 +41,6 @@ class OfficialKind:
     """
 
     modality: str
-    in_features: int
     out_features: int
     head: str
     final_activation: str
@@ -53,18 +49,21 @@ class OfficialKind:
     turn: Matrix
     shift: float = 0.0
 
+    @property
+    def in_features(self) -> int:
+        """Coordinates of the field."""
+        return len(self.turn)
+
 
 # Their pixel i of n is at 2 i / (n - 1) - 1, ours at (2 i + 1) / n - 1: theirs are n / (n - 1) times ours.
 _CORNERS = 64 / 63
 KINDS = {
     "srn-cars": OfficialKind(
-        "radiance", 3, 4, "radiance-authors", "linear", None, False, ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+        "radiance", 4, "radiance-authors", "linear", None, False, ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     ),
     # Their point p of 256 is at (p + 1) / 128 - 1, its centre at (p + 0.5) / 128 - 1.
-    "shapenet": OfficialKind(
-        "voxel", 3, 1, "signed", "sine", 64, True, ((1, 0, 0), (0, 1, 0), (0, 0, 1)), shift=1 / 256
-    ),
-    "celeba-hq": OfficialKind("image", 2, 3, "signed", "sine", 64, True, ((_CORNERS, 0), (0, _CORNERS))),
+    "shapenet": OfficialKind("voxel", 1, "signed", "sine", 64, True, ((1, 0, 0), (0, 1, 0), (0, 0, 1)), shift=1 / 256),
+    "celeba-hq": OfficialKind("image", 3, "signed", "sine", 64, True, ((_CORNERS, 0), (0, _CORNERS))),
 }
 
 
@@ -83,6 +82,7 @@ def import_official(
     stage2: Path | None = None,
     w0: float | None = None,
     weights: str | None = None,
+    names: Path | None = None,
 ) -> Imported:
     """Read the authors' files.
 
@@ -94,14 +94,17 @@ def import_official(
         stage2: their Lightning checkpoint, or None for a model without a prior.
         w0: the sine frequency, which is in none of the files; None takes that of the released configuration.
         weights: "ema" or "model", which of stage 2's weights; None prefers the averaged ones (ema).
+        names: what the training instances are called, in the order of the authors' data set: a text file with one
+            name a line, or a folder of instances, which they read in the order of their names. Commands that compare
+            a model with its data, such as mnif-eval, need it; None numbers the instances.
 
     Raises:
         MNIFError: a file that is missing, not a checkpoint, of another kind, or incomplete.
     """
     if kind not in KINDS:
-        raise MNIFError(f"kind {kind!r} is not known; choose one of {', '.join(KINDS)}.")
+        raise MNIFError(f"`kind` {kind!r} is not known; choose one of {', '.join(KINDS)}.")
     if weights is not None and stage2 is None:
-        raise MNIFError("--weights chooses among the weights of a stage-2 checkpoint; give that with --stage2 too.")
+        raise MNIFError("`weights` chooses among the weights of a stage-2 checkpoint; give that with `stage2` too.")
     state = _stage1_state(checkpoint)
     mixture, rates, lines = map_field(state, kind, w0, str(checkpoint))
     contexts, found = _find_contexts(checkpoint, contexts)
@@ -119,7 +122,7 @@ def import_official(
     model = StoredModel(
         field=mixture,
         latents=latents,
-        names=tuple(f"{kind}-{index:05d}" for index in range(len(latents))),
+        names=read_names(names, len(latents)) or tuple(f"{kind}-{index:05d}" for index in range(len(latents))),
         training=settings,
         prior=prior,
         modality=rule.modality,
@@ -134,25 +137,32 @@ def _stage1_state(path: Path) -> dict[str, Any]:
     content = read_torch_file(path)
     if isinstance(content, Tensor):
         raise MNIFError(
-            f"{path}: holds one tensor of shape {list(content.shape)}, as their context files do; give it with "
-            "--contexts, and metainits/epochN.pth as the checkpoint."
+            f"{path}: holds one tensor of shape {list(content.shape)}, as their context files do; give it as "
+            "`contexts`, and metainits/epochN.pth as the checkpoint."
         )
     if isinstance(content, dict) and "state_dict" in content:
         raise MNIFError(
-            f"{path}: is a Lightning checkpoint, as of stage 2; give it with --stage2, and metainits/epochN.pth as "
+            f"{path}: is a Lightning checkpoint, as of stage 2; give it as `stage2`, and metainits/epochN.pth as "
             "the checkpoint."
         )
-    return state_dict(content, path)
+    state = state_dict(content, path)
+    if not any(name.startswith("model_param.") for name in state) and any(name.startswith("model.") for name in state):
+        raise MNIFError(
+            f"{path}: holds stage-1 weights averaged over training (ema-epochN.pth), which lack the bases' names and "
+            "which the authors' code never evaluates; give the epochN.pth beside it."
+        )
+    return state
 
 
 def _find_contexts(checkpoint: Path, contexts: Path | None) -> tuple[Path, bool]:
     if contexts is not None:
         return contexts, False
+    checkpoint = checkpoint.absolute()  # a bare name has no parents to look at
     beside = checkpoint.parent.parent / "contexts" / f"context-{checkpoint.stem}.pth"
     if checkpoint.parent.name == "metainits" and beside.is_file():
         return beside, True
     raise MNIFError(
-        "--contexts is missing: a model needs the latents of its training instances, on which names, neighbours and "
+        "`contexts` is missing: a model needs the latents of its training instances, on which names, neighbours and "
         "the prior rest; give the authors' contexts/context-epochN.pth."
     )
 
@@ -236,8 +246,8 @@ def map_field(
 def released_w0(kind: str, num_bases: int, width: int) -> tuple[float, str]:
     """The sine frequency of the released configuration of this size, and where it comes from."""
     if (kind, num_bases, width) == ("shapenet", 256, 64):
-        return 50.0, "that of the released ShapeNet S (256 bases of width 64); the file does not say, --w0 overrides"
-    return 30.0, "that of the released configurations but ShapeNet S; the file does not say, --w0 overrides"
+        return 50.0, "that of the released ShapeNet S (256 bases of width 64); the file does not say, `w0` overrides"
+    return 30.0, "that of the released configurations but ShapeNet S; the file does not say, `w0` overrides"
 
 
 def _layer_tensors(state: dict[str, Any], kind: str, place: str) -> list[tuple[Tensor, Tensor]]:
@@ -255,7 +265,7 @@ def _layer_tensors(state: dict[str, Any], kind: str, place: str) -> list[tuple[T
     rule, sizes = KINDS[kind], (int(first.shape[2]), int(last.shape[1]))
     if sizes != (rule.in_features, rule.out_features):
         fitting = [name for name, other in KINDS.items() if sizes == (other.in_features, other.out_features)]
-        hint = f"give --kind {fitting[0]}" if fitting else f"no kind does (there are {', '.join(KINDS)})"
+        hint = f"give {fitting[0]} as `kind`" if fitting else f"no kind does (there are {', '.join(KINDS)})"
         raise MNIFError(f"{place}: its field maps {sizes[0]} coordinates to {sizes[1]} values, not {kind}'s; {hint}.")
     count, width = int(first.shape[0]), int(first.shape[1])
     ends = [rule.in_features, *[width] * (total - 1), rule.out_features]
@@ -288,100 +298,3 @@ def _our_coordinates(weight: Tensor, bias: Tensor, rule: OfficialKind) -> tuple[
     wide = weight.double()
     moved = bias.double() + rule.shift * wide.sum(dim=2)
     return (wide @ turn).float(), moved.float()
-
-
-# --- stage 2 ----------------------------------------------------------------------------------------------
-
-
-def map_prior(
-    path: Path, latents: Tensor, weights: str | None = None, stage1: dict[str, Any] | None = None
-) -> tuple[LatentPrior, str, list[str]]:
-    """The prior of a stage-2 checkpoint.
-
-    Args:
-        path: a Lightning checkpoint, or its state dict alone.
-        latents: `[N, D]`, the contexts it was trained on; their mean and deviation are not in the file.
-        weights: "ema", "model", or None for the averaged ones where there are any.
-        stage1: the stage-1 state, to say whether the copy in this file equals it.
-
-    Returns:
-        prior, "ema" or "model", and lines on what was read and what was left out.
-
-    Raises:
-        MNIFError: not such a checkpoint, another network, or latents of another size.
-    """
-    content = read_torch_file(path)
-    around = sorted(str(key) for key in content if key != "state_dict") if isinstance(content, dict) else []
-    inner = isinstance(content, dict) and "state_dict" in content
-    state = state_dict(content["state_dict"] if inner else content, path)
-    chosen, denoiser, used = _denoiser(state, weights, path)
-    if denoiser.spec.dim != latents.shape[1]:
-        raise MNIFError(
-            f"{path}: its denoiser is for latents of {denoiser.spec.dim} numbers, but the contexts have "
-            f"{latents.shape[1]}; the two come from different runs."
-        )
-    settings = PriorConfig(
-        whitening="per-dimension",
-        prediction="sample",
-        width=denoiser.spec.width,
-        blocks=denoiser.spec.blocks,
-        batch_size=64,
-        learning_rate=1e-4,
-        ema_decay=0.9999,
-        calibrate=False,
-    )
-    prior = LatentPrior.adopt(denoiser, authors_whitening(latents), latents, settings)
-    numbers = sum(value.numel() for value in denoiser.parameters())
-    what = {"ema": "averaged (EMA) weights", "model": "weights as they were trained, not averaged"}[chosen]
-    lines = [f"prior of {numbers / 1e6:.1f} M numbers from {path}: {what}"]
-    network = authors_names(denoiser.spec.blocks)
-    copy = {name for name in state if name.startswith("decoder.")}
-    known = {
-        "model.*": ({f"model.{name}" for name in network}, "the weights that were not chosen"),
-        "model_ema.*": ({*map(_averaged, network), *_COUNTS}, "averaged weights not chosen, or their own counters"),
-        "decoder.*": (copy, _compared({k.removeprefix("decoder."): state[k] for k in copy}, stage1)),
-    }
-    lines += left_out(str(path), set(state) - used, known)
-    if inner and around:
-        lines.append(f"left out of {path}: {', '.join(around)} (Lightning's own records)")
-    return prior, chosen, lines
-
-
-def authors_whitening(latents: Tensor) -> Whitening:
-    """Their normalisation: every dimension by its mean and deviation, none left out."""
-    table = latents.double()
-    scale = table.std(dim=0) + 1e-8 if len(table) > 1 else torch.ones(table.shape[1], dtype=torch.float64)
-    return Whitening(table.mean(dim=0), torch.eye(table.shape[1]), scale, "per-dimension")
-
-
-def _denoiser(state: dict[str, Any], weights: str | None, path: Path) -> tuple[str, FunctaDenoiser, set[str]]:
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    plain = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    if not plain:
-        raise MNIFError(f"{path}: holds no denoiser (model.*); give their stage-2 checkpoint.")
-    blocks = len({name.split(".")[1] for name in plain if name.startswith("blocks.")})
-    names = list(authors_names(blocks))
-    found = [name for name in names if _averaged(name) in tensors]
-    chosen = weights or ("ema" if found else "model")
-    if chosen == "model":
-        return chosen, functa_from_authors(plain, str(path)), {f"model.{name}" for name in names}
-    if len(found) < len(names):
-        raise MNIFError(
-            f"{path}: {len(names) - len(found)} of {len(names)} averaged weights (model_ema.*) are missing; give "
-            "--weights model to take those that are not averaged."
-        )
-    averaged = {name: tensors[_averaged(name)] for name in names}
-    return chosen, functa_from_authors(averaged, str(path)), {_averaged(name) for name in names}
-
-
-def _averaged(name: str) -> str:
-    """The key of a parameter's average: its name without the dots."""
-    return "model_ema." + name.replace(".", "")
-
-
-def _compared(copy: dict[str, Any], stage1: dict[str, Any] | None) -> str:
-    if stage1 is None:
-        return "a copy of stage 1"
-    tensors = {name: value for name, value in stage1.items() if isinstance(value, Tensor)}
-    same = all(isinstance(copy.get(name), Tensor) and torch.equal(copy[name], value) for name, value in tensors.items())
-    return "a copy of stage 1, equal to the checkpoint" if same else "a stage 1 that differs from the checkpoint"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import tarfile
 import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         MNIFError: no such file, not written by torch, damaged, or holding other Python objects.
     """
+    if path.is_dir():
+        inside = next((str(file) for file in sorted(path.rglob("metainits/epoch*.pth"))), "metainits/epochN.pth")
+        raise MNIFError(f"{path}: is a folder; give one of the authors' checkpoints in it, such as {inside}.")
     if not path.is_file():
         raise MNIFError(f"{path}: no such file; give one of the authors' checkpoints.")
     try:
@@ -31,6 +36,10 @@ def read_torch_file(path: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # pickle, zip and torch each have errors of their own
+        if _is_archive(path):
+            raise MNIFError(
+                f"{path}: is an archive of files, not a checkpoint; unpack it and give the metainits/epochN.pth inside."
+            ) from error
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is not None:
             raise MNIFError(
@@ -40,6 +49,41 @@ def read_torch_file(path: Path) -> Any:
         raise MNIFError(
             f"{path}: not a checkpoint that torch can read, or a damaged one; download or copy it again."
         ) from error
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether the file is a zip or tar archive that torch did not write."""
+    if tarfile.is_tarfile(path):
+        return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return not any(name.endswith("data.pkl") for name in archive.namelist())
+
+
+def read_names(path: Path | None, count: int) -> tuple[str, ...]:
+    """Names of the training instances; none without a path.
+
+    Args:
+        path: a text file with one name a line, or a folder whose subfolders are the instances.
+        count: how many there have to be.
+
+    Raises:
+        MNIFError: nothing there, not as many, or one twice.
+    """
+    if path is None:
+        return ()
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    elif path.is_file():
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        raise MNIFError(f"{path}: no such file or folder; give the names of the training instances.")
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if len(names) != count or twice:
+        what = f"names {twice[0]} twice" if twice else f"has {len(names)} names for {count} latents"
+        raise MNIFError(f"{path}: {what}; give those of the split that the contexts are of, in its order.")
+    return tuple(names)
 
 
 def state_dict(content: Any, path: Path) -> dict[str, Any]:
