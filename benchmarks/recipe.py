@@ -87,7 +87,8 @@ class RecipeField(nn.Module):
         """Raw values `[B, N, out]` at points `[B, N, in]`."""
         hidden = points
         for layer, (weight, bias) in enumerate(self.mix(latents)):
-            hidden = hidden @ weight.transpose(1, 2) + bias.unsqueeze(1)
+            hidden = hidden @ weight.transpose(1, 2)
+            hidden += bias.unsqueeze(1)  # in place, as in the release: out of place is 4 to 20 % slower
             if layer < len(self.weights) - 1 or self.config.final_sine:
                 hidden = torch.sin(self.config.w0 * hidden)
         return hidden
