@@ -133,7 +133,7 @@ def walk_lengths(pipe: MNIFPipeline, seeds: int = 8, stops: int = 6, frames: int
         "straight legs": torch.cat([torch.lerp(keys, keys.roll(-1, 0), shares).flatten(0, 1) for keys in drawn]),
     }
     for name, latents in ways.items():
-        lengths = whitening.apply(latents).norm(dim=1)
+        lengths = whitening.whiten(latents).norm(dim=1)
         found[name] = [float(value) for value in lengths.quantile(torch.tensor([0.05, 0.5, 0.95]))]
     return found
 

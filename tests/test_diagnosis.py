@@ -238,7 +238,7 @@ def test_the_map_is_what_the_object_shows(modality: str) -> None:
     model = MODELS[modality](num_instances=8)
     pipe = pipeline(model)
     space, points = whitened_space(pipe), data_points(pipe, 30)
-    values = output_map(pipe, space, points)(space.apply(model.latents[2:3]).double())[0].float()
+    values = output_map(pipe, space, points)(space.whiten(model.latents[2:3]).double())[0].float()
     item = pipe.instance(2)
     if modality == "voxel":
         expected = item.value(0.5 * points.T)

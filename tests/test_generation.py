@@ -67,7 +67,7 @@ def test_latents_of_another_model_are_refused(pipe: MNIFPipeline) -> None:
 
 def test_straight_in_whitened_coordinates_too(pipe: MNIFPipeline) -> None:
     whitening = pipe.prior.whitening
-    white = torch.stack([whitening.apply(item.latent) for item in pipe.interpolate(0, 1, num=4)])
+    white = torch.stack([whitening.whiten(item.latent) for item in pipe.interpolate(0, 1, num=4)])
     expected = torch.stack([torch.lerp(white[0], white[-1], k / 3) for k in range(4)])
     assert torch.allclose(white, expected, atol=1e-4)
 
@@ -77,8 +77,8 @@ def test_nearest_training_instance(pipe: MNIFPipeline) -> None:
     assert (name, distance) == ("car_04", pytest.approx(0.0, abs=1e-5))
     space = pipe.prior.whitening
     code = torch.randn(5)
-    codes = space.apply(pipe.latents)
-    distances = [(c - space.apply(code)).square().mean().sqrt().item() for c in codes]
+    codes = space.whiten(pipe.latents)
+    distances = [(c - space.whiten(code)).square().mean().sqrt().item() for c in codes]
     name, distance = pipe.nearest(code)
     assert distance == pytest.approx(min(distances), rel=1e-4)
     assert name == pipe.names[int(np.argmin(distances))]

@@ -85,7 +85,7 @@ def test_the_held_out_latents_are_seen_by_no_prior(run: Run) -> None:
     # The row of the held-out ones is made of just these.
     space = Whitening.fit(first, "pca", None, 1.0)
     real = Reference(space, first, run.latents[held], seed=0)
-    expected = real.latent_scores(space.apply(run.latents[held]))
+    expected = real.latent_scores(space.whiten(run.latents[held]))
     for name in ("novelty", "spread", "train_frechet"):  # which do not depend on the order
         assert run.rows[0][name] == pytest.approx(expected[name], rel=1e-3)
     assert run.rows[0]["held_out_kernel"] is None
@@ -150,7 +150,7 @@ def test_known_models() -> None:
     real = Reference(space, training, held, seed=0)
 
     def scores(points: Tensor) -> dict[str, float]:
-        return real.latent_scores(space.apply(points))
+        return real.latent_scores(space.whiten(points))
 
     good, copied, shrunk = scores(perfect), scores(training[:100]), scores(0.4 * perfect)
     collapsed, shifted = scores(training[:1] + 0.01 * perfect), scores(perfect + 1.5)

@@ -43,7 +43,7 @@ def small_prior() -> LatentPrior:
 
 @pytest.fixture(scope="module")
 def flow_prior(small_prior: LatentPrior) -> LatentPrior:
-    latents = small_prior.whitening.invert(small_prior.train)
+    latents = small_prior.whitening.unwhiten(small_prior.train)
     return LatentPrior.fit(latents, dataclasses.replace(SMALL, prediction="flow"), progress=False)
 
 
@@ -72,12 +72,12 @@ def test_whitening_inverts_on_what_it_keeps(
     if constant:
         z[:, 0] = 0.25
     whitening = Whitening.fit(z, mode)
-    w = whitening.apply(z)
+    w = whitening.whiten(z)
     assert w.shape == (count, whitening.dim)
     assert torch.isfinite(w).all()
-    assert torch.allclose(whitening.invert(w), z, rtol=1e-3, atol=1e-4 * scale)
+    assert torch.allclose(whitening.unwhiten(w), z, rtol=1e-3, atol=1e-4 * scale)
     new = torch.randn(3, whitening.dim, generator=g)
-    assert torch.allclose(whitening.apply(whitening.invert(new)), new, atol=0.05)
+    assert torch.allclose(whitening.whiten(whitening.unwhiten(new)), new, atol=0.05)
     if mode != "none":
         assert whitening.dim <= min(dim - constant, dim if mode == "per-dimension" else max(count - 1, 0))
         if whitening.dim:
@@ -90,7 +90,7 @@ def test_pca_decorrelates_and_truncates() -> None:
     z = torch.randn(400, 5, generator=g) * torch.tensor([4.0, 2.0, 1.0, 0.5, 0.1])
     z = z @ torch.linalg.qr(torch.randn(5, 5, generator=g)).Q
     full = Whitening.fit(z)
-    assert torch.allclose(torch.cov(full.apply(z).T), torch.eye(5), atol=1e-3)
+    assert torch.allclose(torch.cov(full.whiten(z).T), torch.eye(5), atol=1e-3)
     assert Whitening.fit(z, rank=2).dim == 2
     variance = full.scale.square()
     share = float(variance[:3].sum() / variance.sum())
@@ -98,7 +98,7 @@ def test_pca_decorrelates_and_truncates() -> None:
     assert Whitening.fit(z, explained_variance=share + 1e-4).dim == 4
     assert Whitening.fit(z, explained_variance=1.0).dim == 5
     kept = Whitening.fit(z, rank=3)
-    residual = kept.invert(kept.apply(z)) - z
+    residual = kept.unwhiten(kept.whiten(z)) - z
     assert float(residual.square().sum()) == pytest.approx(float(variance[3:].sum()) * 399, rel=1e-3)
 
 
@@ -106,7 +106,7 @@ def test_whitening_of_equal_latents_keeps_nothing() -> None:
     for mode in ("pca", "per-dimension"):
         whitening = Whitening.fit(torch.full((4, 3), 0.7), mode)
         assert whitening.dim == 0
-        assert torch.allclose(whitening.invert(torch.zeros(2, 0)), torch.full((2, 3), 0.7))
+        assert torch.allclose(whitening.unwhiten(torch.zeros(2, 0)), torch.full((2, 3), 0.7))
 
 
 def test_bad_whitening_requests() -> None:
@@ -243,16 +243,16 @@ def test_prior_temperature(prior_of: Callable[[str], LatentPrior], sampler: str)
 @pytest.mark.parametrize("sampler", ["dpm-solver++", "flow-heun"])
 def test_calibration_matches_the_latents(prior_of: Callable[[str], LatentPrior], sampler: str) -> None:
     prior = prior_of(sampler)
-    samples = prior.whitening.apply(prior.sample(2000, seed=9))
+    samples = prior.whitening.whiten(prior.sample(2000, seed=9))
     assert (samples.std(0) - 1).abs().max() < 0.12
     assert samples.mean(0).abs().max() < 0.12
 
 
 def test_baselines(small_prior: LatentPrior) -> None:
     train = small_prior.train
-    gaussian = small_prior.whitening.apply(small_prior.sample(4000, sampler="gaussian"))
+    gaussian = small_prior.whitening.whiten(small_prior.sample(4000, sampler="gaussian"))
     assert (torch.cov(gaussian.T) - torch.cov(train.T)).abs().max() < 0.12
-    mixed = small_prior.whitening.apply(small_prior.sample(50, sampler="interpolation"))
+    mixed = small_prior.whitening.whiten(small_prior.sample(50, sampler="interpolation"))
     near = near_neighbours(train, 8)
     for point in mixed:  # on the middle part of a segment from a latent to one of its eight nearest
         start, end = train[:, None], train[near]
@@ -262,13 +262,13 @@ def test_baselines(small_prior: LatentPrior) -> None:
 
 
 def test_nearest_training_latent(small_prior: LatentPrior) -> None:
-    latents = small_prior.whitening.invert(small_prior.train)
+    latents = small_prior.whitening.unwhiten(small_prior.train)
     distance, index = small_prior.nearest(latents[[4, 11]])
     assert index.tolist() == [4, 11]
     assert distance.max() < 1e-5  # a copy is told as one
     direction = torch.zeros(small_prior.whitening.dim)
     direction[0] = 100.0
-    distance, _ = small_prior.nearest(small_prior.whitening.invert(direction[None]))
+    distance, _ = small_prior.nearest(small_prior.whitening.unwhiten(direction[None]))
     slow = (small_prior.train - direction).square().mean(1).sqrt().min()
     assert float(distance) == pytest.approx(float(slow), rel=1e-4)
     spacing = [(small_prior.train - row).square().mean(1).sqrt().sort().values[1] for row in small_prior.train]

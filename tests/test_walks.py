@@ -18,7 +18,7 @@ def test_walks_are_closed_even_and_as_far_out_as_their_stops() -> None:
     path = closed_walk(whitening, stops, 400)
     assert path.shape == (400, 12)
     assert torch.allclose(path[0], stops[0], atol=1e-3)
-    white, keys = whitening.apply(path), whitening.apply(stops)
+    white, keys = whitening.whiten(path), whitening.whiten(stops)
     assert torch.cdist(white, keys).min(dim=0).values.max() < 0.1  # it passes all of them
     steps = (white.roll(-1, 0) - white).norm(dim=1)  # the last one back to the start
     assert steps.max() / steps.min() < 1.1

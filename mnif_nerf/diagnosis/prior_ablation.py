@@ -180,7 +180,7 @@ class Reference:
 
     def __init__(self, space: Whitening, training: Tensor, held: Tensor, seed: int) -> None:
         self.space = space
-        self.training, self.held = space.apply(training), space.apply(held)
+        self.training, self.held = space.whiten(training), space.whiten(held)
         order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))
         self.some = self.training[order[: len(held)]]
         nearest = near_neighbours(self.training, 1)[:, 0]
@@ -267,7 +267,7 @@ def _row(
     points = prior.sample(config.draws * count, config.seed, variant.sampler, variant.steps)
     scores: list[dict[str, Any]]
     if bool(torch.isfinite(points).all()):
-        scores = [real.latent_scores(real.space.apply(part)) for part in points.split(count)]
+        scores = [real.latent_scores(real.space.whiten(part)) for part in points.split(count)]
     else:
         scores = [dict.fromkeys(real.latent_scores(real.held))]
     start = time.perf_counter()

@@ -295,7 +295,7 @@ class _Study:
     tick: Callable[[], None]
 
     def whitened(self, latents: Tensor) -> Tensor:
-        return self.space.apply(latents.float()).double()
+        return self.space.whiten(latents.float()).double()
 
     def instances(self, latents: Tensor) -> Instances:
         lipschitz, norm = [], []

@@ -233,7 +233,7 @@ class MNIFPipeline:
         if not self.model.names:
             raise MNIFError("this model came without the latents of training instances, so there is no nearest one.")
         space = self._whitening()
-        difference = space.apply(self.model.latents) - space.apply(self.latent_of(latent))
+        difference = space.whiten(self.model.latents) - space.whiten(self.latent_of(latent))
         distances = difference.square().sum(dim=1).div(max(space.dim, 1)).sqrt()
         index = int(distances.argmin())
         return self.model.names[index], float(distances[index])

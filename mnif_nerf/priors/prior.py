@@ -93,7 +93,7 @@ class LatentPrior:
         latents = _checked_table(latents)
         device = torch.device(device if device is not None else latents.device)
         whitening = Whitening.fit(latents.cpu(), config.whitening, config.rank, config.explained_variance)
-        whitened = whitening.apply(latents.cpu())
+        whitened = whitening.whiten(latents.cpu())
         if whitening.dim == 0 or not bool((whitened != whitened[0]).any()):
             raise MNIFError(f"latents: all {len(latents)} are equal; train stage 1 before the prior.")
         kept_out = min(round(config.held_out * len(latents)), len(latents) - 2)
@@ -135,7 +135,7 @@ class LatentPrior:
             )
         settings = _default_scheduler(config)
         identity = (torch.ones(whitening.dim), torch.zeros(whitening.dim))
-        return cls(whitening, denoiser, settings, whitening.apply(latents), identity, config)
+        return cls(whitening, denoiser, settings, whitening.whiten(latents), identity, config)
 
     @property
     def latent_dim(self) -> int:
@@ -204,7 +204,7 @@ class LatentPrior:
         parts = []
         for first in range(0, n, batch):
             streams = sample_streams(min(batch, n - first), seed, first)
-            parts.append(self.whitening.invert(self._draw(streams, sampler, steps, temperature)))
+            parts.append(self.whitening.unwhiten(self._draw(streams, sampler, steps, temperature)))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -226,7 +226,7 @@ class LatentPrior:
                 f"latents: shape {tuple(latents.shape)}, expected [n, {self.latent_dim}], the size "
                 "that the prior was trained on."
             )
-        whitened = self.whitening.apply(latents.to(self.train))
+        whitened = self.whitening.whiten(latents.to(self.train))
         distance, index = torch.cdist(whitened, self.train, compute_mode="donot_use_mm_for_euclid_dist").min(1)
         return distance / self.whitening.dim**0.5, index
 

@@ -35,7 +35,7 @@ def closed_walk(whitening: Whitening, stops: Tensor, frames: int) -> Tensor:
         raise MNIFError(f"a walk with {len(stops)} stops goes nowhere; use at least 2.")
     if frames < 1:
         raise MNIFError(f"a walk of {frames} frames leaves nothing to do; use at least 1.")
-    keys = whitening.apply(stops).double().cpu().numpy()
+    keys = whitening.whiten(stops).double().cpu().numpy()
     if np.ptp(keys, axis=0).max(initial=0.0) < 1e-6:
         raise MNIFError("all stops of the walk are the same object; use another seed or a higher temperature.")
     times = np.arange(len(keys) + 1)
@@ -51,7 +51,7 @@ def closed_walk(whitening: Whitening, stops: Tensor, frames: int) -> Tensor:
     dense = np.linspace(0, len(keys), _DENSE * len(keys) + 1)
     walked = np.concatenate([[0.0], np.linalg.norm(np.diff(at(dense), axis=0), axis=1).cumsum()])
     moments = np.interp(np.arange(frames) / frames * walked[-1], walked, dense)
-    return whitening.invert(torch.from_numpy(at(moments)).to(stops))
+    return whitening.unwhiten(torch.from_numpy(at(moments)).to(stops))
 
 
 def eased_legs(stops: int, frames: int, loop: bool = False) -> list[tuple[int, int, float]]:

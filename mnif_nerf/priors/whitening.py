@@ -20,7 +20,7 @@ class Whitening(nn.Module):
     """The affine map `w = (z - mean) @ basis / scale` and its inverse on the kept subspace.
 
     Buffers: `mean` [D], `basis` [D, K] with orthonormal columns, `scale` [K] > 0, with K <= D the kept
-    dimensions. `apply(invert(w)) == w` always; `invert(apply(z))` is the projection of z on the kept
+    dimensions. `whiten(unwhiten(w)) == w` always; `unwhiten(whiten(z))` is the projection of z on the kept
     subspace, hence z itself when nothing was dropped.
     """
 
@@ -59,7 +59,7 @@ class Whitening(nn.Module):
             explained_variance: keep the fewest principal directions that hold this share of the variance, in
                 (0, 1] ("pca" only).
 
-        Directions without variance are dropped (`invert` puts the mean there), so K may be smaller than D,
+        Directions without variance are dropped (`unwhiten` puts the mean there), so K may be smaller than D,
         and is 0 when all latents are equal.
 
         Raises:
@@ -95,11 +95,11 @@ class Whitening(nn.Module):
         """K, the number of kept dimensions."""
         return self.scale.shape[0]
 
-    def apply(self, latents: Tensor) -> Tensor:  # type: ignore[override]  # nn.Module.apply is of no use here
+    def whiten(self, latents: Tensor) -> Tensor:
         """Whiten latents [..., D] to [..., K]."""
         return (latents - self.mean) @ self.basis / self.scale
 
-    def invert(self, whitened: Tensor) -> Tensor:
+    def unwhiten(self, whitened: Tensor) -> Tensor:
         """Bring whitened coordinates [..., K] back to latents [..., D]."""
         return (whitened * self.scale) @ self.basis.T + self.mean
 

@@ -121,5 +121,5 @@ def _belongs(prior: LatentPrior, latents: Tensor) -> bool:
     """Whether a prior was trained on these latents `[N, D]`."""
     if len(prior.train) != len(latents):
         return False
-    own = prior.whitening.apply(latents[:_COMPARED])
+    own = prior.whitening.whiten(latents[:_COMPARED])
     return bool(torch.allclose(own, prior.train[:_COMPARED], rtol=1e-2, atol=1e-2))
