@@ -146,6 +146,6 @@ def true_address(viewer: Any) -> list[str]:
     return [*sentences, f"Open http://localhost:{port} in a browser."]
 
 
-def degrees_of_view(focal: float, size: float) -> float:
+def field_of_view(focal: float, size: float) -> float:
     """The angle in radians that `size` pixels take up at a focal length of `focal` pixels."""
     return 2.0 * math.atan(0.5 * size / focal)

@@ -12,7 +12,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import tune_threads
 from mnif_nerf.pipelines.run_folder import stored_model
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
-from mnif_nerf.viewer.nerfstudio_patches import Framing, degrees_of_view
+from mnif_nerf.viewer.nerfstudio_patches import Framing, field_of_view
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -103,7 +103,7 @@ class ViewerModel:
     def framing(self) -> Framing:
         """The distance and angle of view of the data's cameras; straight from the front where there are no sides."""
         camera = self.pipeline.datamanager.camera()
-        angle = degrees_of_view(camera["focal_over_width"], 1.0)
+        angle = field_of_view(camera["focal_over_width"], 1.0)
         if not self.pipeline.kind.has_views:
             return Framing(_FLAT_MARGIN * camera["radius"], angle, elevation=0.0, azimuth=0.0)
         return Framing(camera["radius"], angle)
