@@ -1,15 +1,15 @@
 """Noise schedulers: diffusers' own, behind one factory that fixes the choices that must not drift.
 
-Those of diffusion use the cosine schedule (`squaredcos_cap_v2`, Nichol and Dhariwal 2021), or DDPM's linear one where
-asked for, and never clip the prediction: diffusers' default `clip_sample=True` squashes latents into [-1, 1] without a
+Diffusion uses the cosine schedule (`squaredcos_cap_v2`, Nichol and Dhariwal 2021), or DDPM's linear one where
+asked for, and never clips the prediction: diffusers' default `clip_sample=True` squashes latents into [-1, 1] without a
 word. Flow matching (Lipman et al. 2023) has straight paths instead, `x_s = (1 - s) clean + s noise`; its denoiser
 predicts their velocity, `noise - clean`, and has a sampler of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ DEFAULT_STEPS: dict[str, int] = {"dpm-solver++": 30, "ddim": 100, "ddpm": 1000, 
 
 # Measured on that Gaussian, worst error of a deviation at 30 steps of DPM-Solver++ 2M: steps uniform in
 # log-SNR ("lu lambdas") 3 %, Karras 11 %, trailing 15 %, linspace 16 %; at 50 steps of DDIM: linspace 7 %,
-# trailing 13 %, leading 18 %. The final-step options made no difference once the last sigma is zero. Of flows, at 29
+# trailing 13 %, leading 18 %. The final-step options made no difference once the last sigma is zero. Flows at 29
 # or 30 evaluations: Heun 5 %, Euler 14 %. DDPM is the same with any spacing (50 steps: 11 to 12 %); linspace is the
 # authors'. Their DDIM has the spacing that is worst here, "leading"; imported priors alone follow it.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -44,7 +44,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 _BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 SCHEDULES: tuple[str, ...] = tuple(_BETA_SCHEDULES)
 
-Model = Callable[[Tensor, Tensor], Tensor]
+
+class Denoises(Protocol):
+    """What a sampler asks of a denoiser."""
+
+    def __call__(self, noisy: Tensor, timesteps: Tensor, /) -> Tensor:
+        """`[n, K]`, of the scheduler's prediction type, at latents `[n, K]` and times `[n]`."""
+        ...
 
 
 def make_scheduler(
@@ -62,7 +68,7 @@ def make_scheduler(
             (deterministic, second order) for the prediction "flow".
         prediction: what the denoiser returns: "v_prediction", "sample" (the clean latent), "epsilon" or "flow".
         num_train_timesteps: T, length of the noising process.
-        schedule: "cosine" or "linear"; flow matching has its own and takes no notice.
+        schedule: "cosine" or "linear"; flow matching has its own and ignores this.
         ddim_spacing: which training steps DDIM takes, in diffusers' words: "linspace" (from the first to the last)
             or the authors' "leading" (multiples of T / number of steps).
 
@@ -173,7 +179,7 @@ def draw_noise(streams: Sequence[torch.Generator], dim: int) -> Tensor:
 
 @torch.no_grad()
 def reverse_process(
-    model: Model,
+    denoiser: Denoises,
     scheduler: Any,
     num_steps: int,
     streams: Sequence[torch.Generator],
@@ -184,15 +190,15 @@ def reverse_process(
     """Run the reverse diffusion from noise to latents.
 
     Args:
-        model: (x [n, K], t [n]) -> [n, K], of the scheduler's prediction type.
+        denoiser: (x [n, K], t [n]) -> [n, K], of the scheduler's prediction type.
         scheduler: from `make_scheduler`.
-        num_steps: evaluations of the model; Heun's method has two a step but one in the last, an odd number in all, so
-            of an even one it takes one less.
+        num_steps: evaluations of the denoiser. Heun's method needs 2n - 1 of them for n steps, so that an even number
+            is rounded down.
         streams: one random generator per sample (`sample_streams`); n = len(streams).
         dim: K.
         temperature: factor on the initial noise and on every noise the ancestral sampler adds; 1 is the model
             itself, smaller values draw nearer to the modes (truncation), 0 is deterministic.
-        device: where the model lives.
+        device: where the denoiser lives.
 
     Returns:
         [n, K] clean latents.
@@ -202,7 +208,7 @@ def reverse_process(
     scheduler.set_timesteps((num_steps + 1) // 2 if kind == "FlowMatchHeunDiscreteScheduler" else num_steps)
     x = draw_noise(streams, dim).to(device) * temperature
     for t in scheduler.timesteps:
-        prediction = model(x, t.to(device).expand(len(x)))
+        prediction = denoiser(x, t.to(device).expand(len(x)))
         if ancestral:
             x = _ancestral_step(scheduler, prediction, int(t), x, streams, temperature)
         else:
