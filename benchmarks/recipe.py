@@ -63,8 +63,8 @@ class RecipeField(nn.Module):
         for layer, (out, fan_in) in enumerate(shapes):
             flat = families.get("siren").init_layer(config.num_bases, (out, fan_in), layer == 0, config.w0)
             (weight,), (bias,) = split_flat([flat], [(out, fan_in)])
-            self.weights.append(nn.Parameter(weight))
-            self.biases.append(nn.Parameter(bias))
+            self.weights.append(nn.Parameter(weight.clone()))
+            self.biases.append(nn.Parameter(bias[..., 0].clone()))
         self.projection = nn.Linear(config.latent_dim, config.num_bases * len(shapes))
         with torch.no_grad():
             self.projection.bias.fill_(1.0 / config.num_bases)
