@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +32,8 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
         # Named before it is made: mkstemp would leave the file behind where Ctrl-C comes just after it.
         temporary = target.parent / f".{target.stem}.{secrets.token_hex(6)}.tmp{target.suffix}"
         try:
-            temporary.touch(0o600, exist_ok=False)
+            temporary.touch(exist_ok=False)  # the system applies the umask, which only setting it would tell
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # 0600 would hide published files from other users
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -61,10 +57,10 @@ def atomic_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         raise MNIFError(f"{target}: exists already; choose another name or remove it first.")
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}.tmp"
         try:
+            temporary.mkdir()
             yield temporary
-            temporary.chmod(0o755)
             if target.exists():
                 retired = temporary.with_suffix(".old")
                 try:

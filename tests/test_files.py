@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,34 @@ def test_a_folder_whose_replacement_fails_comes_back(tmp_path: Path, monkeypatch
         pass
     assert [path.name for path in target.iterdir()] == ["a"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0o027])
+def test_the_umask_is_obeyed_and_never_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int) -> None:
+    """It belongs to the whole process: a thread that sets it for a moment can leave it at 0 for all."""
+    set_umask = os.umask
+
+    def slow(value: int) -> int:
+        before = set_umask(value)
+        time.sleep(0.002)
+        return before
+
+    def write(number: int) -> None:
+        with atomic_file(tmp_path / f"{number}.txt") as temporary:
+            temporary.write_text("a")
+        with atomic_folder(tmp_path / f"{number}") as temporary:
+            pass
+
+    before = set_umask(mask)
+    try:
+        monkeypatch.setattr(os, "umask", slow)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(24)))
+        assert set_umask(mask) == mask
+    finally:
+        set_umask(before)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask
 
 
 @pytest.mark.parametrize(
