@@ -1,13 +1,27 @@
-"""Writing files and folders that are whole or absent: a temporary name beside the target, then a rename."""
+"""Writing files and folders that are whole or absent: a temporary name beside the target, then an exchange.
+
+What a killed process leaves behind is `.<name>.<machine>-<process>-<token>.tmp` beside the target; the next write
+there removes it. A folder that is replaced exists at every moment where the system can exchange two names at once
+(Linux, nearly every file system). Elsewhere there is a moment between two renames, in which the old folder is named
+like the above with `.old` at its end; `recover_folder` puts it back.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +30,17 @@ from mnif_nerf.errors import MNIFError, disk_errors
 if TYPE_CHECKING:
     from torch import Tensor
 
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}\.(tmp|old)(\.[^.]*)?")
+_FOREIGN_AGE = 7 * 24 * 3600  # seconds after which another machine's leftover is taken for one: it cannot be asked
+_FLUSHERS = 16  # files flushed at once, which shares the file system's journal commits: eight times as fast
+
 
 @contextlib.contextmanager
 def atomic_file(target: Path | str) -> Iterator[Path]:
     """Yield a temporary path (same folder, same suffix) that replaces `target` when the block ends well.
 
-    On any exception, Ctrl-C included, the temporary file is removed and `target` stays as it was.
+    On any exception, Ctrl-C included, the temporary file is removed and `target` stays as it was. A power cut can
+    lose what was just written, never what it replaced.
 
     Raises:
         MNIFError: the disk is full or the folder cannot be written.
@@ -30,10 +49,13 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         # Named before it is made: mkstemp would leave the file behind where Ctrl-C comes just after it.
-        temporary = target.parent / f".{target.stem}.{secrets.token_hex(6)}.tmp{target.suffix}"
+        temporary = target.parent / (_hidden_name(target.stem, ".tmp") + target.suffix)
         try:
+            _sweep_once(target.parent.absolute())
             temporary.touch(exist_ok=False)  # the system applies the umask, which only setting it would tell
             yield temporary
+            if target.exists():
+                _flush(temporary)
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -42,6 +64,9 @@ def atomic_file(target: Path | str) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `target` that becomes `target` when the block ends well.
+
+    Its files are on the disk before it takes the name. Until then an existing `target` stays as it is, whenever the
+    process is killed.
 
     Args:
         target: the folder to create.
@@ -53,28 +78,163 @@ def atomic_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
     target = Path(target)
     if target.resolve() == Path.cwd():
         raise MNIFError(f"{target}: is the folder you are in, which cannot be replaced; name another one.")
-    if target.exists() and not replace:
+    recover_folder(target)
+    if os.path.lexists(target) and not replace:
         raise MNIFError(f"{target}: exists already; choose another name or remove it first.")
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}.tmp"
+        _sweep(target.parent)
+        temporary = target.parent / _hidden_name(target.name, ".tmp")
         try:
             temporary.mkdir()
             yield temporary
-            if target.exists():
-                retired = temporary.with_suffix(".old")
-                try:
-                    os.replace(target, retired)
-                    os.replace(temporary, target)
-                except BaseException:
-                    if not target.exists():
-                        os.replace(retired, target)
-                    raise
-                shutil.rmtree(retired, ignore_errors=True)
+            _flush_folder(temporary)
+            if os.path.lexists(target):
+                _exchange(temporary, target)
             else:
                 os.replace(temporary, target)
+            _flush(target.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
+
+
+def recover_folder(target: Path | str) -> None:
+    """Put back a folder whose replacement was killed between two renames; whoever reads folders calls it.
+
+    Only systems that cannot exchange two names at once leave such a folder. One that is being replaced at this moment
+    is waited for.
+    """
+    target = Path(target)
+    for _ in range(50):
+        retired = [] if os.path.lexists(target) else list(_leftovers(target.parent, target.name, ".old"))
+        if not retired:
+            return
+        for path in retired:
+            if not _in_use(path):
+                with contextlib.suppress(OSError):  # another reader was faster
+                    os.rename(path, target)
+                return
+        time.sleep(0.02)
+
+
+def _hidden_name(name: str, ending: str) -> str:
+    return f".{name}.{_machine()}-{os.getpid()}-{secrets.token_hex(6)}{ending}"
+
+
+@functools.lru_cache(maxsize=1)
+def _machine() -> str:
+    """What a process number belongs to, in 8 digits: two containers may share a folder and a host name."""
+    about = [platform.node()]
+    for source in ("/etc/machine-id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            about.append(os.readlink(source) if os.path.islink(source) else Path(source).read_text())
+    return hashlib.blake2b("\0".join(about).encode(), digest_size=4).hexdigest()
+
+
+def _leftovers(folder: Path, name: str | None = None, ending: str = "") -> Iterator[Path]:
+    """Temporary names in a folder, of living processes too."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _LEFTOVER.fullmatch(entry.name) if entry.name.startswith(".") else None
+            if match and entry.name.endswith(ending) and name in (None, match["name"]):
+                yield Path(entry.path)
+
+
+def _in_use(path: Path) -> bool:
+    """Whether the process that made a temporary name may still live."""
+    match = _LEFTOVER.fullmatch(path.name)
+    assert match is not None
+    if match["machine"] != _machine():
+        with contextlib.suppress(OSError):
+            return time.time() - path.lstat().st_mtime < _FOREIGN_AGE
+        return True
+    if os.name != "posix":  # there, signal 0 would end the process
+        return True
+    try:
+        os.kill(int(match["process"]), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what dead processes left in a folder; a folder that lost its name in a replacement gets it back."""
+    for path in list(_leftovers(folder)):
+        if _in_use(path):
+            continue
+        match = _LEFTOVER.fullmatch(path.name)
+        if path.name.endswith(".old") and match is not None:
+            recover_folder(folder / match["name"])
+        _remove(path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sweep_once(folder: Path) -> None:
+    """Once per process: a folder of ten thousand pictures is not listed for each of them."""
+    _sweep(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name != "posix":  # Windows opens no folders, and flushes writable files only
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    paths = [path for path in folder.rglob("*") if not path.is_symlink()]
+    with ThreadPoolExecutor(_FLUSHERS) as pool:
+        list(pool.map(_flush, [*paths, folder]))
+
+
+def _exchange(temporary: Path, target: Path) -> None:
+    """Give the new folder the name, and the old one the temporary name."""
+    if _exchange_names(temporary, target):
+        return
+    retired = temporary.with_suffix(".old")
+    try:
+        os.replace(target, retired)
+        os.replace(temporary, target)
+    except BaseException:
+        if not os.path.lexists(target):
+            os.replace(retired, target)
+        raise
+    _remove(retired)
+
+
+def _exchange_names(first: Path, second: Path) -> bool:
+    """Exchange two names in one step (Linux' `renameat2`); False where the system or the file system cannot.
+
+    Raises:
+        OSError: it can, but not these two.
+    """
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    if function is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if function(here, os.fsencode(first), here, os.fsencode(second), ctypes.c_uint(exchange)) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def write_json(target: Path | str, content: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from tiny_model import tiny_model
 
+from mnif_nerf import files
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, read_tensors, write_json, write_tensors
@@ -63,6 +64,7 @@ def test_a_folder_whose_replacement_fails_comes_back(tmp_path: Path, monkeypatch
     target = tmp_path / "folder"
     with atomic_folder(target) as temporary:
         (temporary / "a").write_text("first")
+    monkeypatch.setattr(files, "_exchange_names", lambda first, second: False)
     replace = os.replace
 
     def interrupted(source: Path, destination: Path) -> None:

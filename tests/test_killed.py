@@ -16,6 +16,7 @@ from tiny_model import tiny_model
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.cli import export_mesh
+from mnif_nerf.files import atomic_folder
 from mnif_nerf.pipelines.model_folder import read_model, write_model
 
 
@@ -102,6 +103,90 @@ def test_kill_while_a_model_is_written_keeps_the_old_one(tmp_path: Path) -> None
     read_model(folder)
     write_model(tiny_model(seed=1), folder)
     assert (folder / "latents.safetensors").read_bytes() != before["latents.safetensors"]
+
+
+REPLACEMENTS = """
+import itertools, os, signal, sys
+from pathlib import Path
+from mnif_nerf import files
+from mnif_nerf.files import atomic_folder
+
+target, exchange = Path(sys.argv[1]) / "model", sys.argv[2] == "exchange"
+if not exchange:
+    files._exchange_names = lambda first, second: False
+
+def write(text):
+    with atomic_folder(target, replace=True) as temporary:
+        for name in "ab":
+            (temporary / name).write_text(text)
+
+def killed_at(number):
+    lines = itertools.count()
+
+    def trace(frame, event, argument):
+        if "mnif_nerf" not in frame.f_code.co_filename:
+            return None
+        if event == "line" and next(lines) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    write("new")
+    os._exit(0)
+
+for number in itertools.count():
+    write("old")
+    assert os.listdir(target.parent) == ["model"], os.listdir(target.parent)
+    child = os.fork()
+    if child == 0:
+        killed_at(number)
+    _, status = os.waitpid(child, 0)
+    if not exchange:
+        files.recover_folder(target)  # what readers do
+    content = {name: (target / name).read_text() for name in sorted(os.listdir(target))}
+    assert content in ({"a": "old", "b": "old"}, {"a": "new", "b": "new"}), (number, content)
+    if status == 0:
+        break
+print(number)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems cannot exchange two names at once")
+@pytest.mark.parametrize("way", ["exchange", "two renames"])
+def test_a_folder_that_is_replaced_is_there_wherever_the_process_is_killed(tmp_path: Path, way: str) -> None:
+    """Killed at every line of files.py in turn; the next write removes what was left."""
+    command = [sys.executable, "-c", REPLACEMENTS, str(tmp_path), way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 40, "every line was tried"
+
+
+def test_what_a_living_process_writes_is_not_swept(tmp_path: Path) -> None:
+    program = """if True:
+        import sys, time
+        from mnif_nerf.files import atomic_file, atomic_folder
+        with atomic_folder(sys.argv[1] + "/a") as folder, atomic_file(sys.argv[1] + "/a.txt") as file:
+            print("half", flush=True)
+            sys.stdin.readline()
+    """
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    for killed in (False, True):
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stdout.readline() == "half\n"
+            with atomic_folder(tmp_path / f"b{killed}"):
+                assert len(list(tmp_path.glob(".a.*.tmp*"))) == 2
+            if killed:
+                process.kill()
+            else:
+                process.stdin.write("\n")
+        if killed:
+            assert len(list(tmp_path.glob(".a.*.tmp*"))) == 2
+            with atomic_folder(tmp_path / "c"):
+                assert not list(tmp_path.glob(".a.*"))
+        else:
+            (tmp_path / "a").rmdir()
 
 
 EXPORT = """

@@ -25,7 +25,7 @@ from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from mnif_nerf.files import atomic_folder, read_json, read_tensors, recover_folder, write_json, write_tensors
 from mnif_nerf.rendering.cameras import default_camera
 
 if TYPE_CHECKING:
@@ -110,9 +110,11 @@ def locate_model(path: Path | str) -> Path:
         MNIFError: nothing there, or a run that has not written its model yet.
     """
     path = Path(path)
+    recover_folder(path)
     if not path.exists():
         raise MNIFError(f"{path}: no such file or folder; give a run's config.yml, a run folder or a model folder.")
     folder = path if path.is_dir() else path.parent
+    recover_folder(folder / "model")
     for candidate in (folder, folder / "model"):
         if (candidate / "config.json").is_file():
             return candidate
@@ -248,6 +250,7 @@ def read_prior(folder: Path, latent_dim: int, device: torch.device | str = "cpu"
     Raises:
         MNIFError: a damaged prior, or one for latents of another size.
     """
+    recover_folder(folder / "prior")
     if not (folder / "prior").is_dir():
         return None
     from mnif_nerf.priors.prior import LatentPrior

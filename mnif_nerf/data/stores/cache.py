@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder, read_json, write_json
+from mnif_nerf.files import atomic_folder, read_json, recover_folder, write_json
 
 Store = TypeVar("Store")
 
@@ -122,6 +121,7 @@ def _load(
     target: Path, form: PackedFormat, fingerprint: str, open_arrays: Callable[[dict[str, Any]], Store]
 ) -> tuple[Store | None, str]:
     """The store at `target` if it is whole and current, else None and why not ("" where there is none)."""
+    recover_folder(target)
     if not target.exists():
         return None, ""
     try:
@@ -138,7 +138,7 @@ def _load(
 
 @contextlib.contextmanager
 def _only_packer(target: Path) -> Iterator[None]:
-    """Hold the lock of `target`, and clear what a killed packer left beside it.
+    """Hold the lock of `target`.
 
     Raises:
         MNIFError: the cache folder cannot be written.
@@ -156,8 +156,6 @@ def _only_packer(target: Path) -> Iterator[None]:
             f"{parent}: cannot be written ({reason}); set MNIF_CACHE (environment) to a folder that can."
         ) from None
     try:
-        for leftover in (*parent.glob(f".{target.name}.*.tmp"), *parent.glob(f".{target.name}.*.old")):
-            shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
         lock.release()
