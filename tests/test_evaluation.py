@@ -16,24 +16,27 @@ from PIL import Image
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 from tiny_srn import write_tiny_srn
 
+from mnif_nerf import modalities
 from mnif_nerf.cli.evaluate import EvalOptions, main
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.comparison import compare_shapes, one_minus_iou_of, rows_of, shape_distances
-from mnif_nerf.evaluation.generated import Bench, training_cameras_fit
-from mnif_nerf.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
+from mnif_nerf.evaluation.generated import EvaluationContext
+from mnif_nerf.evaluation.grid_pictures import GridPictures
+from mnif_nerf.evaluation.protocols import PROTOCOLS, EvaluationProtocol, choose_protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
 from mnif_nerf.evaluation.shapes import make_shape_set, surface_points
-from mnif_nerf.evaluation.target import Subject, find_data
+from mnif_nerf.evaluation.target import ModelAndData, find_data
+from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU
 from mnif_nerf.metrics.sets import coverage
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, write_model
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
 
-TINY = Protocol(
+TINY = EvaluationProtocol(
     "tiny",
     num_samples=8,
     rows=tuple(row for row in PROTOCOLS["small"].rows if row.name in ("training-data", "training-latents", "gaussian")),
@@ -77,32 +80,32 @@ def write_grids(pipe: MNIFPipeline, root: Path, unseen: int = 8) -> Path:
 
 
 @pytest.fixture(scope="module")
-def voxels(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def voxels(tmp_path_factory: pytest.TempPathFactory) -> ModelAndData:
     pipe = MNIFPipeline(with_prior(tiny_voxel_model(num_instances=8, resolution=12)))
-    return Subject(pipe, write_grids(pipe, tmp_path_factory.mktemp("voxels")))
+    return ModelAndData(pipe, write_grids(pipe, tmp_path_factory.mktemp("voxels")))
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def images(tmp_path_factory: pytest.TempPathFactory) -> ModelAndData:
     pipe = MNIFPipeline(with_prior(tiny_image_model(num_instances=8)))
-    return Subject(pipe, write_grids(pipe, tmp_path_factory.mktemp("images")))
+    return ModelAndData(pipe, write_grids(pipe, tmp_path_factory.mktemp("images")))
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> ModelAndData:
     root = write_tiny_srn(
         tmp_path_factory.mktemp("srn"), scenes=4, views=4, heldout_views=2, test_scenes=4, resolution=16
     )
     model = tiny_model(num_instances=4)
     model.names = open_store(root, "train", progress=False).names
-    return Subject(MNIFPipeline(with_prior(model)), root)
+    return ModelAndData(MNIFPipeline(with_prior(model)), root)
 
 
-def bench_of(subject: Subject, cache: Path | None = None, **changes: Any) -> Bench:
-    return Bench(subject, dataclasses.replace(TINY, **changes), Cache(cache), quiet)
+def bench_of(subject: ModelAndData, cache: Path | None = None, **changes: Any) -> EvaluationContext:
+    return EvaluationContext(subject, dataclasses.replace(TINY, **changes), Cache(cache), quiet)
 
 
-def test_a_model_gives_back_its_own_shapes_and_pictures(voxels: Subject, images: Subject) -> None:
+def test_a_model_gives_back_its_own_shapes_and_pictures(voxels: ModelAndData, images: ModelAndData) -> None:
     for subject, metric, best in ((voxels, "iou", 1.0), (images, "psnr", 40.0)):
         training = reconstruct(bench_of(subject))[0]
         assert training.name == "training"
@@ -111,7 +114,7 @@ def test_a_model_gives_back_its_own_shapes_and_pictures(voxels: Subject, images:
         assert training.table()[metric]["p5"] <= training.table()[metric]["p95"]
 
 
-def test_worst_reconstructions_come_first(voxels: Subject) -> None:
+def test_worst_reconstructions_come_first(voxels: ModelAndData) -> None:
     unseen = reconstruct(bench_of(voxels))[1]
     named = dict(zip(unseen.names, (score["iou"] for score in unseen.scores)))
     shown = [named[name] for name, _ in unseen.worst]
@@ -119,7 +122,7 @@ def test_worst_reconstructions_come_first(voxels: Subject) -> None:
     assert shown[0] < 1
 
 
-def test_lines_that_are_known(voxels: Subject) -> None:
+def test_lines_that_are_known(voxels: ModelAndData) -> None:
     """Training latents decode to the training data, so both lines are equal; their distance to training data is 0."""
     comparison = compare_shapes(bench_of(voxels))
     lines = {line.row.name: line for line in comparison.lines}
@@ -134,7 +137,7 @@ def test_lines_that_are_known(voxels: Subject) -> None:
     assert distance == pytest.approx(1 - (first & second).sum() / (first | second).sum(), abs=1e-6)
 
 
-def test_empty_shapes_are_counted_and_cover_nothing(voxels: Subject) -> None:
+def test_empty_shapes_are_counted_and_cover_nothing(voxels: ModelAndData) -> None:
     full = voxels.references(("test",), 4).values()
     made = make_shape_set([np.zeros_like(full[0]), *full[1:]], 32, 0)
     real = make_shape_set(full, 32, 0)
@@ -192,21 +195,21 @@ def test_features_of_another_network_in_the_cache(tmp_path: Path) -> None:
         cache.get("features", {"network": "one", "pictures": 1}, dict)
 
 
-def test_references_that_are_the_training_set_are_warned_of(voxels: Subject, tmp_path: Path) -> None:
+def test_references_that_are_the_training_set_are_warned_of(voxels: ModelAndData, tmp_path: Path) -> None:
     outcome = evaluate(voxels, dataclasses.replace(TINY, references=("train",)), tmp_path / "out", quiet)
     assert any("training data itself" in note for note in outcome.notes)
     assert "training data itself" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_a_model_without_a_prior(voxels: Subject, tmp_path: Path) -> None:
-    bare = Subject(MNIFPipeline(dataclasses.replace(voxels.pipe.model, prior=None)), voxels.data)
+def test_a_model_without_a_prior(voxels: ModelAndData, tmp_path: Path) -> None:
+    bare = ModelAndData(MNIFPipeline(dataclasses.replace(voxels.pipe.model, prior=None)), voxels.data)
     outcome = evaluate(bare, TINY, tmp_path / "out", quiet)
     assert any("mnif-train-prior" in note for note in outcome.notes)
     lines = json.loads((tmp_path / "out" / "metrics.json").read_text())["shapes"]["lines"]
     assert [line["row"] for line in lines] == ["training-data", "training-latents"]
 
 
-def test_the_command(voxels: Subject, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(voxels: ModelAndData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_model(voxels.pipe.model, tmp_path / "run" / "model")
     options = EvalOptions(folder, data=voxels.data, num_samples=4, device="cpu")
     output = main(options)
@@ -220,28 +223,28 @@ def test_the_command(voxels: Subject, tmp_path: Path, capsys: pytest.CaptureFixt
         main(dataclasses.replace(options, references="nonsense", output=tmp_path / "new"))
 
 
-def test_data_that_does_not_belong_to_the_model(voxels: Subject, images: Subject, tmp_path: Path) -> None:
+def test_data_that_does_not_belong_to_the_model(voxels: ModelAndData, images: ModelAndData, tmp_path: Path) -> None:
     with pytest.raises(MNIFError, match="can be read as images"):
-        Subject(images.pipe, voxels.data)
+        ModelAndData(images.pipe, voxels.data)
     finer = write_grids(MNIFPipeline(tiny_voxel_model(num_instances=8, resolution=18)), tmp_path / "finer")
     with pytest.raises(MNIFError, match="12"):
-        Subject(voxels.pipe, finer)
+        ModelAndData(voxels.pipe, finer)
     model = dataclasses.replace(voxels.pipe.model, names=tuple(f"other{k}" for k in range(8)))
     with pytest.raises(MNIFError, match=r"8 of the 8 instances .*--data"):
-        Subject(MNIFPipeline(model), voxels.data)
+        ModelAndData(MNIFPipeline(model), voxels.data)
 
 
 def test_protocols() -> None:
     with pytest.raises(MNIFError, match="protocol 'huge' is not known; choose one of small, standard, paper"):
-        choose_protocol("huge", "voxel", None, 0)
+        choose_protocol("huge", modalities.get("voxel"), None, 0)
     with pytest.raises(MNIFError, match=r"num-samples 3 is too few .* at least 4"):
-        choose_protocol("small", "voxel", 3, 0)
+        choose_protocol("small", modalities.get("voxel"), 3, 0)
     with pytest.raises(MNIFError, match="seed -1"):
-        choose_protocol("small", "voxel", None, -1)
-    paper = choose_protocol("paper", "radiance", None, 0)
+        choose_protocol("small", modalities.get("voxel"), None, -1)
+    paper = choose_protocol("paper", modalities.get("radiance"), None, 0)
     assert (paper.num_samples, paper.cameras, paper.references) == (704, 251, ("test",))
-    assert choose_protocol("paper", "voxel", None, 0).num_samples == 8762
-    assert choose_protocol("paper", "image", None, 0).references == ("train",)
+    assert choose_protocol("paper", modalities.get("voxel"), None, 0).num_samples == 8762
+    assert choose_protocol("paper", modalities.get("image"), None, 0).references == ("train",)
 
 
 def test_the_data_folder_is_read_from_config_yml(tmp_path: Path) -> None:
@@ -262,21 +265,23 @@ def test_the_data_folder_is_read_from_config_yml(tmp_path: Path) -> None:
         find_data(run)
 
 
-def test_pictures_from_other_cameras_are_no_yardstick(scenes: Subject, images: Subject, tmp_path: Path) -> None:
+def test_pictures_from_other_cameras_are_no_yardstick(
+    scenes: ModelAndData, images: ModelAndData, tmp_path: Path
+) -> None:
     """The tiny scenes' held-out views are new ones; where they are the references themselves, the line stays."""
-    assert training_cameras_fit(bench_of(images))
+    assert GridPictures(bench_of(images)).training_is_yardstick()
     bench = bench_of(scenes)
     held = scenes.scenes("train_val")
     test = scenes.scenes("test")
     near = np.linalg.norm(held.poses[:, None, :3, 3] - test.poses[None, :, :3, 3], axis=-1).min(axis=0)
-    assert training_cameras_fit(bench) == bool(np.median(near) < 0.02 * 1.3)
-    assert training_cameras_fit(bench_of(scenes, references=("train_val",)))
+    assert ViewPictures(bench).training_is_yardstick() == bool(np.median(near) < 0.02 * 1.3)
+    assert ViewPictures(bench_of(scenes, references=("train_val",))).training_is_yardstick()
 
 
-def test_a_flow_prior_is_sampled_by_its_own_sampler(voxels: Subject) -> None:
+def test_a_flow_prior_is_sampled_by_its_own_sampler(voxels: ModelAndData) -> None:
     model = dataclasses.replace(voxels.pipe.model)
     model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=3, prediction="flow"), progress=False)
-    bench = bench_of(Subject(MNIFPipeline(model), voxels.data), rows=PROTOCOLS["small"].rows)
+    bench = bench_of(ModelAndData(MNIFPipeline(model), voxels.data), rows=PROTOCOLS["small"].rows)
     assert [row.name for row in rows_of(bench)] == [
         "training-data", "training-latents", "gaussian", "interpolation", "flow-heun",
     ]  # fmt: skip
@@ -286,7 +291,7 @@ def test_a_flow_prior_is_sampled_by_its_own_sampler(voxels: Subject) -> None:
 
 def test_too_few_references_leave_the_comparisons_out(tmp_path: Path) -> None:
     pipe = MNIFPipeline(with_prior(tiny_voxel_model(num_instances=8, resolution=12)))
-    subject = Subject(pipe, write_grids(pipe, tmp_path / "data", unseen=3))
+    subject = ModelAndData(pipe, write_grids(pipe, tmp_path / "data", unseen=3))
     outcome = evaluate(subject, TINY, tmp_path / "out", quiet)
     assert any("Only 3 instances" in note and "need 4" in note for note in outcome.notes)
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())

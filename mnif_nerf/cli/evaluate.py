@@ -51,11 +51,11 @@ def main(options: EvalOptions) -> Path:
     """
     from mnif_nerf.evaluation.protocols import choose_protocol
     from mnif_nerf.evaluation.run import check_output, evaluate
-    from mnif_nerf.evaluation.target import load_subject
+    from mnif_nerf.evaluation.target import load_target
     from mnif_nerf.machine import one_thread
 
-    subject = load_subject(options.load_config, options.data, options.device)
-    protocol = choose_protocol(options.protocol, subject.modality, options.num_samples, options.seed)
+    subject = load_target(options.load_config, options.data, options.device)
+    protocol = choose_protocol(options.protocol, subject.kind, options.num_samples, options.seed)
     if options.references is not None:
         splits = tuple(name.strip() for name in options.references.split(",") if name.strip())
         if not splits:

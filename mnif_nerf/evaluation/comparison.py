@@ -12,19 +12,17 @@ from torch import Tensor
 
 from mnif_nerf.data.sampling.views import spread
 from mnif_nerf.evaluation.generated import (
-    Bench,
+    EvaluationContext,
+    Pictures,
     PictureSet,
-    orbit_pictures,
-    pictures_of_row,
-    reference_pictures,
-    row_objects,
     shapes_of_instances,
     shapes_of_row,
-    training_cameras_fit,
-    unseen_scenes,
+    unseen_splits,
 )
+from mnif_nerf.evaluation.grid_pictures import GridPictures
 from mnif_nerf.evaluation.protocols import Row
 from mnif_nerf.evaluation.shapes import ShapeSet
+from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU, distance_matrix, one_minus_iou
 from mnif_nerf.metrics.distributions import bootstrap_feature_scores, feature_scores
 from mnif_nerf.metrics.features import FeatureNetwork
@@ -83,7 +81,7 @@ class Comparison:
     distances: dict[str, np.ndarray]
 
 
-def rows_of(bench: Bench) -> list[Row]:
+def rows_of(bench: EvaluationContext) -> list[Row]:
     """The protocol's lines that this model can fill: no samples without a prior."""
     prior = bench.subject.pipe.prior
     if prior is None:
@@ -94,27 +92,27 @@ def rows_of(bench: Bench) -> list[Row]:
     return [row for row in bench.protocol.rows if row.kind != "samples" or row.sampler in BASELINES] + [_FLOW]
 
 
-def num_references(bench: Bench) -> int:
+def num_references(bench: EvaluationContext) -> int:
     """How many instances samples can be compared with."""
     subject, protocol = bench.subject, bench.protocol
-    if subject.modality == "radiance":
-        return sum(subject.scenes(split).num_scenes for split in protocol.references if split in subject.splits)
-    return len(subject.references(protocol.references, protocol.max_references))
+    if subject.kind.is_grid:
+        return len(subject.references(protocol.references, protocol.max_references))
+    return sum(subject.scenes(split).num_scenes for split in protocol.references if split in subject.splits)
 
 
 # ---------------------------------------------------------------------------------------------------------- shapes
 
 
-def compare_shapes(bench: Bench) -> Comparison:
+def compare_shapes(bench: EvaluationContext) -> Comparison:
     """MMD, COV, 1-NNA and JSD of every line against the reference shapes, and novelty against the training shapes.
 
     Sets are of one size, the smallest of all. An empty shape lies farther from all others than any two points of the
     box, covers nothing, and is counted.
     """
     subject, protocol = bench.subject, bench.protocol
-    instances = subject.references(protocol.references, protocol.max_references, "voxel")
+    instances = subject.references(protocol.references, protocol.max_references, solids=True)
     real = shapes_of_instances(bench, instances, "reference shapes")
-    everyone = subject.training(len(subject.pipe.names), "voxel")
+    everyone = subject.training(len(subject.pipe.names), solids=True)
     count = min(protocol.num_samples, len(real), len(everyone))
     train = shapes_of_instances(bench, everyone, "training shapes")
     spread_real = _spread_set(real, count)
@@ -123,7 +121,7 @@ def compare_shapes(bench: Bench) -> Comparison:
         splits = unseen_splits(bench)
         unseen = None
         if splits:
-            others = subject.references(splits, protocol.max_references, "voxel")
+            others = subject.references(splits, protocol.max_references, solids=True)
             unseen = shapes_of_instances(bench, others, "unseen shapes")
     yardstick = None if unseen is None else one_minus_iou_of(unseen, train)
     metrics = [metric for metric in (CHAMFER, EMD, ONE_MINUS_IOU) if metric != EMD or protocol.emd_points > 0]
@@ -148,18 +146,13 @@ def compare_shapes(bench: Bench) -> Comparison:
     return Comparison(lines, count, distances)
 
 
-def unseen_splits(bench: Bench) -> tuple[str, ...]:
-    """Splits of the data that no model is trained on."""
-    return tuple(name for name in ("val", "test") if name in bench.subject.splits)
-
-
 def _spread_set(shapes: ShapeSet, count: int) -> ShapeSet:
     rows = spread(len(shapes), count)
     return ShapeSet(shapes.bits[rows], shapes.resolution, shapes.points[rows])
 
 
 def _add_set_scores(
-    bench: Bench, line: Line, made: ShapeSet, real: ShapeSet, metric: str, among_real: np.ndarray
+    bench: EvaluationContext, line: Line, made: ShapeSet, real: ShapeSet, metric: str, among_real: np.ndarray
 ) -> None:
     distances = Distances(
         between=shape_distances(bench, made, real, metric, f"{metric}: {line.row.label}"),
@@ -176,7 +169,7 @@ def _add_set_scores(
         line.scores[f"{metric}/{name}"] = (value, *intervals[name])
 
 
-def shape_distances(bench: Bench, rows: ShapeSet, columns: ShapeSet, metric: str, title: str) -> np.ndarray:
+def shape_distances(bench: EvaluationContext, rows: ShapeSet, columns: ShapeSet, metric: str, title: str) -> np.ndarray:
     """Distances `[R, C]` between two sets of shapes, empty ones included; kept in the cache."""
     if metric == ONE_MINUS_IOU:
         return one_minus_iou_of(rows, columns)
@@ -220,27 +213,26 @@ def _digest(shapes: ShapeSet) -> str:
 # -------------------------------------------------------------------------------------------------------- pictures
 
 
-def compare_pictures(bench: Bench, network: FeatureNetwork) -> Comparison:
+def compare_pictures(bench: EvaluationContext, network: FeatureNetwork) -> Comparison:
     """Fréchet and kernel distance, precision, recall, density and coverage of every line's pictures."""
-    subject, protocol = bench.subject, bench.protocol
-    reference = reference_pictures(bench)
+    source: Pictures = GridPictures(bench) if bench.subject.kind.is_grid else ViewPictures(bench)
+    reference, per_object = source.references(), source.per_object
     real = features_of(bench, reference, network, "features: references")
-    per_object = 1 if subject.modality == "image" else protocol.cameras
     lines = []
     for row in rows_of(bench):
-        if row.kind == "data" and not training_cameras_fit(bench):
+        if row.kind == "data" and not source.training_is_yardstick():
             continue
-        pictures = pictures_of_row(bench, row, reference)
+        pictures = source.of_row(row, reference)
         fake = features_of(bench, pictures, network, f"features: {row.label}")
         line = Line(row, len(pictures.images) // per_object)
         line.scores = _picture_scores(bench, real, fake, network.name, per_object)
         lines.append(line)
-    distances = _picture_novelty(bench, lines, reference)
+    distances = _picture_novelty(lines, source, reference)
     return Comparison(lines, len(reference.images) // per_object, distances)
 
 
 def _picture_scores(
-    bench: Bench, real: Tensor, fake: Tensor, network: str, per_object: int
+    bench: EvaluationContext, real: Tensor, fake: Tensor, network: str, per_object: int
 ) -> dict[str, tuple[float, float, float]]:
     """Scores by name: (value, low, high), without an interval where there are too few objects for halves of them."""
     protocol, nothing = bench.protocol, float("nan")
@@ -254,7 +246,7 @@ def _picture_scores(
     return {name: (score.value, score.low, score.high) for name, score in found.items()}
 
 
-def features_of(bench: Bench, pictures: PictureSet, network: FeatureNetwork, title: str) -> Tensor:
+def features_of(bench: EvaluationContext, pictures: PictureSet, network: FeatureNetwork, title: str) -> Tensor:
     """Features `[N, F]` float64, kept in the cache under the network's name."""
 
     def make() -> dict[str, np.ndarray]:
@@ -266,57 +258,20 @@ def features_of(bench: Bench, pictures: PictureSet, network: FeatureNetwork, tit
     return torch.from_numpy(bench.cache.get("features", key, make)["features"])
 
 
-def _picture_novelty(bench: Bench, lines: list[Line], reference: PictureSet) -> dict[str, np.ndarray]:
-    """Root-mean-square pixel differences to the nearest training instance, added to the lines of samples.
-
-    Of pictures themselves; of radiance fields between renders from four fixed sides, where the training instances and
-    the unseen ones are rendered from their latents.
-    """
-    subject, protocol = bench.subject, bench.protocol
-    pipe = subject.pipe
-    if subject.modality == "image":
-        splits = unseen_splits(bench) if "train" in protocol.references else protocol.references
-        if not splits:
-            return {}
-        train = _flat(np.stack(subject.training(len(pipe.names)).values()))
-        unseen = _flat(np.stack(subject.references(splits, protocol.max_references).values()))
-        made = {
-            line.row.name: _flat(pictures_of_row(bench, line.row, reference).images)
-            for line in lines
-            if line.row.kind == "samples"
-        }
-    else:
-        found = unseen_scenes(bench)
-        if found is None:
-            return {}
-        names, latents = found[0].names, found[1]
-        everyone = (pipe.instance(name) for name in pipe.names)
-        train = _flat(orbit_pictures(bench, everyone, "training views", len(pipe.names), bench.key(orbit="training")))
-        objects = (pipe.decode(latent, name) for latent, name in zip(latents, names))
-        key = bench.key(orbit="unseen", names=list(names), views=list(protocol.conditioning_views))
-        unseen = _flat(orbit_pictures(bench, objects, "unseen views", len(names), key))
-        made = {}
-        for line in lines:
-            if line.row.kind == "samples":
-                key = bench.key(orbit=line.row.name, count=protocol.num_samples)
-                made[line.row.name] = _flat(
-                    orbit_pictures(
-                        bench, row_objects(bench, line.row), f"views: {line.row.label}", protocol.num_samples, key
-                    )
-                )
-    yardstick = _rmse(unseen, train)
+def _picture_novelty(lines: list[Line], source: Pictures, reference: PictureSet) -> dict[str, np.ndarray]:
+    """Root-mean-square pixel differences to the nearest training instance, added to the lines of samples."""
+    sets = source.for_novelty([line.row for line in lines if line.row.kind == "samples"], reference)
+    if sets is None:
+        return {}
+    yardstick = _rmse(sets.unseen, sets.train)
     distances = {"unseen data": yardstick.min(axis=1)}
     for line in lines:
-        if line.row.name in made:
-            matrix = _rmse(made[line.row.name], train)
+        if line.row.name in sets.samples:
+            matrix = _rmse(sets.samples[line.row.name], sets.train)
             _add_novelty(line, matrix, yardstick)
             if line.row.name in MAIN_ROWS:
                 distances[line.row.label] = matrix.min(axis=1)
     return distances
-
-
-def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1)
 
 
 def _rmse(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

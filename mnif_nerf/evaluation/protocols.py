@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities import Modality
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ _DDPM = Row("ddpm-1000", "DDPM, 1000 steps", sampler="ddpm", steps=1000)
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """Sizes of an evaluation.
 
     Attributes:
@@ -85,10 +86,10 @@ class Protocol:
         return {**dataclasses.asdict(self), "rows": [row.name for row in self.rows]}
 
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[str, EvaluationProtocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
+        EvaluationProtocol(
             "small",
             num_samples=64,
             references=("val", "test"),
@@ -96,8 +97,10 @@ PROTOCOLS: dict[str, Protocol] = {
             surface_points=1024,
             emd_points=128,
         ),
-        Protocol("standard", num_samples=400, training_instances=200, unseen_instances=100, views_per_scene=8),
-        Protocol(
+        EvaluationProtocol(
+            "standard", num_samples=400, training_instances=200, unseen_instances=100, views_per_scene=8
+        ),
+        EvaluationProtocol(
             "paper",
             num_samples=704,
             rows=(*_YARDSTICKS, _DPM[30], _DDPM),
@@ -109,11 +112,9 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     )
 }
-# As in the authors' evaluation: 8,762 shapes against the test split, 50,000 pictures against the training split.
-_PAPER_SAMPLES = {"radiance": 704, "voxel": 8762, "image": 50_000}
 
 
-def choose_protocol(name: str, modality: str, num_samples: int | None, seed: int) -> Protocol:
+def choose_protocol(name: str, modality: Modality, num_samples: int | None, seed: int) -> EvaluationProtocol:
     """A protocol by name, for a modality.
 
     Args:
@@ -129,12 +130,7 @@ def choose_protocol(name: str, modality: str, num_samples: int | None, seed: int
         raise MNIFError(f"protocol {name!r} is not known; choose one of {', '.join(PROTOCOLS)}.")
     if seed < 0:
         raise MNIFError(f"seed {seed} is below 0; use 0 or more.")
-    protocol = PROTOCOLS[name]
-    if name == "paper":
-        references = ("train",) if modality == "image" else ("test",)
-        protocol = dataclasses.replace(protocol, num_samples=_PAPER_SAMPLES[modality], references=references)
-    if modality == "image" and name == "small":
-        protocol = dataclasses.replace(protocol, num_samples=200, training_instances=200, unseen_instances=200)
+    protocol = dataclasses.replace(PROTOCOLS[name], **modality.protocol_changes(name))
     if num_samples is not None:
         if num_samples <= protocol.neighbours:
             raise MNIFError(

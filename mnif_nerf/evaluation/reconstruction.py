@@ -11,22 +11,18 @@ import torch
 
 from mnif_nerf.data.sampling.views import TrainingViews, ViewList, spread
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.evaluation.generated import Bench, unseen_scenes
-from mnif_nerf.evaluation.target import Instances
-from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
+from mnif_nerf.evaluation.generated import EvaluationContext
+from mnif_nerf.evaluation.view_pictures import unseen_scenes
 from mnif_nerf.metrics.images import Lpips, psnr, ssim
+from mnif_nerf.modalities import Modality
 from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.stored_views import render_view
 from mnif_nerf.pipelines.encoding import encode_store
-from mnif_nerf.rendering.cameras import Intrinsics
-from mnif_nerf.rendering.grids import cell_centres
-from mnif_nerf.rendering.plane import render_image
-from mnif_nerf.rendering.views import render_view
 
 Scores = dict[str, float]
 Pair = tuple[Any, Any]
 _PERCENTILES = {"p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95}
 _SIZE = 128  # pixels of a picture of a solid
-_ANGLES, _RADIUS = (25.0, 40.0), 1.05
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Reconstruction:
         return table
 
 
-def reconstruct(bench: Bench, lpips: bool = False, num_worst: int = 6) -> list[Reconstruction]:
+def reconstruct(bench: EvaluationContext, lpips: bool = False, num_worst: int = 6) -> list[Reconstruction]:
     """Scores of training instances, and of unseen ones where the data has some.
 
     Of radiance: held-out views of training scenes, and views of unseen scenes whose latents were found from the
@@ -72,10 +68,7 @@ def reconstruct(bench: Bench, lpips: bool = False, num_worst: int = 6) -> list[R
         MNIFError: nothing is held out, or what LPIPS and fits raise.
     """
     score = Lpips() if lpips else None
-    if bench.subject.modality == "radiance":
-        groups = _radiance(bench, score, num_worst)
-    else:
-        groups = _grids(bench, score, num_worst)
+    groups = (_grids if bench.subject.kind.is_grid else _radiance)(bench, score, num_worst)
     if not groups:
         raise MNIFError(f"{bench.subject.data}: no view is held out and no instance unseen; nothing can be scored.")
     return groups
@@ -84,9 +77,9 @@ def reconstruct(bench: Bench, lpips: bool = False, num_worst: int = 6) -> list[R
 # -------------------------------------------------------------------------------------------------- voxels, images
 
 
-def _grids(bench: Bench, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
+def _grids(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
     subject, protocol = bench.subject, bench.protocol
-    pipe, kind = subject.pipe, {"voxel": "shapes", "image": "pictures"}[subject.modality]
+    pipe, nouns = subject.pipe, subject.kind.nouns
     how = "a fit with frozen networks"
     if pipe.model.adaptation["method"] == "meta-learning":
         how = f"{pipe.model.adaptation['inner_steps']} inner steps"
@@ -94,7 +87,7 @@ def _grids(bench: Bench, lpips: Lpips | None, num_worst: int) -> list[Reconstruc
     parts = [
         (
             "training",
-            f"Training {kind} from their latents, over the whole grid.",
+            f"Training {nouns} from their latents, over the whole grid.",
             subject.training(protocol.training_instances),
             pipe.latents[torch.from_numpy(rows)],
         )
@@ -104,72 +97,30 @@ def _grids(bench: Bench, lpips: Lpips | None, num_worst: int) -> list[Reconstruc
         unseen = subject.references((split,), protocol.unseen_instances)
         chosen = torch.tensor([row for _, row in unseen.rows])
         latents = encode_store(pipe.model, unseen.stores[0], chosen)
-        parts.append(("unseen", f"Unseen {kind} (split {split}), their latents by {how}.", unseen, latents))
+        parts.append(("unseen", f"Unseen {nouns} (split {split}), their latents by {how}.", unseen, latents))
     groups = []
     for name, about, instances, latents in parts:
         objects = [pipe.decode(latent, label) for latent, label in zip(latents, instances.names)]
         with bench.stage(f"reconstruction: {name}", len(objects)) as advance:
-            groups.append(_score_grids(name, about, instances, objects, lpips, num_worst, advance))
+            values, scores = instances.values(), []
+            for item, truth in zip(objects, values):
+                scores.append(subject.kind.reconstruction_scores(item, truth, lpips))
+                advance()
+        worst = [
+            (instances.names[k], _grid_pair(subject.kind, objects[k], values[k])) for k in _worst(scores, num_worst)
+        ]
+        groups.append(Reconstruction(name, about, instances.names, scores, worst))
     return groups
 
 
-def _score_grids(
-    name: str,
-    about: str,
-    instances: Instances,
-    objects: list[NeuralObject],
-    lpips: Lpips | None,
-    num_worst: int,
-    advance: Callable[[], None],
-) -> Reconstruction:
-    values, scores = instances.values(), []
-    for item, truth in zip(objects, values):
-        scores.append(_score_shape(item, truth) if item.modality == "voxel" else _score_picture(item, truth, lpips))
-        advance()
-    order = _worst(scores, num_worst)
-    worst = [(instances.names[k], _grid_pictures(objects[k], values[k])) for k in order]
-    return Reconstruction(name, about, instances.names, scores, worst)
-
-
-@torch.no_grad()
-def _score_shape(item: Any, truth: np.ndarray) -> Scores:
-    cells = torch.from_numpy(truth).flatten()
-    centres = cell_centres(len(truth), 3, item.latent.device).T * item.half_extent
-    occupancy = 0.5 + 0.5 * torch.cat([item.value(part) for part in centres.split(1 << 15)]).cpu()
-    inside = torch.from_numpy(item.occupancy(len(truth))).flatten()
-    return {
-        "iou": float(iou(inside, cells)),
-        "accuracy": float(accuracy(inside, cells)),
-        "psnr": float(occupancy_psnr(occupancy, cells)),
-    }
-
-
-def _score_picture(item: Any, truth: np.ndarray, lpips: Lpips | None) -> Scores:
-    rendered = render_image(item.field, len(truth)).cpu()
-    picture = torch.from_numpy(truth).float() / 255
-    scores = {"psnr": float(psnr(rendered, picture))}
-    if len(truth) >= 3:
-        scores["ssim"] = float(ssim(rendered, picture))
-    if lpips is not None:
-        scores["lpips"] = lpips(rendered.expand(-1, -1, 3), picture.expand(-1, -1, 3))
-    return scores
-
-
-def _grid_pictures(item: NeuralObject, truth: np.ndarray) -> Pair:
-    from mnif_nerf.export.pictures import to_image
-    from mnif_nerf.rendering.cameras import orbit_pose
-    from mnif_nerf.rendering.voxel_faces import render_cells
-
-    if item.modality == "image":
-        return to_image(truth), item.render(resolution=len(truth))
-    cells = render_cells(torch.from_numpy(truth), orbit_pose(*_ANGLES, _RADIUS), Intrinsics.default(_SIZE))
-    return to_image(cells), item.render(*_ANGLES, _SIZE, _RADIUS)
+def _grid_pair(kind: Modality, item: NeuralObject, truth: np.ndarray) -> Pair:
+    return kind.picture_of_data(truth, _SIZE), kind.beside_data(item, _SIZE)
 
 
 # -------------------------------------------------------------------------------------------------------- radiance
 
 
-def _radiance(bench: Bench, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
+def _radiance(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
     subject, protocol = bench.subject, bench.protocol
     pipe, groups = subject.pipe, []
     views = TrainingViews(subject.data)
@@ -236,10 +187,7 @@ def _score_scenes(
 def view_pair(item: NeuralObject, views: ViewList, position: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A stored view `[H, W, 3]` in [0, 1], and the object seen by the same camera."""
     store, view = views.store, int(views.views[position])
-    focal, cx, cy = (float(v) for v in views.intrinsics[position])
-    camera = Intrinsics(focal, cx, cy, store.height, store.width)
-    pose = torch.from_numpy(np.array(store.poses[view])).to(item.latent.device)
-    rendered = render_view(item.field, pose, camera, item.grid, item.half_extent)["rgb"].cpu()
+    rendered = render_view(item, store.poses[view], views.intrinsics[position], (store.height, store.width))
     return torch.from_numpy(np.array(store.images[view])).float() / 255, rendered
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnif_nerf.evaluation.comparison import MAIN_ROWS, Comparison, Line
-from mnif_nerf.evaluation.generated import Bench, row_latents
+from mnif_nerf.evaluation.generated import EvaluationContext, row_latents
 from mnif_nerf.evaluation.reconstruction import Reconstruction
 from mnif_nerf.export.document import Section, Table
 from mnif_nerf.export.figures import LINE_STYLES, new_figure
@@ -61,7 +61,7 @@ def reconstruction_section(groups: list[Reconstruction]) -> Section:
     )
 
 
-def shapes_section(bench: Bench, comparison: Comparison) -> Section:
+def shapes_section(bench: EvaluationContext, comparison: Comparison) -> Section:
     """Set metrics of shapes."""
     metrics = [name for name in (CHAMFER, EMD, ONE_MINUS_IOU) if f"{name}/mmd" in comparison.lines[0].scores]
     resolution, points = (bench.subject.pipe.model.grid or {}).get("resolution", "the data's"), bench.protocol
@@ -115,11 +115,11 @@ def shapes_section(bench: Bench, comparison: Comparison) -> Section:
     )
 
 
-def pictures_section(bench: Bench, comparison: Comparison, network: str) -> Section:
+def pictures_section(bench: EvaluationContext, comparison: Comparison, network: str) -> Section:
     """Statistics of pictures in a network's features."""
     names = list(comparison.lines[0].scores)
     names = [name for name in names if name not in ("novelty_ratio", "suspicious_share")]
-    per_object = "" if bench.subject.modality == "image" else f", {bench.protocol.cameras} views of each"
+    per_object = f", {bench.protocol.cameras} views of each" if bench.subject.kind.has_views else ""
     is_inception = any(name.startswith("fid") for name in names)
     warning = (
         "These are Inception features."
@@ -191,22 +191,17 @@ def novelty_figure(comparison: Comparison, axis_title: str) -> Figure:
     return figure
 
 
-def suspicious_sheet(bench: Bench, line: Line) -> Image.Image:
+def suspicious_sheet(bench: EvaluationContext, line: Line) -> Image.Image:
     """The samples nearest to training data, each beside that training instance."""
     pipe = bench.subject.pipe
     latents = row_latents(bench, line.row)
-    pairs = []
+    pairs: list[tuple[str, tuple[Any, Any]]] = []
     for sample, training, distance in line.pairs:
         made = pipe.decode(latents[sample], f"sample{sample:03d}")
         name = bench.subject.pipe.names[training]
-        pairs.append((f"sample{sample:03d}, {name}: {distance:.3f}", (_shown(made), _shown(pipe.instance(name)))))
+        pair = [bench.subject.kind.beside_data(item, _SHOWN_PIXELS) for item in (made, pipe.instance(name))]
+        pairs.append((f"sample{sample:03d}, {name}: {distance:.3f}", (pair[0], pair[1])))
     return _pairs_sheet(pairs, "Samples nearest to training instances: sample, training instance (from its latent)")
-
-
-def _shown(item: Any) -> Any:
-    if item.modality == "image":
-        return item.render(resolution=item.resolution)
-    return item.render(25.0, 40.0, _SHOWN_PIXELS, 1.05 if item.modality == "voxel" else None)
 
 
 def _pairs_sheet(pairs: list[tuple[str, tuple[Any, Any]]], title: str) -> Image.Image:

@@ -9,11 +9,11 @@ from typing import Any
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.comparison import LEAST_REFERENCES, compare_pictures, compare_shapes, num_references
-from mnif_nerf.evaluation.generated import Bench, Stage
-from mnif_nerf.evaluation.protocols import Protocol
+from mnif_nerf.evaluation.generated import EvaluationContext, Stage
+from mnif_nerf.evaluation.protocols import EvaluationProtocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.report import pictures_section, reconstruction_section, shapes_section
-from mnif_nerf.evaluation.target import Subject
+from mnif_nerf.evaluation.target import ModelAndData
 from mnif_nerf.export.document import Section, write_document
 from mnif_nerf.export.figures import check_matplotlib
 from mnif_nerf.machine import describe
@@ -39,8 +39,8 @@ class Outcome:
 
 
 def evaluate(
-    subject: Subject,
-    protocol: Protocol,
+    subject: ModelAndData,
+    protocol: EvaluationProtocol,
     output: Path,
     stage: Stage,
     cache: Path | None = None,
@@ -65,7 +65,7 @@ def evaluate(
     networks = [random_conv()]
     if inception_weights is not None:
         networks.append(inception(inception_weights, subject.pipe.latents.device))
-    bench = Bench(subject, protocol, Cache(cache), stage)
+    bench = EvaluationContext(subject, protocol, Cache(cache), stage)
     notes = _notes(subject, protocol)
     sections: list[Section] = [reconstruction_section(reconstruct(bench, lpips))]
     least = max(LEAST_REFERENCES, protocol.neighbours + 1)
@@ -77,7 +77,7 @@ def evaluate(
         )
     if subject.has_solids and found >= least:
         sections.append(shapes_section(bench, compare_shapes(bench)))
-    if subject.modality != "voxel" and found >= least:
+    if subject.kind.has_pictures and found >= least:
         for network in networks:
             section = pictures_section(bench, compare_pictures(bench, network), network.name)
             sections.append(section if network is networks[0] else _renamed(section))
@@ -86,7 +86,7 @@ def evaluate(
         "format_version": FORMAT_VERSION,
         "protocol": protocol.to_dict(),
         "model": {
-            "modality": subject.modality,
+            "modality": subject.kind.name,
             "digest": bench.model_digest,
             "instances": len(subject.pipe.names),
             "field": subject.pipe.model.field.spec.to_dict(),
@@ -102,7 +102,7 @@ def evaluate(
     return Outcome(paths, [section.summary for section in sections], notes)
 
 
-def _notes(subject: Subject, protocol: Protocol) -> list[str]:
+def _notes(subject: ModelAndData, protocol: EvaluationProtocol) -> list[str]:
     notes = []
     if subject.pipe.prior is None:
         notes.append(
@@ -113,19 +113,19 @@ def _notes(subject: Subject, protocol: Protocol) -> list[str]:
             "Warning: samples are compared with the training data itself. A model that copies it scores best, so read "
             "no quality from these numbers without the novelty beside them."
         )
-    if subject.modality == "radiance" and not subject.has_solids:
+    if subject.kind.solids is not None and not subject.has_solids:
         notes.append(
             "The data has no solids (a folder occupancy/), so shapes are not compared, only pictures of them are."
         )
     return notes
 
 
-def _lead(subject: Subject, protocol: Protocol) -> str:
+def _lead(subject: ModelAndData, protocol: EvaluationProtocol) -> str:
     machine: dict[str, Any] = describe()
     return (
-        f"Protocol {protocol.name!r}, seed {protocol.seed}: {protocol.num_samples} samples a line, "
+        f"EvaluationProtocol {protocol.name!r}, seed {protocol.seed}: {protocol.num_samples} samples a line, "
         f"{protocol.resamples} half-samples for the intervals. {len(subject.pipe.names)} training instances, "
-        f"{subject.modality}. Machine: "
+        f"{subject.kind.name}. Machine: "
         f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; Python {machine['python']}, torch "
         f"{machine['torch']}, mnif_nerf {machine['mnif_nerf']}. All settings are in metrics.json."
     )

@@ -13,6 +13,7 @@ from mnif_nerf.data.sampling.views import spread
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.data.stores.scene_store import PackedStore, open_store
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities import Modality
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import locate_model
 
@@ -37,7 +38,7 @@ class Instances:
         return [self.stores[s].values(row) for s, row in self.rows]
 
 
-class Subject:
+class ModelAndData:
     """A model and its data.
 
     Args:
@@ -52,31 +53,39 @@ class Subject:
         self.pipe, self.data = pipe, Path(data)
         if not pipe.names:
             raise MNIFError("this model came without the latents of training instances, so nothing can be compared.")
-        if self.modality == "radiance":
-            self._check_names(self.scenes("train").names)
-        else:
+        if self.kind.is_grid:
             self._check_grid(self.grids("train"))
+        else:
+            self._check_names(self.scenes("train").names)
 
     @property
-    def modality(self) -> str:
-        """ "radiance", "voxel" or "image"."""
-        return self.pipe.modality
+    def kind(self) -> Modality:
+        """The modality of both."""
+        return self.pipe.model.kind
 
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Splits that the data has, of this model's modality."""
-        if self.modality == "radiance":
-            from mnif_nerf.data.readers.srn_layout import list_splits
+        if self.kind.is_grid:
+            return tuple(grid_splits(self.data, self.kind.name))
+        from mnif_nerf.data.readers.srn_layout import list_splits
 
-            return tuple(list_splits(self.data))
-        return tuple(grid_splits(self.data, self.modality))
+        return tuple(list_splits(self.data))
 
-    def grids(self, split: str, modality: str | None = None) -> GridStore:
-        """A split of voxels or pictures, at the model's resolution where the model has one."""
-        modality = modality or self.modality
+    def grids(self, split: str, solids: bool = False) -> GridStore:
+        """A split of the model's own grids, at its resolution where it has one.
+
+        Args:
+            split: its name.
+            solids: the cells that instances fill, which of radiance fields lie beside the pictures.
+        """
         grid = self.pipe.model.grid or {}
-        channels = grid.get("channels") if modality == "image" else None
-        return open_grid_store(self.data, split, modality, grid.get("resolution"), channels)
+        own = self.kind.name if self.kind.is_grid else None
+        name = self.kind.solids if solids else own
+        if name is None:
+            raise MNIFError(f"{self.data}: a model of {self.kind.nouns} is not compared by grids of cells.")
+        channels = grid.get("channels") if name == own else None
+        return open_grid_store(self.data, split, name, grid.get("resolution"), channels)
 
     def scenes(self, split: str) -> PackedStore:
         """A split of pictures with cameras."""
@@ -84,17 +93,17 @@ class Subject:
 
     @cached_property
     def has_solids(self) -> bool:
-        """Whether the data says which cells instances fill: always of voxels; of radiance where it lies beside."""
-        if self.modality == "image":
+        """Whether the data says which cells instances fill; beside the pictures of radiance fields, it may."""
+        if self.kind.solids is None:
             return False
         try:
-            return "train" in grid_splits(self.data, "voxel")
+            return "train" in grid_splits(self.data, self.kind.solids)
         except MNIFError:
             return False
 
-    def training(self, count: int, modality: str | None = None) -> Instances:
+    def training(self, count: int, solids: bool = False) -> Instances:
         """`count` training instances, spread evenly, in the model's order of names."""
-        store = self.grids("train", modality)
+        store = self.grids("train", solids)
         rows = [store.names.index(self.pipe.names[int(i)]) for i in self.training_rows(count)]
         return Instances((store,), tuple((0, row) for row in rows))
 
@@ -102,14 +111,19 @@ class Subject:
         """Rows of the latents of `count` training instances, spread evenly."""
         return spread(len(self.pipe.names), count)
 
-    def references(self, splits: tuple[str, ...], most: int, modality: str | None = None) -> Instances:
+    @property
+    def splits_of_solids(self) -> tuple[str, ...]:
+        """Splits that say which cells instances fill."""
+        return () if self.kind.solids is None else tuple(grid_splits(self.data, self.kind.solids))
+
+    def references(self, splits: tuple[str, ...], most: int, solids: bool = False) -> Instances:
         """Instances that samples are compared with: of `splits` as far as they are there, `most` at the most.
 
         Raises:
             MNIFError: none of the splits is there.
         """
-        present = tuple(grid_splits(self.data, modality)) if modality else self.splits
-        stores = tuple(self.grids(name, modality) for name in self.choose_splits(splits, present))
+        present = self.splits_of_solids if solids else self.splits
+        stores = tuple(self.grids(name, solids) for name in self.choose_splits(splits, present))
         rows = [(s, row) for s, store in enumerate(stores) for row in range(store.num_instances)]
         return Instances(stores, tuple(rows[int(i)] for i in spread(len(rows), most)))
 
@@ -145,13 +159,13 @@ class Subject:
         for name, found in (("resolution", store.resolution), ("channels", store.channels)):
             if name in grid and grid[name] != found:
                 raise MNIFError(
-                    f"{self.data}: its {self.modality}s have {name} {found}, the model was trained on {grid[name]}; "
+                    f"{self.data}: its {self.kind.nouns} have {name} {found}, the model was trained on {grid[name]}; "
                     "give the data of the training run with --data."
                 )
         self._check_names(store.names)
 
 
-def load_subject(load_config: Path | str, data: Path | str | None, device: str | None = None) -> Subject:
+def load_target(load_config: Path | str, data: Path | str | None, device: str | None = None) -> ModelAndData:
     """A trained run with its data.
 
     Args:
@@ -163,7 +177,7 @@ def load_subject(load_config: Path | str, data: Path | str | None, device: str |
         MNIFError: no model, no data, or data that does not belong to the model.
     """
     pipe = MNIFPipeline.from_pretrained(load_config, device)
-    return Subject(pipe, find_data(load_config) if data is None else data)
+    return ModelAndData(pipe, find_data(load_config) if data is None else data)
 
 
 def find_data(load_config: Path | str) -> Path:

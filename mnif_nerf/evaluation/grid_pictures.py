@@ -1,0 +1,77 @@
+"""Pictures of models of pictures, compared as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mnif_nerf.evaluation.cache import digest_of_store
+from mnif_nerf.evaluation.generated import (
+    EvaluationContext,
+    NoveltySets,
+    PictureSet,
+    picture_key,
+    row_objects,
+    unseen_splits,
+)
+from mnif_nerf.evaluation.protocols import Row
+from mnif_nerf.evaluation.target import Instances
+
+
+class GridPictures:
+    """See `mnif_nerf.evaluation.generated.Pictures`."""
+
+    per_object = 1
+
+    def __init__(self, bench: EvaluationContext) -> None:
+        self.bench = bench
+
+    def references(self) -> PictureSet:
+        """All reference instances."""
+        protocol = self.bench.protocol
+        return _given(self.bench.subject.references(protocol.references, protocol.max_references))
+
+    def training_is_yardstick(self) -> bool:
+        """Always."""
+        return True
+
+    def of_row(self, row: Row, references: PictureSet) -> PictureSet:
+        """One picture of each object, of the references' size."""
+        bench = self.bench
+        if row.kind == "data":
+            return _given(bench.subject.training(bench.protocol.num_samples))
+        key = picture_key(bench, row, references)
+
+        def make() -> dict[str, np.ndarray]:
+            pictures = []
+            with bench.stage(f"pictures: {row.label}", bench.protocol.num_samples) as advance:
+                for item in row_objects(bench, row):
+                    image: Any = item
+                    pixels = np.asarray(image.image(references.images.shape[1]))
+                    pictures.append(pixels[..., None] if pixels.ndim == 2 else pixels)
+                    advance()
+            return {"images": np.stack(pictures)}
+
+        return PictureSet(bench.cache.get("pictures", key, make)["images"], key)
+
+    def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
+        """The pictures themselves."""
+        subject, protocol = self.bench.subject, self.bench.protocol
+        splits = unseen_splits(self.bench) if "train" in protocol.references else protocol.references
+        if not splits:
+            return None
+        return NoveltySets(
+            _flat(np.stack(subject.training(len(subject.pipe.names)).values())),
+            _flat(np.stack(subject.references(splits, protocol.max_references).values())),
+            {row.name: _flat(self.of_row(row, references).images) for row in rows},
+        )
+
+
+def _given(instances: Instances) -> PictureSet:
+    stores = [digest_of_store(store.folder) for store in instances.stores]
+    return PictureSet(np.stack(instances.values()), {"stores": stores, "rows": [list(row) for row in instances.rows]})
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1)

@@ -1,0 +1,171 @@
+"""Pictures of radiance fields: views by the cameras of the reference scenes, compared as sets and one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, UnseenViews, open_unseen, spread
+from mnif_nerf.data.stores.scene_store import PackedStore
+from mnif_nerf.evaluation.cache import digest_of_store
+from mnif_nerf.evaluation.generated import EvaluationContext, NoveltySets, PictureSet, picture_key, row_objects
+from mnif_nerf.evaluation.protocols import Row
+from mnif_nerf.objects.stored_views import render_view
+from mnif_nerf.pipelines.encoding import encode_views
+from mnif_nerf.rendering.cameras import Intrinsics
+
+# The orbit that objects are compared from one by one: elevation, then azimuths, degrees.
+_ORBIT = (20.0, (45.0, 135.0, 225.0, 315.0))
+_ORBIT_PIXELS = 64
+_SAME_CAMERA = 0.02  # of the cameras' distance: how far two cameras may be apart and count as one
+
+
+class ViewPictures:
+    """See `mnif_nerf.evaluation.generated.Pictures`."""
+
+    def __init__(self, bench: EvaluationContext) -> None:
+        self.bench = bench
+        self.per_object = bench.protocol.cameras
+
+    def references(self) -> PictureSet:
+        """`protocol.cameras` pictures of every reference scene."""
+        images, stores = [], []
+        for store in self._reference_stores():
+            stores.append(digest_of_store(store.folder))
+            for scene in range(store.num_scenes):
+                images += [np.array(store.images[view]) for view in _view_rows(store, scene, self.per_object)]
+        return PictureSet(np.stack(images), {"stores": stores, "cameras": self.per_object})
+
+    def training_is_yardstick(self) -> bool:
+        """Whether pictures of training scenes were taken from where those of the reference scenes were.
+
+        Pictures from elsewhere differ by the cameras more than by what they show, and are no yardstick.
+        """
+        positions = []
+        for store in (self._training_store(), *self._reference_stores()):
+            views = [view for scene in range(store.num_scenes) for view in _view_rows(store, scene, self.per_object)]
+            positions.append(torch.from_numpy(np.array(store.poses[views])[:, :3, 3]))
+        apart = torch.cdist(positions[0], torch.cat(positions[1:]))
+        nearest = torch.cat([apart.min(dim=0).values, apart.min(dim=1).values])
+        return bool(nearest.median() < _SAME_CAMERA * float(positions[0].norm(dim=1).median()))
+
+    def of_row(self, row: Row, references: PictureSet) -> PictureSet:
+        """`protocol.cameras` views of each object, by the cameras of the reference scenes in turn."""
+        bench = self.bench
+        if row.kind == "data":
+            return self._training()
+        key = picture_key(bench, row, references)
+        key["views"] = [digest_of_store(store.folder) for store in self._reference_stores()]
+
+        def make() -> dict[str, np.ndarray]:
+            pictures, cameras = [], self._reference_cameras()
+            with bench.stage(f"pictures: {row.label}", bench.protocol.num_samples) as advance:
+                for index, item in enumerate(row_objects(bench, row)):
+                    pictures += [_pixels(item, *camera) for camera in cameras[index % len(cameras)]]
+                    advance()
+            return {"images": np.stack(pictures)}
+
+        return PictureSet(bench.cache.get("pictures", key, make)["images"], key)
+
+    def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
+        """Renders from four fixed sides, where training and unseen instances are rendered from their latents."""
+        bench, pipe = self.bench, self.bench.subject.pipe
+        found = unseen_scenes(bench)
+        if found is None:
+            return None
+        names, latents = found[0].names, found[1]
+        everyone = (pipe.instance(name) for name in pipe.names)
+        train = orbit_pictures(bench, everyone, "training views", len(pipe.names), bench.key(orbit="training"))
+        objects = (pipe.decode(latent, name) for latent, name in zip(latents, names))
+        key = bench.key(orbit="unseen", names=list(names), views=list(bench.protocol.conditioning_views))
+        unseen = orbit_pictures(bench, objects, "unseen views", len(names), key)
+        samples, count = {}, bench.protocol.num_samples
+        for row in rows:
+            key = bench.key(orbit=row.name, count=count)
+            samples[row.name] = orbit_pictures(bench, row_objects(bench, row), f"views: {row.label}", count, key)
+        return NoveltySets(train, unseen, samples)
+
+    def _training(self) -> PictureSet:
+        store, protocol, images = self._training_store(), self.bench.protocol, []
+        for index in self.bench.subject.training_rows(protocol.num_samples):
+            name = self.bench.subject.pipe.names[int(index)]
+            if name in store.names:
+                views = _view_rows(store, store.names.index(name), protocol.cameras)
+                images += [np.array(store.images[view]) for view in views]
+        key = {"stores": [digest_of_store(store.folder)], "cameras": protocol.cameras, "count": protocol.num_samples}
+        return PictureSet(np.stack(images), key)
+
+    def _training_store(self) -> PackedStore:
+        """Held-out views, where there are some: their cameras go round as those of the unseen scenes do."""
+        subject = self.bench.subject
+        return subject.scenes(next((name for name in HELD_OUT_SPLITS if name in subject.splits), "train"))
+
+    def _reference_stores(self) -> list[PackedStore]:
+        subject = self.bench.subject
+        return [subject.scenes(split) for split in subject.choose_splits(self.bench.protocol.references)]
+
+    def _reference_cameras(self) -> list[list[tuple[Tensor, Intrinsics]]]:
+        """Of every reference scene, the cameras of its pictures in `references`."""
+        cameras = []
+        for store in self._reference_stores():
+            for scene in range(store.num_scenes):
+                focal, cx, cy = (float(v) for v in store.intrinsics[scene])
+                camera = Intrinsics(focal, cx, cy, store.height, store.width)
+                rows = _view_rows(store, scene, self.per_object)
+                cameras.append([(torch.from_numpy(np.array(store.poses[view])), camera) for view in rows])
+        return cameras
+
+
+def orbit_pictures(
+    bench: EvaluationContext, objects: Iterator[Any], title: str, count: int, key: dict[str, object]
+) -> np.ndarray:
+    """Objects from four sides: uint8 `[N, 4 * H * W * 3]`, the same cameras for all."""
+
+    def make() -> dict[str, np.ndarray]:
+        rows = []
+        with bench.stage(title, count) as advance:
+            for item in objects:
+                views = [np.asarray(item.render(_ORBIT[0], azimuth, _ORBIT_PIXELS)) for azimuth in _ORBIT[1]]
+                rows.append(np.stack(views).reshape(-1))
+                advance()
+        return {"pixels": np.stack(rows)}
+
+    return bench.cache.get("orbit", key, make)["pixels"]
+
+
+def unseen_scenes(bench: EvaluationContext) -> tuple[UnseenViews, Tensor] | None:
+    """Unseen scenes of radiance fields and their found latents `[K, D]`; None where the data has none."""
+    subject, protocol = bench.subject, bench.protocol
+    split = next((name for name in ("test", "val") if name in subject.splits), None)
+    if split is None:
+        return None
+    unseen = open_unseen(
+        subject.data, split, protocol.unseen_instances, protocol.views_per_scene, protocol.conditioning_views
+    )
+    key = bench.key(
+        split=split, count=protocol.unseen_instances, views=list(protocol.conditioning_views),
+        store=digest_of_store(unseen.scored.store.folder),
+    )  # fmt: skip
+
+    def make() -> dict[str, np.ndarray]:
+        with bench.stage("latents of unseen scenes", 1) as advance:
+            latents = encode_views(subject.pipe.model, unseen)
+            advance()
+        return {"latents": latents.cpu().numpy()}
+
+    latents = torch.from_numpy(bench.cache.get("unseen", key, make)["latents"])
+    return unseen, latents.to(subject.pipe.latents.device)
+
+
+def _view_rows(store: PackedStore, scene: int, count: int) -> list[int]:
+    first, last = store.view_range(scene)
+    return [int(view) for view in first + spread(last - first, count)]
+
+
+def _pixels(item: Any, pose: Tensor, camera: Intrinsics) -> np.ndarray:
+    rgb = render_view(item, pose, camera, (camera.height, camera.width))
+    return np.rint(rgb.clamp(0, 1).numpy() * 255).astype(np.uint8)
