@@ -10,9 +10,14 @@ import pytest
 from PIL import Image
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.data.check.scenes import check, modality_of
 from mnif_nerf.data.generate.writer import write_occupancy
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities import from_data
+from mnif_nerf.modalities.data_report import check as check_data
+
+
+def check(root, **options) -> str:
+    return str(check_data(root, **options))
 
 
 @pytest.fixture
@@ -102,7 +107,7 @@ def voxels(root: Path, count: int = 3) -> Path:
 
 def test_sound_voxels(tmp_path):
     root = voxels(tmp_path / "shapes")
-    assert modality_of(root) == "voxel"
+    assert from_data(root).name == "voxel"
     report = check(root, progress=False)
     assert "shapes, 2 split(s)" in report
     assert "train: 3 shapes, 8 cells along an edge; filled 2.3 % of the cells (1.6 to 3.1), near the surface" in report
@@ -138,7 +143,7 @@ def test_every_fault_of_voxels_is_named(tmp_path):
 def test_pictures(tmp_path):
     for index in range(11):
         Image.new("RGB", (12 + index, 20), (9 * index, 50, 0)).save(tmp_path / f"{index:02d}.png")
-    assert modality_of(tmp_path) == "image"
+    assert from_data(tmp_path).name == "image"
     with pytest.raises(MNIFError):
         check(tmp_path / "nowhere", progress=False)
     report = check(tmp_path, progress=False)
@@ -158,11 +163,11 @@ def test_meshes_beside_their_textures_are_voxels(tmp_path):
     trimesh.creation.box().export(tmp_path / "a.stl")
     for index in range(3):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{index}.png")
-    assert modality_of(tmp_path) == "voxel"
+    assert from_data(tmp_path).name == "voxel"
     assert "1 shapes, 64 cells" in check(tmp_path, progress=False)
     (tmp_path / "a.stl").unlink()
     np.save(tmp_path / "stray.npy", np.zeros(3))
-    assert modality_of(tmp_path) == "image"
+    assert from_data(tmp_path).name == "image"
 
 
 def test_meshes_beside_grids_are_checked_at_their_size(tmp_path):

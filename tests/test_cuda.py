@@ -8,7 +8,6 @@ import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.cli.demo import DemoConfig
 from mnif_nerf.cli.demo_pages import _radiance_rows
 from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
@@ -151,7 +150,7 @@ def test_the_demo_scores_on_the_pipelines_device(tmp_path):
     scores = []
     for device in ("cpu", "cuda"):
         model.field, model.latents, model.cells = (x.to(device) for x in (model.field, model.latents, model.cells))
-        overview = _radiance_rows(DemoConfig(data=root), MNIFPipeline(model))
+        overview = _radiance_rows(MNIFPipeline(model), root)
         assert [len(pictures) for pictures in overview.rows.values()] == [3, 3]
         scores.append(float(overview.scores[0].split(": ")[1].split(" dB")[0]))
     assert abs(scores[0] - scores[1]) < 0.15  # rounded to a tenth

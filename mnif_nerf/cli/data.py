@@ -159,16 +159,14 @@ def main(command: ProceduralCars | FromMeshes | Digits | Download | Check) -> No
         folder = download(command.name, command.output, url=command.url, sha256=command.sha256)
         print(f"Next: mnif-data check {folder}")
     else:
-        from mnif_nerf.data.check.scenes import check, modality_of
+        from mnif_nerf.modalities.data_report import check
 
         report = check(command.root)
         print(report)
-        if report.rsplit("problems: ", 1)[-1].startswith("none"):
-            modality = modality_of(command.root)
-            method = "mnif" if modality == "radiance" else f"mnif-{modality}"
-            print(f"Next: ns-train {method}-lite --data {command.root} (on a GPU: ns-train {method})")
-        else:
+        if report.problems:
             raise SystemExit(1)
+        method = report.modality.method
+        print(f"Next: ns-train {method}-lite --data {command.root} (on a GPU: ns-train {method})")
 
 
 def _procedural_cars(command: ProceduralCars) -> None:

@@ -13,15 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.modalities.traits import DemoData
 
-_METHODS = {"radiance": "mnif-lite", "voxel": "mnif-voxel-lite", "image": "mnif-image-lite"}
-_DATA = {"radiance": "procedural_cars", "voxel": "procedural_car_voxels", "image": "digits"}
-_OUTPUT = {"radiance": "demo", "voxel": "demo-voxel", "image": "demo-image"}
-_CARS = {"radiance": 128, "voxel": 512}
-_UNSEEN_CARS = 32  # of the voxel demo, in each of val and test
+if TYPE_CHECKING:
+    from mnif_nerf.modalities import Modality
+
 _RUN = "run"
 
 
@@ -51,29 +50,37 @@ class DemoConfig:
     steps: int = 0
     num_samples: int | None = None
 
+    @property
+    def kind(self) -> Modality:
+        """The modality itself."""
+        from mnif_nerf import modalities
+
+        return modalities.get(self.modality)
+
     def data_folder(self) -> Path:
         """Where the data is."""
-        return self.data or Path("data") / _DATA[self.modality]
+        return self.data or Path("data") / self.kind.demo.data
 
     def output_folder(self) -> Path:
         """Where run and pictures go."""
-        return self.output or Path("outputs") / _OUTPUT[self.modality]
+        return self.output or Path("outputs") / self.kind.demo.output
 
     def run_folder(self) -> Path:
         """nerfstudio's folder of the run."""
-        return self.output_folder() / _METHODS[self.modality] / _RUN
+        return self.output_folder() / self.kind.demo.method / _RUN
 
     def samples(self) -> int:
         """How many objects are generated."""
-        return self.num_samples or (64 if self.modality == "image" else 16)
+        return self.num_samples or self.kind.demo.num_samples
 
 
 def main(config: DemoConfig) -> None:
     """Run every stage that has not been run yet."""
-    from mnif_nerf.cli.demo_pages import make_page
+    from mnif_nerf.cli.demo_pages import PageSamples, make_page
+    from mnif_nerf.pipelines.generation import MNIFPipeline
 
     timings: dict[str, float] = {}
-    output, run = config.output_folder(), config.run_folder()
+    output, run, kind = config.output_folder(), config.run_folder(), config.kind
     with _stage(timings, "data"):
         _make_data(config)
     with _stage(timings, "training and latent prior"):
@@ -83,19 +90,18 @@ def main(config: DemoConfig) -> None:
     with _stage(timings, "samples"):
         samples = output / "samples"
         if not _made(samples / "samples.json", trained, num_samples=config.samples(), seed=config.seed):
-            larger = ["--resolution", "64"] if config.modality == "image" else []
+            larger = ["--resolution", str(kind.demo.pixels)] if kind.demo.pixels else []
             count = ["--num-samples", str(config.samples())]
             _command("mnif-sample", *common, *count, *larger, "--output", str(samples))
-    if config.modality != "image":
+    if kind.has_surface:
         with _stage(timings, "meshes"):
             meshes = output / "meshes"
             if not _made(meshes / "report.json", trained, num_samples=4, seed=config.seed):
-                formats = "glb" if config.modality == "radiance" else "glb,binvox"
-                _command(
-                    "mnif-export-mesh", *common, "--num-samples", "4", "--format", formats, "--output", str(meshes)
-                )
+                wanted = ["--num-samples", "4", "--format", kind.mesh_formats]
+                _command("mnif-export-mesh", *common, *wanted, "--output", str(meshes))
     with _stage(timings, "overview page"):
-        page = make_page(config)
+        pipe = MNIFPipeline.from_pretrained(run)
+        page = make_page(pipe, config.data_folder(), output, PageSamples(config.samples(), config.seed))
     print("\n" + "\n".join(f"{name:32s} {seconds:6.1f} s" for name, seconds in timings.items()))
     print(f"{'together':32s} {sum(timings.values()):6.1f} s")
     print(f"\nLook at {page} (and {output / 'overview.png'}).")
@@ -138,21 +144,8 @@ def _command(name: str, *arguments: str) -> None:
 
 
 def _make_data(config: DemoConfig) -> None:
-    folder = config.data_folder()
-    if config.modality == "image":
-        from mnif_nerf.data.generate.digits import make_digits
-
-        make_digits(folder, seed=config.seed)
-        return
-    from mnif_nerf.data.generate.procedural import make_procedural_cars, make_procedural_voxels
-
-    cars = config.num_cars or _CARS[config.modality]
-    if config.modality == "voxel":
-        make_procedural_voxels(folder, num_train=cars, num_val=_UNSEEN_CARS, num_test=_UNSEEN_CARS, seed=config.seed)
-        return
-    make_procedural_cars(
-        folder, num_train=cars, train_views=config.train_views, resolution=config.resolution, seed=config.seed
-    )
+    options = DemoData(config.data_folder(), config.num_cars, config.train_views, config.resolution, config.seed)
+    config.kind.demo.make_data(options)
 
 
 def _train(config: DemoConfig, run: Path) -> None:
@@ -167,7 +160,7 @@ def _train(config: DemoConfig, run: Path) -> None:
         return
     output = config.output_folder()
     arguments = [
-        _METHODS[config.modality], "--data", str(config.data_folder()), "--output-dir", str(output.parent),
+        config.kind.demo.method, "--data", str(config.data_folder()), "--output-dir", str(output.parent),
         "--experiment-name", output.name, "--timestamp", _RUN, "--machine.seed", str(42 + config.seed),
     ]  # fmt: skip
     if config.steps > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,22 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mnif_nerf.files import atomic_file
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from mnif_nerf.cli.demo import DemoConfig
-    from mnif_nerf.data.stores.grid_store import GridStore
-    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+    from mnif_nerf.pipelines.generation import MNIFPipeline
 
 _SIZE = 128
 _ACROSS = 8
-_ANGLES = (25.0, 40.0)  # elevation and azimuth, degrees
-_RADIUS = 1.05  # voxels are looked at from nearer than the cameras of radiance fields, which leave a wide margin
-_SCORED_TRAINING = {"voxel": 32, "image": 200}  # of unseen ones all are scored
-_TITLES = {
-    "radiance": "Cars that never existed",
-    "voxel": "Car shapes that never existed",
-    "image": "Digits that nobody wrote",
-}
 
 
 @dataclass
@@ -37,68 +24,76 @@ class Overview:
     scores: list[str]
 
 
-def make_page(config: DemoConfig) -> Path:
-    """Write `overview.png` and `index.html` into the demo's folder; returns the page."""
-    from mnif_nerf.export.pictures import comparison_rows, save_png
-    from mnif_nerf.pipelines.generation import MNIFPipeline
+@dataclass(frozen=True)
+class PageSamples:
+    """Which samples the page shows."""
 
-    pipe = MNIFPipeline.from_pretrained(config.run_folder())
-    overview = _radiance_rows(config, pipe) if config.modality == "radiance" else _grid_rows(config, pipe)
-    _add_samples(overview, config, pipe)
-    output = config.output_folder()
+    count: int
+    seed: int
+
+
+def make_page(pipe: MNIFPipeline, data: Path, output: Path, samples: PageSamples) -> Path:
+    """Write `overview.png` and `index.html`.
+
+    Args:
+        pipe: the trained model.
+        data: what it was trained on, with unseen instances or views.
+        output: the demo's folder, where the samples' video and meshes are.
+        samples: which are shown.
+
+    Returns:
+        the page.
+    """
+    from mnif_nerf.export.pictures import comparison_rows, save_png
+
+    kind = pipe.model.kind
+    overview = _grid_rows(pipe, data) if kind.is_grid else _radiance_rows(pipe, data)
+    _add_samples(overview, pipe, samples)
     save_png(comparison_rows(overview.rows), output / "overview.png")
     print("\n".join(overview.scores))
-    return _write_page(output, _TITLES[config.modality], overview.scores)
+    return _write_page(output, kind.demo.title, overview.scores)
 
 
-def _add_samples(overview: Overview, config: DemoConfig, pipe: MNIFPipeline) -> None:
+def _add_samples(overview: Overview, pipe: MNIFPipeline, wanted: PageSamples) -> None:
     from PIL import ImageOps
 
     from mnif_nerf.export.pictures import image_grid
 
-    samples = pipe(num_samples=config.samples(), seed=config.seed)
-    if pipe.modality == "image":  # four in the place of one, with a gap between
-        framed = [ImageOps.expand(_shown(item, _SIZE // 2 - 4), 2, "white") for item in samples]
-        pictures = [image_grid(framed[k : k + 4], columns=2) for k in range(0, len(framed), 4)]
+    kind = pipe.model.kind
+    samples, columns = pipe(num_samples=wanted.count, seed=wanted.seed), kind.demo.across
+    if columns > 1:  # several in the place of one, with a gap between
+        framed = [ImageOps.expand(kind.portrait(item, _SIZE // columns - 4), 2, "white") for item in samples]
+        pictures = [image_grid(framed[k : k + columns**2], columns) for k in range(0, len(framed), columns**2)]
     else:
-        pictures = [_shown(item) for item in samples]
+        pictures = [kind.portrait(item, _SIZE) for item in samples]
     for first in range(0, len(pictures), _ACROSS):
         name = "Samples of the latent prior: none of these existed before" if first == 0 else f"more samples, {first}"
         overview.rows[name] = pictures[first : first + _ACROSS]
     ends = (samples[0], samples[min(1, len(samples) - 1)])
     path = pipe.interpolate(*ends, num=_ACROSS)
-    overview.rows["From the first sample to the second"] = [_shown(item) for item in path]
-
-
-def _shown(item: NeuralObject, size: int = _SIZE) -> Any:
-    return item.render(*_ANGLES, size, _RADIUS if item.modality == "voxel" else None)
+    overview.rows["From the first sample to the second"] = [kind.portrait(item, _SIZE) for item in path]
 
 
 # ------------------------------------------------------------------------------------------------------- radiance
 
 
-def _radiance_rows(config: DemoConfig, pipe: MNIFPipeline) -> Overview:
+def _radiance_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     """A held-out view of some training cars, the model's render of it, and the mean PSNR over all cars."""
     import torch
 
     from mnif_nerf.data.stores.scene_store import open_store
     from mnif_nerf.metrics.images import psnr
-    from mnif_nerf.rendering.cameras import Intrinsics
-    from mnif_nerf.rendering.views import render_view
+    from mnif_nerf.objects.stored_views import render_view
 
     shown = _spread(len(pipe.names), _ACROSS)
-    store = open_store(config.data_folder(), "train_val", progress=False)
+    store = open_store(data, "train_val", progress=False)
     truth, rebuilt, scores = [], [], []
     for instance, name in enumerate(pipe.names):
-        scene = store.names.index(name)
-        focal, cx, cy = (float(v) for v in store.intrinsics[scene])
-        camera = Intrinsics(focal, cx, cy, store.height, store.width)
-        car = pipe.instance(name)
+        scene, car = store.names.index(name), pipe.instance(name)
         first, last = store.view_range(scene)
         for view in range(first, last):
             picture = torch.from_numpy(store.images[view].copy()).float() / 255
-            pose = torch.from_numpy(store.poses[view]).to(car.latent.device)
-            render = render_view(car.field, pose, camera, car.grid)["rgb"].cpu()
+            render = render_view(car, store.poses[view], store.intrinsics[scene], (store.height, store.width))
             scores.append(float(psnr(render, picture)))
             if view == first and instance in shown:
                 truth.append(_enlarged(picture))
@@ -122,70 +117,36 @@ def _enlarged(picture: Any) -> Any:
 # ---------------------------------------------------------------------------------------------- voxels and images
 
 
-def _grid_rows(config: DemoConfig, pipe: MNIFPipeline) -> Overview:
+def _grid_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     """Training and unseen instances beside their reconstructions, with scores."""
     from mnif_nerf.data.stores.grid_store import open_grid_store
+    from mnif_nerf.export.pictures import enlarge
 
-    overview = Overview({}, [])
-    what = {"voxel": "shapes", "image": "digits"}[config.modality]
-    for split, words in (("train", f"Training {what}"), ("test", f"Unseen {what}")):
-        store = open_grid_store(config.data_folder(), split, config.modality, progress=False)
-        chosen = _spread(
-            store.num_instances, _SCORED_TRAINING[pipe.modality] if split == "train" else store.num_instances
-        )
+    overview, kind = Overview({}, []), pipe.model.kind
+    for split, words in (("train", f"Training {kind.demo.nouns}"), ("test", f"Unseen {kind.demo.nouns}")):
+        store = open_grid_store(data, split, kind.name, progress=False)
+        count = store.num_instances
+        chosen = _spread(count, kind.demo.num_scored if split == "train" else count)
         values = [store.values(instance) for instance in chosen]
         # Unseen ones go through the inner loop; the training instances' latents are in the model.
         objects = [pipe.instance(store.names[i]) for i in chosen] if split == "train" else pipe.encode(*values)
-        score = _mean_scores(objects, values, pipe.modality)
+        score = _mean_score([kind.reconstruction_scores(o, v, None) for o, v in zip(objects, values)])
         shown = _spread(len(chosen), _ACROSS)
-        overview.rows[words] = [_truth(values[i], pipe.modality) for i in shown]
-        overview.rows[f"{words} from their latents ({score} over {len(chosen)})"] = [
-            _rebuilt(objects[i], store) for i in shown
-        ]
-        if pipe.modality == "image":
-            overview.rows[f"{words}: the same fields at {_SIZE} x {_SIZE} pixels"] = [_shown(objects[i]) for i in shown]
+        own = [enlarge(kind.beside_data(objects[i], _SIZE), _SIZE) for i in shown]
+        overview.rows[words] = [enlarge(kind.picture_of_data(values[i], _SIZE), _SIZE) for i in shown]
+        overview.rows[f"{words} from their latents ({score} over {len(chosen)})"] = own
+        if not kind.has_views:
+            finer = [kind.portrait(objects[i], _SIZE) for i in shown]
+            overview.rows[f"{words}: the same fields at {_SIZE} x {_SIZE} pixels"] = finer
         overview.scores.append(f"{words}, reconstructed: {score} over {len(chosen)}.")
     return overview
 
 
-def _truth(values: np.ndarray, modality: str) -> Any:
-    import torch
-
-    from mnif_nerf.export.pictures import enlarge, to_image
-    from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
-    from mnif_nerf.rendering.voxel_faces import render_cells
-
-    if modality == "image":
-        return enlarge(to_image(values), _SIZE)
-    pose = orbit_pose(*_ANGLES, _RADIUS)
-    return to_image(render_cells(torch.from_numpy(values), pose, Intrinsics.default(_SIZE)))
-
-
-def _rebuilt(item: NeuralObject, store: GridStore) -> Any:
-    from mnif_nerf.export.pictures import enlarge
-
-    if item.modality == "image":
-        return enlarge(item.render(resolution=store.resolution), _SIZE)
-    return _shown(item)
-
-
-def _mean_scores(objects: Sequence[NeuralObject], values: Sequence[np.ndarray], modality: str) -> str:
-    """The metrics' means, as words."""
-    import torch
-
-    from mnif_nerf.metrics.grids import iou
-    from mnif_nerf.metrics.images import psnr
-    from mnif_nerf.rendering.plane import render_image
-
-    if modality == "voxel":
-        pairs = [(torch.from_numpy(o.occupancy(len(v))), torch.from_numpy(v)) for o, v in zip(objects, values)]
-        each = [float(iou(rebuilt.flatten(), truth.flatten())) for rebuilt, truth in pairs]
-        return f"IoU {sum(each) / len(each):.3f}"
-    each = []
-    for item, value in zip(objects, values):
-        rebuilt = render_image(item.field, len(value)).cpu()
-        each.append(float(psnr(rebuilt, torch.from_numpy(value).float() / 255)))
-    return f"{sum(each) / len(each):.1f} dB"
+def _mean_score(scores: list[dict[str, float]]) -> str:
+    """The mean of the first metric, as words."""
+    metric = next(iter(scores[0]))
+    mean = sum(each[metric] for each in scores) / len(scores)
+    return f"{mean:.1f} dB" if metric == "psnr" else f"{metric.replace('iou', 'IoU')} {mean:.3f}"
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mnif_nerf import modalities
 from mnif_nerf.cli.generation_common import prepare_output, progress_bar
 from mnif_nerf.errors import MNIFError, run_command
 
@@ -62,7 +63,7 @@ def main(options: SweepOptions) -> Path:
     split = next((name for name in ("test", "val") if name in present), None)
     if split is None:
         raise MNIFError(f"{options.data}: no split test or val to measure on; add one.")
-    resolution = options.resolution or (32 if options.modality == "voxel" else None)
+    resolution = options.resolution or modalities.get(options.modality).sweep.resolution
     train, unseen = (open_grid_store(options.data, name, options.modality, resolution) for name in ("train", split))
     output = prepare_output(options.output or Path("outputs") / "sweep" / options.data.name)
     with progress_bar("models", len(config.points)) as advance:
@@ -77,7 +78,8 @@ def main(options: SweepOptions) -> Path:
     paths = write_document(output, "sweep", f"Sweep over models of {options.data.name}", about, [], [section])
     print(section.summary)
     print(f"wrote {output}/report.html, report.md, sweep.json and {len(paths) - 3} figures")
-    print(f"next: ns-train mnif-{options.modality}-lite --data {options.data} --pipeline.model.num-bases N")
+    method = f"{modalities.get(options.modality).method}-lite"
+    print(f"next: ns-train {method} --data {options.data} --pipeline.model.num-bases N")
     return output
 
 
@@ -88,7 +90,7 @@ def _section(rows: list[dict[str, Any]], config: SweepConfig) -> Section:
     from mnif_nerf.export.document import Section
 
     table, yardstick = sweep_table(rows)
-    metric = "unseen_iou" if rows[0]["modality"] == "voxel" else "unseen_psnr"
+    metric = modalities.get(rows[0]["modality"]).sweep.reconstruction
     best = max(rows, key=lambda row: row[metric])
     body: list[str | Table] = [
         f"Every model is trained by auto-decoding for {config.steps} steps on the same batches; unseen instances get "

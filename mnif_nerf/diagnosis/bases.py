@@ -135,18 +135,19 @@ def data_points(pipe: MNIFPipeline, count: int, seed: int = 0) -> Tensor:
         raise MNIFError(f"points {count} leaves nothing to look at; use at least 1 (1024 is usual).")
     generator = torch.Generator().manual_seed(seed)
     model = pipe.model
-    if pipe.modality == "image":
+    kind = model.kind
+    if kind.is_grid and not kind.has_surface:
         resolution = (model.grid or {"resolution": _DEFAULT_PIXELS})["resolution"]
         pixels = torch.randperm(resolution**2, generator=generator)[:count].sort().values
         return cell_coordinates(pixels, resolution, 2).to(pipe.latents.device)
-    cells = shape_bounds(pipe) if model.cells is None and pipe.modality == "voxel" else model.cells
+    cells = shape_bounds(pipe) if model.cells is None and kind.is_grid else model.cells
     cells = torch.ones(1, 1, 1, dtype=torch.bool) if cells is None or not cells.any() else cells.cpu().bool()
     inside = cells.nonzero()
     # As evenly over the cells as the count allows.
     order = torch.cat([torch.randperm(len(inside), generator=generator) for _ in range(-(-count // len(inside)))])
     corner = inside[order[:count]]
     points = (corner + torch.rand(count, 3, generator=generator)) * (2.0 / len(cells)) - 1.0
-    scale = 1.0 if pipe.modality == "voxel" else model.half_extent
+    scale = 1.0 if kind.is_grid else model.half_extent
     return (scale * points).T.contiguous().to(pipe.latents.device)
 
 

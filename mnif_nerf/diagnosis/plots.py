@@ -151,20 +151,20 @@ def interpolation_strips(
     """
     from mnif_nerf.export.pictures import contact_sheet, enlarge
 
-    rows, labels = [], []
-    for kind, paths in diagnosis.paths.items():
+    rows, labels, kind = [], [], pipe.model.kind
+    for name, paths in diagnosis.paths.items():
         for index, latents in enumerate(paths.latents[:_STRIPS]):
             pictures = []
             for step, latent in enumerate(latents):
                 item = pipe.decode(latent, f"step{step}")
-                resolution = item.resolution or size if pipe.modality == "image" else size
+                resolution = size if kind.has_views else item.resolution or size
                 pictures.append(enlarge(item.render(resolution=resolution), size))
                 if advance is not None:
                     advance()
             rows.append(pictures)
             turn, way = number(float(paths.degrees[index]), 0), number(float(paths.detour[index]), 2)
-            labels.append(f"{kind}: turns by {turn}°, {way} times the straight distance")
-    if pipe.modality != "image":
+            labels.append(f"{name}: turns by {turn}°, {way} times the straight distance")
+    if kind.has_views:
         rows = _without_margins(rows)
     return contact_sheet(rows, row_labels=labels, title="straight paths between latents")
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from mnif_nerf.diagnosis.bases import check_instances, data_points
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.heads import color_from_raw, density_from_raw
 from mnif_nerf.fields.solid import surface_thickness
 from mnif_nerf.metrics.smoothness import (
     Map,
@@ -207,8 +206,7 @@ def whitened_space(pipe: MNIFPipeline) -> Whitening:
 def output_map(pipe: MNIFPipeline, space: Whitening, points: Tensor) -> Map:
     """The map from whitened latents `[B, K]` to the values that one sees or measures at `points` `[in, N]`.
 
-    Images: colours in [0, 1]. Voxels: values in [-1, 1], positive inside. Radiance: colours times opacity, and the
-    opacity 1 - exp(-density * step), with the step over which a surface is taken to become opaque (1/32 of the box).
+    See `Modality.seen_values`; radiance is taken to become opaque over 1/32 of the box.
 
     Returns:
         a map to `[B, N * channels]`, in float64 and in plain torch, so that it can be differentiated in any way.
@@ -222,14 +220,7 @@ def output_map(pipe: MNIFPipeline, space: Whitening, points: Tensor) -> Map:
         latents = whitened @ back + mean
         with kernel.reference_only():
             raw = field.evaluate(latents, at.expand(len(latents), -1, -1))
-        if pipe.modality == "image":
-            seen = color_from_raw(raw, head)
-        elif pipe.modality == "voxel":
-            seen = torch.tanh(0.5 * raw) if head == "logit" else raw.clamp(-1.0, 1.0)
-        else:
-            opacity = 1.0 - torch.exp(-step * density_from_raw(raw[:, 3:], head))
-            seen = torch.cat([color_from_raw(raw[:, :3], head) * opacity, opacity], dim=1)
-        return seen.flatten(1)
+        return model.kind.seen_values(raw, head, step).flatten(1)
 
     return values
 
@@ -265,7 +256,7 @@ def measure(pipe: MNIFPipeline, latents: Tensor) -> dict[str, np.ndarray]:
         nothing is inside.
     """
     found = {"nearest": np.array([round(pipe.nearest(latent)[1], 5) for latent in latents])}
-    if pipe.modality == "image":
+    if not pipe.model.kind.has_surface:
         return found
     resolution = min((pipe.model.grid or {"resolution": _MOST_CELLS})["resolution"], _MOST_CELLS)
     solids = [_solid_measures(pipe.decode(latent).occupancy(resolution)) for latent in latents]

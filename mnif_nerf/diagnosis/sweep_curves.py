@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from mnif_nerf import modalities
 from mnif_nerf.export.document import Table
 from mnif_nerf.export.figures import check_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from mnif_nerf.modalities.traits import SweepScores
 
 # Latent sizes differ in marker and shade, kinds of coefficients in the line: none of it needs a colour.
 _MARKERS = "osD^vPX"
@@ -24,37 +27,11 @@ _COMMON: tuple[tuple[str, str, int], ...] = (
     ("dead", "share of dead bases", 2),
     ("train_seconds", "seconds of training", 1),
 )
-_QUALITY: dict[str, tuple[tuple[str, str, int], ...]] = {
-    "voxel": (
-        ("train_iou", "IoU, training instances", 3),
-        ("unseen_iou", "IoU, unseen instances", 3),
-        ("train_psnr", "PSNR, training instances (dB)", 1),
-        ("unseen_psnr", "PSNR, unseen instances (dB)", 1),
-        ("sample_1nna", "1-NNA of samples (0.5 is best)", 2),
-        ("sample_cov", "COV of samples", 2),
-    ),
-    "image": (
-        ("train_psnr", "PSNR, training instances (dB)", 1),
-        ("unseen_psnr", "PSNR, unseen instances (dB)", 1),
-        ("sample_kd_random-conv", "kernel distance of samples (random-conv features)", 4),
-    ),
-}
-_SHOWN: dict[str, tuple[str, ...]] = {
-    "voxel": ("train_iou", "unseen_iou", "sample_1nna", "output_rank", "output_correlation", "coefficient_rank"),
-    "image": (
-        "train_psnr",
-        "unseen_psnr",
-        "sample_kd_random-conv",
-        "output_rank",
-        "output_correlation",
-        "coefficient_rank",
-    ),
-}
 
 
 def sweep_table(rows: list[dict[str, Any]]) -> tuple[Table, str]:
     """The rows of `run_sweep`, and a sentence with the yardstick of their samples."""
-    scores = (*_QUALITY[rows[0]["modality"]], *_COMMON)
+    scores = (*_scores(rows).quality, *_COMMON)
     lines = []
     for row in rows:
         first = [str(row[name]) for name in ("bases", "latent_dim", "coefficients", "parameters")]
@@ -75,11 +52,11 @@ def relations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from scipy.stats import spearmanr
 
     several = [row for row in rows if row["bases"] > 1]
-    unseen, sample = _qualities(rows[0]["modality"])
+    judged = _scores(rows)
     found = []
     for diversity in ("output_rank", "output_correlation", "weight_rank", "coefficient_rank"):
-        for quality in (unseen, sample):
-            pairs = [(row[diversity], _goodness(row, quality)) for row in several]
+        for quality in (judged.reconstruction, judged.generation):
+            pairs = [(row[diversity], judged.goodness(quality, row[quality])) for row in several]
             varies = all(len({pair[side] for pair in pairs}) > 1 for side in (0, 1))
             correlation = float(spearmanr(*zip(*pairs)).statistic) if varies else None
             found.append({"diversity": diversity, "quality": quality, "correlation": correlation})
@@ -88,7 +65,7 @@ def relations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def relations_table(rows: list[dict[str, Any]]) -> Table:
     """`relations` as a table."""
-    titles = {key: title for key, title, _ in (*_QUALITY[rows[0]["modality"]], *_COMMON)}
+    titles = {key: title for key, title, _ in (*_scores(rows).quality, *_COMMON)}
     lines = [
         [
             titles[one["diversity"]],
@@ -108,12 +85,12 @@ def draw_curves(rows: list[dict[str, Any]]) -> Figure:
     check_matplotlib()
     from matplotlib.figure import Figure
 
-    modality = rows[0]["modality"]
-    titles = {key: title for key, title, _ in (*_QUALITY[modality], *_COMMON)}
+    judged = _scores(rows)
+    titles = {key: title for key, title, _ in (*judged.quality, *_COMMON)}
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     panels = figure.subplots(2, 3).flat
     bases = sorted({row["bases"] for row in rows})
-    for panel, key in zip(panels, _SHOWN[modality]):
+    for panel, key in zip(panels, judged.curves):
         _draw_lines(panel, rows, key)
         panel.set_title(titles[key], fontsize=10)
         panel.set_xscale("log", base=2)
@@ -133,10 +110,10 @@ def draw_relations(rows: list[dict[str, Any]]) -> Figure:
     check_matplotlib()
     from matplotlib.figure import Figure
 
-    modality = rows[0]["modality"]
-    titles = {key: title for key, title, _ in (*_QUALITY[modality], *_COMMON)}
+    judged = _scores(rows)
+    titles = {key: title for key, title, _ in (*judged.quality, *_COMMON)}
     figure = Figure(figsize=(8, 3.6), layout="constrained")
-    for panel, key in zip(figure.subplots(1, 2), _qualities(modality)):
+    for panel, key in zip(figure.subplots(1, 2), (judged.reconstruction, judged.generation)):
         for latent_dim, coefficients, part in _lines(rows):
             panel.plot(
                 [row["output_rank"] for row in part],
@@ -151,15 +128,8 @@ def draw_relations(rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _qualities(modality: str) -> tuple[str, str]:
-    """The keys that stand for reconstruction and for generation."""
-    return ("unseen_iou", "sample_1nna") if modality == "voxel" else ("unseen_psnr", "sample_kd_random-conv")
-
-
-def _goodness(row: dict[str, Any], key: str) -> float:
-    if key == "sample_1nna":
-        return -abs(row[key] - 0.5)
-    return -row[key] if key == "sample_kd_random-conv" else row[key]
+def _scores(rows: list[dict[str, Any]]) -> SweepScores:
+    return modalities.get(rows[0]["modality"]).sweep
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[tuple[int, str, list[dict[str, Any]]]]:

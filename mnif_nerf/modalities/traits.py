@@ -110,12 +110,14 @@ class SweepScores:
         quality: key of a row, title, and digits in the table.
         reconstruction, generation: the keys that stand for either.
         generation_best: the best value of `generation`; a distance where it is 0.
+        resolution: that the data is read at; None takes its own.
     """
 
     quality: tuple[tuple[str, str, int], ...]
     reconstruction: str
     generation: str
     generation_best: float = 0.0
+    resolution: int | None = None
 
     @property
     def curves(self) -> tuple[str, ...]:

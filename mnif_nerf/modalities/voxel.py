@@ -54,7 +54,8 @@ class Voxel(GridModality):
         ),
         "unseen_iou",
         "sample_1nna",
-        0.5,
+        generation_best=0.5,
+        resolution=32,
     )
 
     @cached_property

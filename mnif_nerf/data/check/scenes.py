@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mnif_nerf.data.check.grids import check_grids, grid_modality
 from mnif_nerf.data.geometry.hull import HALF_EXTENT, carve_scene
 from mnif_nerf.data.readers.images import Background, inspect_background, read_image, silhouette
 from mnif_nerf.data.readers.srn import SplitIndex, make_index, read_scene
 from mnif_nerf.data.readers.srn_layout import Layout, locate, scene_folders
 from mnif_nerf.data.stores.packing import ordered_results
 from mnif_nerf.errors import MNIFError
-
-MAX_PROBLEMS = 20
 
 
 @dataclass
@@ -33,45 +30,16 @@ class SplitSummary:
     problems: list[str] = field(default_factory=list)
 
 
-def modality_of(root: Path | str) -> str:
-    """What a data set holds: "radiance" (the SRN layout), "voxel" or "image".
+def check_scenes(root: Path | str, progress: bool = True) -> tuple[list[str], list[str]]:
+    """Read every picture of a data set in the SRN layout.
 
-    Raises:
-        MNIFError: the folder is missing, or holds none of them.
-    """
-    try:
-        locate(root)
-    except MNIFError:
-        found = grid_modality(Path(root))
-        if found is None:
-            raise
-        return found
-    return "radiance"
-
-
-def check(root: Path | str, progress: bool = True, max_problems: int = MAX_PROBLEMS) -> str:
-    """Read a whole data set, every picture or grid included, and report on it.
-
-    Returns: lines naming splits, scenes, views per scene, picture size, background, camera distances, a near
-        and far plane, whether the objects fit the unit cube (or, of voxels and pictures, their number, size and
-        how full they are), and the problems found (up to `max_problems`, each by its path).
+    Returns:
+        lines naming splits, scenes, views per scene, picture size, background, camera distances, a near and far plane
+        and whether the objects fit the unit cube; and the problems found, each by its path.
 
     Raises:
         MNIFError: the folder is missing or of another layout, or no split of it holds anything readable.
     """
-    modality = modality_of(root)
-    if modality == "radiance":
-        lines, problems = check_scenes(root, progress)
-    else:
-        lines, problems = check_grids(root, modality, progress)
-    lines.append(f"problems: {len(problems) or 'none'}")
-    lines += [f"  {problem}" for problem in problems[:max_problems]]
-    if len(problems) > max_problems:
-        lines.append(f"  ... and {len(problems) - max_problems} more")
-    return "\n".join(lines)
-
-
-def check_scenes(root: Path | str, progress: bool) -> tuple[list[str], list[str]]:
     layout = locate(root)
     summaries = [summarise(layout, split, progress) for split in layout.splits]
     problems = [problem for summary in summaries for problem in summary.problems]

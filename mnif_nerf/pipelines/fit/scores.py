@@ -12,9 +12,8 @@ from mnif_nerf.data.observations.observations import Cells, Photo, Picture, Pose
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.metrics.images import psnr
+from mnif_nerf.objects.stored_views import render_view
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics
-from mnif_nerf.rendering.cameras import Intrinsics
-from mnif_nerf.rendering.views import render_view
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.radiance import NeuralObject
@@ -91,10 +90,7 @@ def views_psnr(item: NeuralObject, views: PosedViews) -> float:
 
 def see(item: NeuralObject, views: PosedViews, view: int) -> torch.Tensor:
     """The object through the camera of a view: `[H, W, 3]` in [0, 1]."""
-    focal, cx, cy = (float(value) for value in views.intrinsics[view])
-    camera = Intrinsics(focal, cx, cy, *views.images.shape[1:3])
-    pose = torch.from_numpy(views.poses[view].copy()).to(item.latent.device)
-    return render_view(item.field, pose, camera, item.grid, item.half_extent)["rgb"].cpu()
+    return render_view(item, views.poses[view], views.intrinsics[view], views.images.shape[1:3])
 
 
 def photo_render(item: NeuralObject, fit: Fit, which: int = 0, field_of_view: float | None = None) -> torch.Tensor:
@@ -102,7 +98,7 @@ def photo_render(item: NeuralObject, fit: Fit, which: int = 0, field_of_view: fl
     assert fit.poses is not None
     assert isinstance(fit.task.seen, Photo)
     camera = photo_intrinsics(fit.task.seen, item.camera["focal_over_width"], field_of_view)
-    return render_view(item.field, fit.poses[which], camera, item.grid, item.half_extent)["rgb"].cpu()
+    return render_view(item, fit.poses[which], camera, (camera.height, camera.width))
 
 
 def cells_scores(item: NeuralObject, seen: Cells, truth: Cells | None) -> dict[str, float]:

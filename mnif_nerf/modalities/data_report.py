@@ -1,0 +1,45 @@
+"""What a data set holds, and everything that is wrong with it: `mnif-data check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnif_nerf.modalities import Modality, from_data
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a check found.
+
+    Attributes:
+        modality: of the data.
+        lines: that describe the data.
+        problems: each by its path; none where the data is sound.
+        max_problems: that `str` names.
+    """
+
+    modality: Modality
+    lines: list[str]
+    problems: list[str]
+    max_problems: int = MAX_PROBLEMS
+
+    def __str__(self) -> str:
+        told = [*self.lines, f"problems: {len(self.problems) or 'none'}"]
+        told += [f"  {problem}" for problem in self.problems[: self.max_problems]]
+        if len(self.problems) > self.max_problems:
+            told.append(f"  ... and {len(self.problems) - self.max_problems} more")
+        return "\n".join(told)
+
+
+def check(root: Path | str, progress: bool = True, max_problems: int = MAX_PROBLEMS) -> DataReport:
+    """Read a whole data set, every picture or grid included, and report on it.
+
+    Raises:
+        MNIFError: the folder is missing or holds data of no modality, or no split of it holds anything readable.
+    """
+    modality = from_data(root)
+    lines, problems = modality.check_data(Path(root), progress)
+    return DataReport(modality, lines, problems, max_problems)
