@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 
-class Choice(Protocol):
+class ObjectSelection(Protocol):
     """The options of a command that say which objects of a model are meant."""
 
     @property
@@ -64,7 +64,7 @@ def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
     return pipe
 
 
-def check_choice(options: Choice) -> None:
+def check_choice(options: ObjectSelection) -> None:
     """Refuse options that do not go together, before anything is loaded.
 
     Raises:
@@ -80,7 +80,7 @@ def check_choice(options: Choice) -> None:
         raise MNIFError("--latent-file is only read with --source latent; add it.")
 
 
-def chosen_objects(pipe: MNIFPipeline, options: Choice) -> list[NeuralObject]:
+def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralObject]:
     """The objects that the options ask for.
 
     Raises:
@@ -103,7 +103,7 @@ def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:
         MNIFError: the file is missing, damaged, holds neither, or is of another model.
     """
     from mnif_nerf.objects.radiance import NeuralObject
-    from mnif_nerf.pipelines.editing import check_origin
+    from mnif_nerf.pipelines.decoder import check_origin
 
     if not _holds_object(path):
         return [pipe.decode(latent, f"{path.stem}{k:03d}") for k, latent in enumerate(read_latents(path))]
@@ -146,7 +146,7 @@ def read_latents(path: Path) -> Any:
     return found.reshape(-1, found.shape[-1]).float()
 
 
-def choice_name(options: Choice) -> str:
+def choice_name(options: ObjectSelection) -> str:
     """A name for what is written of them."""
     if options.source == "samples":
         return f"seed{options.seed}"

@@ -54,6 +54,7 @@ def main(options: PublishOptions) -> Path:
         MNIFError: no model, a folder that holds something else, metrics of another model, a repository name that the
             hub does not take, or an upload that fails.
     """
+    from mnif_nerf.pipelines.publish.model_card import CardOptions
     from mnif_nerf.pipelines.publish.publishing import publish, upload
 
     _check(options)
@@ -62,16 +63,15 @@ def main(options: PublishOptions) -> Path:
     name = str(pipe.model.training.get("data") or pipe.modality)
     output = options.output or default_output(options.load_config, "published", name)
     sheet = _pictures(options, pipe)
-    folder = publish(
-        pipe,
-        output,
+    card = CardOptions(
         title=options.title or f"mNIF of {name}",
         repo_id=options.push or output.name,
         license=options.license,
         about=options.about,
-        pictures={} if sheet is None else {_SAMPLES: (f"Samples of seed {options.seed}, not chosen", sheet)},
         metrics=None if found is None else found[1],
     )
+    pictures = {} if sheet is None else {_SAMPLES: (f"Samples of seed {options.seed}, not chosen", sheet)}
+    folder = publish(pipe.model, output, card, pictures)
     _say(options, folder, None if found is None else found[0])
     if options.push is not None:
         print(f"uploaded to {upload(folder, options.push, options.private)}")

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf import modalities
 from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.heads import color_from_raw, occupancy_from_raw
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import read_json, write_json
@@ -33,12 +33,6 @@ from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.metrics.bases import basis_outputs, effective_rank, mean_absolute_correlation, use_of_bases
-from mnif_nerf.metrics.clouds import one_minus_iou
-from mnif_nerf.metrics.distributions import kernel_distance
-from mnif_nerf.metrics.features import random_conv
-from mnif_nerf.metrics.grids import iou, occupancy_psnr
-from mnif_nerf.metrics.images import psnr
-from mnif_nerf.metrics.sets import Distances, set_scores
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.training import PriorConfig
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
@@ -52,7 +46,6 @@ _LATENT_WEIGHT = 1e-3
 _BASIS_POINTS = 1024
 _LEAST_INSTANCES = 4  # that sets can be compared by
 # The settings of `configs.py`: pictures are smoother than w0 = 30 allows for.
-_W0, _W0_PER_PIXEL = 30.0, 0.75
 
 
 @dataclass(frozen=True)
@@ -156,7 +149,6 @@ def run_sweep(
 
 def field_spec(store: GridStore, bases: int, latent_dim: int, coefficients: str, config: SweepConfig) -> FieldSpec:
     """The mixture of one grid point: logits of occupancy, or colours through a last sine, as of the -lite methods."""
-    voxel = store.modality == "voxel"
     return FieldSpec(
         in_features=store.dims,
         out_features=store.channels,
@@ -164,10 +156,8 @@ def field_spec(store: GridStore, bases: int, latent_dim: int, coefficients: str,
         hidden_layers=config.hidden_layers,
         num_bases=bases,
         latent_dim=latent_dim,
-        w0=_W0 if voxel else min(_W0, _W0_PER_PIXEL * store.resolution),
         coefficients=coefficients,
-        final_activation="linear" if voxel else "sine",
-        head="logit" if voxel else "signed",
+        **modalities.get(store.modality).sweep_field(store.resolution),
     )
 
 
@@ -258,24 +248,13 @@ def decode(field: MixtureField, latents: Tensor, store: GridStore) -> Tensor:
     """Occupancies or colours `[B, C, cells]` in [0, 1] of latents `[B, D]` at the store's resolution."""
     centres = cell_centres(store.resolution, store.dims)
     raw = torch.stack([field.collapse(latent).evaluate(centres) for latent in latents])
-    return occupancy_from_raw(raw, field.spec.head) if store.modality == "voxel" else color_from_raw(raw, "signed")
+    return modalities.get(store.modality).unit_values(raw, field.spec.head)
 
 
 def compare_sets(made: Tensor, real: Tensor, store: GridStore) -> dict[str, float]:
-    """Scores of two sets of one size, `[S, C, cells]` in [0, 1] each.
-
-    Returns:
-        Of voxels "1nna", "1nna_real", "1nna_fake" and "cov" on 1 - IoU (`mnif_nerf.metrics.sets`); of pictures
-        "kd_random-conv", the kernel distance between features of a network that was never trained (not KID).
-    """
-    if store.modality == "voxel":
-        ours, theirs = (part[:, 0].numpy() > 0.5 for part in (made, real))
-        distances = Distances(one_minus_iou(ours, theirs), one_minus_iou(ours, ours), one_minus_iou(theirs, theirs))
-        scores = set_scores(distances)
-        return {name: scores[name] for name in ("1nna", "1nna_real", "1nna_fake", "cov")}
-    network, shape = random_conv(), (-1, store.channels, store.resolution, store.resolution)
-    features = [network((255 * part).round().to(torch.uint8).reshape(shape)) for part in (real, made)]
-    return {"kd_random-conv": kernel_distance(*features)[0]}
+    """Scores of two sets of one size, `[S, C, cells]` in [0, 1] each: see `Modality.set_scores`."""
+    shape = (store.channels, *(store.resolution,) * store.dims)
+    return modalities.get(store.modality).set_scores(made, real, shape)
 
 
 def _truth(store: GridStore) -> Tensor:
@@ -285,18 +264,12 @@ def _truth(store: GridStore) -> Tensor:
 
 def _reconstruction(field: MixtureField, store: GridStore, latents: Tensor) -> dict[str, float]:
     made, truth = decode(field, latents, store), _truth(store)[: len(latents)]
-    if store.modality == "image":
-        values = [psnr(one, other) for one, other in zip(made, truth)]
-        return {"psnr": statistics.fmean(map(float, values))}
-    return {
-        "psnr": float(occupancy_psnr(made[:, 0], truth[:, 0]).mean()),
-        "iou": float(iou(made[:, 0] > 0.5, truth[:, 0] > 0.5).mean()),
-    }
+    return modalities.get(store.modality).unit_scores(made, truth)
 
 
 @torch.no_grad()
 def _diversity(field: MixtureField, store: GridStore, latents: Tensor, seed: int) -> dict[str, float]:
-    if store.modality == "voxel":  # where some shape has its surface
+    if modalities.get(store.modality).has_surface:  # where some shape has it
         cells = np.unique(np.concatenate([store.surface(index) for index in range(store.num_instances)]))
     else:
         cells = np.arange(store.num_cells)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mnif_nerf.modalities.training import ModalityTraining
     from mnif_nerf.objects.radiance import NeuralObject
 
+_W0, _W0_PER_CELL = 30.0, 0.75  # frequencies of the fields that a sweep trains
+
 
 class Modality(ABC):
     """One kind of signal: its words, its field's ends, its objects, and what can be done with them.
@@ -205,6 +207,32 @@ class Modality(ABC):
             MNIFError: there is no sweep of this modality.
         """
         raise MNIFError(f"there is no sweep over models of {self.nouns}; use voxels or pictures.")
+
+    def sweep_field(self, resolution: int) -> dict[str, Any]:
+        """Settings of the fields that a sweep trains: "w0", "final_activation" and "head"."""
+        return {"w0": min(_W0, _W0_PER_CELL * resolution), "final_activation": "sine", "head": self.heads[0]}
+
+    def unit_values(self, raw: Tensor, head: str) -> Tensor:
+        """Values in [0, 1] of a grid, from the field's raw outputs."""
+        raise NotImplementedError
+
+    def unit_scores(self, made: Tensor, truth: Tensor) -> dict[str, float]:
+        """Mean scores of instances `[B, C, cells]` in [0, 1] against the data's."""
+        from mnif_nerf.metrics.images import psnr
+
+        return {"psnr": float(np.mean([float(psnr(one, other)) for one, other in zip(made, truth)]))}
+
+    def set_scores(self, made: Tensor, real: Tensor, shape: tuple[int, ...]) -> dict[str, float]:
+        """Scores of two sets of one size, `[S, C, cells]` in [0, 1] each; `shape` is that of an instance, `[C, ...]`.
+
+        "kd_random-conv" is the kernel distance between features of a network that was never trained (not KID).
+        """
+        from mnif_nerf.metrics.distributions import kernel_distance
+        from mnif_nerf.metrics.features import random_conv
+
+        network = random_conv()
+        features = [network((255 * part).round().byte().reshape(-1, *shape)) for part in (real, made)]
+        return {"kd_random-conv": kernel_distance(*features)[0]}
 
     # --- fitting to observations ----------------------------------------------------------------------------------
 

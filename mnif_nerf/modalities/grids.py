@@ -30,6 +30,10 @@ class GridModality(Modality):
 
         return color_from_raw(raw, head)
 
+    def unit_values(self, raw: Tensor, head: str) -> Tensor:
+        """The values themselves."""
+        return self.seen_values(raw, head, 0.0)
+
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """The object's own picture."""
         return item.render(resolution=pixels)

@@ -69,6 +69,35 @@ class Voxel(GridModality):
         """Values in [-1, 1], positive inside."""
         return torch.tanh(0.5 * raw) if head == "logit" else raw.clamp(-1.0, 1.0)
 
+    def sweep_field(self, resolution: int) -> dict[str, Any]:
+        """Logits of occupancy."""
+        return {"w0": 30.0, "final_activation": "linear", "head": "logit"}
+
+    def unit_values(self, raw: Tensor, head: str) -> Tensor:
+        """Occupancies."""
+        from mnif_nerf.fields.heads import occupancy_from_raw
+
+        return occupancy_from_raw(raw, head)
+
+    def unit_scores(self, made: Tensor, truth: Tensor) -> dict[str, float]:
+        """PSNR of the occupancy, and IoU."""
+        from mnif_nerf.metrics.grids import iou, occupancy_psnr
+
+        return {
+            "psnr": float(occupancy_psnr(made[:, 0], truth[:, 0]).mean()),
+            "iou": float(iou(made[:, 0] > 0.5, truth[:, 0] > 0.5).mean()),
+        }
+
+    def set_scores(self, made: Tensor, real: Tensor, shape: tuple[int, ...]) -> dict[str, float]:
+        """1-NNA with its halves, and COV, on 1 - IoU (`mnif_nerf.metrics.sets`)."""
+        from mnif_nerf.metrics.clouds import one_minus_iou
+        from mnif_nerf.metrics.sets import Distances, set_scores
+
+        ours, theirs = (part[:, 0].numpy() > 0.5 for part in (made, real))
+        distances = Distances(one_minus_iou(ours, theirs), one_minus_iou(ours, ours), one_minus_iou(theirs, theirs))
+        scores = set_scores(distances)
+        return {name: scores[name] for name in ("1nna", "1nna_real", "1nna_fake", "cov")}
+
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """From the front-left and above."""
         return item.render(*_ANGLES, pixels, _RADIUS)

@@ -5,7 +5,7 @@ takes the same shares (which sum to 1), mixing networks, coefficients or latents
 result has a latent. Where layers take different shares, no latent need give the result: such an object carries its
 coefficients instead, and says so where a latent is asked for.
 
-Each function is a method of `MNIFPipeline` too. What it takes as an object is a `NeuralObject`, a latent `[D]`, or a
+What a method takes as an object is a `NeuralObject`, a latent `[D]`, or a
 training instance's name or index.
 """
 
@@ -18,206 +18,178 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.pipelines.decoder import Decoder, check_origin
 
 if TYPE_CHECKING:
-    from mnif_nerf.fields.modulations.mixture import MixtureField
-    from mnif_nerf.pipelines.generation import MNIFPipeline
+    from mnif_nerf.pipelines.model_folder import StoredModel
 
 # Of five layers the last two: measured on the demo's cars (docs/edit.md).
 _COLOR_LAYERS = 0.4
-# A network is another model's where it differs by more than this share of its largest weight; rounding is 1e-6.
-_SAME = 1e-3
 _SUM = 1e-4
 
 
-def mix(
-    pipe: MNIFPipeline, objects: Sequence[Any], weights: Sequence[Any] | Tensor, name: str = "mixture"
-) -> NeuralObject:
-    """The weighted sum of objects, with weights for all layers or for each.
+class Editor(Decoder):
+    """A decoder that mixes objects."""
 
-    Args:
-        objects: K of them.
-        weights: `[K]`, or `[K, L]` with one for each layer (the first one first); they sum to 1 in every layer.
-            Negative ones take away.
-        name: of the result.
+    def mix(self, objects: Sequence[Any], weights: Sequence[Any] | Tensor, name: str = "mixture") -> NeuralObject:
+        """The weighted sum of objects, with weights for all layers or for each.
 
-    Returns:
-        an object with a latent where every layer has the same weights (and all `objects` have one), else an object
-        with mixture coefficients only.
+        Args:
+            objects: K of them.
+            weights: `[K]`, or `[K, L]` with one for each layer (the first one first); they sum to 1 in every layer.
+                Negative ones take away.
+            name: of the result.
 
-    Raises:
-        MNIFError: no objects, weights that do not fit them or do not sum to 1, or an object of another model.
-    """
-    shares = _checked_weights(pipe, objects, weights)
-    same = bool((shares == shares[:, :1]).all())
-    if same and all(_has_latent(item) for item in objects):
-        codes = torch.stack([pipe.latent_of(item) for item in objects])
-        return pipe.decode(shares[:, 0].to(codes) @ codes, name)
-    alphas = torch.stack([coefficients(pipe, item) for item in objects])
-    return _decode_coefficients(pipe, torch.einsum("kl,kml->ml", shares.to(alphas), alphas), name)
+        Returns:
+            an object with a latent where every layer has the same weights (and all `objects` have one), else an object
+            with mixture coefficients only.
 
+        Raises:
+            MNIFError: no objects, weights that do not fit them or do not sum to 1, or an object of another model.
+        """
+        shares = _checked_weights(self.model, objects, weights)
+        same = bool((shares == shares[:, :1]).all())
+        if same and all(_has_latent(item) for item in objects):
+            codes = torch.stack([self.latent_of(item) for item in objects])
+            return self.decode(shares[:, 0].to(codes) @ codes, name)
+        alphas = torch.stack([self.coefficients(item) for item in objects])
+        return self._decode_coefficients(torch.einsum("kl,kml->ml", shares.to(alphas), alphas), name)
 
-def mix_layers(pipe: MNIFPipeline, a: Any, b: Any, shares: Sequence[float], name: str = "mixture") -> NeuralObject:
-    """Between two objects, with a share of its own for every layer.
+    def mix_layers(self, a: Any, b: Any, shares: Sequence[float], name: str = "mixture") -> NeuralObject:
+        """Between two objects, with a share of its own for every layer.
 
-    Args:
-        a, b: the objects.
-        shares: `[L]`, how much of `b` each layer takes, the first one first: 0 is all `a`, 1 all `b`.
-        name: of the result.
+        Args:
+            a, b: the objects.
+            shares: `[L]`, how much of `b` each layer takes, the first one first: 0 is all `a`, 1 all `b`.
+            name: of the result.
 
-    Raises:
-        MNIFError: another number of shares than the networks have layers, or an object of another model.
-    """
-    layers = len(pipe.model.field.spec.shapes)
-    of_b = torch.as_tensor(shares, dtype=torch.float32).flatten()
-    if len(of_b) != layers:
-        raise MNIFError(f"{len(of_b)} shares do not fit networks of {layers} layers; give one for each layer.")
-    return mix(pipe, [a, b], torch.stack([1 - of_b, of_b]), name)
+        Raises:
+            MNIFError: another number of shares than the networks have layers, or an object of another model.
+        """
+        layers = len(self.model.field.spec.shapes)
+        of_b = torch.as_tensor(shares, dtype=torch.float32).flatten()
+        if len(of_b) != layers:
+            raise MNIFError(f"{len(of_b)} shares do not fit networks of {layers} layers; give one for each layer.")
+        return self.mix([a, b], torch.stack([1 - of_b, of_b]), name)
 
+    def mix_shape_and_color(
+        self, shape: Any, color: Any, layers: int | None = None, name: str = "repainted"
+    ) -> NeuralObject:
+        """The shape of one object with the colours of another: early layers of `shape`, the last ones of `color`.
 
-def mix_shape_and_color(
-    pipe: MNIFPipeline, shape: Any, color: Any, layers: int | None = None, name: str = "repainted"
-) -> NeuralObject:
-    """The shape of one object with the colours of another: early layers of `shape`, the last ones of `color`.
+        Nothing in the model says that layers divide so; trained ones do to a good part. On the demo's cars the result's
+        solid has an IoU of 0.96 with `shape`, and four fifths of the difference in paint are gone (docs/edit.md).
 
-    Nothing in the model says that layers divide so; trained ones do to a good part. On the demo's cars the result's
-    solid has an IoU of 0.96 with `shape`, and four fifths of the difference in paint are gone (docs/edit.md).
+        Args:
+            shape: whose form it gets.
+            color: whose colours.
+            layers: how many of the last layers come from `color`, from 1 to L - 1. Fewer keep more of the shape and
+                reach less of the colour. By default two fifths of all.
+            name: of the result.
 
-    Args:
-        shape: whose form it gets.
-        color: whose colours.
-        layers: how many of the last layers come from `color`, from 1 to L - 1. Fewer keep more of the shape and reach
-            less of the colour. By default two fifths of all.
-        name: of the result.
+        Raises:
+            MNIFError: a model of voxels or images, a number of layers out of range, or an object of another model.
+        """
+        reason = self.model.kind.no_repainting
+        if reason:
+            raise MNIFError(f"shape and colour cannot be mixed in this model, as {reason}; mix_layers mixes layers.")
+        count = len(self.model.field.spec.shapes)
+        last = max(1, round(_COLOR_LAYERS * count)) if layers is None else layers
+        if not 1 <= last < count:
+            raise MNIFError(f"{last} layers of the colour leave no mixture of {count} layers; use 1 to {count - 1}.")
+        return self.mix_layers(shape, color, [0.0] * (count - last) + [1.0] * last, name)
 
-    Raises:
-        MNIFError: a model of voxels or images, a number of layers out of range, or an object of another model.
-    """
-    reason = pipe.model.kind.no_repainting
-    if reason:
-        raise MNIFError(f"shape and colour cannot be mixed in this model, as {reason}; mix_layers mixes layers.")
-    count = len(pipe.model.field.spec.shapes)
-    last = max(1, round(_COLOR_LAYERS * count)) if layers is None else layers
-    if not 1 <= last < count:
-        raise MNIFError(f"{last} layers of the colour leave no mixture of {count} layers; use 1 to {count - 1}.")
-    return mix_layers(pipe, shape, color, [0.0] * (count - last) + [1.0] * last, name)
+    def average(
+        self, objects: Sequence[Any], weights: Sequence[float] | None = None, name: str = "average"
+    ) -> NeuralObject:
+        """The average of several objects.
 
+        Args:
+            objects: at least one.
+            weights: one for each, of any sum above 0; equal when None.
+            name: of the result.
 
-def average(
-    pipe: MNIFPipeline, objects: Sequence[Any], weights: Sequence[float] | None = None, name: str = "average"
-) -> NeuralObject:
-    """The average of several objects.
+        Raises:
+            MNIFError: no objects, weights that do not fit them or sum to 0 or less, or an object of another model.
+        """
+        given = torch.ones(len(objects)) if weights is None else weights
+        shares = torch.as_tensor(given, dtype=torch.float32).flatten()
+        if len(shares) and not float(shares.sum()) > 0:
+            raise MNIFError(f"weights that sum to {float(shares.sum()):g} give no average; use positive ones.")
+        return self.mix(objects, shares / shares.sum(), name)
 
-    Args:
-        objects: at least one.
-        weights: one for each, of any sum above 0; equal when None.
-        name: of the result.
+    def analogy(self, a: Any, minus: Any, plus: Any, amount: float = 1.0, name: str = "analogy") -> NeuralObject:
+        """`a + amount * (plus - minus)`: what `plus` has beyond `minus`, given to `a`.
 
-    Raises:
-        MNIFError: no objects, weights that do not fit them or sum to 0 or less, or an object of another model.
-    """
-    shares = torch.ones(len(objects)) if weights is None else torch.as_tensor(weights, dtype=torch.float32).flatten()
-    if len(shares) and not float(shares.sum()) > 0:
-        raise MNIFError(f"weights that sum to {float(shares.sum()):g} give no average; use positive ones.")
-    return mix(pipe, objects, shares / shares.sum(), name)
+        Args:
+            a: the object to change.
+            minus, plus: two objects that differ in what is wanted.
+            amount: 0 leaves `a` as it is; large ones leave the space of plausible objects.
+            name: of the result.
 
+        Raises:
+            MNIFError: an amount that is no number, or an object of another model.
+        """
+        return self.mix([a, minus, plus], [1.0, -amount, amount], name)
 
-def analogy(
-    pipe: MNIFPipeline, a: Any, minus: Any, plus: Any, amount: float = 1.0, name: str = "analogy"
-) -> NeuralObject:
-    """`a + amount * (plus - minus)`: what `plus` has beyond `minus`, given to `a`.
+    def between(self, a: Any, b: Any, share: float, name: str = "step") -> NeuralObject:
+        """The object at `share` of the straight way from `a` (0) to `b` (1); the ends are exact.
 
-    Args:
-        a: the object to change.
-        minus, plus: two objects that differ in what is wanted.
-        amount: 0 leaves `a` as it is; large ones leave the space of plausible objects.
-        name: of the result.
+        Raises:
+            MNIFError: an object of another model.
+        """
+        if _has_latent(a) and _has_latent(b):
+            return self.decode(torch.lerp(self.latent_of(a), self.latent_of(b), share), name)
+        return self._decode_coefficients(torch.lerp(self.coefficients(a), self.coefficients(b), share), name)
 
-    Raises:
-        MNIFError: an amount that is no number, or an object of another model.
-    """
-    return mix(pipe, [a, minus, plus], [1.0, -amount, amount], name)
+    @torch.no_grad()
+    def coefficients(self, item: Any) -> Tensor:
+        """The mixture coefficients `[M, L]` of an object.
 
+        Raises:
+            MNIFError: an object of another model.
+        """
+        if _has_latent(item):
+            return self.model.field.coefficients(self.latent_of(item).unsqueeze(0))[0]
+        check_origin(self.model.field, item)
+        return item.coefficients.to(self.latents.device)
 
-def between(pipe: MNIFPipeline, a: Any, b: Any, share: float, name: str = "step") -> NeuralObject:
-    """The object at `share` of the straight way from `a` (0) to `b` (1); the ends are exact.
+    @torch.no_grad()
+    def project(self, item: Any) -> tuple[Tensor, float]:
+        """The latent whose mixture coefficients come nearest to an object's, by least squares.
 
-    Raises:
-        MNIFError: an object of another model.
-    """
-    if _has_latent(a) and _has_latent(b):
-        return pipe.decode(torch.lerp(pipe.latent_of(a), pipe.latent_of(b), share), name)
-    return _decode_coefficients(pipe, torch.lerp(coefficients(pipe, a), coefficients(pipe, b), share), name)
+        Where several come as near, it is the one nearest to the mean of the training latents.
 
+        Returns:
+            the latent `[D]`, and the share (0 to 1) of the coefficients' distance from the mean instance's that it
+            leaves: 0 where it is the object itself, 1 where it is no nearer than the mean.
 
-@torch.no_grad()
-def coefficients(pipe: MNIFPipeline, item: Any) -> Tensor:
-    """The mixture coefficients `[M, L]` of an object.
+        Raises:
+            MNIFError: an object of another model.
+        """
+        if _has_latent(item):
+            return self.latent_of(item), 0.0
+        field, latents = self.model.field, self.latents
+        mean = latents.mean(0) if len(latents) else latents.new_zeros(field.spec.latent_dim)
+        codes = torch.cat([mean.unsqueeze(0), mean + torch.eye(len(mean), device=mean.device)])
+        alphas = field.coefficients(codes).double().flatten(1).cpu()
+        slopes, wanted = (alphas[1:] - alphas[0]).T, self.coefficients(item).double().flatten().cpu() - alphas[0]
+        step = torch.linalg.lstsq(slopes, wanted.unsqueeze(1), driver="gelsd").solution[:, 0]
+        left = float((slopes @ step - wanted).norm() / wanted.norm().clamp(min=1e-12))
+        return mean + step.to(mean), left
 
-    Raises:
-        MNIFError: an object of another model.
-    """
-    if _has_latent(item):
-        return pipe.model.field.coefficients(pipe.latent_of(item).unsqueeze(0))[0]
-    check_origin(pipe.model.field, item)
-    return item.coefficients.to(pipe.latents.device)
-
-
-@torch.no_grad()
-def project(pipe: MNIFPipeline, item: Any) -> tuple[Tensor, float]:
-    """The latent whose mixture coefficients come nearest to an object's, by least squares.
-
-    Where several come as near, it is the one nearest to the mean of the training latents.
-
-    Returns:
-        the latent `[D]`, and the share (0 to 1) of the coefficients' distance from the mean instance's that it leaves:
-        0 where it is the object itself, 1 where it is no nearer than the mean.
-
-    Raises:
-        MNIFError: an object of another model.
-    """
-    if _has_latent(item):
-        return pipe.latent_of(item), 0.0
-    field, latents = pipe.model.field, pipe.latents
-    mean = latents.mean(0) if len(latents) else latents.new_zeros(field.spec.latent_dim)
-    codes = torch.cat([mean.unsqueeze(0), mean + torch.eye(len(mean), device=mean.device)])
-    alphas = field.coefficients(codes).double().flatten(1).cpu()
-    slopes, wanted = (alphas[1:] - alphas[0]).T, coefficients(pipe, item).double().flatten().cpu() - alphas[0]
-    step = torch.linalg.lstsq(slopes, wanted.unsqueeze(1), driver="gelsd").solution[:, 0]
-    left = float((slopes @ step - wanted).norm() / wanted.norm().clamp(min=1e-12))
-    return mean + step.to(mean), left
-
-
-def check_origin(field: MixtureField, item: NeuralObject) -> None:
-    """Refuse an object whose network is not what this model makes of its latent or coefficients.
-
-    Raises:
-        MNIFError: the object comes from another model.
-    """
-    if not isinstance(item.field, CompactField):
-        return  # an analytic stand-in, which has no weights to compare
-    device = next(field.parameters()).device
-    if item.has_latent:
-        own = field.collapse(item.latent.to(device, torch.float32))
-    elif item.coefficients is not None:
-        own = field.collapse_coefficients(item.coefficients.to(device))
-    else:
-        raise MNIFError(f"{item.name}: has neither a latent nor mixture coefficients; it cannot be edited.")
-    for mine, other in zip([*own.weights, *own.biases], [*item.field.weights, *item.field.biases]):
-        fits = mine.shape == other.shape
-        if not fits or float((mine - other.to(device)).abs().max()) > _SAME * float(mine.abs().max()) + 1e-6:
-            raise MNIFError(f"{item.name}: comes from another model than this one; use objects of the same model.")
+    def _decode_coefficients(self, alpha: Tensor, name: str) -> NeuralObject:
+        return self.wrap(None, self.model.field.collapse_coefficients(alpha), name, alpha)
 
 
 def _has_latent(item: Any) -> bool:
     return not isinstance(item, NeuralObject) or item.has_latent
 
 
-def _checked_weights(pipe: MNIFPipeline, objects: Sequence[Any], weights: Sequence[Any] | Tensor) -> Tensor:
+def _checked_weights(model: StoredModel, objects: Sequence[Any], weights: Sequence[Any] | Tensor) -> Tensor:
     """Weights `[K, L]`."""
-    layers = len(pipe.model.field.spec.shapes)
+    layers = len(model.field.spec.shapes)
     if not len(objects):
         raise MNIFError("there is nothing to mix; give at least one object.")
     shares = torch.as_tensor(weights, dtype=torch.float32)
@@ -235,7 +207,3 @@ def _checked_weights(pipe: MNIFPipeline, objects: Sequence[Any], weights: Sequen
             "they have to sum to 1 in every layer."
         )
     return shares
-
-
-def _decode_coefficients(pipe: MNIFPipeline, alpha: Tensor, name: str) -> NeuralObject:
-    return pipe.wrap(None, pipe.model.field.collapse_coefficients(alpha), name, alpha)

@@ -100,7 +100,7 @@ def _inner_loop(model: StoredModel) -> MetaConfig | None:
 
 
 def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStore:
-    if model.modality == "radiance":
+    if not model.kind.is_grid:
         raise MNIFError("this model is of radiance fields; voxel grids and pictures fit models of voxels and images.")
     if not values:
         raise MNIFError("there is nothing to encode; give at least one grid or picture.")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +15,17 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.objects.object_list import ObjectList
 from mnif_nerf.objects.radiance import NeuralObject
-from mnif_nerf.objects.solid import NeuralImage, NeuralShape, object_class
-from mnif_nerf.pipelines import editing
+from mnif_nerf.objects.solid import NeuralImage, NeuralShape
+from mnif_nerf.pipelines.editing import Editor
 from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, locate_model, read_model, write_model
 
 if TYPE_CHECKING:
-    from mnif_nerf.fields.compact import CompactField
-    from mnif_nerf.priors.prior import LatentPrior
     from mnif_nerf.priors.whitening import Whitening
 
 __all__ = ["MNIFPipeline", "NeuralImage", "NeuralObject", "NeuralShape"]
 
 
-class MNIFPipeline:
+class MNIFPipeline(Editor):
     """A trained category: sample new objects, bring back training instances, interpolate, find neighbours.
 
         pipe = MNIFPipeline.from_pretrained("outputs/.../model")
@@ -44,7 +40,7 @@ class MNIFPipeline:
     """
 
     def __init__(self, model: StoredModel) -> None:
-        self.model = model
+        super().__init__(model)
         self._neighbor_space: Whitening | None = None
 
     def __repr__(self) -> str:
@@ -91,10 +87,11 @@ class MNIFPipeline:
         Raises:
             MNIFError: the hub refuses or cannot be reached.
         """
+        from mnif_nerf.pipelines.publish.model_card import CardOptions
         from mnif_nerf.pipelines.publish.publishing import publish, upload
 
         with tempfile.TemporaryDirectory() as scratch:
-            folder = publish(self, Path(scratch) / "model", repo_id, repo_id)
+            folder = publish(self.model, Path(scratch) / "model", CardOptions(repo_id, repo_id))
             return upload(folder, repo_id, private, commit_message)
 
     # --- objects ------------------------------------------------------------------------------------------
@@ -122,49 +119,6 @@ class MNIFPipeline:
         """
         latents = self.sample_latents(num_samples, seed, sampler, steps, temperature)
         return ObjectList(self.decode(latent, f"sample{index:03d}") for index, latent in enumerate(latents))
-
-    def sample_latents(
-        self,
-        num_samples: int = 1,
-        seed: int = 0,
-        sampler: str | None = None,
-        steps: int | None = None,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Latents `[num_samples, D]` from the prior; the arguments are those of calling the pipeline."""
-        if num_samples < 1:
-            raise MNIFError(f"num-samples {num_samples} leaves nothing to do; ask for at least 1.")
-        prior = self._need_prior()
-        return prior.sample(num_samples, seed=seed, sampler=sampler, steps=steps, temperature=temperature)
-
-    def decode(self, latent: Tensor | Sequence[float], name: str = "object") -> NeuralObject:
-        """The object of a latent `[D]`, of the class that fits the model's modality.
-
-        Raises:
-            MNIFError: a latent of another size, or with NaNs.
-        """
-        code = torch.as_tensor(latent, dtype=torch.float32, device=self.model.latents.device)
-        if not torch.isfinite(code).all():
-            raise MNIFError(f"{name}: the latent has NaN or infinite numbers; it cannot be decoded.")
-        return self.wrap(code, self.model.field.collapse(code), name)
-
-    def wrap(
-        self, latent: Tensor | None, field: CompactField, name: str, coefficients: Tensor | None = None
-    ) -> NeuralObject:
-        """A collapsed field as an object of this model, with its scene box, bounds and camera."""
-        model = self.model
-        resolution = None if model.grid is None else model.grid["resolution"]
-        kind = object_class(model.modality, name)
-        return kind(latent, field, name, model.cells, model.half_extent, model.camera, resolution, coefficients)
-
-    def instance(self, name_or_index: str | int) -> NeuralObject:
-        """A training instance, by name or by index.
-
-        Raises:
-            MNIFError: no such instance (the nearest names are suggested).
-        """
-        index = self._instance_index(name_or_index)
-        return self.decode(self.model.latents[index], self.model.names[index])
 
     def encode(self, *values: np.ndarray, points: int | None = None) -> list[NeuralObject]:
         """The objects nearest to given voxel grids or pictures, found with the networks as they are.
@@ -217,7 +171,7 @@ class MNIFPipeline:
         if num < 2:
             raise MNIFError(f"an interpolation of {num} objects has no two ends; ask for at least 2.")
         shares = torch.linspace(0, 1, num).tolist()
-        return ObjectList(editing.between(self, a, b, share, f"step{k:02d}") for k, share in enumerate(shares))
+        return ObjectList(self.between(a, b, share, f"step{k:02d}") for k, share in enumerate(shares))
 
     def nearest(self, latent: Tensor | NeuralObject) -> tuple[str, float]:
         """The training instance nearest to a latent, and the distance to it.
@@ -237,83 +191,6 @@ class MNIFPipeline:
         distances = difference.square().sum(dim=1).div(max(space.dim, 1)).sqrt()
         index = int(distances.argmin())
         return self.model.names[index], float(distances[index])
-
-    # --- editing: documented in mnif_nerf.pipelines.editing, whose functions these are --------------------------
-
-    mix = editing.mix
-    mix_layers = editing.mix_layers
-    mix_shape_and_color = editing.mix_shape_and_color
-    average = editing.average
-    analogy = editing.analogy
-    coefficients = editing.coefficients
-    project = editing.project
-
-    # --- helpers ------------------------------------------------------------------------------------------
-
-    @property
-    def modality(self) -> str:
-        """What the model is of: "radiance", "voxel" or "image"."""
-        return self.model.modality
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the training instances."""
-        return self.model.names
-
-    @property
-    def latents(self) -> Tensor:
-        """Latents `[N, D]` of the training instances."""
-        return self.model.latents
-
-    @property
-    def prior(self) -> LatentPrior | None:
-        """The latent prior, or None until it is trained."""
-        return self.model.prior
-
-    def _need_prior(self) -> LatentPrior:
-        if self.model.prior is None:
-            raise MNIFError(
-                "this model has no latent prior yet, so it cannot sample; train one with "
-                "mnif-train-prior --load-config."
-            )
-        return self.model.prior
-
-    def _instance_index(self, name_or_index: str | int) -> int:
-        names = self.model.names
-        if not names:
-            raise MNIFError("this model came without the latents of training instances; draw samples instead.")
-        if isinstance(name_or_index, int):
-            if not -len(names) <= name_or_index < len(names):
-                raise MNIFError(f"instance {name_or_index} does not exist; there are {len(names)}, numbered from 0.")
-            return name_or_index % len(names)
-        if name_or_index in names:
-            return names.index(name_or_index)
-        if name_or_index.isdecimal():
-            return self._instance_index(int(name_or_index))
-        close = difflib.get_close_matches(name_or_index, names, n=3, cutoff=0.0)
-        raise MNIFError(f"instance {name_or_index!r} is not in this model; did you mean {' or '.join(close)}?")
-
-    def latent_of(self, end: Any) -> Tensor:
-        """The latent `[D]` of a `NeuralObject`, a latent, or a training instance's name or index.
-
-        Raises:
-            MNIFError: no such instance, a latent of another size, an object of another model, or one that was mixed
-                layer by layer (`project` has the latent that comes nearest).
-        """
-        latents = self.model.latents
-        if isinstance(end, (str, int)):
-            return latents[self._instance_index(end)]
-        # An object read from a file may lie on another device, and come from another model.
-        code = end.latent if isinstance(end, NeuralObject) else end
-        code = torch.as_tensor(code, dtype=torch.float32, device=latents.device)
-        if code.shape != latents.shape[1:]:
-            raise MNIFError(
-                f"a latent of shape {list(code.shape)} does not fit this model, "
-                f"which takes {latents.shape[1]} numbers; use a latent of the same model."
-            )
-        if isinstance(end, NeuralObject):
-            editing.check_origin(self.model.field, end)
-        return code
 
     def _whitening(self) -> Whitening:
         if self.model.prior is not None:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.pipelines.editing import between
 from mnif_nerf.priors.walks import closed_walk, eased_legs
 from mnif_nerf.rendering.camera_path import CameraPath
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
@@ -24,7 +23,8 @@ from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.pipelines.editing import Editor
 
 Objects = Callable[[int], "NeuralObject"]
 Cameras = Callable[[int], tuple[Tensor, Intrinsics]]
@@ -69,7 +69,7 @@ def standing(item: NeuralObject) -> Objects:
     return lambda _: item
 
 
-def interpolation(pipe: MNIFPipeline, stops: Sequence[Any], frames: int, loop: bool = False) -> Objects:
+def interpolation(pipe: Editor, stops: Sequence[Any], frames: int, loop: bool = False) -> Objects:
     """From each of several objects to the next, slow at each; with `loop` back to the first.
 
     Args:
@@ -83,12 +83,12 @@ def interpolation(pipe: MNIFPipeline, stops: Sequence[Any], frames: int, loop: b
 
     def at(frame: int) -> NeuralObject:
         start, end, share = plan[frame]
-        return between(pipe, stops[start], stops[end], share, f"frame{frame:05d}")
+        return pipe.between(stops[start], stops[end], share, f"frame{frame:05d}")
 
     return at
 
 
-def walk(pipe: MNIFPipeline, stops: Tensor, frames: int) -> Objects:
+def walk(pipe: Editor, stops: Tensor, frames: int) -> Objects:
     """A smooth closed walk through latents `[S, D]` that the prior drew: see `priors.walks.closed_walk`.
 
     Raises:
@@ -127,7 +127,7 @@ def whole_view(width: int, height: int, focal_over_width: float) -> Intrinsics:
     return Intrinsics.centred(width, height, focal_over_width * min(width, height))
 
 
-def fingerprint(pipe: MNIFPipeline, objects: Sequence[NeuralObject], path: CameraPath | None = None) -> str:
+def fingerprint(pipe: Editor, objects: Sequence[NeuralObject], path: CameraPath | None = None) -> str:
     """A digest of what frames show: the objects' networks, the model that makes what lies between them, the cameras."""
     fields: list[torch.nn.Module] = [pipe.model.field, *(item.field for item in objects)]
     tensors = [value for field in fields for value in field.state_dict().values()]

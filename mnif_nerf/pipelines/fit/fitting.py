@@ -30,7 +30,7 @@ from mnif_nerf.pipelines.fit.preparation import FitTask, check_modality, photo_i
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.radiance import NeuralObject
-    from mnif_nerf.pipelines.generation import MNIFPipeline
+    from mnif_nerf.pipelines.decoder import Decoder
 
 __all__ = ["Fit", "FitSettings", "fit_observation", "open_observation"]
 
@@ -113,7 +113,7 @@ class Fit:
 
 def open_observation(
     path: Path | str,
-    pipe: MNIFPipeline,
+    pipe: Decoder,
     kind: Kind | Literal["auto"] = "auto",
     placement: Placement | None = None,
     scanner: tuple[float, float, float] | None = None,
@@ -142,7 +142,7 @@ def open_observation(
 
 
 def fit_observation(
-    pipe: MNIFPipeline,
+    pipe: Decoder,
     observation: Any,
     settings: FitSettings | None = None,
     name: str = "fit",
@@ -198,7 +198,7 @@ def total_steps(observation: Observation, settings: FitSettings) -> int:
     return _pose_config(settings).total_steps() if isinstance(observation, Photo) else settings.steps
 
 
-def _starts(pipe: MNIFPipeline, task: FitTask, settings: FitSettings) -> tuple[Tensor, list[str]]:
+def _starts(pipe: Decoder, task: FitTask, settings: FitSettings) -> tuple[Tensor, list[str]]:
     """Where the searches start; after meta-learning the inner loop's result first, where all was observed.
 
     From a part of an object the inner loop lands far from what the model knows, and a search from there keeps it
@@ -224,7 +224,7 @@ def _starts(pipe: MNIFPipeline, task: FitTask, settings: FitSettings) -> tuple[T
     return torch.cat([*first, starts]), ["inner loop"] * len(first) + names
 
 
-def _start_name(pipe: MNIFPipeline, start: str) -> str:
+def _start_name(pipe: Decoder, start: str) -> str:
     word, _, row = start.partition(" ")
     return f"training instance {pipe.names[int(row)]}" if word == "nearest" and pipe.names else start
 
@@ -237,7 +237,7 @@ def _pose_config(settings: FitSettings) -> PoseSearchConfig:
 
 
 def _search_photo(
-    pipe: MNIFPipeline,
+    pipe: Decoder,
     photo: Photo,
     settings: FitSettings,
     config: SearchConfig,

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.pictures import save_png
 from mnif_nerf.files import atomic_folder, write_json
-from mnif_nerf.pipelines.model_folder import check_replaceable, write_model
+from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, write_model
 from mnif_nerf.pipelines.publish.model_card import CardOptions, model_card
-
-if TYPE_CHECKING:
-    from mnif_nerf.pipelines.generation import MNIFPipeline
 
 
 def publish(
-    pipe: MNIFPipeline,
+    model: StoredModel,
     folder: Path | str,
-    title: str,
-    repo_id: str,
-    license: str | None = None,
-    about: str = "",
+    options: CardOptions,
     pictures: Mapping[str, tuple[str, Any]] | None = None,
-    metrics: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a folder to share: the model, README.md (its card), pictures and metrics.json; whole or not at all.
 
     Args:
-        pipe: the model.
+        model: the model.
         folder: where to; an older model there is replaced as a whole.
-        title, repo_id, license, about: see `mnif_nerf.pipelines.publish.model_card.CardOptions`.
+        options: what the card says beyond the facts; its `metrics` are written beside it.
         pictures: file name (.png) to a caption and a picture.
-        metrics: content of mnif-eval's metrics.json, measured of this model.
 
     Raises:
         MNIFError: `folder` holds something that is not a model, or the disk cannot take it.
@@ -41,13 +34,13 @@ def publish(
     folder, pictures = Path(folder), pictures or {}
     check_replaceable(folder, ("README.md", "metrics.json", *pictures))
     captions = {name: caption for name, (caption, _) in pictures.items()}
-    card = model_card(pipe.model, CardOptions(title, repo_id, license, about, captions, metrics))
+    card = model_card(model, dataclasses.replace(options, pictures=captions))
     with atomic_folder(folder, replace=True) as temporary:
-        write_model(pipe.model, temporary)
+        write_model(model, temporary)
         for name, (_, picture) in pictures.items():
             save_png(picture, temporary / name)
-        if metrics is not None:
-            write_json(temporary / "metrics.json", metrics)
+        if options.metrics is not None:
+            write_json(temporary / "metrics.json", options.metrics)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return folder
 
