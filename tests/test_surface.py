@@ -157,7 +157,7 @@ def test_leaps_never_pass_an_occupied_cell() -> None:
         near = dilate(cells, steps)
         assert (grid.leap[near] <= (steps - 1) * edge + 1e-6).all()
     assert grid.leap.max() > 3 * edge
-    assert SurfaceGrid.of(grid) is grid
+    assert SurfaceGrid.from_occupancy(grid) is grid
 
 
 def test_light_comes_from_over_the_cameras_left_shoulder() -> None:

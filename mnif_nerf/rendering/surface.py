@@ -67,7 +67,7 @@ class SurfaceGrid(OccupancyGrid):
         return cls(grid.cells, grid.least_density, shape.half_extent)
 
     @classmethod
-    def of(cls, grid: OccupancyGrid) -> SurfaceGrid:
+    def from_occupancy(cls, grid: OccupancyGrid) -> SurfaceGrid:
         """The same grid with leaps."""
         return grid if isinstance(grid, cls) else cls(grid.cells, grid.least_density, grid.half_extent)
 
@@ -106,7 +106,7 @@ def render_surface(
         where nothing is hit).
     """
     half_extent = shape.half_extent if half_extent is None else half_extent
-    leaps = SurfaceGrid.from_shape(shape) if grid is None else SurfaceGrid.of(grid)
+    leaps = SurfaceGrid.from_shape(shape) if grid is None else SurfaceGrid.from_occupancy(grid)
     near, far = box_interval(origins, directions, half_extent)
     out = {
         "rgb": origins.new_ones(len(origins), 3),
