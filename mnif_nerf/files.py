@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -20,16 +21,17 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnif_nerf.errors import MNIFError, disk_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Described = TypeVar("Described")
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}\.(tmp|old)(\.[^.]*)?")
 _FOREIGN_AGE = 7 * 24 * 3600  # seconds after which another machine's leftover is taken for one: it cannot be asked
 _FLUSHERS = 16  # files flushed at once, which shares the file system's journal commits: eight times as fast
@@ -273,6 +275,39 @@ def content_errors(path: Path | str, remedy: str) -> Iterator[None]:
         raise MNIFError(f"{path}: lacks {error.args[0]!r}; {remedy}.") from error
     except (TypeError, ValueError, AttributeError) as error:  # json.JSONDecodeError is a ValueError
         raise MNIFError(f"{path}: holds something unexpected ({error}); {remedy}.") from error
+
+
+def check_keys(content: Any, known: Iterable[str], where: object, remedy: str) -> None:
+    """Refuse a stored description with a key that this version does not know: what it says might matter.
+
+    Missing keys are no fault of a file, which may be older than they are: readers have defaults for them.
+
+    Raises:
+        MNIFError: an unknown key, or no dictionary at all.
+    """
+    if not isinstance(content, dict):
+        raise MNIFError(f"{where}: holds {content!r} where a description is expected; {remedy}.")
+    unknown = sorted(set(content) - set(known))
+    if unknown:
+        raise MNIFError(
+            f"{where}: unknown {', '.join(map(repr, unknown))}, so another version wrote it; update mnif_nerf, "
+            f"or {remedy}."
+        )
+
+
+def from_description(kind: type[Described], content: Any, where: object, remedy: str) -> Described:
+    """A dataclass from its stored fields; those that a file lacks take their defaults.
+
+    Raises:
+        MNIFError: a key is unknown, one without a default is missing, or a value is refused.
+    """
+    known = dataclasses.fields(kind)
+    check_keys(content, (field.name for field in known), where, remedy)
+    none = dataclasses.MISSING
+    missing = [f.name for f in known if f.default is none and f.default_factory is none and f.name not in content]
+    if missing:
+        raise MNIFError(f"{where}: lacks {', '.join(map(repr, missing))}; {remedy}.")
+    return kind(**content)
 
 
 def write_tensors(target: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +22,9 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, read_tensors, write_json, write_tensors
 from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.pipelines.model_folder import write_model
+from mnif_nerf.pipelines.model_folder import read_model, write_model
+from mnif_nerf.priors.prior import LatentPrior
+from mnif_nerf.priors.training import PriorConfig
 
 
 class StopError(Exception):
@@ -165,6 +170,60 @@ def test_what_a_stored_network_lacks_is_told(tmp_path: Path, entry: str, value: 
     write_tensors(path, tensors, metadata)
     with pytest.raises(MNIFError, match=rf"stored\.safetensors: .*; write one with {kind.__name__}\.save\.$"):
         kind.load(path)
+
+
+def rewrite_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = read_json(path)
+    change(content)
+    write_json(path, content)
+
+
+def test_files_gain_keys_with_defaults_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    """A setting that is added tomorrow must leave today's files readable."""
+    prior = LatentPrior.fit(torch.randn(8, 4), PriorConfig(steps=2, width=8, blocks=1), progress=False)
+    prior.save(tmp_path / "prior")
+    about, expected = tmp_path / "prior" / "prior.json", prior.sample(2)
+    older = ("dropout", "time_features")  # both at their defaults
+    rewrite_json(about, lambda content: [content["denoiser"].pop(key) for key in older])
+    rewrite_json(about, lambda content: [content.pop("whitening"), content["training"].pop("calibrate")])
+    rewrite_json(about, lambda content: content["report"].pop("gaussian_loss"))
+    assert torch.equal(LatentPrior.load(tmp_path / "prior").sample(2), expected)
+    for part in ("denoiser", "training", "report", None):
+        whole = about.read_bytes()
+        rewrite_json(about, lambda content, part=part: (content[part] if part else content).update(novel=1))
+        with pytest.raises(MNIFError, match="unknown 'novel'"):
+            LatentPrior.load(tmp_path / "prior")
+        about.write_bytes(whole)
+    rewrite_json(about, lambda content: content["denoiser"].pop("dim"))
+    with pytest.raises(MNIFError, match="lacks 'dim'"):
+        LatentPrior.load(tmp_path / "prior")
+
+
+def test_models_and_objects_gain_keys_with_defaults_too(tmp_path: Path) -> None:
+    config = write_model(tiny_model(), tmp_path / "model") / "config.json"
+    older = ("half_extent", "camera", "training", "versions", "modality", "adaptation", "grid")
+    rewrite_json(config, lambda content: [content.pop(key) for key in older])
+    assert read_model(config.parent).half_extent == 0.5
+    rewrite_json(config, lambda content: content.update(novel=1))
+    with pytest.raises(MNIFError, match=r"config\.json: unknown 'novel'"):
+        read_model(config.parent)
+
+    item, path = MNIFPipeline(tiny_model()).instance(0), tmp_path / "object.safetensors"
+    item.save(path)
+    tensors, metadata = read_tensors(path)
+    about = json.loads(metadata["object"])
+    for key in ("name", "half_extent", "camera", "modality", "head"):
+        del about[key]
+    write_tensors(path, tensors, {**metadata, "object": json.dumps(about)})
+    assert NeuralObject.load(path).name == "object"
+    write_tensors(path, tensors, {**metadata, "object": json.dumps({**about, "novel": 1})})
+    with pytest.raises(MNIFError, match="unknown 'novel'"):
+        NeuralObject.load(path)
+    item.field.save(path)
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, tensors, {**metadata, "novel": "1"})
+    with pytest.raises(MNIFError, match="unknown 'novel'"):
+        CompactField.load(path)
 
 
 def test_a_full_disk_while_a_model_is_written_keeps_the_old_one(

@@ -148,8 +148,10 @@ def test_denoiser_sizes() -> None:
     assert DenoiserSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
     with pytest.raises(MNIFError, match="denoiser"):
         DenoiserSpec(0)
-    with pytest.raises(MNIFError, match="keys"):
-        DenoiserSpec.from_dict({"dim": 3})
+    assert DenoiserSpec.from_dict({"dim": 3}) == DenoiserSpec(3)
+    for unreadable, words in (({"width": 3}, "lacks 'dim'"), ({"dim": 3, "depth": 2}, "unknown 'depth'")):
+        with pytest.raises(MNIFError, match=words):
+            DenoiserSpec.from_dict(unreadable)
 
 
 # --- fitting ---------------------------------------------------------------------------------------------
@@ -316,8 +318,8 @@ def test_unusable_folders(small_prior: LatentPrior, tmp_path: Path) -> None:
         (lambda c: c.update(latent_dim=7), "whitening.basis has shape"),
         (lambda c: c["denoiser"].update(width=64), "has shape"),
         (lambda c: c.pop("num_latents"), "num_latents"),
-        (lambda c: c["training"].update(colour="red"), "unknown colour"),
-        (lambda c: c["report"].update(colour="red"), "unknown entry"),
+        (lambda c: c["training"].update(colour="red"), "unknown 'colour'"),
+        (lambda c: c["report"].update(colour="red"), "unknown 'colour'"),
     ):
         broken(change)
         with pytest.raises(MNIFError, match=message):

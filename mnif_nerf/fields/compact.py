@@ -16,7 +16,7 @@ from mnif_nerf.fields import families
 from mnif_nerf.fields.evaluate import evaluate
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
 from mnif_nerf.fields.network import NetworkForm, join_flat
-from mnif_nerf.files import atomic_file, content_errors, read_tensors, write_tensors
+from mnif_nerf.files import atomic_file, check_keys, content_errors, read_tensors, write_tensors
 
 _FORMAT = "mnif_nerf.compact_field"
 
@@ -121,7 +121,9 @@ class CompactField(nn.Module):
         if metadata.get("format") != _FORMAT:
             raise MNIFError(f"{path}: does not hold a collapsed field; {remedy}.")
         with content_errors(path, remedy):
-            return cls.from_tensors(tensors, {**metadata, "final_sine": json.loads(metadata["final_sine"])})
+            field = cls.from_tensors(tensors, {**metadata, "final_sine": json.loads(metadata["final_sine"])})
+        check_keys(metadata, ("format", *field.about), path, remedy)
+        return field
 
     def to_onnx(self, path: Path | str) -> Path:
         """Write the network as ONNX: input "points" `[N, in]`, output "raw" `[N, out]`, N free.

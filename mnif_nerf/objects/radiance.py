@@ -18,7 +18,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import field_device
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.files import content_errors, read_tensors, write_tensors
+from mnif_nerf.files import check_keys, content_errors, read_tensors, write_tensors
 from mnif_nerf.machine import check_memory
 from mnif_nerf.rendering.cameras import Intrinsics, default_camera, orbit_pose
 from mnif_nerf.rendering.depth_samples import DepthSamples, render_view_at_depths
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mnif_nerf.export.mesh_files import ExportMesh
 
 _FORMAT = "mnif_nerf.object"
+_KEYS = ("name", "half_extent", "camera", "modality", "resolution")  # and those of the field
 NOTEBOOK_PIXELS = 160  # of an object's picture in a notebook: rendered in a few hundredths of a second
 _BYTES_PER_PIXEL = 256  # rays, the intervals they are sampled in, and the outputs
 
@@ -274,14 +275,15 @@ class NeuralObject:
                     f"{path}: holds a {kind.__name__}, not a {cls.__name__}; read it with {kind.__name__}.load."
                 )
             field = CompactField.from_tensors(tensors, about, "field.")
+            check_keys(about, (*_KEYS, *field.about), path, remedy)
             cells = tensors["cells"].bool() if "cells" in tensors else None
             return kind(
                 tensors.get("latent"),
                 field,
-                about["name"],
+                about.get("name", "object"),
                 cells,
-                about["half_extent"],
-                about["camera"],
+                about.get("half_extent", 0.5),
+                about.get("camera"),
                 about.get("resolution"),
                 tensors.get("coefficients"),
             )

@@ -25,7 +25,15 @@ from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.files import atomic_folder, read_json, read_tensors, recover_folder, write_json, write_tensors
+from mnif_nerf.files import (
+    atomic_folder,
+    check_keys,
+    read_json,
+    read_tensors,
+    recover_folder,
+    write_json,
+    write_tensors,
+)
 from mnif_nerf.rendering.cameras import default_camera
 
 if TYPE_CHECKING:
@@ -210,7 +218,7 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
     try:
         field = MixtureField(FieldSpec.from_dict(config["field"]))
         names = tuple(str(name) for name in config["names"])
-        half_extent, camera = float(config["half_extent"]), {**default_camera(), **config.get("camera", {})}
+        half_extent, camera = float(config.get("half_extent", 0.5)), {**default_camera(), **config.get("camera", {})}
         # Folders of version 0.1.0 say "radiance", and neither grid nor adaptation.
         modality, grid = str(config.get("modality", "radiance")), config.get("grid")
         adaptation = dict(config.get("adaptation", {"method": "auto-decoding"}))
@@ -284,6 +292,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder / 'config.json'}: format version {config.get('format_version')} (written by mnif_nerf "
             f"{written}), but this version reads {FORMAT_VERSION}; install the matching one, or train again."
         )
+    known = ("format", "format_version", *(field.name for field in dataclasses.fields(StoredModel)))
+    check_keys(config, known, folder / "config.json", _REMEDY)
     return config
 
 

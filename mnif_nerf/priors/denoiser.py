@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import from_description
 
 
 @dataclass(frozen=True)
@@ -65,23 +66,9 @@ class DenoiserSpec:
         """The inverse of `to_dict`.
 
         Raises:
-            MNIFError: a key is missing or unknown.
+            MNIFError: a key is unknown, or one without a default is missing.
         """
-        check_description(cls, content, "train the prior again")
-        return cls(**content)
-
-
-def check_description(spec: type[Any], content: dict[str, Any], remedy: str) -> None:
-    """Refuse a stored description of a network that lacks a key of the dataclass `spec`, or has another.
-
-    Raises:
-        MNIFError: with `remedy`.
-    """
-    known = {f.name for f in fields(spec)}
-    if set(content) != known:
-        raise MNIFError(
-            f"denoiser: the description has the keys {sorted(content)}, expected {sorted(known)}; {remedy}."
-        )
+        return from_description(cls, content, "denoiser", "train the prior again")
 
 
 class Denoiser(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.priors.denoiser import check_description, time_embedding
+from mnif_nerf.files import from_description
+from mnif_nerf.priors.denoiser import time_embedding
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,9 @@ class FunctaSpec:
         """The inverse of `to_dict`.
 
         Raises:
-            MNIFError: a key is missing or unknown.
+            MNIFError: a key is unknown, or one without a default is missing.
         """
-        check_description(cls, content, "import the checkpoint again")
-        return cls(**content)
+        return from_description(cls, content, "denoiser", "import the checkpoint again")
 
 
 class FunctaDenoiser(nn.Module):

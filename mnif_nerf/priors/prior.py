@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder, read_json, read_tensors, write_json, write_tensors
+from mnif_nerf.files import (
+    atomic_folder,
+    check_keys,
+    from_description,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
 from mnif_nerf.priors.networks import AnyDenoiser, check_shapes, network_kind, network_name
 from mnif_nerf.priors.schedulers import (
@@ -41,6 +49,8 @@ from mnif_nerf.priors.whitening import Whitening
 
 FORMAT = "mnif_nerf.prior"
 FORMAT_VERSION = 1
+_SIZES = ("latent_dim", "dim", "num_latents")
+_KEYS = ("format", "format_version", *_SIZES, "whitening", "network", "denoiser", "training", "report")
 
 _CALIBRATION_SAMPLES = 512
 # A larger correction would hide a denoiser that has not learned anything.
@@ -284,16 +294,18 @@ class LatentPrior:
         if not (folder / "prior.json").is_file():
             raise MNIFError(f"{folder}: holds no latent prior (prior.json); train one with mnif-train-prior.")
         content = _checked_header(folder / "prior.json")
+        check_keys(content, _KEYS, folder / "prior.json", "train the prior again")
         tensors = read_tensors(folder / "prior.safetensors", "train the prior again")[0]
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         scheduler_from_config(scheduler)
         try:
             spec_kind, denoiser_kind = network_kind(content, folder / "prior.json")
             spec = spec_kind.from_dict(content["denoiser"])
-            config = PriorConfig.from_dict(content["training"])
-            report = None if content.get("report") is None else TrainingReport(**content["report"])
+            config = PriorConfig.from_dict(content.get("training", {}))
+            stored = content.get("report")
+            report = None if stored is None else from_description(TrainingReport, stored, "report", "train it again")
             sizes = (int(content["num_latents"]), int(content["latent_dim"]), int(content["dim"]))
-            mode = str(content["whitening"])
+            mode = str(content.get("whitening", "pca"))
         except (KeyError, TypeError) as error:
             raise MNIFError(
                 f"{folder / 'prior.json'}: missing or unknown entry {error}; train the prior again."

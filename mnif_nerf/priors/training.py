@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import from_description
 from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaSpec
@@ -108,12 +109,7 @@ class PriorConfig:
         Raises:
             MNIFError: an unknown key, as in a folder that another version wrote.
         """
-        unknown = set(content) - {f.name for f in fields(cls)}
-        if unknown:
-            raise MNIFError(
-                f"prior settings: unknown {', '.join(sorted(unknown))}; train the prior again with this version."
-            )
-        return cls(**content)
+        return from_description(cls, content, "prior settings", "train the prior again")
 
 
 def default_steps(num_latents: int) -> int:
