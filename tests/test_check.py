@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tiny_srn import write_tiny_srn
 
+from mnif_nerf.cli.data import Check, main
 from mnif_nerf.data.generate.writer import write_occupancy
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities import from_data
@@ -55,6 +56,18 @@ def test_every_problem_is_named(data):
         assert f"  {path}: {said}" in report
     assert "val: cars_val, nothing readable" in report
     assert "train: 1 scenes" in report
+
+
+def test_the_exit_code_follows_the_problems_whatever_their_words(data: Path, capsys) -> None:
+    broken = data / "cars_train" / "problems: none"
+    shutil.copytree(data / "cars_train" / "scene000", broken)
+    (broken / "rgb" / "000001.png").write_bytes(b"broken")
+    with pytest.raises(SystemExit) as stopped:
+        main(Check(data))
+    assert stopped.value.code == 1
+    shutil.rmtree(broken)
+    main(Check(data))
+    assert "Next: ns-train mnif-lite" in capsys.readouterr().out
 
 
 def test_problems_are_capped(data):
