@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import imageio
 import numpy as np
 import pytest
@@ -109,6 +111,22 @@ def test_gif(tmp_path) -> None:
     with Image.open(path) as movie:
         assert movie.n_frames == 3
         assert movie.info["duration"] == 200
+
+
+def test_a_gif_does_not_keep_its_frames(tmp_path):
+    """A film of a thousand pictures of 1024 x 1024 pixels would take 3 GB."""
+    alive: list[weakref.ref] = []
+
+    def frames():
+        for shade in range(24):
+            picture = Image.new("RGB", (8, 8), (shade * 10, 0, 0))
+            alive.append(weakref.ref(picture))
+            yield picture
+            del picture
+            assert sum(reference() is not None for reference in alive) <= 3
+
+    with Image.open(write_video(frames(), tmp_path / "long.gif")) as film:
+        assert film.n_frames > 12  # Pillow merges frames that look the same
 
 
 def test_interrupted_or_bad_videos_leave_nothing(tmp_path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +292,15 @@ def test_write_scene_refuses_what_does_not_fit(tmp_path):
     write_scene(tmp_path / "a", images, poses, camera)
     with pytest.raises(MNIFError, match="exists already"):
         write_scene(tmp_path / "a", images, poses, camera)
+
+
+def test_workers_are_not_forked_from_a_process_with_threads():
+    way = "ForkServerProcess" if sys.platform == "linux" else "SpawnProcess"
+    assert run_jobs(start_of_worker, [0, 1], 2, False, "x") == [way, way]
+
+
+def start_of_worker(_: int) -> str:
+    return type(multiprocessing.current_process()).__name__
 
 
 def fail_on_three(number: int) -> int:

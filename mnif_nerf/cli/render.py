@@ -295,7 +295,8 @@ def _write(
 
     if not output.suffix:
         made = write_frames(output, film.count, film.frame, settings, on_frame)
-        return made, Image.open(output / "frame_00000.png").size
+        with Image.open(output / "frame_00000.png") as picture:
+            return made, picture.size
     sizes = []
 
     def pictures() -> Iterator[Image.Image]:

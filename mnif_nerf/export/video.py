@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,18 @@ def _write_mp4(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
 
 
 def _write_gif(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
-    pictures = list(frames)
-    # One palette for all frames, from a spread of them: a palette per frame makes flat paint flicker.
-    spread = pictures[:: max(1, len(pictures) // 8)]
-    palette = image_grid(spread).quantize(256)
-    first, *rest = [picture.quantize(palette=palette) for picture in pictures]
-    duration = round(1000 / fps)
-    first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0, disposal=1)
+    # One palette for all frames, from a spread of them: a palette per frame makes flat paint flicker. How many there
+    # are is known at the end only, so they wait on the disk (Pillow itself keeps a byte a pixel, for its differences).
+    with tempfile.TemporaryDirectory(prefix="mnif-gif-") as folder:
+        count = 0
+        for count, image in enumerate(frames, start=1):
+            image.save(f"{folder}/{count - 1}.png", compress_level=1)
+
+        def frame(index: int) -> Image.Image:
+            with Image.open(f"{folder}/{index}.png") as stored:
+                return stored.copy()
+
+        palette = image_grid([frame(index) for index in range(0, count, max(1, count // 8))]).quantize(256)
+        rest = (frame(index).quantize(palette=palette) for index in range(1, count))
+        first, duration = frame(0).quantize(palette=palette), round(1000 / fps)
+        first.save(path, format="GIF", save_all=True, append_images=rest, duration=duration, loop=0, disposal=1)

@@ -143,9 +143,10 @@ def run_jobs(
                 results.append(function(job))
                 bar.advance(line)
             return results
-    # Forked workers start at once and only run numpy and Embree; elsewhere fork is unsafe or unknown.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
+    # Never forked from here: a thread of torch or Embree may hold a lock, which the child would wait for for ever.
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload([function.__module__])  # once for all workers
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_worker)
     try:
         futures = [executor.submit(function, job) for job in jobs]
