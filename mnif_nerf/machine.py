@@ -50,6 +50,15 @@ def denormals_flushed(flushed: bool = True) -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+def threads_are_given() -> bool:
+    """Whether the number of threads is not ours to choose: OMP_NUM_THREADS is set, or there is one processor."""
+    return "OMP_NUM_THREADS" in os.environ or _available() == 1
+
+
+def _available() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
     """Time `step` with one, half and all of the available threads, and keep the fastest setting.
 
@@ -69,10 +78,10 @@ def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
     """
     import torch
 
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = _available()
     candidates = sorted({1, max(available // 2, 1), available})
-    if "OMP_NUM_THREADS" in os.environ or len(candidates) == 1:
-        return torch.get_num_threads()  # the user decided
+    if threads_are_given():
+        return torch.get_num_threads()
     times = {}
     for threads in candidates:
         torch.set_num_threads(threads)

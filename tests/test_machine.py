@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,3 +107,13 @@ print("alive")
 def test_clouds_with_many_points_at_zero(trained: Path) -> None:
     done = subprocess.run([sys.executable, "-c", _CLOUDS, str(trained)], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "alive", f"exit {done.returncode}: {done.stderr[-500:]}"
+
+
+def test_threads_that_the_user_gave_are_no_choice_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "the faster choice just now" was said where OMP_NUM_THREADS had decided."""
+    from mnif_nerf.latents.stage1 import Stage1Trainer
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    model = SimpleNamespace(parameters=lambda: iter([torch.zeros(1)]), zero_grad=lambda set_to_none: None)
+    trainer = SimpleNamespace(model=model, source=SimpleNamespace(draw=lambda step: None))
+    assert Stage1Trainer.choose_threads(trainer) is None  # type: ignore[arg-type]

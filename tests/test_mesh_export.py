@@ -17,6 +17,8 @@ from mnif_nerf.export import density
 from mnif_nerf.export.density import density_grid, surface_level
 from mnif_nerf.export.mesh import field_to_mesh, mesh_report, surface_colors
 from mnif_nerf.export.mesh_files import linear_from_srgb, to_export_axes, write_mesh
+from mnif_nerf.export.voxels import field_to_occupancy
+from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.rendering.occupancy import grid_points
 
 VOLUME = 4 / 3 * np.pi * 0.3**3
@@ -42,6 +44,16 @@ def test_object_that_reaches_the_box_is_closed() -> None:
     assert mesh.is_watertight
     assert mesh.volume > 0
     assert np.abs(mesh.vertices).max() <= 0.5 + 0.5 / 24
+
+
+def test_the_level_follows_the_head() -> None:
+    """The authors' densities end at 10: at the usual level of 22.2 nothing was found in their models."""
+    ball = CompactField([torch.zeros(4, 3)], [torch.tensor([0.0, 0.0, 0.0, 30.0])], head="radiance-authors")
+    cells = torch.zeros(8, 8, 8, dtype=torch.bool)
+    cells[2:6, 2:6, 2:6] = True
+    mesh = field_to_mesh(ball, 16, cells=cells)
+    assert mesh.metadata["level"] == 5.0
+    assert field_to_occupancy(ball, 16, cells=cells).any()
 
 
 def test_surface_level_makes_a_layer_half_opaque() -> None:

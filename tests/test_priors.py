@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -155,6 +156,20 @@ def test_denoiser_sizes() -> None:
 
 
 # --- fitting ---------------------------------------------------------------------------------------------
+
+
+def test_the_rule_for_threads_sees_the_network_that_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With latents held out the two were sized by different counts."""
+    seen: list[DenoiserSpec] = []
+
+    def remember(spec: DenoiserSpec) -> contextlib.AbstractContextManager[None]:
+        seen.append(spec)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr("mnif_nerf.priors.prior.threads_for", remember)
+    config = PriorConfig(steps=1, held_out=0.5, explained_variance=1.0, calibrate=False)
+    prior = LatentPrior.fit(torch.randn(400, 60), config, progress=False)
+    assert seen == [prior.denoiser.spec]
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])

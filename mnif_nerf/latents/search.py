@@ -90,14 +90,14 @@ class SearchConfig:
             directions, weight 0).
     """
 
-    steps: int = 300
+    steps: int = 200
     lr: float = 0.1
     weight: float = 1e-3
     regulariser: Regulariser = "whitened"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise MNIFError(f"--steps {self.steps} leaves nothing to do; use at least 1 (300 is usual).")
+            raise MNIFError(f"`steps` is {self.steps}, which leaves nothing to do; use at least 1 (200 is usual).")
         if not 0 < self.lr < float("inf"):
             raise MNIFError(f"--lr {self.lr}: must be a positive number (0.1 is usual).")
         if not 0 <= self.weight < float("inf"):

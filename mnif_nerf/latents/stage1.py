@@ -24,7 +24,7 @@ from mnif_nerf.latents.encoding import EncodedLatents, encode
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.table import LatentTable
-from mnif_nerf.machine import denormals_flushed, tune_threads
+from mnif_nerf.machine import denormals_flushed, threads_are_given, tune_threads
 from mnif_nerf.random import stream
 
 _STEPS_BETWEEN_CHECKS = 400  # of the inner loop's direction
@@ -300,6 +300,8 @@ class Stage1Trainer:
         if threads > 0:
             torch.set_num_threads(threads)
             kernel.set_num_threads(threads)
+            return None
+        if threads_are_given():
             return None
         batch = self.source.draw(0)
 

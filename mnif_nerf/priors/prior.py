@@ -108,7 +108,7 @@ class LatentPrior:
             raise MNIFError(f"latents: all {len(latents)} are equal; train stage 1 before the prior.")
         kept_out = min(round(config.held_out * len(latents)), len(latents) - 2)
         total = config.steps or default_steps(len(latents) - kept_out)
-        spec = config.denoiser_spec(len(latents), whitening.dim)
+        spec = config.denoiser_spec(len(latents) - kept_out, whitening.dim)
         with threads_for(spec), _progress_bar(total, progress, on_step) as report_step:
             denoiser, report = train_denoiser(whitened, config, report_step, device)
         settings = _default_scheduler(config)
