@@ -199,7 +199,7 @@ def test_unfit_data_and_settings(tmp_path: Path) -> None:
         run_sweep(boxes(5, 0), boxes(6, 1), tmp_path, dataclasses.replace(TINY, unseen_instances=6))
     with pytest.raises(MNIFError, match="3 unseen instances"):
         run_sweep(boxes(5, 0), boxes(3, 1), tmp_path, TINY)
-    with pytest.raises(MNIFError, match="coefficients is 'other'"):
+    with pytest.raises(MNIFError, match="`coefficients` of the field is 'other'"):
         run_sweep(boxes(4, 0), boxes(4, 1), tmp_path, dataclasses.replace(TINY, coefficients=("other",)))
 
 
@@ -296,3 +296,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shutil.rmtree(tmp_path / "data" / "test")
     with pytest.raises(MNIFError, match="no split test or val"):
         main(options)
+
+
+def test_the_fields_are_those_of_the_shipped_methods() -> None:
+    """Pictures end in a linear layer, and everything but the swept sizes is the -lite method's."""
+    from mnif_nerf import modalities
+    from mnif_nerf.pipelines.methods import method_of
+
+    for store in (boxes(4, 0), slopes(4, 0)):
+        shipped = method_of(store.modality).new_run().pipeline.model
+        sizes = (shipped.num_bases, shipped.latent_dim, shipped.coefficients)
+        config = dataclasses.replace(TINY, width=shipped.width, hidden_layers=shipped.hidden_layers)
+        grid = {"resolution": store.resolution, "channels": store.channels}
+        assert field_spec(store, *sizes, config) == modalities.get(store.modality).training.field_spec(shipped, grid)

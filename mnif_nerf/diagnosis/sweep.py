@@ -25,27 +25,27 @@ from mnif_nerf import modalities
 from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import read_json, write_json
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen
 from mnif_nerf.latents.meta import PointObjective
-from mnif_nerf.latents.table import LatentTable, RowAdam
-from mnif_nerf.machine import denormals_flushed
+from mnif_nerf.latents.optimizer_settings import optimizer_settings
+from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
 from mnif_nerf.metrics.bases import basis_outputs, effective_rank, mean_absolute_correlation, use_of_bases
+from mnif_nerf.modalities.grid_settings import GridDataSettings
+from mnif_nerf.modalities.grid_training import GridData
+from mnif_nerf.pipelines.methods import method_of
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.training import PriorConfig
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
-from mnif_nerf.schedules import warmup_cosine
 
-_BETAS = (0.9, 0.99)
 _WARMUP = 50
-_FINAL_FRACTION = 0.03
 _MAX_NORM = 1.0
-_LATENT_WEIGHT = 1e-3
 _BASIS_POINTS = 1024
 _LEAST_INSTANCES = 4  # that sets can be compared by
-# The settings of `configs.py`: pictures are smoother than w0 = 30 allows for.
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,17 @@ def run_sweep(
 
 
 def field_spec(store: GridStore, bases: int, latent_dim: int, coefficients: str, config: SweepConfig) -> FieldSpec:
-    """The mixture of one grid point: logits of occupancy, or colours through a last sine, as of the -lite methods."""
-    return FieldSpec(
-        in_features=store.dims,
-        out_features=store.channels,
+    """The field of one grid point: that of the modality's -lite method, with other sizes."""
+    model = dataclasses.replace(
+        method_of(store.modality).new_run().pipeline.model,
         width=config.width,
         hidden_layers=config.hidden_layers,
         num_bases=bases,
         latent_dim=latent_dim,
         coefficients=coefficients,
-        **modalities.get(store.modality).sweep_field(store.resolution),
     )
+    grid = {"resolution": store.resolution, "channels": store.channels}
+    return modalities.get(store.modality).training.field_spec(model, grid)
 
 
 def score_point(train: GridStore, unseen: GridStore, spec: FieldSpec, config: SweepConfig) -> dict[str, Any]:
@@ -198,36 +198,19 @@ def score_point(train: GridStore, unseen: GridStore, spec: FieldSpec, config: Sw
     return {**row, "train_seconds": trained, "seconds": time.perf_counter() - start}
 
 
-@denormals_flushed()
-def train_field(store: GridStore, spec: FieldSpec, config: SweepConfig) -> tuple[MixtureField, Tensor]:
+def train_field(store: GridStore, spec: FieldSpec, config: SweepConfig) -> tuple[ModulatedField, Tensor]:
     """Auto-decoding: the field and the latents `[N, D]` of all instances of the store."""
-    field = MixtureField(spec, seed=config.seed)
-    table = LatentTable(store.num_instances, spec.latent_dim, seed=config.seed)
+    task = modalities.get(store.modality).training.task(None)
+    model = Stage1Model(spec, store.names, task, seed=config.seed)
+    settings = optimizer_settings(config.field_lr, config.field_lr, config.latent_lr, _WARMUP, max_norm=_MAX_NORM)
+    optimizers = OptimizerGroups.from_settings(model.parameter_groups(), settings, config.steps)
     batch = min(config.instances_per_step, store.num_instances)
-    sampler = PointSampler(store, batch, config.points_per_instance, seed=config.seed)
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(field.parameters(), lr=config.field_lr, betas=_BETAS),
-        RowAdam(table.parameters(), lr=config.latent_lr, betas=_BETAS),
-    ]
-
-    def rate(step: int) -> float:
-        return warmup_cosine(step, _WARMUP, config.steps, _FINAL_FRACTION)
-
-    schedules = [torch.optim.lr_scheduler.LambdaLR(each, rate) for each in optimizers]
-    for step in range(config.steps):
-        drawn = sampler.draw(step)
-        codes = table(drawn.instances)
-        loss = PointObjective(field, drawn).losses(codes).mean() + _LATENT_WEIGHT * codes.square().mean()
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(field.parameters(), _MAX_NORM)
-        for stepped in (*optimizers, *schedules):
-            stepped.step()
-    latents = table.weight.detach()
-    if not bool(torch.isfinite(latents).all()):
-        raise MNIFError(f"sweep: training with {spec.num_bases} bases diverged; lower the learning rates.")
-    return field.eval().requires_grad_(False), latents
+    drawn = GridDataSettings(instances_per_step=batch, points_per_instance=config.points_per_instance)
+    source = GridData(drawn, seed=config.seed)
+    source.store = store
+    Stage1Trainer(model, source, optimizers, config.seed).train(0, config.steps)
+    model.require_finite(config.steps)
+    return model.field.eval().requires_grad_(False), model.latents.weight.detach()
 
 
 def fit_unseen(field: MixtureField, store: GridStore, latents: Tensor, config: SweepConfig) -> Tensor:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mnif_nerf.modalities.training import ModalityTraining
     from mnif_nerf.objects.radiance import NeuralObject
 
-_W0, _W0_PER_CELL = 30.0, 0.75  # frequencies of the fields that a sweep trains
 
 
 class Modality(ABC):
@@ -207,10 +206,6 @@ class Modality(ABC):
             MNIFError: there is no sweep of this modality.
         """
         raise MNIFError(f"there is no sweep over models of {self.nouns}; use voxels or pictures.")
-
-    def sweep_field(self, resolution: int) -> dict[str, Any]:
-        """Settings of the fields that a sweep trains: "w0", "final_activation" and "head"."""
-        return {"w0": min(_W0, _W0_PER_CELL * resolution), "final_activation": "sine", "head": self.heads[0]}
 
     def unit_values(self, raw: Tensor, head: str) -> Tensor:
         """Values in [0, 1] of a grid, from the field's raw outputs."""

@@ -69,10 +69,6 @@ class Voxel(GridModality):
         """Values in [-1, 1], positive inside."""
         return torch.tanh(0.5 * raw) if head == "logit" else raw.clamp(-1.0, 1.0)
 
-    def sweep_field(self, resolution: int) -> dict[str, Any]:
-        """Logits of occupancy."""
-        return {"w0": 30.0, "final_activation": "linear", "head": "logit"}
-
     def unit_values(self, raw: Tensor, head: str) -> Tensor:
         """Occupancies."""
         from mnif_nerf.fields.heads import occupancy_from_raw
