@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mnif_nerf.objects.radiance import NeuralObject
 
 
-
 class Modality(ABC):
     """One kind of signal: its words, its field's ends, its objects, and what can be done with them.
 
