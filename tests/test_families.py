@@ -8,8 +8,10 @@ import math
 
 import pytest
 import torch
+from tiny_model import tiny_image_model
 from torch import Tensor
 
+from mnif_nerf.diagnosis.bases import diagnose_bases
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import CompactField, FieldSpec, ModulatedField, build_field, kernel
 from mnif_nerf.fields.families import FAMILIES, forward_reference
@@ -17,6 +19,7 @@ from mnif_nerf.fields.kernel import PointLoss
 from mnif_nerf.fields.point_loss import losses_and_gradients, point_losses
 from mnif_nerf.fields.spec import MODULATIONS
 from mnif_nerf.latents.meta import InnerRates, LossObjective, MetaConfig, PointObjective, adapt
+from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.rendering.batch import PointBatch
 
 SPEC = FieldSpec(3, 2, 8, 2, 4, 5, w0=6.0, head="logit", rank=2, fourier_features=5)
@@ -212,3 +215,33 @@ def test_onnx_export_equals_torch(family, tmp_path):
     session = runtime.InferenceSession(str(small.to_onnx(tmp_path / "a.onnx")), providers=["CPUExecutionProvider"])
     (raw,) = session.run(None, {"points": points.numpy()})
     torch.testing.assert_close(torch.from_numpy(raw), small(points), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "modulation"), [("finer", "low-rank"), ("fourier-relu", "mixture"), ("siren", "shift")]
+)
+def test_model_folders_and_object_files_hold_the_choice(family, modulation, tmp_path):
+    pipe = MNIFPipeline(tiny_image_model(family=family, modulation=modulation))
+    pipe.save_pretrained(tmp_path / "model")
+    again = MNIFPipeline.from_pretrained(tmp_path / "model", device="cpu")
+    assert again.model.field.spec == pipe.model.field.spec
+    for item in (again.instance(0), type(pipe.instance(0)).load(pipe.instance(0).save(tmp_path / "a.safetensors"))):
+        assert item.field.form.family == family
+        assert item.image(8).tobytes() == pipe.instance(0).image(8).tobytes()
+
+
+def test_what_only_a_mixture_can_do_is_said():
+    mixture, other = (MNIFPipeline(tiny_image_model(modulation=name)) for name in ("mixture", "shift"))
+    halves = mixture.mix_layers(0, 1, [0.0, 1.0, 1.0])
+    for wrong, match in (
+        (lambda: other.mix_layers(0, 1, [0.0, 1.0, 1.0]), "mixing layer by layer needs a mixture of basis networks"),
+        (lambda: other.coefficients(0), "`modulation` is 'shift'"),
+        (lambda: other.project(halves), "needs a mixture"),
+        (lambda: diagnose_bases(other), "a diagnosis of bases needs a mixture"),
+    ):
+        with pytest.raises(MNIFError, match=match):
+            wrong()
+    assert other.average([0, 1]).has_latent  # the same shares in every layer: the latents' average
+    assert other.interpolate(0, 1, num=3)
+    fourier = MNIFPipeline(tiny_image_model(family="fourier-relu"))
+    assert not fourier.mix_layers(0, 1, [0.0, 1.0]).has_latent  # its first layer is nobody's

@@ -85,11 +85,11 @@ def sine_and_cosine(x: Tensor) -> tuple[Tensor, Tensor]:
 def test_sine_is_accurate_up_to_ten_thousand_and_bounded_beyond(instruction_set, monkeypatch):
     monkeypatch.setenv("MNIF_KERNEL", instruction_set)
     multiples = torch.arange(-50, 51) * (math.pi / 4)
-    for limit, error in ((3.2, 1.5e-7), (100.0, 1.5e-7), (1e4, 2e-7)):
+    for limit, error, both in ((3.2, 1.5e-7, 1e-7), (100.0, 1.5e-7, 1e-7), (1e4, 2e-7, 1.2e-7)):
         x = torch.cat([torch.linspace(-limit, limit, 20001), multiples[multiples.abs() <= limit]])
         sine, cosine = sine_and_cosine(x)
         torch.testing.assert_close(sine.double(), x.double().sin(), atol=error, rtol=0)
-        torch.testing.assert_close(cosine.double(), x.double().cos(), atol=error, rtol=0)
+        torch.testing.assert_close(cosine.double(), x.double().cos(), atol=both, rtol=0)
     huge = torch.tensor([1e5, 1e7, 1e12, 1e30, 3.4e38])
     for values in sine_and_cosine(torch.cat([huge, -huge])):
         assert values.abs().max() <= 1.0 + 1e-6

@@ -110,8 +110,10 @@ def python_picture(pipe: MNIFPipeline, latent: torch.Tensor, elevation: float, a
         lambda: tiny_voxel_model(head="logit"),
         tiny_image_model,
         lambda: tiny_image_model(channels=1),
+        lambda: tiny_image_model(family="finer"),
+        lambda: tiny_image_model(family="fourier-relu", modulation="shift"),
     ],
-    ids=["radiance", "voxel", "voxel-logit", "image", "image-grey"],
+    ids=["radiance", "voxel", "voxel-logit", "image", "image-grey", "finer", "fourier-relu"],
 )
 def test_the_shader_draws_what_python_draws(browser: Any, tmp_path: Path, model: Callable[[], StoredModel]) -> None:
     pipe = MNIFPipeline(model())

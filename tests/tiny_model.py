@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.pipelines.model_folder import StoredModel
@@ -116,10 +117,13 @@ def tiny_voxel_model(num_instances: int = 6, seed: int = 0, head: str = "signed"
     )
 
 
-def tiny_image_model(num_instances: int = 6, seed: int = 0, channels: int = 3, resolution: int = 8) -> StoredModel:
-    """A random model of pictures, as after auto-decoding."""
+def tiny_image_model(
+    num_instances: int = 6, seed: int = 0, channels: int = 3, resolution: int = 8, **choices: str
+) -> StoredModel:
+    """A random model of pictures, as after auto-decoding; `choices` of family and modulation."""
     field = _lively_field(
         FieldSpec(
+            **choices,  # type: ignore[arg-type]
             in_features=2,
             out_features=channels,
             width=16,
@@ -138,13 +142,14 @@ def tiny_image_model(num_instances: int = 6, seed: int = 0, channels: int = 3, r
     return StoredModel(field, latents, names, modality="image", grid=grid)
 
 
-def _lively_field(spec: FieldSpec, seed: int, gain: float) -> MixtureField:
+def _lively_field(spec: FieldSpec, seed: int, gain: float) -> ModulatedField:
     """A random field whose values go up and down around zero."""
-    field = MixtureField(spec, seed=seed)
+    field = build_field(spec, seed=seed)
     with torch.no_grad():
         out, fan_in = spec.shapes[-1]
-        field.bases[-1][:, : out * fan_in].mul_(gain)
-        field.bases[-1][:, out * fan_in :] = 0
+        last = field.parameter_groups()["fields"][len(spec.learned_shapes) - 1]
+        last[..., : out * fan_in] *= gain
+        last[..., out * fan_in :] = 0
     return field.eval()
 
 

@@ -89,8 +89,10 @@ def _parts(
     from mnif_nerf.diagnosis.bases import bases_steps
     from mnif_nerf.diagnosis.plots import strips_steps
     from mnif_nerf.diagnosis.smoothness import SmoothnessSettings, smoothness_steps
+    from mnif_nerf.fields.modulations.mixture import MixtureField
 
-    yield "bases", bases_steps(pipe), lambda advance: _bases(pipe, options, advance)
+    if isinstance(pipe.model.field, MixtureField):
+        yield "bases", bases_steps(pipe), lambda advance: _bases(pipe, options, advance)
     settings = SmoothnessSettings(options.num_pairs, options.num_samples, options.points, options.seed)
     steps = smoothness_steps(pipe, settings) + strips_steps(pipe, settings)
     yield "smoothness", steps, lambda advance: _smoothness(pipe, settings, options.resolution, advance)

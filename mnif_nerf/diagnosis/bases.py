@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.modulations.mixture import MixtureField, as_mixture
 from mnif_nerf.metrics.bases import (
     DEAD_BELOW,
     Use,
@@ -191,10 +191,10 @@ def diagnose_bases(
         advance: called `bases_steps(pipe)` times.
 
     Raises:
-        MNIFError: fewer than 2 instances, or a number below 1.
+        MNIFError: fewer than 2 instances, a number below 1, or a model that is no mixture.
     """
     check_instances(pipe)
-    field, latents = pipe.model.field, pipe.latents
+    field, latents = as_mixture(pipe.model.field, "a diagnosis of bases"), pipe.latents
     untrained = MixtureField(field.spec, seed=seed).to(latents.device)
     at = data_points(pipe, points, seed)
     outputs = [basis_outputs(one, at, latents) for one in (field, untrained)]

@@ -212,7 +212,7 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
     if head not in drawing.heads:
         raise MNIFError(f"a web page cannot draw {drawing.what} with the head {head!r}.")
     for item in objects:
-        if (_sizes(item.field), item.field.head, item.field.final_sine) != (sizes, head, first.final_sine):
+        if (item.field.form, item.field.head) != (first.form, head):
             raise MNIFError(
                 f"{item.name}: its network has another shape than that of {objects[0].name}; a page shows one model."
             )
@@ -223,6 +223,8 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
         "format": FORMAT,
         "modality": drawing.name,
         "head": head,
+        "family": first.form.family,
+        "w0": first.form.w0,
         "finalSine": first.final_sine,
         "sizes": sizes,
         "precision": precision,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
 from mnif_nerf.machine import denormals_flushed
@@ -113,7 +113,7 @@ class GridAdaptation:
     batch_size: int = 32
 
 
-def latents_of_grids(field: MixtureField, source: PointSource, instances: Tensor, how: GridAdaptation) -> Tensor:
+def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tensor, how: GridAdaptation) -> Tensor:
     """Latents `[K, D]` of voxel grids or pictures that the field was not trained on; the field is not changed.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import density_from_raw
-from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import PointBatch, RayBatch
@@ -124,7 +124,7 @@ class ViewEvidence:
 
     def __init__(
         self,
-        field: MixtureField,
+        field: ModulatedField,
         rays: RayBatch,
         losses: LossConfig,
         rays_per_step: int = 256,
@@ -195,7 +195,7 @@ class PointEvidence:
 
     def __init__(
         self,
-        field: MixtureField,
+        field: ModulatedField,
         pools: Sequence[PointPool],
         points_per_step: int = 2048,
         half_extent: float = 0.5,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.table import RowAdam
 from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.rendering.batch import RayBatch
@@ -95,7 +95,7 @@ def fit(
 
 
 def fit_latents(
-    field: MixtureField,
+    field: ModulatedField,
     rays: RaySource,
     training_latents: Tensor,
     config: FitConfig | None = None,

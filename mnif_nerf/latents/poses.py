@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.search import LatentSpace, SearchConfig
 from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch
@@ -128,7 +128,7 @@ class PhotoSearch:
 
     def __init__(
         self,
-        field: MixtureField,
+        field: ModulatedField,
         image: Tensor,
         silhouette: Tensor | None,
         intrinsics: Intrinsics,

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.meta import LossObjective, MetaConfig
@@ -32,7 +32,7 @@ class SceneRays(Protocol):
 
 
 def radiance_objective(
-    field: MixtureField, data: RayBatch, losses: LossConfig, seed: int | None = None
+    field: ModulatedField, data: RayBatch, losses: LossConfig, seed: int | None = None
 ) -> LossObjective:
     """What the inner loop descends: every scene's rendering loss on given rays.
 
@@ -53,7 +53,7 @@ def radiance_objective(
 
 
 def latents_of_scenes(
-    field: MixtureField,
+    field: ModulatedField,
     rays: SceneRays,
     training_latents: Tensor,
     losses: LossConfig,

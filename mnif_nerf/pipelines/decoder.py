@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.modulations import ModulatedField
+from mnif_nerf.fields.modulations.mixture import as_mixture
 from mnif_nerf.objects.radiance import NeuralObject
 
 if TYPE_CHECKING:
-    from mnif_nerf.fields.mixture import MixtureField
     from mnif_nerf.modalities import Modality
     from mnif_nerf.pipelines.model_folder import StoredModel
     from mnif_nerf.priors.prior import LatentPrior
@@ -148,7 +149,7 @@ class Decoder:
         return code
 
 
-def check_origin(field: MixtureField, item: NeuralObject) -> None:
+def check_origin(field: ModulatedField, item: NeuralObject) -> None:
     """Refuse an object whose network is not what this model makes of its latent or coefficients.
 
     Raises:
@@ -160,7 +161,9 @@ def check_origin(field: MixtureField, item: NeuralObject) -> None:
     if item.has_latent:
         own = field.collapse(item.latent.to(device, torch.float32))
     elif item.coefficients is not None:
-        own = field.collapse_coefficients(item.coefficients.to(device))
+        own = as_mixture(field, f"{item.name}, which has no latent,").collapse_coefficients(
+            item.coefficients.to(device)
+        )
     else:
         raise MNIFError(f"{item.name}: has neither a latent nor mixture coefficients; it cannot be edited.")
     for mine, other in zip([*own.weights, *own.biases], [*item.field.weights, *item.field.biases]):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.modulations.mixture import as_mixture
 from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.decoder import Decoder, check_origin
 
@@ -67,7 +68,7 @@ class Editor(Decoder):
         Raises:
             MNIFError: another number of shares than the networks have layers, or an object of another model.
         """
-        layers = len(self.model.field.spec.shapes)
+        layers = len(self.model.field.spec.learned_shapes)
         of_b = torch.as_tensor(shares, dtype=torch.float32).flatten()
         if len(of_b) != layers:
             raise MNIFError(f"{len(of_b)} shares do not fit networks of {layers} layers; give one for each layer.")
@@ -94,7 +95,7 @@ class Editor(Decoder):
         reason = self.model.kind.no_repainting
         if reason:
             raise MNIFError(f"shape and colour cannot be mixed in this model, as {reason}; mix_layers mixes layers.")
-        count = len(self.model.field.spec.shapes)
+        count = len(self.model.field.spec.learned_shapes)
         last = max(1, round(_COLOR_LAYERS * count)) if layers is None else layers
         if not 1 <= last < count:
             raise MNIFError(f"{last} layers of the colour leave no mixture of {count} layers; use 1 to {count - 1}.")
@@ -150,8 +151,9 @@ class Editor(Decoder):
         Raises:
             MNIFError: an object of another model.
         """
+        field = as_mixture(self.model.field, "mixing layer by layer")
         if _has_latent(item):
-            return self.model.field.coefficients(self.latent_of(item).unsqueeze(0))[0]
+            return field.coefficients(self.latent_of(item).unsqueeze(0))[0]
         check_origin(self.model.field, item)
         return item.coefficients.to(self.latents.device)
 
@@ -170,7 +172,7 @@ class Editor(Decoder):
         """
         if _has_latent(item):
             return self.latent_of(item), 0.0
-        field, latents = self.model.field, self.latents
+        field, latents = as_mixture(self.model.field, "a projection of mixture coefficients"), self.latents
         mean = latents.mean(0) if len(latents) else latents.new_zeros(field.spec.latent_dim)
         codes = torch.cat([mean.unsqueeze(0), mean + torch.eye(len(mean), device=mean.device)])
         alphas = field.coefficients(codes).double().flatten(1).cpu()
@@ -180,7 +182,7 @@ class Editor(Decoder):
         return mean + step.to(mean), left
 
     def _decode_coefficients(self, alpha: Tensor, name: str) -> NeuralObject:
-        return self.wrap(None, self.model.field.collapse_coefficients(alpha), name, alpha)
+        return self.wrap(None, as_mixture(self.model.field, "this").collapse_coefficients(alpha), name, alpha)
 
 
 def _has_latent(item: Any) -> bool:
@@ -189,7 +191,7 @@ def _has_latent(item: Any) -> bool:
 
 def _checked_weights(model: StoredModel, objects: Sequence[Any], weights: Sequence[Any] | Tensor) -> Tensor:
     """Weights `[K, L]`."""
-    layers = len(model.field.spec.shapes)
+    layers = len(model.field.spec.learned_shapes)
     if not len(objects):
         raise MNIFError("there is nothing to mix; give at least one object.")
     shares = torch.as_tensor(weights, dtype=torch.float32)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.modulations.mixture import MixtureField
+from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import (
     atomic_folder,
@@ -76,7 +76,7 @@ class StoredModel:
             "inner_lr" and optionally "first_order".
     """
 
-    field: MixtureField
+    field: ModulatedField
     latents: Tensor
     names: tuple[str, ...]
     cells: Tensor | None = None
@@ -216,7 +216,7 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
     folder = Path(folder)
     config = _read_config(folder)
     try:
-        field = MixtureField(FieldSpec.from_dict(config["field"]))
+        field = build_field(FieldSpec.from_dict(config["field"]))
         names = tuple(str(name) for name in config["names"])
         half_extent, camera = float(config.get("half_extent", 0.5)), {**default_camera(), **config.get("camera", {})}
         # Folders of version 0.1.0 say "radiance", and neither grid nor adaptation.
@@ -297,7 +297,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _load_field(field: MixtureField, path: Path) -> None:
+def _load_field(field: ModulatedField, path: Path) -> None:
     state = read_tensors(path, _REMEDY)[0]
     for name, value in state.items():
         if not torch.isfinite(value).all():

@@ -34,10 +34,23 @@ function weightSource(gl, layout, wanted) {
   };
 }
 
-// vec4 network(vec4): the SIREN. Four outputs at a time are one expression over all inputs; a loop goes over the
+// What follows the first layer, and the other layers but the last, by the network's family.
+function activations(model) {
+  const sine = (sum) => `wave(${sum})`;
+  const chirp = (sum) => `wave(chirp(${sum}))`;
+  const families = {
+    siren: [sine, sine],
+    finer: [chirp, chirp],
+    "fourier-relu": [sine, (sum) => `max(${sum}, 0.0)`],
+  };
+  return families[model.family];
+}
+
+// vec4 network(vec4): the small network. Four outputs at a time are one expression over all inputs; a loop goes over the
 // outputs, since everything written out compiles for many seconds. w0 is already in the weights, so that the arguments
 // of the sine are plain.
-function networkSource(layout, finalSine, source) {
+function networkSource(layout, model, source) {
+  const [first, hidden] = activations(model);
   const most = Math.max(...layout.layers.map((layer) => layer.outBlocks));
   const lines = ["vec4 network(vec4 point) {", `  vec4 h[${most}];`, "  h[0] = point;"];
   layout.layers.forEach((layer, number) => {
@@ -52,7 +65,7 @@ function networkSource(layout, finalSine, source) {
       ...inputs.map((name, k) => `  vec4 ${name} = h[${k}];`),
       `  for (int o = 0; o < ${layer.outBlocks}; ++o) {`,
       `    int k = o * ${4 * layer.inBlocks};`,
-      `    h[o] = ${last && !finalSine ? sum : `wave(${sum})`};`,
+      `    h[o] = ${last ? (model.finalSine ? `wave(${sum})` : sum) : (number ? hidden : first)(sum)};`,
       "  }",
     );
   });
@@ -70,6 +83,11 @@ vec4 wave(vec4 x) {
   vec4 y = r + r * s * (-0.166666571 + s * (8.333017291e-3 + s * (-1.980661517e-4 + s * 2.600054714e-6)));
   return y * (1.0 - 4.0 * fract(0.5 * k));
 }
+`;
+
+// FINER's argument of the sine, which holds a factor w0 already.
+const CHIRP = `
+vec4 chirp(vec4 x) { return x * (1.0 + abs(x) / W0); }
 `;
 
 const COLORS = {
@@ -327,10 +345,11 @@ function fragmentSources(model, layout, source) {
   const occupied = { radiance: "density(network(vec4(p, 0.0)).w) > OCCUPIED_ABOVE" };
   occupied.voxel = "value(network(vec4(p / HALF_EXTENT, 0.0)).x) > OCCUPIED_ABOVE";
   const names =
-    `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${channels}\n` +
+    `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${channels}\n#define W0 ${glslNumber(model.w0)}\n` +
     `#define OCCUPIED (${occupied[model.modality] || "true"})\n`;
   const head = model.modality === "voxel" ? VALUES[model.head] : COLORS[model.head] + (DENSITIES[model.head] || "");
-  const field = [HEADER, defines, names, source.declarations, WAVE, head, networkSource(layout, model.finalSine, source)];
+  const waves = WAVE + (model.family === "finer" ? CHIRP : "");
+  const field = [HEADER, defines, names, source.declarations, waves, head, networkSource(layout, model, source)];
   const main = { radiance: BOX + GRID + VOLUME_MAIN, voxel: BOX + GRID + SURFACE_MAIN, image: PLANE_MAIN };
   return {
     picture: [...field, CAMERA, main[model.modality]].join("\n"),

@@ -17,6 +17,24 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.modulations.base import ModulatedField
 
 
+def as_mixture(field: ModulatedField, what: str) -> MixtureField:
+    """The field, where it is a mixture.
+
+    Args:
+        field: of any modulation.
+        what: what needs a mixture, to begin a sentence with.
+
+    Raises:
+        MNIFError: the field has another modulation.
+    """
+    if not isinstance(field, MixtureField):
+        raise MNIFError(
+            f"{what} needs a mixture of basis networks, and this model's `modulation` is {field.spec.modulation!r}; "
+            "train one with the modulation 'mixture'."
+        )
+    return field
+
+
 class MixtureField(ModulatedField):
     """M basis networks, and the projection from a latent code to their mixture coefficients.
 
