@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
+import re
 import sys
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 
 class MNIFError(ValueError):
-    """A mistake in the input, told in one sentence: what is wrong, where, and what to do about it."""
+    """A mistake in the input, told in one sentence: what is wrong, where, and what to do about it.
+
+    Arguments are named in backticks by their Python names; commands tell their options instead (`run_command`).
+    """
 
 
 @contextlib.contextmanager
@@ -39,12 +47,69 @@ def disk_errors(where: object) -> Iterator[None]:
         raise
 
 
-def run_command(main: Callable[[], object]) -> None:
-    """Run a console script: an `MNIFError` becomes one line and exit code 1, Ctrl-C exit code 130."""
+def flag_paths(*settings: Any) -> list[tuple[str, ...]]:
+    """The paths of all options that a command makes from settings: `("pipeline", "inner_lr")` is --pipeline.inner-lr.
+
+    Args:
+        settings: dataclasses (a class, an instance, or a union of classes as of subcommands); nested ones, and
+            dictionaries within instances, are walked.
+
+    Returns:
+        The paths, shortest first, so that a name means the option nearest to the top.
+    """
+    found: dict[tuple[str, ...], None] = {}
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), item) for item in settings]
+    while waiting:
+        path, item = waiting.pop(0)
+        if isinstance(item, Mapping):
+            found.update({(*path, str(name)): None for name in item})
+            waiting += [((*path, str(name)), value) for name, value in item.items()]
+        elif dataclasses.is_dataclass(item):
+            hints = typing.get_type_hints(item) if isinstance(item, type) else vars(item)
+            for field in dataclasses.fields(item):
+                if "Positional" not in str(field.type):  # an argument without a flag
+                    found[(*path, field.name)] = None
+                waiting.append(((*path, field.name), hints[field.name]))
+        else:
+            waiting += [(path, part) for part in typing.get_args(item)]
+    return sorted((path for path in found if path), key=len)
+
+
+def with_flags(text: str, paths: Sequence[tuple[str, ...]], other: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A library's sentence as a command says it: an argument's name in backticks becomes its option.
+
+    Args:
+        text: names arguments in backticks; where several options end alike, the outer ones tell which:
+            "`latents.lr`" is --optimizers.latents.optimizer.lr.
+        paths: of `flag_paths`. A name without an option loses its backticks.
+        other: what an argument is called in the options, where the names differ.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        parts = other.get(match[1], match[1]).split(".")
+        for path in paths:
+            outer = iter(path[:-1])
+            if path[-1] == parts[-1] and all(part in outer for part in parts[:-1]):
+                return "--" + ".".join(path).replace("_", "-")
+        return match[1]
+
+    return re.sub(r"`([a-z][a-z0-9_.]*)`", flag, text)
+
+
+def run_command(
+    main: Callable[[], object], options: Iterable[Any] = (), other: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Run a console script: an `MNIFError` becomes one line and exit code 1, Ctrl-C exit code 130.
+
+    Args:
+        main: the command.
+        options: the dataclasses of its options, whose flags take the place of the arguments that errors name.
+        other: see `with_flags`.
+    """
     try:
         main()
     except MNIFError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_flags(str(error), flag_paths(*options), other)}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted: nothing half-written was kept; run the same command again to go on.", file=sys.stderr)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import json
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ import torch
 from tiny_model import tiny_model
 
 from mnif_nerf import files
-from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.cli.fit import FitOptions
+from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from mnif_nerf.latents.search import SearchConfig
 from mnif_nerf.objects.radiance import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.methods import METHODS
 from mnif_nerf.pipelines.model_folder import read_model, write_model
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.training import PriorConfig
@@ -267,3 +272,44 @@ def test_commands_end_with_a_sentence(capsys: pytest.CaptureFixture[str]) -> Non
         assert capsys.readouterr().err.startswith(words)
     with pytest.raises(io.UnsupportedOperation):  # a bug keeps its traceback
         run_command(lambda: fail(io.UnsupportedOperation()))
+
+
+@dataclass
+class Inner:
+    deep_name: int = 0
+    both: int = 0
+
+
+@dataclass
+class Outer:
+    num_samples: int = 1
+    both: int = 0
+    inner: Inner = field(default_factory=Inner)
+    optimizers: dict[str, Any] = field(default_factory=lambda: {"fields": {"lr": 1.0}, "latents": {"lr": 1.0}})
+
+
+def test_arguments_in_errors_become_the_options_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    paths = flag_paths(Outer())
+    for text, told in (
+        ("`num_samples` is 0; ask for at least 1.", "--num-samples is 0; ask for at least 1."),
+        ("`deep_name` and `both`", "--inner.deep-name and --both"),
+        ("`inner.both`", "--inner.both"),
+        ("`latents.lr` of `nothing`", "--optimizers.latents.lr of nothing"),
+        ("`other`", "--num-samples"),
+    ):
+        assert with_flags(text, paths, {"other": "num_samples"}) == told
+    for file in Path(files.__file__).with_name("cli").glob("*.py"):
+        module = importlib.import_module(f"mnif_nerf.cli.{file.stem}")
+        for name, kind in vars(module).items():
+            if name.endswith("Options") and is_dataclass(kind):
+                assert flag_paths(kind)
+    with pytest.raises(SystemExit):
+        run_command(lambda: SearchConfig(steps=0), [FitOptions])
+    assert capsys.readouterr().err.startswith("error: --steps is 0, ")
+
+
+def test_training_commands_tell_nested_options() -> None:
+    paths = flag_paths(*(method.new_run() for method in METHODS.values()))
+    assert with_flags("`inner_lr`", paths) == "--pipeline.inner-lr"
+    assert with_flags("`instances_per_step`", paths) == "--pipeline.datamanager.instances-per-step"
+    assert with_flags("`latents.lr`", paths) == "--optimizers.latents.optimizer.lr"

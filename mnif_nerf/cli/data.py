@@ -212,7 +212,7 @@ def _training(folder: Path, instances: int, voxels: bool) -> str:
 
 def entrypoint() -> None:
     """Console script `mnif-data`."""
-    run_command(lambda: main(tyro.cli(Command, prog="mnif-data", description=__doc__)))  # type: ignore[arg-type]
+    run_command(lambda: main(tyro.cli(Command, prog="mnif-data", description=__doc__)), [Command])  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -174,4 +174,4 @@ def entrypoint() -> None:
     """Console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(DemoConfig, prog="mnif-demo")))
+    run_command(lambda: main(tyro.cli(DemoConfig, prog="mnif-demo")), [DemoConfig])

@@ -152,7 +152,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(DiagnoseOptions)))
+    run_command(lambda: main(tyro.cli(DiagnoseOptions)), [DiagnoseOptions])
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(EvalOptions)))
+    run_command(lambda: main(tyro.cli(EvalOptions)), [EvalOptions])
 
 
 if __name__ == "__main__":

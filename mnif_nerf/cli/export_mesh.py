@@ -198,7 +198,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(ExportOptions)))
+    run_command(lambda: main(tyro.cli(ExportOptions)), [ExportOptions])
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(WebOptions)))
+    run_command(lambda: main(tyro.cli(WebOptions)), [WebOptions])
 
 
 if __name__ == "__main__":

@@ -305,7 +305,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(FitOptions)))
+    run_command(lambda: main(tyro.cli(FitOptions)), [FitOptions])
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def _say(imported: Imported, folder: Path) -> None:
 
 def entrypoint() -> None:
     """The console script."""
-    run_command(lambda: main(tyro.cli(ImportOptions)))
+    run_command(lambda: main(tyro.cli(ImportOptions)), [ImportOptions])
 
 
 if __name__ == "__main__":

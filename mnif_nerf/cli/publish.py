@@ -153,7 +153,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(PublishOptions)))
+    run_command(lambda: main(tyro.cli(PublishOptions)), [PublishOptions])
 
 
 if __name__ == "__main__":

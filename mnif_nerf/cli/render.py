@@ -369,7 +369,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(RenderOptions)))
+    run_command(lambda: main(tyro.cli(RenderOptions)), [RenderOptions])
 
 
 if __name__ == "__main__":

@@ -286,7 +286,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(SampleOptions)))
+    run_command(lambda: main(tyro.cli(SampleOptions)), [SampleOptions])
 
 
 if __name__ == "__main__":

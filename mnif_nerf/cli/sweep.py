@@ -117,7 +117,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(SweepOptions)))
+    run_command(lambda: main(tyro.cli(SweepOptions)), [SweepOptions])
 
 
 if __name__ == "__main__":

@@ -38,7 +38,10 @@ def entrypoint() -> None:
         descriptions={name: method.description for name, method in METHODS.items()},
     )
     kind = tyro.conf.SuppressFixed[tyro.conf.FlagConversionOff[union]]  # type: ignore[valid-type]
-    run_command(lambda: main(tyro.cli(kind, description=__doc__, args=sys.argv[1:])))
+    run_command(
+        lambda: main(tyro.cli(kind, description=__doc__, args=sys.argv[1:])),
+        (method.new_run() for method in METHODS.values()),
+    )
 
 
 if __name__ == "__main__":

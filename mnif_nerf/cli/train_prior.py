@@ -90,7 +90,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(TrainPriorOptions)))
+    run_command(lambda: main(tyro.cli(TrainPriorOptions)), [TrainPriorOptions])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, flag_paths, with_flags
 
 Result = TypeVar("Result")
 
@@ -25,9 +25,16 @@ def tell_user(function: Callable[..., Result]) -> Callable[..., Result]:
         try:
             return function(*args, **kwargs)
         except MNIFError as error:
-            raise SystemExit(f"error: {error}") from error
+            raise SystemExit(f"error: {_as_told(error)}") from error
 
     return wrapper
+
+
+def _as_told(error: MNIFError) -> str:
+    """With ns-train's options, which are those of mnif-train, for the arguments that the library names."""
+    from mnif_nerf.pipelines.methods import METHODS
+
+    return with_flags(str(error), flag_paths(*(method.new_run() for method in METHODS.values())))
 
 
 class WarnOnce:
