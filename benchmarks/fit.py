@@ -24,7 +24,7 @@ from fit_scans import scan_kinds, surface_of
 from mnif_nerf.data.observations.files import read_observation, read_views
 from mnif_nerf.data.observations.observations import Cells, Observation, Picture, PosedViews
 from mnif_nerf.data.observations.observed_region import Region
-from mnif_nerf.data.sampling.views import spread
+from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.pipelines.fit.fitting import Fit, FitSettings, fit_observation
 from mnif_nerf.pipelines.fit.preparation import prepare, render_mesh, voxelise
@@ -106,7 +106,7 @@ def some(paths: Sequence[Path], count: int, place: Path) -> list[Path]:
     ordered = sorted(paths)
     if not ordered:
         raise MNIFError(f"{place}: nothing to fit to; make the demos' data first (make demo, make demo-voxel).")
-    return [ordered[int(k)] for k in spread(len(ordered), count)]
+    return [ordered[int(k)] for k in evenly_spaced(len(ordered), count)]
 
 
 def averaged(rows: Sequence[dict[str, float]]) -> dict[str, float]:

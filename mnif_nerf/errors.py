@@ -47,6 +47,19 @@ def disk_errors(where: object) -> Iterator[None]:
         raise
 
 
+def first_line(error: BaseException, kind: bool = False) -> str:
+    """What an error of another library says first, without a final stop, shortened to 200 characters.
+
+    Args:
+        error: the error; one without words is told by its kind.
+        kind: whether its kind is put before the words.
+    """
+    lines = str(error).strip().splitlines()
+    name = type(error).__name__
+    said = lines[0][:200].rstrip(".") if lines else name
+    return f"{name}: {said}" if kind and lines else said
+
+
 def flag_paths(*settings: Any) -> list[tuple[str, ...]]:
     """The paths of all options that a command makes from settings: `("pipeline", "inner_lr")` is --pipeline.inner-lr.
 

@@ -52,10 +52,12 @@ def denormals_flushed(flushed: bool = True) -> Iterator[None]:
 
 def threads_are_given() -> bool:
     """Whether the number of threads is not ours to choose: OMP_NUM_THREADS is set, or there is one processor."""
-    return "OMP_NUM_THREADS" in os.environ or _available() == 1
+    return "OMP_NUM_THREADS" in os.environ or num_cores() == 1
 
 
-def _available() -> int:
+def num_cores() -> int:
+def num_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -78,7 +80,7 @@ def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
     """
     import torch
 
-    available = _available()
+    available = num_cores()
     candidates = sorted({1, max(available // 2, 1), available})
     if threads_are_given():
         return torch.get_num_threads()

@@ -81,11 +81,12 @@ def _radiance_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     """A held-out view of some training cars, the model's render of it, and the mean PSNR over all cars."""
     import torch
 
+    from mnif_nerf.data.sampling.views import evenly_spaced
     from mnif_nerf.data.stores.scene_store import open_store
     from mnif_nerf.metrics.images import psnr
     from mnif_nerf.objects.stored_views import render_view
 
-    shown = _spread(len(pipe.names), _ACROSS)
+    shown = evenly_spaced(len(pipe.names), _ACROSS).tolist()
     store = open_store(data, "train_val", progress=False)
     truth, rebuilt, scores = [], [], []
     for instance, name in enumerate(pipe.names):
@@ -119,6 +120,7 @@ def _enlarged(picture: Any) -> Any:
 
 def _grid_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     """Training and unseen instances beside their reconstructions, with scores."""
+    from mnif_nerf.data.sampling.views import evenly_spaced
     from mnif_nerf.data.stores.grid_store import open_grid_store
     from mnif_nerf.export.pictures import enlarge
 
@@ -126,12 +128,12 @@ def _grid_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     for split, words in (("train", f"Training {kind.demo.nouns}"), ("test", f"Unseen {kind.demo.nouns}")):
         store = open_grid_store(data, split, kind.name, progress=False)
         count = store.num_instances
-        chosen = _spread(count, kind.demo.num_scored if split == "train" else count)
+        chosen = evenly_spaced(count, kind.demo.num_scored if split == "train" else count).tolist()
         values = [store.values(instance) for instance in chosen]
         # Unseen ones go through the inner loop; the training instances' latents are in the model.
         objects = [pipe.instance(store.names[i]) for i in chosen] if split == "train" else pipe.encode(*values)
         score = _mean_score([kind.reconstruction_scores(o, v, None) for o, v in zip(objects, values)])
-        shown = _spread(len(chosen), _ACROSS)
+        shown = evenly_spaced(len(chosen), _ACROSS).tolist()
         own = [enlarge(kind.beside_data(objects[i], _SIZE), _SIZE) for i in shown]
         overview.rows[words] = [enlarge(kind.picture_of_data(values[i], _SIZE), _SIZE) for i in shown]
         overview.rows[f"{words} from their latents ({score} over {len(chosen)})"] = own
@@ -147,12 +149,6 @@ def _mean_score(scores: list[dict[str, float]]) -> str:
     metric = next(iter(scores[0]))
     mean = sum(each[metric] for each in scores) / len(scores)
     return f"{mean:.1f} dB" if metric == "psnr" else f"{metric.replace('iou', 'IoU')} {mean:.3f}"
-
-
-def _spread(count: int, wanted: int) -> list[int]:
-    """`wanted` indices from first to last."""
-    wanted = min(count, wanted)
-    return [round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)]
 
 
 # ----------------------------------------------------------------------------------------------------------- page

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output, progress_bar
+from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.diagnosis.smoothness import SmoothnessSettings

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mnif_nerf.cli.generation_common import default_output, prepare_output, progress_bar
+from mnif_nerf.cli.generation_common import default_output, prepare_output
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.progress import progress_bar
 
 
 @dataclass

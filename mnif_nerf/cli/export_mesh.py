@@ -16,9 +16,9 @@ from mnif_nerf.cli.generation_common import (
     file_name,
     load_pipeline,
     prepare_output,
-    progress_bar,
 )
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject

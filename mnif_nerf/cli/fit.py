@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mnif_nerf.cli.generation_common import default_output, file_name, load_pipeline, prepare_output, progress_bar
+from mnif_nerf.cli.generation_common import default_output, file_name, load_pipeline, prepare_output
 from mnif_nerf.errors import MNIFError, disk_errors, run_command
+from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.data.observations.observations import Cells, Observation, Picture, PosedViews

@@ -1,4 +1,4 @@
-"""What the generation commands share: loading, which objects are meant, output folders, progress bars."""
+"""What the generation commands share: loading, which objects are meant, output folders, interrupts."""
 
 from __future__ import annotations
 
@@ -182,18 +182,6 @@ def prepare_output(folder: Path) -> Path:
         except NotADirectoryError:
             raise MNIFError(f"{folder}: part of this path is a file; choose another folder with --output.") from None
     return folder
-
-
-@contextlib.contextmanager
-def progress_bar(text: str, total: int) -> Iterator[Callable[[], None]]:
-    """A rich progress bar on standard error; yields a function that advances it by one."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(text, total=total)
-        yield lambda: progress.advance(task)
 
 
 @contextlib.contextmanager

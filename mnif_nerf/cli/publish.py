@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnif_nerf.cli.generation_common import default_output, load_pipeline, progress_bar
+from mnif_nerf.cli.generation_common import default_output, load_pipeline
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline

@@ -16,10 +16,10 @@ from mnif_nerf.cli.generation_common import (
     held_interrupts,
     load_pipeline,
     prepare_output,
-    progress_bar,
     stored_objects,
 )
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnif_nerf import modalities
-from mnif_nerf.cli.generation_common import prepare_output, progress_bar
+from mnif_nerf.cli.generation_common import prepare_output
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.diagnosis.sweep import SweepConfig

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.sampling.views import spread
+from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.evaluation.generated import (
     EvaluationContext,
     Pictures,
@@ -147,7 +147,7 @@ def compare_shapes(bench: EvaluationContext) -> Comparison:
 
 
 def _spread_set(shapes: ShapeSet, count: int) -> ShapeSet:
-    rows = spread(len(shapes), count)
+    rows = evenly_spaced(len(shapes), count)
     return ShapeSet(shapes.bits[rows], shapes.resolution, shapes.points[rows])
 
 

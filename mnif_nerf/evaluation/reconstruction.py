@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mnif_nerf.data.sampling.views import TrainingViews, ViewList, spread
+from mnif_nerf.data.sampling.views import TrainingViews, ViewList, evenly_spaced
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.generated import EvaluationContext
 from mnif_nerf.evaluation.view_pictures import unseen_scenes
@@ -151,7 +151,7 @@ def _radiance(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> 
 
 def _some(views: ViewList, count: int) -> ViewList:
     wanted = np.zeros(len(views), dtype=bool)
-    wanted[spread(len(views), count)] = True
+    wanted[evenly_spaced(len(views), count)] = True
     return views.where(wanted)
 
 

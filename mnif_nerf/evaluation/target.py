@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mnif_nerf.data.sampling.views import spread
+from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.data.stores.scene_store import PackedStore, open_store
 from mnif_nerf.errors import MNIFError
@@ -109,7 +109,7 @@ class ModelAndData:
 
     def training_rows(self, count: int) -> np.ndarray:
         """Rows of the latents of `count` training instances, spread evenly."""
-        return spread(len(self.pipe.names), count)
+        return evenly_spaced(len(self.pipe.names), count)
 
     @property
     def splits_of_solids(self) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class ModelAndData:
         present = self.splits_of_solids if solids else self.splits
         stores = tuple(self.grids(name, solids) for name in self.choose_splits(splits, present))
         rows = [(s, row) for s, store in enumerate(stores) for row in range(store.num_instances)]
-        return Instances(stores, tuple(rows[int(i)] for i in spread(len(rows), most)))
+        return Instances(stores, tuple(rows[int(i)] for i in evenly_spaced(len(rows), most)))
 
     def choose_splits(self, wanted: tuple[str, ...], present: tuple[str, ...] | None = None) -> list[str]:
         """Those of `wanted` that are there.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, UnseenViews, open_unseen, spread
+from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, UnseenViews, evenly_spaced, open_unseen
 from mnif_nerf.data.stores.scene_store import PackedStore
 from mnif_nerf.evaluation.cache import digest_of_store
 from mnif_nerf.evaluation.generated import EvaluationContext, NoveltySets, PictureSet, picture_key, row_objects
@@ -163,7 +163,7 @@ def unseen_scenes(bench: EvaluationContext) -> tuple[UnseenViews, Tensor] | None
 
 def _view_rows(store: PackedStore, scene: int, count: int) -> list[int]:
     first, last = store.view_range(scene)
-    return [int(view) for view in first + spread(last - first, count)]
+    return [int(view) for view in first + evenly_spaced(last - first, count)]
 
 
 def _pixels(item: Any, pose: Tensor, camera: Intrinsics) -> np.ndarray:

@@ -27,6 +27,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.families import forward_reference
 from mnif_nerf.fields.network import NetworkForm, num_parameters
+from mnif_nerf.machine import num_cores
 
 _VERSION = 2
 MAX_LAYERS = 32
@@ -115,9 +116,8 @@ def num_threads() -> int:
     """Threads of the kernel: `set_num_threads`, else OMP_NUM_THREADS, else the cores this process may use."""
     global _threads
     if _threads == 0:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         wish = os.environ.get("OMP_NUM_THREADS", "")
-        _threads = min(int(wish) if wish.isdecimal() and int(wish) > 0 else cores, _MAX_THREADS)
+        _threads = min(int(wish) if wish.isdecimal() and int(wish) > 0 else num_cores(), _MAX_THREADS)
     return _threads
 
 

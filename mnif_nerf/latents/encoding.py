@@ -14,6 +14,7 @@ from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
 from mnif_nerf.machine import denormals_flushed
+from mnif_nerf.progress import tracked
 from mnif_nerf.rendering.batch import PointBatch
 
 _FIT_BATCH = 64  # instances fitted together, which bounds the memory
@@ -68,15 +69,13 @@ def encode(
     Raises:
         MNIFError: the inner loop diverged.
     """
-    from rich.progress import track
-
     if batch_size < 1:
         raise MNIFError(f"batch size {batch_size}: at least one instance has to be adapted at a time.")
     rows = torch.arange(instances) if isinstance(instances, int) else instances.cpu().long()
     codes = rates.new_zeros(len(rows), len(rates))
     starts = range(0, len(rows), batch_size)
     shown = progress and len(starts) > 1
-    for start in track(starts, description=title, disable=not shown, transient=True):
+    for start in tracked(starts, title, len(starts), shown, transient=True):
         part = rows[start : start + batch_size]
         codes[start : start + len(part)] = adapt(objective(part), len(part), rates.detach(), config)
     return codes.detach()

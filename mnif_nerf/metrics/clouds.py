@@ -6,7 +6,6 @@ scaled here: coordinates are those of the scene box.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.machine import denormals_flushed
+from mnif_nerf.machine import denormals_flushed, num_cores
 
 CHAMFER = "chamfer_l2sq_mean_sum"
 EMD = "emd_exact_lsa"
@@ -110,7 +109,7 @@ def distance_matrix(
         left = [_Cloud.of(points) for points in first]
         row_of = _rows(_chamfer, left, left if same else [_Cloud.of(points) for points in second], same)
     matrix = np.zeros((len(first), len(second)))
-    with ThreadPoolExecutor(workers or _cores()) as pool:
+    with ThreadPoolExecutor(workers or num_cores()) as pool:
         # An exception here (Ctrl-C) ends the iterator, which cancels the rows that have not begun.
         for index, row in enumerate(pool.map(row_of, range(len(first)))):
             matrix[index] = row
@@ -224,7 +223,3 @@ def _flat_cells(grids: np.ndarray, name: str) -> np.ndarray:
             f"{name}: an array of {cells.dtype} {list(cells.shape)}, expected occupied cells, bool [N, G, G, G]."
         )
     return cells.reshape(len(cells), -1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

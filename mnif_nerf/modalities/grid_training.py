@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.point_sampler import PointSampler
-from mnif_nerf.data.sampling.views import spread
+from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
@@ -141,7 +141,7 @@ class GridEvaluation(Evaluation):
 
     def chosen(self, store: GridStore) -> np.ndarray:
         """`[K]` int64 instances of a store that are scored."""
-        return spread(store.num_instances, self.data.settings.eval_num_instances)
+        return evenly_spaced(store.num_instances, self.data.settings.eval_num_instances)
 
     def find_unseen(self, model: Stage1Model) -> Tensor:
         """See `Evaluation`."""

@@ -6,8 +6,6 @@ denoiser, averaged weights, and a few-step sampler; or flow matching in place of
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ from mnif_nerf.priors.training import (
     train_denoiser,
 )
 from mnif_nerf.priors.whitening import Whitening
+from mnif_nerf.progress import Advance, progress_bar
 
 FORMAT = "mnif_nerf.prior"
 FORMAT_VERSION = 1
@@ -109,8 +108,8 @@ class LatentPrior:
         kept_out = min(round(config.held_out * len(latents)), len(latents) - 2)
         total = config.steps or default_steps(len(latents) - kept_out)
         spec = config.denoiser_spec(len(latents) - kept_out, whitening.dim)
-        with threads_for(spec), _progress_bar(total, progress, on_step) as report_step:
-            denoiser, report = train_denoiser(whitened, config, report_step, device)
+        with threads_for(spec), progress_bar("latent prior", total, shown=progress) as bar:
+            denoiser, report = train_denoiser(whitened, config, _showing(bar, on_step), device)
         settings = _default_scheduler(config)
         identity = (torch.ones(whitening.dim, device=device), torch.zeros(whitening.dim, device=device))
         prior = cls(whitening.to(device), denoiser, settings, whitened.to(device), identity, config, report)
@@ -352,29 +351,13 @@ def _default_scheduler(config: PriorConfig) -> dict[str, Any]:
     return scheduler_config(make_scheduler(name, config.prediction, config.num_train_timesteps, config.schedule))
 
 
-@contextlib.contextmanager
-def _progress_bar(total: int, shown: bool, on_step: OnStep | None) -> Iterator[OnStep | None]:
-    if not shown:
-        yield on_step
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def _showing(bar: Advance, on_step: OnStep | None) -> OnStep:
+    def step_done(step: int, loss: float) -> None:
+        bar(note=f"steps, loss {loss:.3f}")
+        if on_step is not None:
+            on_step(step, loss)
 
-    columns = (
-        "latent prior",
-        BarColumn(),
-        "{task.completed}/{task.total} steps",
-        TextColumn("loss {task.fields[loss]:.3f}"),
-    )
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task("latent prior", total=total, loss=float("nan"))
-
-        def step_done(step: int, loss: float) -> None:
-            if step % 20 == 0 or step + 1 == total:
-                bar.update(task, completed=step + 1, loss=loss)
-            if on_step is not None:
-                on_step(step, loss)
-
-        yield step_done
+    return step_done
 
 
 def _checked_table(latents: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import from_description
-from mnif_nerf.machine import denormals_flushed
+from mnif_nerf.machine import denormals_flushed, one_thread
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaSpec
 from mnif_nerf.priors.schedulers import PREDICTIONS, SCHEDULES, make_scheduler
@@ -141,22 +141,13 @@ class TrainingReport:
     gaussian_loss: float | None = None
 
 
-@contextlib.contextmanager
-def threads_for(spec: DenoiserSpec | FunctaSpec) -> Iterator[None]:
+def threads_for(spec: DenoiserSpec | FunctaSpec) -> contextlib.AbstractContextManager[None]:
     """Keep torch to one CPU thread while a small denoiser works, then put the number of threads back.
 
     Its products are too small to share: on a busy machine two threads waited for each other and took eleven
     times as long as one. It also makes results independent of the number of threads.
     """
-    threads = torch.get_num_threads()
-    if spec.width > 512:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return contextlib.nullcontext() if spec.width > 512 else one_thread()
 
 
 class Noising:

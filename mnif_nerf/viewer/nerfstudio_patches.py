@@ -14,6 +14,7 @@ import numpy as np
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
+from mnif_nerf.errors import first_line
 from mnif_nerf.rendering.cameras import orbit_pose
 
 MAX_FRUSTUMS = 16
@@ -94,7 +95,8 @@ def guard(machine: Any, tell: Callable[[str], None]) -> None:
         except IOChangeException:
             raise
         except Exception as error:
-            tell(f"this view could not be rendered ({first_line(error)}); change it back or move the camera.")
+            reason = first_line(error, kind=True)
+            tell(f"this view could not be rendered ({reason}); change it back or move the camera.")
             raise IOChangeException from error
 
     @functools.wraps(send)
@@ -102,7 +104,8 @@ def guard(machine: Any, tell: Callable[[str], None]) -> None:
         try:
             send(*args, **kwargs)
         except Exception as error:
-            tell(f"this picture could not be shown ({first_line(error)}); change Output type or the render options.")
+            reason = first_line(error, kind=True)
+            tell(f"this picture could not be shown ({reason}); change Output type or the render options.")
 
     machine._render_img, machine._send_output_to_viewer = guarded_render, guarded_send
 
@@ -123,12 +126,6 @@ def few_hidden_frustums(viewer: Any) -> None:
         viewer.toggle_cameravis_button()
 
     viewer.init_scene = draw_hidden
-
-
-def first_line(error: Exception) -> str:
-    """An exception in a few words: its kind, and its first line where it has one."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 def true_address(viewer: Any) -> list[str]:

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, first_line
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH
 from mnif_nerf.viewer.latent_browser import SOURCES, LatentWalk, Settings
 from mnif_nerf.viewer.nerfstudio_patches import (
     Connected,
     Framing,
     few_hidden_frustums,
-    first_line,
     frame,
     guard,
     true_address,
@@ -312,4 +311,4 @@ def escape(text: str) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, MNIFError) else f"that did not work ({first_line(error)})."
+    return str(error) if isinstance(error, MNIFError) else f"that did not work ({first_line(error, kind=True)})."

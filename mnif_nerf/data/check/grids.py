@@ -8,11 +8,11 @@ from pathlib import Path
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, image_size
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES
 from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES
-from mnif_nerf.data.stores.cache import progress_bar
 from mnif_nerf.data.stores.grid_layout import HDF5_SUFFIXES, GridLayout, GridSource, find_files, locate_grids
 from mnif_nerf.data.stores.grid_pack import MESH_RESOLUTION, ShapeReader, resolve_size, surface_cells, unequal_size
 from mnif_nerf.data.stores.packing import ordered_results
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.progress import progress_bar
 
 
 def grid_modality(root: Path) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mnif_nerf.data.readers.srn import SplitIndex, make_index, read_scene
 from mnif_nerf.data.readers.srn_layout import Layout, locate, scene_folders
 from mnif_nerf.data.stores.packing import ordered_results
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.progress import tracked
 
 
 @dataclass
@@ -77,7 +77,9 @@ def _read_pictures(summary: SplitSummary, progress: bool) -> None:
     jobs = (
         (_read_scene_pictures, index, s, summary.background if s in carved else None) for s in range(index.num_scenes)
     )
-    for scene, (faults, state) in enumerate(_with_bar(ordered_results(jobs), index, progress)):
+    for scene, (faults, state) in enumerate(
+        tracked(ordered_results(jobs), f"reading {index.split}", index.num_scenes, progress)
+    ):
         summary.problems += faults
         if "outside" in state:
             summary.outside.append(index.names[scene])
@@ -103,12 +105,6 @@ def _read_scene_pictures(
         return faults, ()
     hull = carve_scene(np.stack(masks), index.poses[first:last], index.intrinsics[scene])
     return [], (*(["unclear"] if hull.state != "strict" else []), *([] if hull.fits else ["outside"]))
-
-
-def _with_bar(results: Iterator, index: SplitIndex, shown: bool) -> Iterator:
-    from rich.progress import track
-
-    return iter(track(results, f"reading {index.split}", total=index.num_scenes, disable=not shown))
 
 
 def _describe(summary: SplitSummary) -> list[str]:

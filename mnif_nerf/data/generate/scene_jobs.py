@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ import numpy as np
 from mnif_nerf.data.generate.writer import write_scene
 from mnif_nerf.data.geometry.raytrace import Camera, Surface, SurfaceRenderer
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.machine import num_cores
+from mnif_nerf.progress import tracked
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -131,18 +132,9 @@ def run_jobs(
         raise MNIFError(f"--workers {workers}: must be 1 or more.")
     if not jobs:
         return []
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    count = min(workers or _cores(), len(jobs))
+    count = min(workers or num_cores(), len(jobs))
     if count <= 1:
-        with Progress(*columns, disable=not progress) as bar:
-            line = bar.add_task(title, total=len(jobs))
-            results = []
-            for job in jobs:
-                results.append(function(job))
-                bar.advance(line)
-            return results
+        return [function(job) for job in tracked(jobs, title, len(jobs), progress)]
     # Never forked from here: a thread of torch or Embree may hold a lock, which the child would wait for for ever.
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
@@ -150,11 +142,8 @@ def run_jobs(
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_worker)
     try:
         futures = [executor.submit(function, job) for job in jobs]
-        with Progress(*columns, disable=not progress) as bar:
-            line = bar.add_task(title, total=len(jobs))
-            for future in as_completed(futures):
-                _raise_early(future)
-                bar.advance(line)
+        for future in tracked(as_completed(futures), title, len(jobs), progress):
+            _raise_early(future)
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise MNIFError(
@@ -173,10 +162,3 @@ def _raise_early(future: Future[Any]) -> None:
 def _quiet_worker() -> None:
     """Ctrl-C reaches the whole process group; only the parent acts on it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1

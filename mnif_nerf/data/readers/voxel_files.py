@@ -13,7 +13,7 @@ import numpy as np
 
 from mnif_nerf.data.generate.writer import read_occupancy
 from mnif_nerf.data.stores.packing import unpack_bits
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, first_line
 
 VOXEL_SUFFIXES = (".binvox", ".npy", ".npz")
 LARGEST = 1024
@@ -45,7 +45,7 @@ def read_voxels(path: Path | str) -> np.ndarray:
     except MNIFError:
         raise
     except _READ_ERRORS as error:
-        raise MNIFError(f"{path}: cannot be read as voxels ({_first_line(error)}); write it again.") from None
+        raise MNIFError(f"{path}: cannot be read as voxels ({first_line(error)}); write it again.") from None
     raise MNIFError(f"{path}: unknown voxel format {suffix!r}; use one of {', '.join(VOXEL_SUFFIXES)}.")
 
 
@@ -134,7 +134,3 @@ def _cube(cells: np.ndarray, path: Path) -> np.ndarray:
     if cells.ndim != 3 or len(set(cells.shape)) != 1:
         raise MNIFError(f"{path}: a grid of shape {list(cells.shape)} is not a cube; expected [G, G, G], so pad it.")
     return np.ascontiguousarray(cells)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -58,7 +58,7 @@ class ViewList:
         return [f"{self.store.names[s]}/{view:06d}" for s, view in zip(self.owners, within)]
 
 
-def spread(count: int, wanted: int) -> np.ndarray:
+def evenly_spaced(count: int, wanted: int) -> np.ndarray:
     """`wanted` indices spread evenly over `range(count)`, fewer where `count` is smaller."""
     wanted = max(0, min(wanted, count))
     return (2 * np.arange(wanted, dtype=np.int64) + 1) * count // (2 * max(1, wanted))
@@ -66,7 +66,7 @@ def spread(count: int, wanted: int) -> np.ndarray:
 
 def heldout_positions(num_views: int, wanted: int) -> np.ndarray:
     """Views of a training scene held out where no split of such views exists: evenly spaced, never all."""
-    return spread(num_views, max(0, min(wanted, num_views - 1)))
+    return evenly_spaced(num_views, max(0, min(wanted, num_views - 1)))
 
 
 def choose_scene(names: tuple[str, ...], wanted: str = "") -> int:
@@ -164,9 +164,9 @@ class TrainingViews:
     def evaluation(self, num_scenes: int, views_per_scene: int) -> ViewList:
         """Held-out views for evaluation: few scenes and few views of each, spread evenly, scene-major."""
         parts = []
-        for scene in spread(self.train.num_scenes, num_scenes):
+        for scene in evenly_spaced(self.train.num_scenes, num_scenes):
             held = self.heldout(int(scene)).views
-            parts.append((int(scene), held[spread(len(held), views_per_scene)]))
+            parts.append((int(scene), held[evenly_spaced(len(held), views_per_scene)]))
         return _join(self.heldout_store, parts)
 
 
@@ -192,7 +192,7 @@ def conditioning_views(num_views: int, wanted: tuple[int, ...]) -> np.ndarray:
     """
     if wanted and min(wanted) >= 0 and max(wanted) < num_views and len(set(wanted)) < num_views:
         return np.unique(np.asarray(wanted, dtype=np.int64))
-    return spread(num_views, min(max(1, len(wanted)), max(1, num_views - 1)))
+    return evenly_spaced(num_views, min(max(1, len(wanted)), max(1, num_views - 1)))
 
 
 def open_unseen(
@@ -219,14 +219,14 @@ def open_unseen(
             f"{root}: no split of unseen scenes (val or test); evaluate with --pipeline.eval-mode heldout-views."
         )
     store = open_store(Path(root), found)
-    chosen = spread(store.num_scenes, num_scenes)
+    chosen = evenly_spaced(store.num_scenes, num_scenes)
     fitted, scored = [], []
     for k, scene in enumerate(chosen):
         first, last = store.view_range(int(scene))
         given = conditioning_views(last - first, conditioning)
         rest = np.setdiff1d(np.arange(last - first), given)
         fitted.append((k, first + given))
-        scored.append((k, first + rest[spread(len(rest), views_per_scene)]))
+        scored.append((k, first + rest[evenly_spaced(len(rest), views_per_scene)]))
     unseen = UnseenViews([store.names[int(s)] for s in chosen], _join(store, fitted), _join(store, scored))
     if len(unseen.scored) == 0:
         raise MNIFError(f"{root}: scenes of split {found} have a single view; to fit and to score takes two or more.")

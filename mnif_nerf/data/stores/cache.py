@@ -106,17 +106,6 @@ def map_array(path: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> np.
     return array
 
 
-@contextlib.contextmanager
-def progress_bar(title: str, total: int, unit: str, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A rich progress bar; yields the function that is told how many more are done. Silent where not `shown`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, TimeRemainingColumn(), disable=not shown) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.advance(task, done)
-
-
 def _load(
     target: Path, form: PackedFormat, fingerprint: str, open_arrays: Callable[[dict[str, Any]], Store]
 ) -> tuple[Store | None, str]:

@@ -28,12 +28,12 @@ from mnif_nerf.data.stores.cache import (
     files_fingerprint,
     map_array,
     open_or_build,
-    progress_bar,
 )
 from mnif_nerf.data.stores.grid_layout import GridLayout, grid_splits, locate_grids
 from mnif_nerf.data.stores.grid_pack import pack_pictures, pack_voxels, resolve_size, surface_cells
 from mnif_nerf.data.stores.packing import pack_bits, unpack_bits
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.progress import progress_bar
 
 __all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]
 

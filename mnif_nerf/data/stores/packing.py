@@ -6,7 +6,6 @@ is an exception (writing through a memory map would end the process with a bus e
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from mnif_nerf.data.geometry.hull import HALF_EXTENT, HULL_RESOLUTION, carve_sce
 from mnif_nerf.data.readers.images import Background, composite_white, inspect_background, read_image, silhouette
 from mnif_nerf.data.readers.srn import SplitIndex
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.machine import num_cores
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ def ordered_results(jobs: Iterator[tuple[Any, ...]], workers: int | None = None)
 
     A job that raises ends the iteration with its error; jobs that have not begun are then dropped.
     """
-    count = workers or min(8, os.cpu_count() or 1)
+    count = workers or min(8, num_cores())
     pool = ThreadPoolExecutor(count)
     pending: deque[Future] = deque()
     try:

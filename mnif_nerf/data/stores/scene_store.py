@@ -33,10 +33,10 @@ from mnif_nerf.data.stores.cache import (
     files_fingerprint,
     map_array,
     open_or_build,
-    progress_bar,
 )
 from mnif_nerf.data.stores.packing import pack, unpack_bits
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.progress import progress_bar
 
 FORMAT = PackedFormat("mnif_nerf packed store", 1)
 

@@ -122,6 +122,6 @@ def _large(picture: Any) -> Image.Image:
 
 
 def _some(count: int) -> list[int]:
-    from mnif_nerf.data.sampling.views import spread
+    from mnif_nerf.data.sampling.views import evenly_spaced
 
-    return [int(k) for k in spread(count, _SHOWN)]
+    return [int(k) for k in evenly_spaced(count, _SHOWN)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, first_line
 from mnif_nerf.export.pictures import save_png
 from mnif_nerf.files import atomic_folder, write_json
 from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, write_model
@@ -61,9 +61,3 @@ def upload(folder: Path, repo_id: str, private: bool = False, commit_message: st
         reason = first_line(error)
         raise MNIFError(f"{repo_id}: could not be uploaded ({reason}); check the name and log in.") from error
     return f"{api.endpoint}/{repo_id}"
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says first."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,65 @@
+"""Progress bars on standard error, all of one look."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Advance(Protocol):
+    """Moves a bar on."""
+
+    def __call__(self, done: float = 1, *, note: str | None = None) -> None:
+        """Add `done` units, and show `note` behind the count where one is given."""
+
+
+@contextlib.contextmanager
+def progress_bar(
+    title: str, total: float | None, unit: str = "", shown: bool = True, transient: bool = False
+) -> Iterator[Advance]:
+    """A rich progress bar; yields the function that moves it on.
+
+    Args:
+        title: words before the bar.
+        total: how many units there are; None where nobody knows, and then the bar only pulses.
+        unit: the name of what is counted, shown behind the count; "bytes" counts in kB, MB and GB, with the speed.
+        shown: False for silence.
+        transient: whether the bar disappears at the end.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    count = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *count, TextColumn("{task.fields[note]}"))
+    times = (TimeElapsedColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, *times, console=Console(stderr=True), disable=not shown, transient=transient) as bar:
+        task = bar.add_task(title, total=total, note="" if unit == "bytes" else unit)
+
+        def advance(done: float = 1, *, note: str | None = None) -> None:
+            if note is not None:
+                bar.update(task, note=note)
+            bar.advance(task, done)
+
+        yield advance
+
+
+def tracked(
+    items: Iterable[Item], title: str, total: int, shown: bool = True, transient: bool = False
+) -> Iterator[Item]:
+    """The items, with a bar that moves on by one each."""
+    with progress_bar(title, total, shown=shown, transient=transient) as advance:
+        for item in items:
+            yield item
+            advance()
