@@ -5,13 +5,17 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := nerfstudio,onnx,hdf5,dev
+EXTRAS := nerfstudio,all,dev
+MINIMAL ?= .venv-minimal
+# Of the suite, what trains, samples, exports and evaluates with the core alone.
+CORE_TESTS := $(wildcard $(patsubst %,tests/test_%*.py,errors imports files train stage1 priors latents model_folder \
+	generation mesh_export evaluation grid_store))
 
 # The first interpreter that really starts and is of a supported version (version managers leave dead shims).
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: install demo demo-voxel demo-image evaluate test lint bench clean
+.PHONY: install demo demo-voxel demo-image evaluate test test-minimal lint bench clean
 
 install: $(STAMP)
 
@@ -46,6 +50,11 @@ evaluate: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The core as `pip install mnif_nerf` gives it, without nerfstudio and without extras.
+test-minimal: $(STAMP)
+	$(BIN)/python .ci/minimal.py $(MINIMAL)
+	$(MINIMAL)/bin/python -m pytest -p no:cacheprovider $(CORE_TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

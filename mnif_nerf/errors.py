@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import importlib
 import re
 import sys
 import typing
@@ -45,6 +46,25 @@ def disk_errors(where: object) -> Iterator[None]:
         if error.errno in remedies:
             raise MNIFError(f"{where}: {remedies[error.errno]}.") from error
         raise
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module that only an extra of this package installs, at the moment it is needed.
+
+    Args:
+        module: full name of the module.
+        extra: the extra that brings it.
+
+    Raises:
+        MNIFError: it cannot be imported; the sentence names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.split(".")[0]
+        raise MNIFError(
+            f"{package} cannot be imported; it needs the {extra} extra: pip install 'mnif_nerf[{extra}]'."
+        ) from None
 
 
 def first_line(error: BaseException, kind: bool = False) -> str:

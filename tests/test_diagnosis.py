@@ -158,8 +158,8 @@ def test_a_file_in_the_way_is_named(folders: dict[str, Path], tmp_path: Path) ->
 def test_without_matplotlib_nothing_begins(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MNIFError, match="pip install matplotlib"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MNIFError, match="needs the plots extra"):
         diagnose.main(options(folders["image"], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 

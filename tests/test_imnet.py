@@ -120,4 +120,4 @@ def test_without_h5py(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert 'reading HDF5 needs h5py, which is missing; pip install "mnif_nerf[hdf5]"' in done.stderr
+    assert "h5py cannot be imported; it needs the hdf5 extra: pip install 'mnif_nerf[hdf5]'." in done.stderr

@@ -5,11 +5,10 @@ matplotlib is imported where it is used; figures are made without pyplot, so not
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import require
 from mnif_nerf.files import atomic_file
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ def check_matplotlib() -> None:
     Raises:
         MNIFError: matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MNIFError("figures need matplotlib, which is not installed; pip install matplotlib.")
+    require("matplotlib", "plots")
 
 
 def new_figure(columns: int = 1, width: float = 5.0, height: float = 3.6) -> tuple[Figure, list[Axes]]:

@@ -13,7 +13,7 @@ import torch
 import trimesh
 from torch import Tensor
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, require
 from mnif_nerf.export.density import (
     CHUNK,
     check_resolution,
@@ -243,8 +243,7 @@ def _select(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> tupl
 
 
 def _decimate(mesh: ExportMesh, max_faces: int) -> ExportMesh:
-    import fast_simplification
-
+    fast_simplification = require("fast_simplification", "meshes")
     reduction = 1.0 - max_faces / len(mesh.faces)
     vertices, faces = fast_simplification.simplify(
         np.asarray(mesh.vertices, dtype=np.float32), np.asarray(mesh.faces, dtype=np.int32), reduction

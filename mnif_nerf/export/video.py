@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, require
 from mnif_nerf.export.pictures import image_grid, to_image
 from mnif_nerf.files import atomic_file
 
@@ -61,8 +61,8 @@ def _checked(frames: Iterable[Any], path: Path) -> Iterator[Image.Image]:
 
 
 def _write_mp4(frames: Iterator[Image.Image], path: Path, fps: int) -> None:
-    import imageio
-
+    imageio = require("imageio", "video")
+    require("imageio_ffmpeg", "video")
     options: dict[str, Any] = {
         "codec": "libx264",
         "pixelformat": "yuv420p",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, require
 from mnif_nerf.fields import families
 from mnif_nerf.fields.evaluate import evaluate
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
@@ -131,10 +131,7 @@ class CompactField(nn.Module):
         Raises:
             MNIFError: the onnx extra is not installed.
         """
-        try:
-            import onnx  # noqa: F401
-        except ImportError:
-            raise MNIFError("ONNX export needs the onnx extra: pip install 'mnif_nerf[onnx]'.") from None
+        require("onnx", "onnx")
         path = Path(path)
         example = torch.zeros(2, self.weights[0].shape[1])
         # A copy: this field stays on its device.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, require
 
 # A name stands for every choice that changes a number: weights, resizing and pooling. Change one, change the name.
 RANDOM_CONV = "random-conv-v1-64px"
@@ -130,16 +130,12 @@ def inception(weights: Path | str | None, device: torch.device | str = "cpu") ->
         MNIFError: no path, no such file, another file, or torch-fidelity is not installed.
     """
     path = _checked_weights(weights)
-    try:
-        import torch_fidelity  # noqa: F401
-    except ImportError:
-        raise MNIFError(
-            "Inception features need torch-fidelity, which is not installed; pip install 'torchmetrics[image]', or "
-            "go without --inception-weights."
-        ) from None
-    from torchmetrics.image.fid import NoTrainInceptionV3
-
-    network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
+    require("torch_fidelity", "metrics")
+    network = (
+        require("torchmetrics.image.fid", "metrics")
+        .NoTrainInceptionV3("inception-v3-compat", ["2048"], str(path))
+        .to(device)
+    )
     return FeatureNetwork(INCEPTION, FEATURE_DIMS[INCEPTION], network, str(device))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, require
 
 
 def psnr(image: Tensor, reference: Tensor) -> Tensor:
@@ -28,15 +28,14 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     Raises:
         MNIFError: an edge under 3 pixels, which no window fits.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
+    metrics = require("torchmetrics.functional.image", "metrics")
     edge = min(image.shape[:2])
     if edge < 3:
         raise MNIFError(
             f"images of {image.shape[1]}x{image.shape[0]} pixels have no structural similarity; use 3x3 or more."
         )
     radius = min(5, (edge - 1) // 2)  # torchmetrics derives the window from sigma: 2 * round(3.5 * sigma) + 1
-    value = structural_similarity_index_measure(
+    value = metrics.structural_similarity_index_measure(
         image.permute(2, 0, 1).unsqueeze(0),
         reference.permute(2, 0, 1).unsqueeze(0),
         sigma=1.5 * radius / 5,
@@ -67,10 +66,11 @@ class Lpips:
             )
         if self._metric is None:
             try:
-                from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-                self._metric = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(image.device)
-            except (ImportError, OSError, RuntimeError) as error:
+                lpips = require("torchmetrics.image.lpip", "metrics")
+                self._metric = lpips.LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).to(
+                    image.device
+                )
+            except (OSError, RuntimeError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise MNIFError(
                     f"LPIPS cannot load its AlexNet weights ({reason}); put them into torch's cache (TORCH_HOME) on a "

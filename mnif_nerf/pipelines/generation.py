@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.errors import MNIFError, first_line
+from mnif_nerf.errors import MNIFError, first_line, require
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.objects.object_list import ObjectList
 from mnif_nerf.objects.radiance import NeuralObject
@@ -221,7 +221,7 @@ def _looks_like_repository(text: str) -> bool:
 
 
 def _download(repo_id: str) -> Path:
-    import huggingface_hub
+    huggingface_hub = require("huggingface_hub", "hub")
 
     try:
         folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"])

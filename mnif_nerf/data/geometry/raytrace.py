@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import require
 
 KEY_LIGHT = np.array([0.45, 0.35, 0.82]) / np.linalg.norm([0.45, 0.35, 0.82])
 """Direction towards the key light in the object's frame: from above, the front and a little from the left."""
@@ -121,11 +121,7 @@ class SurfaceRenderer:
         Raises:
             MNIFError: Embree's Python package is not installed.
         """
-        try:
-            from embreex.mesh_construction import TriangleMesh
-            from embreex.rtcore_scene import EmbreeScene
-        except ImportError as error:
-            raise MNIFError(f"embreex: cannot be imported ({error}); install it with `pip install embreex`.") from None
+        scenes, meshes = (require(f"embreex.{name}", "meshes") for name in ("rtcore_scene", "mesh_construction"))
         self.surface = surface
         self._vertices = np.ascontiguousarray(surface.vertices, dtype=np.float32)
         self._normals = face_normals(self._vertices.astype(np.float64), surface.faces)[0].astype(np.float32)
@@ -134,8 +130,10 @@ class SurfaceRenderer:
         # Two sides per face: an inside-out face is lit as if its normal pointed at the viewer.
         self._shade = np.stack([brightness(normals), brightness(-normals)]).astype(np.float32)
         self._used = self._vertices[np.unique(surface.faces)]
-        self._scene = EmbreeScene(robust=True)
-        self._mesh = TriangleMesh(self._scene, self._vertices, np.ascontiguousarray(surface.faces, dtype=np.int32))
+        self._scene = scenes.EmbreeScene(robust=True)
+        self._mesh = meshes.TriangleMesh(
+            self._scene, self._vertices, np.ascontiguousarray(surface.faces, dtype=np.int32)
+        )
 
     def render(self, c2w: np.ndarray, camera: Camera, supersampling: int = 3) -> np.ndarray:
         """One picture with anti-aliased edges.

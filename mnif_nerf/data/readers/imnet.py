@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mnif_nerf.data.stores.grid_layout import GRID_SPLITS, GridSource, share_out
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, require
 
 if TYPE_CHECKING:
     import h5py
@@ -126,10 +126,7 @@ def _names(path: Path, count: int) -> list[str]:
 
 
 def _open(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise MNIFError(f'{path}: reading HDF5 needs h5py, which is missing; pip install "mnif_nerf[hdf5]".') from None
+    h5py = require("h5py", "hdf5")
     try:
         return h5py.File(path, "r")
     except OSError as error:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, require
 from mnif_nerf.export.document import Table
 from mnif_nerf.pipelines.model_folder import StoredModel
 
@@ -72,14 +72,14 @@ def model_card(model: StoredModel, options: CardOptions) -> str:
 
 
 def _front_matter(model: StoredModel, options: CardOptions) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
+    hub = require("huggingface_hub", "hub")
 
     results = []
     if options.metrics is not None:
         data = str(options.metrics["data"]["name"])
         for name, value in _reconstruction(options.metrics).get("unseen", {}).items():
-            results.append(EvalResult("other", data, f"{data}, unseen instances", name, round(value, 4)))
-    card = ModelCardData(
+            results.append(hub.EvalResult("other", data, f"{data}, unseen instances", name, round(value, 4)))
+    card = hub.ModelCardData(
         library_name="mnif_nerf",
         license=options.license,
         tags=[*model.kind.card.tags, "neural-fields", "mnif"],

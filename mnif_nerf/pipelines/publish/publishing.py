@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mnif_nerf.errors import MNIFError, first_line
+from mnif_nerf.errors import MNIFError, first_line, require
 from mnif_nerf.export.pictures import save_png
 from mnif_nerf.files import atomic_folder, write_json
 from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, write_model
@@ -51,9 +51,7 @@ def upload(folder: Path, repo_id: str, private: bool = False, commit_message: st
     Raises:
         MNIFError: the hub refuses or cannot be reached.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
+    api = require("huggingface_hub", "hub").HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=str(folder), commit_message=commit_message)
