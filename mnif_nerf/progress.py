@@ -12,8 +12,14 @@ Item = TypeVar("Item")
 class Advance(Protocol):
     """Moves a bar on."""
 
-    def __call__(self, done: float = 1, *, note: str | None = None) -> None:
-        """Add `done` units, and show `note` behind the count where one is given."""
+    def __call__(
+        self, done: float = 1, *, at: float | None = None, total: float | None = None, note: str | None = None
+    ) -> None:
+        """Add `done` units, or stand `at` so many of a `total` that became known; show `note` behind the count."""
+
+
+def silent(done: float = 1, *, at: float | None = None, total: float | None = None, note: str | None = None) -> None:
+    """An `Advance` without a bar."""
 
 
 @contextlib.contextmanager
@@ -47,10 +53,15 @@ def progress_bar(
     with Progress(*columns, *times, console=Console(stderr=True), disable=not shown, transient=transient) as bar:
         task = bar.add_task(title, total=total, note="" if unit == "bytes" else unit)
 
-        def advance(done: float = 1, *, note: str | None = None) -> None:
+        def advance(
+            done: float = 1, *, at: float | None = None, total: float | None = None, note: str | None = None
+        ) -> None:
             if note is not None:
                 bar.update(task, note=note)
-            bar.advance(task, done)
+            if at is None:
+                bar.update(task, total=total, advance=done)
+            else:
+                bar.update(task, total=total, completed=at)
 
         yield advance
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import tarfile
 import threading
@@ -316,6 +317,21 @@ def test_tar_archives_are_read_too(tmp_path):
     archive = shutil.make_archive(str(tmp_path / "cars"), "gztar", tmp_path / "data")
     download("mine", tmp_path / "out", url=archive, progress=False)
     assert read_split(tmp_path / "out", "train").num_views == 2
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("gz", {"compresslevel": 0}), ("xz", {})])
+def test_damaged_tar_archives_are_told(tmp_path, suffix, options):
+    """The checksum of a compressed tar stands at its end, behind all members."""
+    archive, content = tmp_path / f"a.tar.{suffix}", os.urandom(50_000)
+    with tarfile.open(archive, f"w:{suffix}", **options) as tape:
+        info = tarfile.TarInfo("cars_train/x")
+        info.size = len(content)
+        tape.addfile(info, io.BytesIO(content))
+    damaged = bytearray(archive.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    archive.write_bytes(damaged)
+    (tmp_path / "out").mkdir()
+    assert "cannot be unpacked" in refusal(lambda: unpack.unpack(archive, tmp_path / "out"))
 
 
 def test_an_archive_larger_than_the_disk(tmp_path, monkeypatch):

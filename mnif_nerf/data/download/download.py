@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnif_nerf.data.download.transfer import Progress, fetch, sha256_of
-from mnif_nerf.data.download.unpack import archive_size, unpack
+from mnif_nerf.data.download.transfer import fetch, sha256_of
+from mnif_nerf.data.download.unpack import unpack
 from mnif_nerf.data.readers.srn_layout import locate
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import read_json, write_json
+from mnif_nerf.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,15 @@ def _obtain(name: str, address: str, work: Path, progress: bool) -> Path:
     if target.exists() and marker.exists() and read_json(marker).get("url") == address:
         return target
     target.unlink(missing_ok=True)
-    with _byte_bar(f"downloading {known}", progress) as report:
-        fetch(address, target, report)
+    with progress_bar(f"downloading {known}", None, "bytes", progress) as advance:
+        fetch(address, target, advance)
     write_json(marker, {"url": address})
     return target
 
 
 def _verify(archive: Path, expected: str | None, progress: bool) -> str:
-    with _byte_bar("checking", progress) as report:
-        digest = sha256_of(archive, report)
+    with progress_bar("checking", None, "bytes", progress) as advance:
+        digest = sha256_of(archive, advance)
     if expected and digest != expected.lower():
         raise MNIFError(
             f"{archive}: sha256 is {digest}, expected {expected.lower()}; delete it and download it again,"
@@ -143,14 +144,7 @@ def _unpack_into(archive: Path, output: Path, work: Path, name: str, address: st
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix="unpack.", dir=work))
     try:
-        with _byte_bar("unpacking", progress) as report:
-            total, done = archive_size(archive), 0
-
-            def advance(size: int) -> None:
-                nonlocal done
-                done += size
-                report(done, total)
-
+        with progress_bar("unpacking", None, "bytes", progress) as advance:
             unpack(archive, temporary, advance)
         splits = [_published_folder(path, temporary) for path in locate(temporary).splits.values()]
         _publish(splits, output, work / f"{name}.json", address)
@@ -203,15 +197,3 @@ def _only_downloader(work: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _byte_bar(title: str, shown: bool) -> Iterator[Progress]:
-    """A rich progress bar over bytes; silent where `shown` is False."""
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Bar(*columns, TimeRemainingColumn(), disable=not shown) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

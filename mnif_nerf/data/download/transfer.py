@@ -10,35 +10,28 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import read_json, write_json
+from mnif_nerf.progress import Advance, silent
 
 _CHUNK = 1 << 18
 _TIMEOUT = 30.0
 _CUT_CONNECTIONS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
-Progress = Callable[[int, "int | None"], None]
 
 
-@dataclass(frozen=True)
-class Version:
-    """What tells one version of a remote file from another: kept beside the unfinished download."""
-
-    url: str
-    etag: str | None
-    modified: str | None
-    size: int | None
+# What tells one version of a remote file from another, kept as JSON beside the unfinished download: url, etag, modified
+# and size, None where the server does not say.
+Version = dict[str, Any]
 
 
 def fetch(
     url: str,
     target: Path,
-    progress: Progress = lambda done, total: None,
+    advance: Advance = silent,
     attempts: int = 6,
     pause: float = 2.0,
 ) -> None:
@@ -46,7 +39,7 @@ def fetch(
 
     The server is asked for the rest only if the file is still the same (If-Range with its ETag or date, and
     the total size); a changed file, or a server without ranges, starts from the beginning. A cut connection
-    is retried with growing pauses. `progress(done, total)` counts bytes; `total` may be None.
+    is retried with growing pauses. `advance` counts bytes.
 
     Raises:
         MNIFError: a bad address, a refusal by the server, a web page instead of a file, no connection after
@@ -61,7 +54,7 @@ def fetch(
         before = part.stat().st_size if part.exists() else 0
         try:
             with disk_errors(part):
-                if _fetch_once(url, part, progress):
+                if _fetch_once(url, part, advance):
                     os.replace(part, target)
                     _version_file(part).unlink(missing_ok=True)
                     return
@@ -80,31 +73,30 @@ def fetch(
         time.sleep(pause * 2 ** (failures - 1))
 
 
-def sha256_of(path: Path, progress: Progress = lambda done, total: None) -> str:
+def sha256_of(path: Path, advance: Advance = silent) -> str:
     """Hexadecimal SHA-256 of a file."""
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+    digest, total = hashlib.sha256(), path.stat().st_size
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
-            done += len(block)
-            progress(done, total)
+            advance(len(block), total=total)
     return digest.hexdigest()
 
 
-def _fetch_once(url: str, part: Path, progress: Progress) -> bool:
+def _fetch_once(url: str, part: Path, advance: Advance) -> bool:
     """One request; True where the file is complete afterwards. An answer that is no sequel drops `part`."""
     known = _known_version(url, part)
     start = part.stat().st_size if known else 0
     request = urllib.request.Request(url, headers={"User-Agent": "mnif-data", "Accept-Encoding": "identity"})
     if start and known:
         request.add_header("Range", f"bytes={start}-")
-        validator = known.etag or known.modified
+        validator = known["etag"] or known["modified"]
         if validator:
             request.add_header("If-Range", validator)
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and known and known.size == start:
+        if error.code == 416 and known and known["size"] == start:
             return True
         if error.code == 416:
             _forget(part)
@@ -122,18 +114,18 @@ def _fetch_once(url: str, part: Path, progress: Progress) -> bool:
         _require_space(part, version, start)
         if start == 0:
             _forget(part)
-            write_json(_version_file(part), asdict(version))
-        return _receive(response, part, start, version.size, progress)
+            write_json(_version_file(part), version)
+        return _receive(response, part, start, version["size"], advance)
 
 
-def _receive(response: Any, part: Path, start: int, total: int | None, progress: Progress) -> bool:
+def _receive(response: Any, part: Path, start: int, total: int | None, advance: Advance) -> bool:
     done = start
     with open(part, "ab") as file:
-        progress(done, total)
+        advance(at=done, total=total)
         while block := response.read(_CHUNK):
             file.write(block)
             done += len(block)
-            progress(done, total)
+            advance(at=done, total=total)
     if total is not None and done > total:
         _forget(part)
         return False
@@ -145,10 +137,11 @@ def _known_version(url: str, part: Path) -> Version | None:
     if not part.exists() or not part.stat().st_size:
         return None
     try:
-        known = Version(**read_json(_version_file(part)))
-    except (MNIFError, TypeError):
+        known = read_json(_version_file(part))
+        same = known["url"] == url and bool(known["etag"] or known["modified"] or known["size"])
+    except (MNIFError, TypeError, KeyError):
         return None
-    return known if known.url == url and (known.etag or known.modified or known.size) else None
+    return known if same else None
 
 
 def _version_of(url: str, response: Any) -> Version:
@@ -161,7 +154,7 @@ def _version_of(url: str, response: Any) -> Version:
         size = int(total) if total.isdigit() else None
     elif response.headers.get("Content-Length", "").isdigit():
         size = int(response.headers["Content-Length"])
-    return Version(url, etag, response.headers.get("Last-Modified"), size)
+    return {"url": url, "etag": etag, "modified": response.headers.get("Last-Modified"), "size": size}
 
 
 def _continues(response: Any, version: Version, known: Version | None, start: int) -> bool:
@@ -169,7 +162,7 @@ def _continues(response: Any, version: Version, known: Version | None, start: in
     first = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
     if known is None or first != str(start):
         return False
-    pairs = ((version.etag, known.etag), (version.modified, known.modified), (version.size, known.size))
+    pairs = [(version[key], known[key]) for key in ("etag", "modified", "size")]
     return all(new is None or old is None or new == old for new, old in pairs)
 
 
@@ -183,8 +176,8 @@ def _refuse_web_page(url: str, response: Any) -> None:
 
 def _require_space(part: Path, version: Version, start: int) -> None:
     free = shutil.disk_usage(part.parent).free
-    if version.size is not None and version.size - start > free:
-        needed = f"{(version.size - start) / 1e6:.0f} MB to download and {free / 1e6:.0f} MB free"
+    if version["size"] is not None and version["size"] - start > free:
+        needed = f"{(version['size'] - start) / 1e6:.0f} MB to download and {free / 1e6:.0f} MB free"
         raise MNIFError(f"{part.parent}: {needed}; free some space or choose another folder.")
 
 
