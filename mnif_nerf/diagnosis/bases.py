@@ -22,6 +22,7 @@ from mnif_nerf.metrics.bases import (
     use_of_bases,
 )
 from mnif_nerf.rendering.grids import cell_coordinates
+from mnif_nerf.rendering.occupancy import dilate
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -160,8 +161,7 @@ def shape_bounds(pipe: MNIFPipeline) -> Tensor:
     reached = torch.zeros(_BOUNDS_RESOLUTION, _BOUNDS_RESOLUTION, _BOUNDS_RESOLUTION, dtype=torch.bool)
     for row in rows:
         reached |= torch.from_numpy(pipe.instance(row).occupancy(_BOUNDS_RESOLUTION))
-    near = torch.nn.functional.max_pool3d(reached[None, None].float(), kernel_size=3, stride=1, padding=1)
-    return near[0, 0] > 0
+    return dilate(reached)
 
 
 def check_instances(pipe: MNIFPipeline) -> None:

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from mnif_nerf.axes import PrincipalAxes
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import denormals_flushed
 
@@ -61,11 +62,8 @@ class LatentSpace:
             basis = torch.eye(table.shape[1], dtype=table.dtype, device=table.device)
             scale = table.std(dim=0)
         else:
-            covariance = torch.cov(table.T).reshape(table.shape[1], -1)
-            variance, basis = torch.linalg.eigh(covariance)
-            basis, scale = basis.flip(1), variance.flip(0).clamp(min=0).sqrt()
-            # The sign of an eigenvector is arbitrary and differs between LAPACK builds.
-            basis = basis * basis.gather(0, basis.abs().argmax(dim=0, keepdim=True)).sign()
+            axes = PrincipalAxes.from_table(table)
+            basis, scale = axes.basis, axes.scale
         scale = scale.clamp(min=max(_NARROWEST * float(scale.max()), 1e-8))
         return cls(mean.float(), basis.float().contiguous(), scale.float())
 

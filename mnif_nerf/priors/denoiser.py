@@ -52,11 +52,6 @@ class DenoiserSpec:
         blocks = 3 if numbers < 20_000 else 4 if numbers < 1_000_000 else 6
         return cls(dim=dim, width=width, blocks=blocks)
 
-    @classmethod
-    def paper(cls, dim: int) -> DenoiserSpec:
-        """The authors' size: 8 residual blocks of width 4,096, about 272 M parameters for 128 dimensions."""
-        return cls(dim=dim, width=4096, blocks=8)
-
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
         return asdict(self)

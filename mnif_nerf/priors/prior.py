@@ -216,31 +216,9 @@ class LatentPrior:
             parts.append(self.whitening.unwhiten(self._draw(streams, sampler, steps, temperature)))
         return torch.cat(parts)
 
-    @torch.no_grad()
-    def nearest(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest training latent of each latent, to tell new instances from copies.
-
-        Args:
-            latents: [n, D].
-
-        Returns:
-            (distance [n], index [n]): the root mean square difference over the whitened dimensions (1 is
-            one standard deviation), and the row of the training latent. Compare with `spacing()`.
-
-        Raises:
-            MNIFError: latents of another size.
-        """
-        if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
-            raise MNIFError(
-                f"latents: shape {tuple(latents.shape)}, expected [n, {self.latent_dim}], the size "
-                "that the prior was trained on."
-            )
-        whitened = self.whitening.whiten(latents.to(self.train))
-        distance, index = torch.cdist(whitened, self.train, compute_mode="donot_use_mm_for_euclid_dist").min(1)
-        return distance / self.whitening.dim**0.5, index
-
     def spacing(self) -> float:
-        """The median distance from a training latent to its nearest other one, in the unit of `nearest`."""
+        """The median distance from a training latent to its nearest other one, as a root mean
+        square over the whitened dimensions (1 is one standard deviation)."""
         index = near_neighbours(self.train, 1)[:, 0]
         distance = (self.train - self.train[index]).square().mean(1).sqrt()
         return float(distance.median())

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from mnif_nerf.axes import PrincipalAxes
 from mnif_nerf.errors import MNIFError
 
 WhiteningMode = Literal["pca", "per-dimension", "none"]
@@ -118,15 +119,9 @@ def _fit_per_dimension(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fit_pca(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    mean = z.mean(0)
-    _, singular, directions = torch.linalg.svd(z - mean, full_matrices=False)
-    scale = singular / max(len(z) - 1, 1) ** 0.5
-    kept = scale > _noise_floor(z, scale)
-    basis = directions[kept].T
-    # A singular vector's sign is arbitrary and differs between LAPACK builds: fix it, so that seeds repeat.
-    largest = basis.abs().argmax(0, keepdim=True) if basis.shape[1] else basis.new_zeros((1, 0), dtype=torch.long)
-    signs = basis.gather(0, largest).sign()
-    return mean, basis * signs, scale[kept]
+    axes = PrincipalAxes.from_table(z)
+    kept = axes.scale > _noise_floor(z, axes.scale)
+    return axes.mean, axes.basis[:, kept], axes.scale[kept]
 
 
 def _kept_directions(scale: Tensor, rank: int | None, explained_variance: float | None) -> int:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnif_nerf.axes import PrincipalAxes
+
 REACH = 3.0  # standard deviations that a position can be away from the mean
 POSITION_STEP = 0.05
 
@@ -32,16 +34,10 @@ class Directions:
 
         Their signs are those that make the largest number of each direction positive, so that they repeat.
         """
-        table = latents.detach().double().cpu()
-        mean = table.mean(dim=0)
-        centered = table - mean
-        # By the covariance, which is quick for any number of instances; the latents' own decomposition is not.
-        variance, basis = torch.linalg.eigh(centered.T @ centered / max(len(table) - 1, 1))
-        variance, basis = variance.flip(0)[:count], basis.flip(1)[:, :count]
-        signs = basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
-        scale = variance.clamp(min=0).sqrt()
-        scale[scale < 1e-6 * float(table.abs().max())] = 0.0
-        parts = (part.to(latents.device, torch.float32) for part in (mean, basis * signs, scale))
+        axes = PrincipalAxes.from_table(latents.cpu())
+        basis, scale = axes.basis[:, :count], axes.scale[:count]
+        scale[scale < 1e-6 * float(latents.abs().max())] = 0.0
+        parts = (part.to(latents.device, torch.float32) for part in (axes.mean, basis, scale))
         return cls(*parts)
 
     @property

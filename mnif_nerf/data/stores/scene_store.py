@@ -99,18 +99,6 @@ class PackedStore:
             return None
         return unpack_bits(np.bitwise_or.reduce(self.hulls, axis=0), (self.hull_resolution,) * 3)
 
-    def silhouette(self, view: int) -> np.ndarray:
-        """bool [H, W], the object; all True where the background is not white."""
-        return self._mask(self.silhouettes, view)
-
-    def touching_pixels(self, view: int) -> np.ndarray:
-        """bool [H, W], pixels whose ray meets the hull; all True where nothing was carved."""
-        return self._mask(self.touching, view)
-
-    def _mask(self, packed: np.ndarray | None, view: int) -> np.ndarray:
-        shape = (self.height, self.width)
-        return np.ones(shape, dtype=bool) if packed is None else unpack_bits(packed[view], shape)
-
 
 def open_store(root: Path | str, split: str, progress: bool = True, workers: int | None = None) -> PackedStore:
     """Open the packed store of a split, building it first where it is absent or older than the data.
