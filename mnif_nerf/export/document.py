@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +37,7 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown; the first column is aligned to the left, the others to the right."""
         lines = [list(self.columns), ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-    def html(self) -> str:
-        """The table in HTML."""
-        head = "".join(f"<th>{html.escape(title)}</th>" for title in self.columns)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
-        return f"<table><tr>{head}</tr>{body}</table>"
+        return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 @dataclass(frozen=True)
@@ -97,27 +90,23 @@ def write_document(
     Raises:
         MNIFError: a folder that cannot be written.
     """
+    from markdown_it import MarkdownIt
+
     folder = Path(folder)
     paths: list[Path] = []
-    text, page = [f"# {title}\n", *(f"{line}\n" for line in lead)], [f"<h1>{html.escape(title)}</h1>"]
-    page += [f"<p>{html.escape(line)}</p>" for line in lead]
+    text = [f"# {title}\n", *(f"{line}\n" for line in lead)]
     for section in sections:
         text.append(f"## {section.title}\n")
-        page.append(f"<h2>{html.escape(section.title)}</h2>")
-        for block in section.body:
-            text.append(block.markdown() if isinstance(block, Table) else f"{block}\n")
-            page.append(block.html() if isinstance(block, Table) else f"<p>{_inline(block)}</p>")
+        text += [block.markdown() if isinstance(block, Table) else f"{block}\n" for block in section.body]
         for figure_name, figure in section.figures.items():
             paths += save_figure(figure, folder, figure_name)
         for picture_name, picture in section.pictures.items():
             paths.append(save_png(picture, folder / f"{picture_name}.png"))
-        for shown in (*section.figures, *section.pictures):
-            text.append(f"![{shown}]({shown}.png)\n")
-            page.append(f"<p><img src='{shown}.png' alt='{shown}'></p>")
-    written = "<!doctype html><meta charset='utf-8'><title>" + html.escape(title) + f"</title><style>{_STYLE}</style>"
+        text += [f"![{shown}]({shown}.png)\n" for shown in (*section.figures, *section.pictures)]
+    head = "<!doctype html><meta charset='utf-8'><title>" + html.escape(title) + f"</title><style>{_STYLE}</style>"
     for path, content in (
         (folder / "report.md", "\n".join(text)),
-        (folder / "report.html", written + "".join(page)),
+        (folder / "report.html", head + MarkdownIt("js-default").render("\n".join(text))),
     ):
         with atomic_file(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
@@ -136,9 +125,3 @@ def rounded(value: Any) -> Any:
     if not isinstance(value, float):
         return value
     return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-
-
-def _inline(text: str) -> str:
-    """A paragraph in HTML; **bold** and *slanted* as Markdown has them."""
-    escaped = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(text))
-    return re.sub(r"\*(.+?)\*", r"<i>\1</i>", escaped)
