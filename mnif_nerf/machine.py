@@ -56,7 +56,6 @@ def threads_are_given() -> bool:
 
 
 def num_cores() -> int:
-def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
