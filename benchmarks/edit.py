@@ -1,4 +1,4 @@
-"""Shape of one object with the colour of another: what each way of mixing keeps and reaches, and a film's frame times.
+"""Shape of one object with the colour of another: what each way of mixing keeps and reaches, and a video's frame times.
 
 Random pairs of a radiance model's training instances, A for the shape and B for the colours. The baselines stand in the
 same table: A itself, B itself, and the exact composite (density of A and colour of B at the same points).
@@ -157,14 +157,14 @@ def main(config: Config) -> dict[str, Any]:
         f"Means over {config.pairs} pairs of {len(pipe.names)} training instances of {config.model}; solids at "
         f"{config.voxels} cells, paint is the median colour of the object in one picture (0 to 1, mean of channels)."
     )
-    film = (
+    video = (
         "A frame of 256 x 256 with a new object: " + ", ".join(f"{k} {1000 * v:.1f} ms" for k, v in times.items()) + "."
     )
     lengths = walk_lengths(pipe)
-    film += " Distance from the mean (5, 50 and 95 %): " if lengths else ""
-    film += "; ".join(f"{name} {' '.join(f'{x:.2f}' for x in row)}" for name, row in lengths.items())
+    video += " Distance from the mean (5, 50 and 95 %): " if lengths else ""
+    video += "; ".join(f"{name} {' '.join(f'{x:.2f}' for x in row)}" for name, row in lengths.items())
     results = {"mixing": rows, "frame_seconds": times, "walk_lengths": lengths}
-    report.finish("Editing", [table, notes, film], info, results, config.output)
+    report.finish("Editing", [table, notes, video], info, results, config.output)
     return results
 
 

@@ -24,6 +24,7 @@ from nerfstudio_runs import Run, tiny_config
 from mnif_nerf.cli import demo, demo_pages, export_mesh, sample, train_prior
 from mnif_nerf.data.generate import digits
 from mnif_nerf.export.voxels import read_npz
+from mnif_nerf.modalities import voxel
 from mnif_nerf.pipelines.model_folder import read_model
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
@@ -196,7 +197,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_demo_of_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     commands: list[str] = []
     monkeypatch.setattr(demo, "_command", in_process(commands, **{"pipeline.model.head": "logit"}))
-    monkeypatch.setattr(demo, "_UNSEEN_CARS", 2)
+    monkeypatch.setattr(voxel, "_DEMO_UNSEEN", 2)
     output = tmp_path / "out"
     config = demo.DemoConfig("voxel", tmp_path / "cars", output, num_cars=5, steps=30, num_samples=2)
     demo.main(config)

@@ -82,7 +82,7 @@ def write_path(target: Path, poses: list[torch.Tensor], fov: float = 50.0, **mor
     return target
 
 
-# --- films ------------------------------------------------------------------------------------------------
+# --- videos ------------------------------------------------------------------------------------------------
 
 
 def test_orbit(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +221,7 @@ def test_camera_path(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     expected = MNIFPipeline.from_pretrained(run, device="cpu").instance(2).view(poses[3], small)
     assert np.abs(last - np.asarray(expected)).max() <= 1
     write_path(path, poses[::-1])
-    with pytest.raises(MNIFError, match="frames of another film"):
+    with pytest.raises(MNIFError, match="frames of another video"):
         render.main(changing)
 
 
@@ -335,10 +335,10 @@ def test_older_paths_say_less(tmp_path: Path) -> None:
         ({"seconds": 0.0}, "--seconds 0"),
         ({"seconds": float("nan")}, "--seconds nan"),
         ({"seconds": 1.0, "frames": 3}, "give one of them"),
-        ({"resolution": 12, "width": 3}, "square films"),
+        ({"resolution": 12, "width": 3}, "square videos"),
         ({"turns": float("inf")}, "--turns inf"),
         ({"radius": 0.3}, "inside the object"),
-        ({"output": Path("film.avi")}, "unknown film format"),
+        ({"output": Path("video.avi")}, "unknown video format"),
         ({"instance": ("car_77",)}, "did you mean"),
         ({"instance": ("0", "1")}, "shows one object and 2 are named"),
         ({"path": "interpolate", "instance": ("0",)}, "at least 2 objects"),
@@ -361,20 +361,20 @@ def test_refusals(run: Path, options: dict, words: str) -> None:
 
 
 def test_a_folder_of_another_film_is_left_alone(run: Path, tmp_path: Path) -> None:
-    output = render.main(_options(run, instance=("0",), output=tmp_path / "film"))
+    output = render.main(_options(run, instance=("0",), output=tmp_path / "video"))
     before = {path: path.read_bytes() for path in output.iterdir()}
-    with pytest.raises(MNIFError, match="frames of another film"):
+    with pytest.raises(MNIFError, match="frames of another video"):
         render.main(_options(run, instance=("0",), output=output, elevation=30.0))
     shutil.rmtree(run / "model")
     model = tiny_model(num_instances=12, seed=3)
     write_model(model, run / "model")
-    with pytest.raises(MNIFError, match="frames of another film"):
+    with pytest.raises(MNIFError, match="frames of another video"):
         render.main(_options(run, instance=("0",), output=output))
     assert {path: path.read_bytes() for path in output.iterdir()} == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    (tmp_path / "film.gif").mkdir()
-    for name, words in (("mine", "something else than frames"), ("film.gif", "is a folder")):
+    (tmp_path / "video.gif").mkdir()
+    for name, words in (("mine", "something else than frames"), ("video.gif", "is a folder")):
         with pytest.raises(MNIFError, match=words):
             render.main(_options(run, instance=("0",), output=tmp_path / name))
     with pytest.raises(MNIFError, match="GiB"):
@@ -387,7 +387,7 @@ def test_a_folder_of_another_film_is_left_alone(run: Path, tmp_path: Path) -> No
 
 def test_an_interrupted_folder_is_gone_on_with(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = render.main(_options(run, instance=("0",), output=tmp_path / "whole"))
-    output = render.main(_options(run, instance=("0",), output=tmp_path / "film"))
+    output = render.main(_options(run, instance=("0",), output=tmp_path / "video"))
     for k in (1, 3):
         (output / f"frame_{k:05d}.png").unlink()
     kept = (output / "frame_00000.png").stat().st_mtime_ns
@@ -400,7 +400,7 @@ def test_an_interrupted_folder_is_gone_on_with(run: Path, tmp_path: Path, capsys
 
 
 def test_what_fails_after_ctrl_c_was_interrupted() -> None:
-    """The encoder gets the terminal's Ctrl-C as well, and a film that cannot be written to it fails first."""
+    """The encoder gets the terminal's Ctrl-C as well, and a video that cannot be written to it fails first."""
 
     def fail(pressed: bool) -> None:
         with held_interrupts():
@@ -426,7 +426,7 @@ def test_ctrl_c_waits_for_a_safe_place() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("name", ["film.mp4", "frames"])
+@pytest.mark.parametrize("name", ["video.mp4", "frames"])
 def test_ctrl_c_leaves_nothing_half_written(run: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "out" / name
     command = [sys.executable, "-m", "mnif_nerf.cli.render", "--load-config", str(run), "--path", "walk"]

@@ -1,4 +1,4 @@
-"""mnif-render: films of objects of a trained run."""
+"""mnif-render: videos of objects of a trained run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
-    from mnif_nerf.pipelines.videos import Film
+    from mnif_nerf.pipelines.videos import Video
     from mnif_nerf.rendering.camera_path import CameraPath
 
 _SIZE = 256
@@ -33,11 +33,11 @@ _STOPS = 4  # samples that an interpolation leads through where none are named
 
 @dataclass
 class RenderOptions:
-    """Render a film: an object turning, objects that become one another, a walk through latent space, or an object
+    """Render a video: an object turning, objects that become one another, a walk through latent space, or an object
     along a camera path that nerfstudio's viewer exported.
 
     Writes an .mp4 or .gif, or a folder of PNG frames. A folder that was interrupted is gone on with by the same
-    command; an interrupted film leaves nothing.
+    command; an interrupted video leaves nothing.
     """
 
     load_config: str
@@ -73,10 +73,10 @@ class RenderOptions:
     fps: int | None = None
     """Frames per second; by default 24, or the camera path's."""
     resolution: int | None = None
-    """Pixels along an edge of a square film; by default 256. Of images the field is read at as many points; by default
+    """Pixels along an edge of a square video; by default 256. Of images the field is read at as many points; by default
     at the training pictures' own, enlarged."""
     width: int | None = None
-    """Pixels, for films that are not square. A camera path brings its own size."""
+    """Pixels, for videos that are not square. A camera path brings its own size."""
     height: int | None = None
     """Pixels."""
     elevation: float = 20.0
@@ -110,17 +110,17 @@ def main(options: RenderOptions) -> Path:
     objects = _objects(pipe, options)
     output = options.output or default_output(options.load_config, "renders", f"{_name(options, objects)}.mp4")
     prepare_output(output.parent)
-    film, fps = _film(pipe, objects, path, options), _fps(options, path)
+    video, fps = _video(pipe, objects, path, options), _fps(options, path)
     start = time.perf_counter()
     settings = _settings(pipe, objects, path, options)
-    with progress_bar("rendering", film.count) as advance, held_interrupts() as checkpoint:
+    with progress_bar("rendering", video.count) as advance, held_interrupts() as checkpoint:
 
         def on_frame() -> None:
             advance()
             checkpoint()
 
-        made, size = _write(film, output, fps, settings, on_frame)
-    _say(options, film, path, output, fps, made, size, time.perf_counter() - start)
+        made, size = _write(video, output, fps, settings, on_frame)
+    _say(options, video, path, _Written(output, fps, made, size, time.perf_counter() - start))
     return output
 
 
@@ -140,15 +140,15 @@ def _check(options: RenderOptions) -> None:
     if options.seconds is not None and options.seconds <= 0:
         raise MNIFError(f"--seconds {options.seconds:g} leaves nothing to do; use more than 0.")
     if options.frames is not None and options.seconds is not None:
-        raise MNIFError("--frames and --seconds both say how long the film is; give one of them.")
+        raise MNIFError("--frames and --seconds both say how long the video is; give one of them.")
     if options.resolution is not None and (options.width or options.height):
-        raise MNIFError("--resolution is for square films; give --width and --height without it.")
+        raise MNIFError("--resolution is for square videos; give --width and --height without it.")
     _check_path(options)
     suffix = options.output.suffix.lower() if options.output is not None else ".mp4"
     if suffix not in ("", ".mp4", ".gif"):
-        raise MNIFError(f"{options.output}: unknown film format; end it in .mp4 or .gif, or name a folder for PNGs.")
+        raise MNIFError(f"{options.output}: unknown video format; end it in .mp4 or .gif, or name a folder for PNGs.")
     if suffix and options.output is not None and options.output.is_dir():
-        raise MNIFError(f"{options.output}: is a folder; choose another name for the film.")
+        raise MNIFError(f"{options.output}: is a folder; choose another name for the video.")
 
 
 def _check_path(options: RenderOptions) -> None:
@@ -227,31 +227,32 @@ def _row(objects: list[NeuralObject], index: int, path: Path) -> NeuralObject:
     return objects[index]
 
 
-# --- the film ---------------------------------------------------------------------------------------------
+# --- the video ---------------------------------------------------------------------------------------------
 
 
-def _film(pipe: MNIFPipeline, objects: list[NeuralObject], path: CameraPath | None, options: RenderOptions) -> Film:
+def _video(pipe: MNIFPipeline, objects: list[NeuralObject], path: CameraPath | None, options: RenderOptions) -> Video:
     import torch
 
-    from mnif_nerf.pipelines import videos as films
+    from mnif_nerf.pipelines import videos
 
     count = _count(options, path, len(objects))
     if options.path == "walk":
-        shown = films.walk(pipe, torch.stack([item.latent for item in objects]), count)
+        shown = videos.walk(pipe, torch.stack([item.latent for item in objects]), count)
     elif options.path == "interpolate":
-        shown = films.interpolation(pipe, objects, count, options.loop)
+        shown = videos.interpolation(pipe, objects, count, options.loop)
     else:
-        shown = films.standing(objects[0])
+        shown = videos.standing(objects[0])
     if not pipe.model.kind.has_views:
-        return films.Film(count, shown, None, options.resolution or options.width, 1 if _sized(options) else _SIZE)
+        return videos.Video(count, shown, None, options.resolution or options.width, 1 if _sized(options) else _SIZE)
     width, height = _size(options, path)
     if path is not None:
-        return films.Film(count, shown, films.along(path, width, height))
+        return videos.Video(count, shown, videos.along(path, width, height))
     turns = options.turns if options.turns is not None else float(options.path == "orbit")
     camera = pipe.model.camera
-    intrinsics = films.whole_view(width, height, camera["focal_over_width"])
+    intrinsics = videos.whole_view(width, height, camera["focal_over_width"])
     radius = camera["radius"] if options.radius is None else options.radius
-    return films.Film(count, shown, films.turning(count, intrinsics, radius, options.elevation, options.azimuth, turns))
+    cameras = videos.turning(count, intrinsics, radius, options.elevation, options.azimuth, turns)
+    return videos.Video(count, shown, cameras)
 
 
 def _sized(options: RenderOptions) -> bool:
@@ -285,7 +286,7 @@ def _size(options: RenderOptions, path: CameraPath | None) -> tuple[int, int]:
 
 
 def _write(
-    film: Film, output: Path, fps: int, settings: dict[str, Any], on_frame: Callable[[], None]
+    video: Video, output: Path, fps: int, settings: dict[str, Any], on_frame: Callable[[], None]
 ) -> tuple[int, tuple[int, int]]:
     """Render and write; how many frames were made now, and their size in pixels."""
     from PIL import Image
@@ -294,20 +295,20 @@ def _write(
     from mnif_nerf.export.video import write_video
 
     if not output.suffix:
-        made = write_frames(output, film.count, film.frame, settings, on_frame)
+        made = write_frames(output, video.count, video.frame, settings, on_frame)
         with Image.open(output / "frame_00000.png") as picture:
             return made, picture.size
     sizes = []
 
     def pictures() -> Iterator[Image.Image]:
-        for index in range(film.count):
-            picture = film.frame(index)
+        for index in range(video.count):
+            picture = video.frame(index)
             sizes.append(picture.size)
             yield picture
             on_frame()
 
     write_video(pictures(), output, fps)
-    return film.count, sizes[0]
+    return video.count, sizes[0]
 
 
 def _settings(
@@ -338,25 +339,28 @@ def _name(options: RenderOptions, objects: list[NeuralObject]) -> str:
     return "-".join([*parts, *([f"and-{len(names) - 4}-more"] if len(names) > 4 else []), *(["loop"] * options.loop)])
 
 
-def _say(
-    options: RenderOptions,
-    film: Film,
-    path: CameraPath | None,
-    output: Path,
-    fps: int,
-    made: int,
-    size: tuple[int, int],
-    seconds: float,
-) -> None:
+@dataclass(frozen=True)
+class _Written:
+    """What was written where; `made` frames now, of `size` pixels."""
+
+    output: Path
+    fps: int
+    made: int
+    size: tuple[int, int]
+    seconds: float
+
+
+def _say(options: RenderOptions, video: Video, path: CameraPath | None, written: _Written) -> None:
+    output, fps, made, size = written.output, written.fps, written.made, written.size
     if path is not None and path.cropped:
         print(f"note: the crop of {options.camera_path_filename} is left out; objects are shown whole, on white.")
-    kept = f", {film.count - made} of them kept from before" if made < film.count else ""
-    speed = f"; {1000 * seconds / made:.0f} ms a frame" if made else ""
-    length = f", {film.count / fps:.1f} s at {fps} frames a second" if output.suffix else ""
-    print(f"wrote {output}: {film.count} frames of {size[0]} x {size[1]} pixels{kept}{length}{speed}")
+    kept = f", {video.count - made} of them kept from before" if made < video.count else ""
+    speed = f"; {1000 * written.seconds / made:.0f} ms a frame" if made else ""
+    length = f", {video.count / fps:.1f} s at {fps} frames a second" if output.suffix else ""
+    print(f"wrote {output}: {video.count} frames of {size[0]} x {size[1]} pixels{kept}{length}{speed}")
     command = f"mnif-render --load-config {options.load_config}"
     if not output.suffix:
-        print(f"next: the same as a film, with --output {output}.mp4")
+        print(f"next: the same as a video, with --output {output}.mp4")
     elif options.path == "walk":
         print(f"next: another walk, {command} --path walk --seed {options.seed + 1}")
     elif options.path == "interpolate":

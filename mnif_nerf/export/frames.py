@@ -54,14 +54,14 @@ def write_frames(
 
 
 def _check(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that is not this film's own."""
+    """Refuse a folder that is not this video's own."""
     about = folder / _ABOUT
     if folder.exists() and not folder.is_dir():
         raise MNIFError(f"{folder}: is a file; choose a folder, or a name that ends in .mp4 or .gif.")
     if about.exists():
         if read_json(about) != settings:
             raise MNIFError(
-                f"{folder}: holds frames of another film (other options, or another model); choose another folder, "
+                f"{folder}: holds frames of another video (other options, or another model); choose another folder, "
                 "or remove this one."
             )
     elif folder.exists() and any(folder.iterdir()):

@@ -1,6 +1,6 @@
-"""Films of objects: one that is turned, objects that become one another, a walk through latent space.
+"""Videos of objects: one that is turned, objects that become one another, a walk through latent space.
 
-A film is two independent things, an object for each frame and a camera for each frame. Frames do not depend on one
+A video is two independent things, an object for each frame and a camera for each frame. Frames do not depend on one
 another, so they can be made in any order. A frame of an object that changes is a network of its own: mixing it takes
 about a millisecond, and finding where it is empty a tenth of the picture's time.
 """
@@ -31,7 +31,7 @@ Cameras = Callable[[int], tuple[Tensor, Intrinsics]]
 
 
 @dataclass(frozen=True)
-class Film:
+class Video:
     """Frames that are rendered as they are asked for.
 
     Attributes:
@@ -105,10 +105,10 @@ def turning(
 ) -> Cameras:
     """A camera that looks at the centre and goes round it `turns` times, counter-clockwise as seen from above.
 
-    The frame after the last would be the first again where `turns` is whole, so such a film loops.
+    The frame after the last would be the first again where `turns` is whole, so such a video loops.
 
     Args:
-        frames: of the film.
+        frames: of the video.
         intrinsics: of every frame.
         radius: distance from the centre, world units.
         elevation, azimuth: degrees, as in `NeuralObject.render`; the azimuth is that of the first frame.

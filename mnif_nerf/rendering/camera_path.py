@@ -27,7 +27,7 @@ _SQUARE_TOLERANCE = 1e-2  # of a rotation's product with its transpose
 
 @dataclass(frozen=True)
 class CameraPath:
-    """Cameras of the frames of a film.
+    """Cameras of the frames of a video.
 
     Attributes:
         poses: `[F, 4, 4]` camera-to-world in the OpenCV convention, world units.
@@ -80,7 +80,7 @@ def read_camera_path(path: Path | str) -> CameraPath:
 
 
 def _frame_rate(content: dict[str, Any], frames: int, path: Path | str) -> int:
-    """Frames per second: as nerfstudio's renderer counts them, so that the film lasts as long as the path says."""
+    """Frames per second: as nerfstudio's renderer counts them, so that the video lasts as long as the path says."""
     if content.get("seconds"):
         return max(1, round(frames / _positive(content, "seconds", path)))
     return max(1, round(_positive(content, "fps", path))) if "fps" in content else 24
