@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.geometry.hull import HALF_EXTENT
 from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
@@ -31,7 +32,7 @@ from mnif_nerf.modalities.training import (
     means,
 )
 from mnif_nerf.rendering.batch import PointBatch
-from mnif_nerf.rendering.cameras import Intrinsics
+from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import dilate
 
 _MARGIN = 2  # cells beyond the union of all training shapes where a new one may still be
@@ -256,3 +257,11 @@ class GridTraining(ModalityTraining):
     @abstractmethod
     def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
         """What such a camera sees of an instance: uint8 `[H, W, 3]`."""
+
+
+def front_camera(shape: tuple[int, ...]) -> tuple[Tensor, Intrinsics]:
+    """A camera `[1, 4, 4]` whose pixels are those of a picture of (rows, columns) on the plane x = 0, the longest
+    edge one unit long."""
+    height, width = shape
+    focal = DEFAULT_RADIUS / (2 * HALF_EXTENT) * max(height, width)
+    return orbit_pose(0.0, 0.0)[None], Intrinsics(focal, width / 2, height / 2, height, width)

@@ -8,15 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.geometry.hull import HALF_EXTENT
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.images import psnr, ssim
 from mnif_nerf.modalities.grid_settings import ImageModelSettings
-from mnif_nerf.modalities.grid_training import GridTraining
+from mnif_nerf.modalities.grid_training import GridTraining, front_camera
 from mnif_nerf.modalities.training import FieldCache
-from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
+from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.plane import render_image, render_plane
 
@@ -41,7 +40,7 @@ class ImageTraining(GridTraining):
             w0=model.w0 or min(_HIGHEST_W0, _W0_PER_PIXEL * grid.get("resolution", 64)),
         )
 
-    def prepare(self, compact: CompactField, bounds: Tensor, model: Any) -> tuple[CompactField, None]:
+    def prepare(self, compact: CompactField, bounds: Tensor, model: Any, grid: Any) -> tuple[CompactField, None]:
         """The field itself; a plane needs no grid."""
         return compact, None
 
@@ -70,11 +69,3 @@ class ImageTraining(GridTraining):
     def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
         """The picture itself, grey repeated."""
         return np.repeat(values, 3 // values.shape[2], axis=2)
-
-
-def front_camera(shape: tuple[int, ...]) -> tuple[Tensor, Intrinsics]:
-    """A camera `[1, 4, 4]` whose pixels are those of a picture of (rows, columns) on the plane x = 0, the longest
-    edge one unit long."""
-    height, width = shape
-    focal = DEFAULT_RADIUS / (2 * HALF_EXTENT) * max(height, width)
-    return orbit_pose(0.0, 0.0)[None], Intrinsics(focal, width / 2, height / 2, height, width)

@@ -259,10 +259,11 @@ class RadianceTraining(ModalityTraining):
         """See `ModalityTraining`."""
         return ViewEvaluation(data, settings, split)
 
-    def prepare(self, compact: CompactField, bounds: Tensor, model: Any) -> tuple[CompactField, OccupancyGrid]:
+    def prepare(
+        self, compact: CompactField, bounds: Tensor, model: Any, grid: Any
+    ) -> tuple[CompactField, OccupancyGrid]:
         """The field itself, and its occupancy grid."""
-        grid = OccupancyGrid.from_field(compact, model.grid_resolution, bounds=bounds, device=bounds.device)
-        return compact, grid
+        return compact, OccupancyGrid.from_field(compact, model.grid_resolution, bounds=bounds, device=bounds.device)
 
     def render(
         self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any

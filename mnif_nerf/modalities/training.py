@@ -187,8 +187,17 @@ class ModalityTraining(ABC):
         """What scores a run."""
 
     @abstractmethod
-    def prepare(self, compact: CompactField, bounds: Tensor, model: Any) -> tuple[Any, OccupancyGrid | None]:
-        """A collapsed field ready to render, and its occupancy grid (None where rendering needs none)."""
+    def prepare(
+        self, compact: CompactField, bounds: Tensor, model: Any, grid: dict[str, Any] | None
+    ) -> tuple[Any, OccupancyGrid | None]:
+        """A collapsed field ready to render, and its occupancy grid (None where rendering needs none).
+
+        Args:
+            compact: the field.
+            bounds: bool `[G, G, G]`, where objects can be.
+            model: settings of the model.
+            grid: of `TrainingData.grid`.
+        """
 
     @abstractmethod
     def render(
@@ -233,10 +242,13 @@ class FieldCache:
         training: of the modality.
         model: whose latents are collapsed.
         settings: of the model.
+        grid: of `TrainingData.grid`.
     """
 
-    def __init__(self, training: ModalityTraining, model: Stage1Model, settings: Any) -> None:
-        self.training, self.model, self.settings = training, model, settings
+    def __init__(
+        self, training: ModalityTraining, model: Stage1Model, settings: Any, grid: dict[str, Any] | None = None
+    ) -> None:
+        self.training, self.model, self.settings, self.grid = training, model, settings, grid
         self._kept: OrderedDict[bytes, tuple[Any, OccupancyGrid | None]] = OrderedDict()
         self._version = -1
 
@@ -250,7 +262,7 @@ class FieldCache:
         kept = self._kept.get(key)
         if kept is None:
             compact = self.model.field.collapse(latent).to(latent.device)
-            kept = self.training.prepare(compact, self.model.bounds, self.settings)
+            kept = self.training.prepare(compact, self.model.bounds, self.settings, self.grid)
             self._kept[key] = kept
             while len(self._kept) > _KEPT_FIELDS:
                 self._kept.popitem(last=False)

@@ -37,7 +37,7 @@ class VoxelTraining(GridTraining):
         final = "sine" if model.head == "signed" else "linear"
         return model.field_spec(in_features=3, out_features=1, final_activation=final, head=model.head)
 
-    def prepare(self, compact: CompactField, bounds: Tensor, model: Any) -> tuple[SolidField, SurfaceGrid]:
+    def prepare(self, compact: CompactField, bounds: Tensor, model: Any, grid: Any) -> tuple[SolidField, SurfaceGrid]:
         """The solid, and the grid that its rays leap over empty space by."""
         shape = SolidField(compact)
         return shape, SurfaceGrid.from_shape(shape, model.grid_resolution, bounds)

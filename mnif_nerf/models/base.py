@@ -36,8 +36,8 @@ _INDICATOR = "device_indicator_param"  # nerfstudio's, empty
 class InstanceModel(Model):
     """See the module.
 
-    `kwargs` hold "stage1", the `Stage1Model`; "modality", its `ModalityTraining`; and "metadata" of the data set:
-    `scene_names` (of the instances) and `shown_scene`.
+    `kwargs` hold "stage1", the `Stage1Model`; "modality", its `ModalityTraining`; "grid", of its data; and "metadata"
+    of the data set: `scene_names` (of the instances) and `shown_scene`.
     """
 
     config: ModelSettings  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class InstanceModel(Model):
         metadata = self.kwargs["metadata"]
         self.data_names: tuple[str, ...] = tuple(metadata["scene_names"])
         self.shown_scene = int(metadata.get("shown_scene", 0))
-        self.collapsed = FieldCache(self.modality, self.stage1, self.config)
+        self.collapsed = FieldCache(self.modality, self.stage1, self.config, self.kwargs.get("grid"))
         # Latent row of each instance of the data (-1: none), where the checkpoint's are not the data's.
         self._rows: list[int] | None = None
         self._shown: Tensor | None = None

@@ -68,7 +68,7 @@ class TrainingRun:
             self.model, self.data, self.optimizers, machine.seed, pipeline.encode_batch, warn=say
         )
         self.evaluation = self.training.evaluation(self.data, pipeline, "val")
-        self.fields = FieldCache(self.training, self.model, pipeline.model)
+        self.fields = FieldCache(self.training, self.model, pipeline.model, self.data.grid())
         self.folder = settings.run_folder()
         self.first_step = 0
         self._resume()

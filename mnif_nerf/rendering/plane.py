@@ -66,3 +66,27 @@ def render_plane(
 def _colors(compact: CompactField, coordinates: Tensor) -> Tensor:
     """Colours `[C, N]` at field coordinates `[2, N]`."""
     return color_from_raw(compact.evaluate(coordinates), compact.head)
+
+
+@torch.no_grad()
+def render_texture(picture: Tensor, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
+    """Rays that meet a picture on the plane x = 0, its longest edge one unit long, over a white background.
+
+    Args:
+        picture: `[H, W, 3]` in [0, 1]; the nearest pixel counts.
+        origins, directions: `[R, 3]` world units; directions of unit length.
+
+    Returns:
+        as `render_plane`.
+    """
+    size = origins.new_tensor([*picture.shape[:2]])
+    distance = -origins[:, 0] / directions[:, 0]
+    points = origins + distance.unsqueeze(1) * directions
+    place = torch.stack([-points[:, 2], points[:, 1]], dim=1) * size.max() + 0.5 * size  # in pixels
+    hit = (distance > 0) & ((place >= 0) & (place <= size)).all(dim=1)
+    row, column = place[hit].floor().long().minimum(size.long() - 1).unbind(dim=1)
+    rgb = origins.new_ones(len(origins), 3)
+    rgb[hit] = picture[row, column].to(rgb.dtype)
+    near, far = box_interval(origins, directions, 0.5)
+    depth = torch.where(hit, distance, torch.maximum(far, near))
+    return {"rgb": rgb, "depth": depth.unsqueeze(1), "accumulation": hit.unsqueeze(1).to(rgb.dtype)}

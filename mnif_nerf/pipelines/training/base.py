@@ -79,6 +79,7 @@ class InstancePipeline(VanillaPipeline):
             metadata=data.metadata,
             stage1=stage1,
             modality=self.kind.training,
+            grid=source.grid(),
         )
         self.model.to(device)
         split = "val" if test_mode == "val" else "test"
