@@ -14,6 +14,7 @@ from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.stores.grid_store import store_of
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.encoding import encode
+from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.meta import MetaConfig, PointObjective
 from mnif_nerf.objects.solid import NeuralImage, NeuralShape
 from mnif_nerf.pipelines.encoding import encode_grids
@@ -91,6 +92,17 @@ def test_points_are_chosen_as_in_training() -> None:
         lambda chosen: PointObjective(model.field, sampler.fixed(chosen, 100)), 5, model.rates, MetaConfig(3, 1.0)
     )
     torch.testing.assert_close(encode_grids(model, values, points=100), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_settings_are_those_of_the_training_record() -> None:
+    model = tiny_model()
+    assert model.encoding == EncodingSettings()
+    model.training = {"fit_steps": 7, "carve_length": 0.2, "machine": {}}
+    assert model.encoding == EncodingSettings(fit_steps=7, carve_length=0.2)
+    assert model.encoding.losses(5).carve_length == 0.2
+    model.training = {"reweight": 3}
+    with pytest.raises(MNIFError, match="training setting reweight is 3, expected a value like False"):
+        assert model.encoding
 
 
 @pytest.mark.parametrize("head", ["signed", "logit"])

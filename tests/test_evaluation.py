@@ -28,7 +28,7 @@ from mnif_nerf.evaluation.protocols import PROTOCOLS, EvaluationProtocol, choose
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
 from mnif_nerf.evaluation.shapes import make_shape_set, surface_points
-from mnif_nerf.evaluation.target import ModelAndData, find_data
+from mnif_nerf.evaluation.target import ModelAndData, find_data, load_target
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU
 from mnif_nerf.metrics.sets import coverage
@@ -263,6 +263,29 @@ def test_the_data_folder_is_read_from_config_yml(tmp_path: Path) -> None:
     config.write_text("!!python/object:some.module.Config\nother: 1\n")
     with pytest.raises(MNIFError, match="does not say where the data is"):
         find_data(run)
+
+
+def test_views_are_held_out_as_in_training(tmp_path: Path) -> None:
+    """What the model folder says, else what config.yml says, else the usual number and a note."""
+    data = write_tiny_srn(tmp_path / "data", scenes=2, views=6, heldout_views=0, test_scenes=0, resolution=8)
+    model = tiny_model(num_instances=2)
+    model.names = open_store(data, "train", progress=False).names
+    run = tmp_path / "run"
+    write_model(model, run / "model")
+    target = load_target(run / "model", data, "cpu")
+    assert target.heldout_views == 2
+    assert "does not say how many views training held out" in target.notes[0]
+    config = "!!python/object:a.Config\npipeline: !!python/object:a.P\n  datamanager: !!python/object:a.D\n"
+    (run / "config.yml").write_text(f"{config}    dataparser: !!python/object:a.S\n      heldout_views_per_scene: 4\n")
+    target = load_target(run, data, "cpu")
+    assert target.heldout_views == 4
+    assert target.notes == []
+    model.training = {"heldout_views_per_scene": 0}
+    write_model(model, run / "model")
+    target = load_target(run, data, "cpu")
+    assert target.heldout_views == 0
+    with pytest.raises(MNIFError, match="no view is held out"):
+        reconstruct(bench_of(target))
 
 
 def test_pictures_from_other_cameras_are_no_yardstick(

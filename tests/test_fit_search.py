@@ -284,6 +284,9 @@ def test_pictures_are_fitted(radiance: MNIFPipeline) -> None:
     again = fit_observation(radiance, views, settings)
     torch.testing.assert_close(again.best.latent, fit.best.latent, rtol=0, atol=0)
     assert views_psnr(fit.best, views.take(np.array([0, 2]))) == pytest.approx(found["fit"]["psnr_seen"])
+    model = dataclasses.replace(radiance.model, training={"carve_length": 0.3})
+    evidence = prepare(model, views, Region(), (0, 2)).evidence
+    assert evidence.config.carve_length == 0.3, "as in training"
     with pytest.raises(MNIFError, match="--views 9: there are 4 pictures"):
         fit_observation(radiance, views, FitSettings(views=(9,)))
     with pytest.raises(MNIFError, match="choose pictures with --views"):

@@ -20,6 +20,13 @@ from nerfstudio_runs import Run, tiny_config
 from PIL import Image
 from tiny_srn import write_tiny_srn
 
+from mnif_nerf.evaluation.target import load_subject
+from mnif_nerf.modalities.training import means
+from mnif_nerf.pipelines.encoding import encode_views
+from mnif_nerf.pipelines.model_folder import read_model
+
+HELDOUT = "pipeline.datamanager.dataparser.heldout_views_per_scene"
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -74,6 +81,8 @@ def test_unseen_scenes_use_fitted_codes_and_exclude_the_views_they_were_fitted_t
     shown = [item.latent for item in pipeline.evaluation.items(pipeline.model.stage1)[""]]
     fitted = pipeline.evaluation.latents_of_unseen(pipeline.model.stage1)
     assert fitted.shape == (2, 4)
+    stored = encode_views(read_model(run.folder / "model"), unseen)
+    assert torch.equal(fitted, stored), "mnif-eval finds the same latents, with the run's own settings"
     assert all(any(torch.equal(code, row) for row in fitted) for code in shown)
     assert not any(torch.equal(code, row) for row in before for code in shown)
     assert torch.equal(pipeline.model.latents.weight, before)
@@ -230,20 +239,30 @@ def test_without_a_heldout_split_views_are_held_out_of_training(data: Path, tmp_
     import shutil
 
     shutil.copytree(data / "cars_train", tmp_path / "data" / "cars_train")
-    run = Run(tiny_config(tmp_path / "data", tmp_path / "out", steps=2))
+    run = Run(tiny_config(tmp_path / "data", tmp_path / "out", steps=2, **{HELDOUT: 1}))
     pipeline = load(run)
     views = pipeline.datamanager.source.views
     held = views.evaluation(4, 2).views
-    assert len(held) == 8
+    assert len(held) == 4
     assert not views.trained[held].any()
-    assert views.trained.sum() == 12
+    assert views.trained.sum() == 16
+    subject = load_subject(run.folder, None, "cpu")
+    assert subject.heldout_views == 1, "mnif-eval scores no view that was trained on"
+    assert subject.notes == []
     assert not set(pipeline.datamanager.source.rays.view_list.tolist()) & set(held.tolist())
     shown = pipeline.datamanager.train_dataset.image_filenames
     held_files = pipeline.datamanager.eval_dataset.image_filenames
-    assert len(shown) == 3
+    assert len(shown) == 4
     assert not set(shown) & set(held_files)
     with pytest.raises(SystemExit, match="no split of unseen scenes"):
         load(run, eval_mode="unseen-scenes").get_average_eval_image_metrics()
+
+
+def test_means_of_a_perfect_reconstruction() -> None:
+    result = means([{"psnr": float("inf"), "ssim": 1.0}, {"psnr": 30.0, "ssim": 0.5}], with_std=True)
+    assert result["psnr"] == float("inf")
+    assert np.isnan(result["psnr_std"])
+    assert result["ssim_std"] == pytest.approx(0.125**0.5)
 
 
 def test_training_rays_as_nerfstudio_knows_them(data: Path) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 from tiny_runs import write_tiny_pictures, write_tiny_shapes
 
 from mnif_nerf.fields.heads import occupancy_from_raw
+from mnif_nerf.pipelines.encoding import encode_store
 from mnif_nerf.pipelines.model_folder import read_model
 from mnif_nerf.rendering.grids import cell_centres
 
@@ -227,6 +228,26 @@ def test_a_model_of_other_instances_is_scored_on_unseen_ones_only(runs: dict[str
     (other / "train" / "else.npy").rename(other / "train" / "shape003.npy")
     model = load(runs[VOXEL], data=other).model
     assert torch.equal(model.latent_of(0), model.latents.weight[3])
+
+
+@pytest.mark.parametrize("adaptation", ["meta-learning", "auto-decoding"])
+def test_unseen_latents_are_those_of_the_model_folder(
+    runs: dict[str, Run], data: dict[str, Path], tmp_path: Path, adaptation: str
+) -> None:
+    """ns-eval, mnif-eval and the Python API score the same latents, with the run's settings and no defaults."""
+    if adaptation == "meta-learning":
+        run = runs[VOXEL]
+    else:
+        changes = {"pipeline.datamanager.surface_share": 0.25, "pipeline.fit_steps": 5, **AUTO}
+        run = Run(tiny_config(data[VOXEL], tmp_path, steps=4, method=VOXEL, **changes))
+    model = read_model(run.folder / "model")
+    pipeline = load(run)
+    evaluation = pipeline.evaluation
+    chosen = torch.from_numpy(evaluation.chosen(evaluation.unseen))
+    found = evaluation.find_unseen(pipeline.model.stage1)
+    assert torch.equal(found, encode_store(model, evaluation.unseen, chosen))
+    assert model.encoding.fit_points == 64
+    assert model.encoding.encode_points == 128
 
 
 def test_losses_and_pictures_of_an_evaluation_while_training(runs: dict[str, Run]) -> None:

@@ -126,8 +126,7 @@ def _ablation(pipe: MNIFPipeline, options: DiagnoseOptions, advance: Callable[[]
     from mnif_nerf.diagnosis.report import ablation_section
     from mnif_nerf.priors.training import PriorConfig
 
-    variance = float(pipe.model.training.get("prior_variance", PriorConfig().explained_variance))
-    base = PriorConfig(steps=options.ablation_steps, explained_variance=variance)
+    base = PriorConfig(steps=options.ablation_steps, explained_variance=pipe.model.prior_variance)
     config = AblationConfig(base, seed=options.seed)
     rows = run_ablation(pipe.latents, config, advance)
     held_out = round(config.held_out * len(pipe.latents))

@@ -93,7 +93,7 @@ def main(options: WebOptions) -> Path:
             shown.append(_web_object(item, frames, camera["radius"]))
             advance()
     scene = WebScene(pipe.model.kind.drawing, camera, model.half_extent, model.cells, _FIRST_AZIMUTH)
-    data = str(model.training.get("data") or pipe.modality)
+    data = model.data_name
     text = WebText(
         options.title or _title(data, pipe.model.kind.drawing.nouns, len(shown)),
         f"The model was trained on {data}. {_origin(options)}",

@@ -61,7 +61,7 @@ def main(options: PublishOptions) -> Path:
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
     found = _metrics(options, pipe)
-    name = str(pipe.model.training.get("data") or pipe.modality)
+    name = pipe.model.data_name
     output = options.output or default_output(options.load_config, "published", name)
     sheet = _pictures(options, pipe)
     card = CardOptions(

@@ -66,8 +66,7 @@ def main(options: TrainPriorOptions) -> Path:
     given = {key: value for key, value in dataclasses.asdict(options).items() if value is not None}
     given.pop("load_config")
     model = read_model(folder, with_prior=False)
-    if "prior_variance" in model.training:
-        given.setdefault("explained_variance", float(model.training["prior_variance"]))
+    given.setdefault("explained_variance", model.prior_variance)
     config = PriorConfig(**given)
     prior = LatentPrior.fit(model.latents, config)
     target = write_prior(prior, folder)

@@ -81,8 +81,8 @@ def _grids(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> lis
     subject, protocol = bench.subject, bench.protocol
     pipe, nouns = subject.pipe, subject.kind.nouns
     how = "a fit with frozen networks"
-    if pipe.model.adaptation["method"] == "meta-learning":
-        how = f"{pipe.model.adaptation['inner_steps']} inner steps"
+    if pipe.model.inner_loop is not None:
+        how = f"{pipe.model.inner_loop.inner_steps} inner steps"
     rows = subject.training_rows(protocol.training_instances)
     parts = [
         (
@@ -123,7 +123,7 @@ def _grid_pair(kind: Modality, item: NeuralObject, truth: np.ndarray) -> Pair:
 def _radiance(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
     subject, protocol = bench.subject, bench.protocol
     pipe, groups = subject.pipe, []
-    views = TrainingViews(subject.data)
+    views = TrainingViews(subject.data, subject.heldout_views)
     names = views.train.names
     rows = [names.index(pipe.names[int(i)]) for i in subject.training_rows(protocol.training_instances)]
     held = [

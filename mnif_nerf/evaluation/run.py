@@ -103,7 +103,7 @@ def evaluate(
 
 
 def _notes(subject: ModelAndData, protocol: EvaluationProtocol) -> list[str]:
-    notes = []
+    notes = [*subject.notes]
     if subject.pipe.prior is None:
         notes.append(
             "This model has no latent prior, so nothing was sampled; train one with mnif-train-prior and run again."

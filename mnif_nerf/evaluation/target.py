@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mnif_nerf.data.sampling.views import evenly_spaced
+from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, USUAL_HELDOUT_VIEWS, evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.data.stores.scene_store import PackedStore, open_store
 from mnif_nerf.errors import MNIFError
@@ -44,13 +44,26 @@ class ModelAndData:
     Args:
         pipe: the model.
         data: the data folder.
+        heldout_views: views of every scene that training held out (radiance); None takes what the model folder says,
+            and `USUAL_HELDOUT_VIEWS` where it does not.
+
+    Attributes:
+        notes: sentences for the report.
 
     Raises:
         MNIFError: data of another modality or resolution, a model without its training latents.
     """
 
-    def __init__(self, pipe: MNIFPipeline, data: Path | str) -> None:
+    def __init__(self, pipe: MNIFPipeline, data: Path | str, heldout_views: int | None = None) -> None:
         self.pipe, self.data = pipe, Path(data)
+        self.notes: list[str] = []
+        known = pipe.model.heldout_views if heldout_views is None else heldout_views
+        self.heldout_views = USUAL_HELDOUT_VIEWS if known is None else known
+        if known is None and not self.kind.is_grid and not any(name in self.splits for name in HELD_OUT_SPLITS):
+            self.notes.append(
+                f"The model folder does not say how many views training held out; the usual {USUAL_HELDOUT_VIEWS} of "
+                "every scene were taken. If training held out others, the scores of held-out views are too high."
+            )
         if not pipe.names:
             raise MNIFError("this model came without the latents of training instances, so nothing can be compared.")
         if self.kind.is_grid:
@@ -177,7 +190,11 @@ def load_target(load_config: Path | str, data: Path | str | None, device: str | 
         MNIFError: no model, no data, or data that does not belong to the model.
     """
     pipe = MNIFPipeline.from_pretrained(load_config, device)
-    return ModelAndData(pipe, find_data(load_config) if data is None else data)
+    heldout = pipe.model.heldout_views
+    if heldout is None:  # model folders written before version 0.2 do not say
+        config = find_config(load_config)
+        heldout = None if config is None else _heldout_of(config)
+    return ModelAndData(pipe, find_data(load_config) if data is None else data, heldout)
 
 
 def find_data(load_config: Path | str) -> Path:
@@ -186,14 +203,9 @@ def find_data(load_config: Path | str) -> Path:
     Raises:
         MNIFError: there is no config.yml, or the folder is not there.
     """
-    path = Path(load_config)
-    candidates = [path] if path.suffix == ".yml" else []
-    if path.exists():
-        model = locate_model(path)
-        candidates += [model.parent / "config.yml", model / "config.yml"]
-    config = next((place for place in candidates if place.is_file()), None)
+    config = find_config(load_config)
     if config is None:
-        raise MNIFError(f"{path}: no config.yml beside the model says where its data is; give it with --data.")
+        raise MNIFError(f"{load_config}: no config.yml beside the model says where its data is; give it with --data.")
     named = _data_of(config)
     if named is None:
         raise MNIFError(f"{config}: does not say where the data is; give it with --data.")
@@ -203,8 +215,25 @@ def find_data(load_config: Path | str) -> Path:
     raise MNIFError(f"{named}: no such folder (named by {config}); give the data with --data.")
 
 
-def _data_of(config: Path) -> Path | None:
-    """`data` of a nerfstudio config.yml, read without making its Python objects."""
+def find_config(load_config: Path | str) -> Path | None:
+    """The config.yml of a run, given as itself, the run folder or a model folder; None where there is none."""
+    path = Path(load_config)
+    candidates = [path] if path.suffix == ".yml" else []
+    if path.exists():
+        model = locate_model(path)
+        candidates += [model.parent / "config.yml", model / "config.yml"]
+    return next((place for place in candidates if place.is_file()), None)
+
+
+def _heldout_of(config: Path) -> int | None:
+    content: Any = _read_config(config)
+    for part in ("pipeline", "datamanager", "dataparser", "heldout_views_per_scene"):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content if isinstance(content, int) else None
+
+
+def _read_config(config: Path) -> dict[str, Any]:
+    """The content of a nerfstudio config.yml, read without making its Python objects."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -219,10 +248,18 @@ def _data_of(config: Path) -> Path | None:
 
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", plain)
     try:
-        content = yaml.load(config.read_text(encoding="utf-8"), Loader)
+        content: Any = yaml.load(config.read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
         raise MNIFError(f"{config}: not a readable config.yml ({error}); give the data with --data.") from None
-    pipeline = (content or {}).get("pipeline") or {}
+    if not isinstance(content, dict):
+        raise MNIFError(f"{config}: not the config.yml of a run; give the data with --data.")
+    return content
+
+
+def _data_of(config: Path) -> Path | None:
+    """The data folder that a config.yml names."""
+    content = _read_config(config)
+    pipeline = content.get("pipeline") or {}
     manager = pipeline.get("datamanager") or {}
     parser = manager.get("dataparser") or {}
     for value in (content.get("data"), manager.get("data"), parser.get("data")):

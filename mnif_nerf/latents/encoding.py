@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
+from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
 from mnif_nerf.machine import denormals_flushed
@@ -97,19 +98,13 @@ class GridAdaptation:
         meta: settings of the inner loop; None for a fit (auto-decoding).
         rates: `[D]`, of `InnerRates`; for the inner loop.
         training_latents: `[N, D]`, where a fit starts and what regularises it.
-        points: of each instance that the inner loop sees; 0 for all.
-        fit_points: of each instance in one step of a fit; 0 for all.
-        fit_steps: steps of a fit.
-        batch_size: instances that the inner loop handles together.
+        settings: points and steps.
     """
 
     meta: MetaConfig | None
     rates: Tensor | None
     training_latents: Tensor
-    points: int
-    fit_points: int = 1024
-    fit_steps: int = 300
-    batch_size: int = 32
+    settings: EncodingSettings
 
 
 def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tensor, how: GridAdaptation) -> Tensor:
@@ -127,19 +122,19 @@ def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tens
     if how.meta is not None:
         assert how.rates is not None
         return encode(
-            lambda chosen: PointObjective(field, source.fixed(chosen, how.points)),
+            lambda chosen: PointObjective(field, source.fixed(chosen, how.settings.encode_points)),
             instances,
             how.rates,
             how.meta,
-            how.batch_size,
+            how.settings.encode_batch,
         )
     parts = []
     with frozen(field):
         for part in instances.split(_FIT_BATCH):
 
             def loss(codes: Tensor, step: int, part: Tensor = part) -> Tensor:
-                return PointObjective(field, source.fixed(part, how.fit_points, salt=step)).losses(codes)
+                return PointObjective(field, source.fixed(part, how.settings.fit_points, salt=step)).losses(codes)
 
-            config = FitConfig(steps=how.fit_steps, lr=GRID_FIT_LR)
+            config = FitConfig(steps=how.settings.fit_steps, lr=GRID_FIT_LR)
             parts.append(fit(loss, len(part), how.training_latents, config))
     return torch.cat(parts)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.encoding import encode
+from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.meta import LossObjective, MetaConfig
 from mnif_nerf.rendering.batch import RayBatch
@@ -56,9 +57,8 @@ def latents_of_scenes(
     field: ModulatedField,
     rays: SceneRays,
     training_latents: Tensor,
-    losses: LossConfig,
+    settings: EncodingSettings,
     inner_loop: tuple[MetaConfig, Tensor] | None = None,
-    fit_steps: int = 300,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Tensor:
     """Latents `[S, D]` of S scenes; the field is not changed.
@@ -67,15 +67,21 @@ def latents_of_scenes(
         field: the trained mixture.
         rays: the observations.
         training_latents: `[N, D]`, where a fit starts and what regularises it.
-        losses: weights and sample counts.
+        settings: steps, weights and sample counts.
         inner_loop: its settings and rates `[D]`, after meta-learning; None fits (auto-decoding).
-        fit_steps: steps of a fit.
         on_step: called with a fit's step and loss.
 
     Raises:
         MNIFError: the inner loop or the fit diverged.
     """
+    losses = settings.losses()
     if inner_loop is None:
-        return fit_latents(field, rays, training_latents, FitConfig(steps=fit_steps), losses, on_step)
+        return fit_latents(field, rays, training_latents, FitConfig(steps=settings.fit_steps), losses, on_step)
     config, rates = inner_loop
-    return encode(lambda chosen: radiance_objective(field, rays.fixed(chosen), losses), rays.num_scenes, rates, config)
+    return encode(
+        lambda chosen: radiance_objective(field, rays.fixed(chosen), losses),
+        rays.num_scenes,
+        rates,
+        config,
+        settings.encode_batch,
+    )

@@ -49,6 +49,7 @@ class GridPipelineSettings(PipelineSettings):
     """Grids of a data set, and the latent prior at its end."""
 
     config_class: ClassVar[str] = "mnif_nerf.pipelines.training.grids.GridPipelineConfig"
+    own_settings: ClassVar[tuple[str, ...]] = ("fit_points",)
 
     datamanager: GridDataSettings = field(default_factory=GridDataSettings)
     """The data."""

@@ -17,7 +17,6 @@ from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_s
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.stage1 import Stage1Model
 from mnif_nerf.modalities.grid_settings import GridDataSettings, GridPipelineSettings
@@ -147,18 +146,7 @@ class GridEvaluation(Evaluation):
     def find_unseen(self, model: Stage1Model) -> Tensor:
         """See `Evaluation`."""
         assert self.unseen is not None
-        config = self.settings
-        how = GridAdaptation(
-            meta=model.meta,
-            rates=None if model.meta is None else model.inner_rates().detach(),
-            training_latents=model.latents.weight.detach(),
-            points=self.data.settings.encode_points,
-            fit_points=config.fit_points,
-            fit_steps=config.fit_steps,
-            batch_size=config.encode_batch,
-        )
-        instances = torch.from_numpy(self.chosen(self.unseen))
-        return latents_of_grids(model.field, self.data.sampler(self.unseen), instances, how)
+        return self.encoder(model).grids(self.unseen, torch.from_numpy(self.chosen(self.unseen)))
 
     def items(self, model: Stage1Model) -> dict[str, list[ScoredItem]]:
         """See `Evaluation`."""

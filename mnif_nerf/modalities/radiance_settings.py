@@ -79,6 +79,7 @@ class RadiancePipelineSettings(PipelineSettings):
     """Radiance fields of a data set, and the latent prior at its end."""
 
     config_class: ClassVar[str] = "mnif_nerf.pipelines.training.radiance.MNIFTrainingPipelineConfig"
+    own_settings: ClassVar[tuple[str, ...]] = ("fit_rays_per_scene", "fit_samples_per_ray")
 
     datamanager: SceneDataSettings = field(default_factory=SceneDataSettings)
     """The data."""

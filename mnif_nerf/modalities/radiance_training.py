@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
-from mnif_nerf.data.sampling.views import TrainingViews, UnseenViews, ViewList, open_unseen, pictures_of
+from mnif_nerf.data.sampling.views import TrainingViews, UnseenViews, ViewList, open_unseen
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import LossObjective
-from mnif_nerf.latents.scenes import latents_of_scenes, radiance_objective
+from mnif_nerf.latents.scenes import radiance_objective
 from mnif_nerf.latents.stage1 import Stage1Model
 from mnif_nerf.metrics.views import ViewScores
 from mnif_nerf.modalities.radiance_settings import RadianceModelSettings, RadiancePipelineSettings, SceneDataSettings
@@ -173,15 +173,7 @@ class ViewEvaluation(Evaluation):
 
     def find_unseen(self, model: Stage1Model) -> Tensor:
         """See `Evaluation`: from the conditioning views."""
-        # Without its hull, which was carved from the views to be scored as well.
-        store: Any = pictures_of(self.unseen.conditioning, len(self.unseen.names))
-        rays = self.settings.fit_rays_per_scene
-        device = model.latents.weight.device
-        sampler = RayBatchSampler(store, len(self.unseen.names), rays, device=device, seed=self.data.seed)
-        losses = self.settings.model.loss_config(self.settings.fit_samples_per_ray)
-        inner_loop = None if model.meta is None else (model.meta, model.inner_rates().detach())
-        latents = model.latents.weight.detach()
-        return latents_of_scenes(model.field, sampler, latents, losses, inner_loop, self.settings.fit_steps)
+        return self.encoder(model).views(self.unseen)
 
     def views(self, model: Stage1Model) -> tuple[ViewList, tuple[str, ...], Tensor]:
         """The views to score, the names of their scenes, and the latents `[K, D]` that `views.scenes` counts along.

@@ -112,6 +112,8 @@ class PipelineSettings(SavedSettings):
 
     config_class: ClassVar[str] = ""
     """As in `DataSettings`."""
+    own_settings: ClassVar[tuple[str, ...]] = ()
+    """As in `ModelSettings`."""
 
     datamanager: DataSettings = field(default_factory=DataSettings)
     """The data."""
@@ -140,6 +142,12 @@ class PipelineSettings(SavedSettings):
     """Intra-op threads on the CPU; 0 times a few steps and takes the faster setting."""
     config_version: int = CONFIG_VERSION
     """Version of this configuration's format; leave it."""
+
+    def stored(self) -> dict[str, Any]:
+        """How latents of unseen instances are found, and how the prior is trained, for the model folder."""
+        return {
+            name: getattr(self, name) for name in ("encode_batch", "fit_steps", "prior_variance", *self.own_settings)
+        }
 
     def meta(self) -> MetaConfig | None:
         """Settings of the inner loop, or None for auto-decoding.

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, ClassVar
@@ -19,7 +20,9 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
+from mnif_nerf.modalities.encoding import Encoder
 from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 
@@ -133,6 +136,13 @@ class Evaluation(ABC):
     @abstractmethod
     def find_unseen(self, model: Stage1Model) -> Tensor:
         """Latents `[K, D]` of the unseen instances, the networks frozen."""
+
+    def encoder(self, model: Stage1Model) -> Encoder:
+        """What finds them, with the settings that the model folder will have."""
+        stored = {**self.data.stored(), **self.settings.model.stored(), **self.settings.stored()}
+        rates = None if model.meta is None else model.inner_rates().detach()
+        latents = model.latents.weight.detach()
+        return Encoder(model.field, latents, model.meta, rates, EncodingSettings.from_training(stored))
 
     def latents_of_unseen(self, model: Stage1Model) -> Tensor:
         """`find_unseen`, once for every state of the weights."""
@@ -274,10 +284,11 @@ class FieldCache:
 
 
 def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:
-    """Mean of every metric over `rows`, beside it "<metric>_std" where wanted."""
+    """Mean of every metric over `rows`, beside it "<metric>_std" where wanted (NaN where a value is infinite)."""
     result = {name: fmean(row[name] for row in rows) for name in rows[0]}
     if with_std:
         for name in list(result):
             values = [row[name] for row in rows]
-            result[f"{name}_std"] = stdev(values) if len(values) > 1 else 0.0
+            finite = all(map(isfinite, values))  # a perfect picture has an infinite PSNR
+            result[f"{name}_std"] = (stdev(values) if len(values) > 1 else 0.0) if finite else nan
     return result

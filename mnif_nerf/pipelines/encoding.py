@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from mnif_nerf.data.sampling.point_sampler import PointSampler
-from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
-from mnif_nerf.data.sampling.views import UnseenViews, pictures_of
+from mnif_nerf.data.sampling.views import UnseenViews
 from mnif_nerf.data.stores.grid_store import GridStore, store_of
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
-from mnif_nerf.latents.meta import MetaConfig
-from mnif_nerf.latents.scenes import latents_of_scenes
-from mnif_nerf.rendering.radiance_losses import LossConfig
+from mnif_nerf.modalities.encoding import Encoder
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
-
-DEFAULT_POINTS = 4096
-# Of radiance fields: as in training's own evaluation.
-_RAYS_PER_SCENE, _SAMPLES_PER_RAY = 128, 32
 
 
 def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int | None = None) -> Tensor:
@@ -57,46 +48,29 @@ def encode_store(
         MNIFError: an inner loop that diverges, or a model that is neither meta-learned nor has latents of training
             instances.
     """
-    # Points as in training: which there are, and what they weigh, is part of the loss that is descended.
-    share, reweight = model.training.get("surface_share", 0.5), model.training.get("reweight", False)
-    points = int(model.training.get("encode_points", DEFAULT_POINTS)) if points is None else points
-    sampler = PointSampler(store, 1, points, model.latents.device, surface_share=share, reweight=reweight)
-    instances = torch.arange(store.num_instances) if instances is None else instances
-    return latents_of_grids(
-        model.field, sampler, instances, GridAdaptation(_inner_loop(model), model.rates, model.latents, points)
-    )
+    encoder = _encoder(model)
+    if points is not None:
+        encoder = replace(encoder, settings=replace(encoder.settings, encode_points=points))
+    return encoder.grids(store, instances)
 
 
-def encode_views(model: StoredModel, unseen: UnseenViews, fit_steps: int = 300) -> Tensor:
+def encode_views(model: StoredModel, unseen: UnseenViews) -> Tensor:
     """Latents `[K, D]` of scenes, from their conditioning views.
 
     Args:
         model: of radiance fields.
         unseen: the scenes; what is scored of them is not looked at.
-        fit_steps: of a fit (auto-decoding).
 
     Raises:
         MNIFError: as `encode_store`.
     """
-    # Without hulls: those were carved from the views to be scored as well.
-    pictures: Any = pictures_of(unseen.conditioning, len(unseen.names))
-    sampler = RayBatchSampler(pictures, len(unseen.names), _RAYS_PER_SCENE, device=model.latents.device)
-    weights = {name: model.training[name] for name in ("mask_weight", "carve_weight") if name in model.training}
-    losses, config = LossConfig(samples_per_ray=_SAMPLES_PER_RAY, **weights), _inner_loop(model)
-    inner_loop = None
-    if config is not None:
-        assert model.rates is not None
-        inner_loop = (config, model.rates)
-    return latents_of_scenes(model.field, sampler, model.latents, losses, inner_loop, fit_steps)
+    return _encoder(model).views(unseen)
 
 
-def _inner_loop(model: StoredModel) -> MetaConfig | None:
-    """Settings of the inner loop, or None where latents are fitted."""
-    if model.adaptation["method"] == "meta-learning":
-        return MetaConfig(int(model.adaptation["inner_steps"]), float(model.adaptation["inner_lr"]))
-    if not len(model.latents):
+def _encoder(model: StoredModel) -> Encoder:
+    if model.inner_loop is None and not len(model.latents):
         raise MNIFError("this model came without the latents of training instances, which a fit starts from.")
-    return None
+    return Encoder(model.field, model.latents, model.inner_loop, model.rates, model.encoding)
 
 
 def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStore:

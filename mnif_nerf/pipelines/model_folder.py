@@ -34,6 +34,8 @@ from mnif_nerf.files import (
     write_json,
     write_tensors,
 )
+from mnif_nerf.latents.encoding_settings import EncodingSettings
+from mnif_nerf.latents.meta import MetaConfig
 from mnif_nerf.rendering.cameras import default_camera
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ _ENTRIES = (
     "bounds.safetensors",
     "prior",
 )
+PRIOR_VARIANCE = 0.95
 _REMEDY = "copy the model folder whole, or train again"
 
 
@@ -98,6 +101,38 @@ class StoredModel:
             MNIFError: this version does not have it.
         """
         return modalities.get(self.modality)
+
+    @property
+    def encoding(self) -> EncodingSettings:
+        """How latents of unseen instances are found, as `training` says.
+
+        Raises:
+            MNIFError: a setting of another type.
+        """
+        return EncodingSettings.from_training(self.training)
+
+    @property
+    def inner_loop(self) -> MetaConfig | None:
+        """Settings of the inner loop, as `adaptation` says; None after auto-decoding."""
+        if self.adaptation["method"] != "meta-learning":
+            return None
+        return MetaConfig(int(self.adaptation["inner_steps"]), float(self.adaptation["inner_lr"]))
+
+    @property
+    def heldout_views(self) -> int | None:
+        """Views of every scene that were held out of training; None where the folder does not say (older ones)."""
+        value = self.training.get("heldout_views_per_scene")
+        return None if value is None else int(value)
+
+    @property
+    def prior_variance(self) -> float:
+        """Share of the latents' variance that the run's prior was to model."""
+        return float(self.training.get("prior_variance", PRIOR_VARIANCE))
+
+    @property
+    def data_name(self) -> str:
+        """Name of the training data's folder, or the modality where the folder does not say."""
+        return str(self.training.get("data") or self.modality)
 
 
 def package_versions() -> dict[str, str]:

@@ -59,7 +59,7 @@ def write_run_model(run: Run, step: int, finished: bool = False) -> Path:
         "data": run.data.root.name,
         **run.data.stored(),
         **run.settings.model.stored(),
-        "prior_variance": run.settings.prior_variance,
+        **run.settings.stored(),
         "machine": describe(),
     }
     return write_model(stored, run.folder / "model")

@@ -16,6 +16,7 @@ from mnif_nerf.errors import MNIFError
 if TYPE_CHECKING:
     from mnif_nerf.data.stores.scene_store import PackedStore
 
+USUAL_HELDOUT_VIEWS = 2  # of each scene, where no split holds them
 # SRN's name for other views of the training instances, and the alias some archives use.
 HELD_OUT_SPLITS = ("train_val", "train_test")
 
@@ -107,7 +108,7 @@ class TrainingViews:
         MNIFError: the folder is missing, or holds no readable training split.
     """
 
-    def __init__(self, root: Path, heldout_per_scene: int = 2) -> None:
+    def __init__(self, root: Path, heldout_per_scene: int = USUAL_HELDOUT_VIEWS) -> None:
         from mnif_nerf.data.readers.srn_layout import locate
 
         self.root = Path(root)

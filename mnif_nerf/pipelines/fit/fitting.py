@@ -23,7 +23,7 @@ from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.evidence import PointEvidence
 from mnif_nerf.latents.fitting import frozen
-from mnif_nerf.latents.meta import MetaConfig, PointObjective, adapt
+from mnif_nerf.latents.meta import PointObjective, adapt
 from mnif_nerf.latents.poses import Hypotheses, PhotoSearch, PoseSearchConfig, Round
 from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, choose_starts, search
 from mnif_nerf.pipelines.fit.preparation import FitTask, check_modality, photo_intrinsics, prepare
@@ -209,11 +209,12 @@ def _starts(pipe: Decoder, task: FitTask, settings: FitSettings) -> tuple[Tensor
     assert evidence is not None
     first: list[Tensor] = []
     as_trained = isinstance(evidence, PointEvidence) and evidence.in_training
-    if task.complete and as_trained and pipe.model.rates is not None:
+    inner_loop, rates = pipe.model.inner_loop, pipe.model.rates
+    if task.complete and as_trained and inner_loop is not None:
         assert isinstance(evidence, PointEvidence)
-        how = pipe.model.adaptation
+        assert rates is not None
         objective = PointObjective(pipe.model.field, evidence.draw(1, 0, _INNER_POINTS))
-        first.append(adapt(objective, 1, pipe.model.rates, MetaConfig(int(how["inner_steps"]), float(how["inner_lr"]))))
+        first.append(adapt(objective, 1, rates, inner_loop))
     samples = pipe.latents.new_zeros(0, pipe.latents.shape[1])
     if pipe.prior is not None and count > 2:
         samples = pipe.sample_latents(count // 2, settings.seed)

@@ -25,7 +25,6 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.evidence import PointPool, ViewEvidence, view_rays
 from mnif_nerf.latents.search import Evidence
 from mnif_nerf.rendering.cameras import Intrinsics
-from mnif_nerf.rendering.radiance_losses import LossConfig
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
@@ -194,8 +193,7 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
         None if cells is None else cells.to(device),
         model.half_extent,
     )
-    known = {name: model.training[name] for name in ("mask_weight", "carve_weight") if name in model.training}
-    losses = LossConfig(samples_per_ray=samples, **known)
+    losses = model.encoding.losses(samples)
     if seen.silhouettes is None:
         losses = replace(losses, mask_weight=0.0)
     evidence = ViewEvidence(model.field, rays, losses, outside=outside, seed=seed)

@@ -1,0 +1,69 @@
+"""How the latent of an instance that was never trained on is found: one record, stored with the model.
+
+Training's own evaluation, mnif-eval and the Python API all read it, so that they find the same latent of the same
+instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.rendering.radiance_losses import LossConfig
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """Settings of the inner loop (meta-learning) and of the fit (auto-decoding) of latents, the networks frozen.
+
+    The names are those of the training settings in a model folder; what a folder does not name has the value here.
+
+    Attributes:
+        encode_points: grids: cells or pixels of an instance that the inner loop sees; 0 for all.
+        encode_batch: instances that the inner loop handles together, which bounds the memory and no more.
+        fit_points: grids: cells or pixels of an instance in one step of a fit; 0 for all.
+        fit_steps: gradient steps of a fit.
+        surface_share, reweight, jitter: how these points are drawn; see `PointSampler`.
+        fit_rays_per_scene: radiance: rays of a scene in one step.
+        fit_samples_per_ray: radiance: samples of each; more than in training, for want of a hull.
+        mask_weight, carve_weight, carve_length: radiance: see `LossConfig`.
+    """
+
+    encode_points: int = 4096
+    encode_batch: int = 32
+    fit_points: int = 1024
+    fit_steps: int = 300
+    surface_share: float = 0.5
+    reweight: bool = False
+    jitter: bool = False
+    fit_rays_per_scene: int = 128
+    fit_samples_per_ray: int = 32
+    mask_weight: float = LossConfig.mask_weight
+    carve_weight: float = LossConfig.carve_weight
+    carve_length: float = LossConfig.carve_length
+
+    @classmethod
+    def from_training(cls, training: Mapping[str, Any]) -> EncodingSettings:
+        """Those of a model folder's training settings, which hold others too.
+
+        Raises:
+            MNIFError: a value of another type.
+        """
+        given: dict[str, Any] = {}
+        for name, usual in asdict(cls()).items():
+            value = training.get(name, usual)
+            if isinstance(value, bool) != isinstance(usual, bool) or not isinstance(value, (int, float)):
+                raise MNIFError(f"training setting {name} is {value!r}, expected a value like {usual!r}.")
+            given[name] = type(usual)(value)
+        return cls(**given)
+
+    def losses(self, samples_per_ray: int | None = None) -> LossConfig:
+        """The radiance losses of a fit.
+
+        Args:
+            samples_per_ray: by default `fit_samples_per_ray`.
+        """
+        samples = self.fit_samples_per_ray if samples_per_ray is None else samples_per_ray
+        return LossConfig(samples, self.mask_weight, self.carve_weight, self.carve_length)
