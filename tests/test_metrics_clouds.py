@@ -15,6 +15,7 @@ from scipy.optimize import linprog
 from scipy.spatial.distance import jensenshannon
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.metrics import cloud_kernel
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, chamfer, distance_matrix, emd, one_minus_iou
 from mnif_nerf.metrics.histograms import jensen_shannon, jsd_of_clouds, occupancy_histogram
 
@@ -91,6 +92,18 @@ def test_the_gram_matrix_would_be_negative() -> None:
     square = (cloud**2).sum(axis=1)
     gram = square[:, None] + square[None, :] - 2 * cloud @ cloud.T
     assert gram.min() < 0
+
+
+@pytest.mark.skipif(not cloud_kernel.available(), reason="the kernel was not built")
+@given(seeds, st.lists(st.integers(1, 70), min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_the_compiled_kernel_equals_the_trees(seed: int, sizes: list[int]) -> None:
+    rows = [cloud.astype(np.float32) for cloud in clouds(seed, *sizes)]
+    columns = [cloud.astype(np.float32) for cloud in clouds(seed + 1, *sizes[::-1])]
+    for others in (rows, columns):
+        trees = [[chamfer(cloud, other) for other in others] for cloud in rows]
+        np.testing.assert_allclose(distance_matrix(rows, others), trees, rtol=1e-6, atol=0)
+    assert distance_matrix(rows, [rows[0].copy()])[0, 0] == 0.0, "copies do not hide in rounding"
 
 
 # Earth mover's distance

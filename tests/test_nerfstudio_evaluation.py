@@ -20,7 +20,7 @@ from nerfstudio_runs import Run, tiny_config
 from PIL import Image
 from tiny_srn import write_tiny_srn
 
-from mnif_nerf.evaluation.target import load_subject
+from mnif_nerf.evaluation.target import load_target
 from mnif_nerf.modalities.training import means
 from mnif_nerf.pipelines.encoding import encode_views
 from mnif_nerf.pipelines.model_folder import read_model
@@ -246,9 +246,9 @@ def test_without_a_heldout_split_views_are_held_out_of_training(data: Path, tmp_
     assert len(held) == 4
     assert not views.trained[held].any()
     assert views.trained.sum() == 16
-    subject = load_subject(run.folder, None, "cpu")
-    assert subject.heldout_views == 1, "mnif-eval scores no view that was trained on"
-    assert subject.notes == []
+    target = load_target(run.folder, None, "cpu")
+    assert target.heldout_views == 1, "mnif-eval scores no view that was trained on"
+    assert target.notes == []
     assert not set(pipeline.datamanager.source.rays.view_list.tolist()) & set(held.tolist())
     shown = pipeline.datamanager.train_dataset.image_filenames
     held_files = pipeline.datamanager.eval_dataset.image_filenames

@@ -25,8 +25,8 @@ class EvalOptions:
     data: Path | None = None
     """The data folder; by default the one that config.yml names."""
     protocol: Literal["small", "standard", "paper"] = "small"
-    """small: minutes on two cores. standard: hours. paper: the sizes of the authors' evaluation, which for shapes means
-    days of distances on a CPU."""
+    """small: minutes on two cores. standard: 400 shapes a line, about an hour. paper: the sizes of the authors'
+    evaluation, which for shapes means days of distances on a CPU."""
     num_samples: int | None = None
     """Generated objects per line, in place of the protocol's number."""
     seed: int = 0

@@ -20,7 +20,7 @@ from mnif_nerf.evaluation.generated import (
     unseen_splits,
 )
 from mnif_nerf.evaluation.grid_pictures import GridPictures
-from mnif_nerf.evaluation.protocols import Row
+from mnif_nerf.evaluation.protocols import MAIN_ROWS, Row
 from mnif_nerf.evaluation.shapes import ShapeSet
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU, distance_matrix, one_minus_iou
@@ -30,8 +30,7 @@ from mnif_nerf.metrics.histograms import jsd_of_clouds
 from mnif_nerf.metrics.sets import Distances, bootstrap, coverage, novelty, set_scores
 from mnif_nerf.priors.baselines import BASELINES
 
-_FLOW = Row("flow-heun", "flow matching, Heun", sampler="flow-heun")
-MAIN_ROWS = ("dpm-30", _FLOW.name)  # what mnif-sample draws
+_FLOW = Row(MAIN_ROWS[1], "flow matching, Heun", sampler="flow-heun")
 LEAST_REFERENCES = 4  # that sets can be compared by
 _CHUNK = 32
 
@@ -114,7 +113,7 @@ def compare_shapes(bench: EvaluationContext) -> Comparison:
     real = shapes_of_instances(bench, instances, "reference shapes")
     everyone = subject.training(len(subject.pipe.names), solids=True)
     count = min(protocol.num_samples, len(real), len(everyone))
-    train = shapes_of_instances(bench, everyone, "training shapes")
+    train = shapes_of_instances(bench, everyone, "training shapes", points=0)
     spread_real = _spread_set(real, count)
     unseen: ShapeSet | None = real
     if "train" in protocol.references:  # which are their own copies, and no yardstick of novelty
@@ -122,7 +121,7 @@ def compare_shapes(bench: EvaluationContext) -> Comparison:
         unseen = None
         if splits:
             others = subject.references(splits, protocol.max_references, solids=True)
-            unseen = shapes_of_instances(bench, others, "unseen shapes")
+            unseen = shapes_of_instances(bench, others, "unseen shapes", points=0)
     yardstick = None if unseen is None else one_minus_iou_of(unseen, train)
     metrics = [metric for metric in (CHAMFER, EMD, ONE_MINUS_IOU) if metric != EMD or protocol.emd_points > 0]
     among_real = {m: shape_distances(bench, spread_real, spread_real, m, f"{m}: references") for m in metrics}
@@ -132,6 +131,8 @@ def compare_shapes(bench: EvaluationContext) -> Comparison:
         kept = made.first(count)
         line = Line(row, count, int(kept.empty.sum()))
         for metric in metrics:
+            if metric == EMD and protocol.emd_rows and row.name not in protocol.emd_rows:
+                continue
             _add_set_scores(bench, line, kept, spread_real, metric, among_real[metric])
         solid = [cloud for cloud, empty in zip(kept.points, kept.empty) if not empty]
         if solid:

@@ -88,13 +88,23 @@ def shapes_of_row(bench: EvaluationContext, row: Row, resolution: int) -> ShapeS
     return ShapeSet.from_arrays(bench.cache.get("shapes", key, make))
 
 
-def shapes_of_instances(bench: EvaluationContext, instances: Instances, title: str) -> ShapeSet:
-    """Cells and surface points of the data's own shapes."""
+def shapes_of_instances(
+    bench: EvaluationContext, instances: Instances, title: str, points: int | None = None
+) -> ShapeSet:
+    """Cells and surface points of the data's own shapes.
+
+    Args:
+        bench: with the protocol.
+        instances: of voxels.
+        title: of the progress bar.
+        points: per shape; by default the protocol's. Cells are compared without any.
+    """
     protocol = bench.protocol
+    points = protocol.surface_points if points is None else points
     key = {
         "stores": [digest_of_store(store.folder) for store in instances.stores],
         "rows": [list(row) for row in instances.rows],
-        "points": protocol.surface_points,
+        "points": points,
         "seed": protocol.seed,
         "version": SHAPES_VERSION,
     }
@@ -103,7 +113,7 @@ def shapes_of_instances(bench: EvaluationContext, instances: Instances, title: s
         with bench.stage(title, len(instances)) as advance:
             cells = iter(instances.values())
             half_extent = bench.subject.pipe.model.half_extent
-            return make_shape_set(cells, protocol.surface_points, protocol.seed, half_extent, advance).to_arrays()
+            return make_shape_set(cells, points, protocol.seed, half_extent, advance).to_arrays()
 
     return ShapeSet.from_arrays(bench.cache.get("shapes", key, make))
 

@@ -63,14 +63,16 @@ def reconstruction_section(groups: list[Reconstruction]) -> Section:
 
 def shapes_section(bench: EvaluationContext, comparison: Comparison) -> Section:
     """Set metrics of shapes."""
-    metrics = [name for name in (CHAMFER, EMD, ONE_MINUS_IOU) if f"{name}/mmd" in comparison.lines[0].scores]
+    found = {name.split("/")[0] for line in comparison.lines for name in line.scores}
+    metrics = [name for name in (CHAMFER, EMD, ONE_MINUS_IOU) if name in found]
     resolution, points = (bench.subject.pipe.model.grid or {}).get("resolution", "the data's"), bench.protocol
+    only = ", which takes too long for all lines" if points.emd_rows else ""
     body: list[str | Table] = [
         f"{comparison.references} shapes of every line against as many unseen ones (splits "
         f"{', '.join(points.references)} as far as the data has them). Both sides are brought to the data's grid "
         f"({resolution} cells along an edge), meshed by marching cubes, and sampled with {points.surface_points} "
-        f"points ({points.emd_points} for the earth mover's distance); nothing is moved or scaled. Brackets hold 95 % "
-        "intervals for sets of this size.",
+        f"points ({points.emd_points} for the earth mover's distance{only}); nothing is moved or scaled. Brackets hold "
+        "95 % intervals for sets of this size.",
         "MMD: how near the nearest sample comes to a real shape (lower is better, but a model that only makes average "
         "shapes does well). COV: share of real shapes that are some sample's nearest (higher is better; a perfect "
         "model does not reach 1, see its line). 1-NNA: how well samples can be told from real shapes by their nearest "
@@ -85,6 +87,7 @@ def shapes_section(bench: EvaluationContext, comparison: Comparison) -> Section:
                 *(_cell(line, f"{metric}/{name}") for name in ("cov", "1nna", "1nna_real", "1nna_fake")),
             ]
             for line in comparison.lines
+            if f"{metric}/mmd" in line.scores
         ]
         body += [f"{metric}: {_ABOUT[metric]}.", Table(columns, rows)]
     rows = [
