@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -267,7 +268,9 @@ def test_the_data_folder_is_read_from_config_yml(tmp_path: Path) -> None:
 
 def test_views_are_held_out_as_in_training(tmp_path: Path) -> None:
     """What the model folder says, else what config.yml says, else the usual number and a note."""
-    data = write_tiny_srn(tmp_path / "data", scenes=2, views=6, heldout_views=0, test_scenes=0, resolution=8)
+    everything = write_tiny_srn(tmp_path / "tiny", scenes=2, views=6, heldout_views=1, test_scenes=1, resolution=8)
+    data = tmp_path / "data"
+    shutil.copytree(everything / "cars_train", data / "cars_train")
     model = tiny_model(num_instances=2)
     model.names = open_store(data, "train", progress=False).names
     run = tmp_path / "run"
