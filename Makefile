@@ -15,6 +15,9 @@ CORE_TESTS := $(wildcard $(patsubst %,tests/test_%*.py,errors imports files trai
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1 && echo $$p && break; done)
 
+# Tests run in so many processes of one thread each; the tests of a file stay together, which share what they train.
+WORKERS ?= 2
+
 .PHONY: install demo demo-voxel demo-image evaluate test test-minimal lint bench clean
 
 install: $(STAMP)
@@ -49,7 +52,7 @@ evaluate: $(STAMP)
 	done; [ $$found = 1 ] || { echo "error: no demo model in outputs/; run make demo, demo-voxel or demo-image first."; exit 1; }
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The core as `pip install mnif_nerf` gives it, without nerfstudio and without extras.
 test-minimal: $(STAMP)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 
+from mnif_nerf.data.readers.cloud_files import read_cloud
+from mnif_nerf.data.readers.mesh_files import read_surface
 from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.fitting import FitConfig, fit
 from mnif_nerf.latents.meta import LossObjective
@@ -84,6 +89,16 @@ class Bowl:
     def score(self, latents: torch.Tensor) -> torch.Tensor:
         """Squared lengths."""
         return latents.square().sum(dim=1)
+
+
+def test_readers_leave_trimeshs_log_as_it_was(tmp_path: Path) -> None:
+    log = logging.getLogger("trimesh")
+    log.setLevel(logging.INFO)
+    trimesh.creation.icosphere().export(tmp_path / "ball.ply")
+    trimesh.PointCloud(np.random.default_rng(0).normal(size=(50, 3))).export(tmp_path / "cloud.ply")
+    read_surface(tmp_path / "ball.ply")
+    assert len(read_cloud(tmp_path / "cloud.ply").points) == 50
+    assert log.level == logging.INFO
 
 
 # Where denormals are flushed, cKDTree recurses until the process dies: so in a process of its own.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mnif_nerf.data.readers.mesh_files import quiet_trimesh
 from mnif_nerf.errors import MNIFError
 
 CLOUD_SUFFIXES = (".xyz", ".txt", ".pts", ".csv", ".ply", ".obj", ".npy", ".npz")
@@ -115,9 +115,9 @@ def _numpy_table(path: Path) -> np.ndarray:
 def _mesh_table(path: Path) -> np.ndarray:
     import trimesh
 
-    logging.getLogger("trimesh").setLevel(logging.CRITICAL)
     try:
-        loaded = trimesh.load(str(path), process=False)
+        with quiet_trimesh():
+            loaded = trimesh.load(str(path), process=False)
     except Exception as error:  # every loader raises what it likes
         raise ValueError(str(error)) from None
     parts = list(loaded.geometry.values()) if isinstance(loaded, trimesh.Scene) else [loaded]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +74,27 @@ def frame(suffix: str, up: str, forward: str) -> np.ndarray:
     return np.stack([x, np.cross(z, x), z])
 
 
+@contextlib.contextmanager
+def quiet_trimesh() -> Iterator[None]:
+    """Keep trimesh's log still within the block.
+
+    It writes a traceback for each thing that it works around; what matters is raised, or seen in the result.
+    """
+    log = logging.getLogger("trimesh")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
 def _pieces(path: Path) -> list[Surface]:
     import trimesh
 
-    # trimesh logs a traceback for each thing it works around; what matters is raised or seen in the result.
-    logging.getLogger("trimesh").setLevel(logging.CRITICAL)
     try:
-        scene = trimesh.load(str(path), force="scene", process=False)
+        with quiet_trimesh():
+            scene = trimesh.load(str(path), force="scene", process=False)
         found = []
         for node in scene.graph.nodes_geometry:
             transform, name = scene.graph[node]
