@@ -156,7 +156,7 @@ class GridTask:
         """See the module."""
         store = self.stores[split]
         found: dict[str, list[float]] = {}
-        centres = cell_centres(store.resolution, store.dims, self.device)
+        centres = cell_centres(store.shape, self.device)
         for instance in range(min(self.settings.scored, store.num_instances)):
             values = self.field.collapse(latents[instance]).to(self.device).evaluate(centres)
             truth = torch.from_numpy(store.all_targets(np.array([instance])))[0].to(self.device)

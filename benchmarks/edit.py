@@ -23,7 +23,7 @@ from torch import Tensor
 from mnif_nerf import MNIFPipeline
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.priors.walks import closed_walk
 
 
@@ -81,7 +81,7 @@ def ways(pipe: MNIFPipeline, a: NeuralObject, b: NeuralObject) -> Iterator[tuple
 
 def paint(item: NeuralObject, resolution: int) -> np.ndarray:
     """Median colour `[3]` in [0, 1] of what is not background in one picture."""
-    pixels = np.asarray(item.render(resolution=resolution)).reshape(-1, 3) / 255
+    pixels = np.asarray(item.picture(resolution)).reshape(-1, 3) / 255
     seen = pixels[pixels.min(axis=1) < 0.9]
     return np.median(seen if len(seen) else pixels, axis=0)
 
@@ -113,7 +113,7 @@ def frame_times(pipe: MNIFPipeline, resolution: int = 256, repeats: int = 9) -> 
         marks.append(time.perf_counter())
         _ = item.grid
         marks.append(time.perf_counter())
-        item.render(resolution=resolution)
+        item.picture(resolution)
         marks.append(time.perf_counter())
         for name, start, end in zip(times, marks, marks[1:]):
             times[name] += [end - start] * (k > 0)  # the first is a warm-up

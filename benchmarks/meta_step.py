@@ -86,7 +86,7 @@ def field_spec(field: RecipeConfig) -> FieldSpec:
 def ellipsoids(batch: int, points: int, seed: int, dtype: torch.dtype = torch.float32) -> PointBatch:
     """Cells of the 64^3 grid, drawn anew for every instance, and whether they lie in the instance: 1 or -1."""
     generator = torch.Generator().manual_seed(seed)
-    position = cell_coordinates(torch.randint(64**3, (batch, points), generator=generator), 64, 3)
+    position = cell_coordinates(torch.randint(64**3, (batch, points), generator=generator), (64, 64, 64))
     radii = 0.3 + 0.6 * torch.rand(batch, 3, 1, generator=generator)
     inside = (position / radii).square().sum(dim=1, keepdim=True) < 1
     return PointBatch(torch.arange(batch), position.to(dtype), 2.0 * inside.to(dtype) - 1.0)

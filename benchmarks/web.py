@@ -91,7 +91,7 @@ def measure(config: Config, path: Path, precision: Precision, folder: Path, driv
     else:
         items = [pipe.instance(k) for k in range(config.objects)]
     azimuths = [20.0 + 360.0 * k / config.views for k in range(config.views)]
-    shown = [WebObject(item.name, item.field, [item.render(resolution=16)]) for item in items]
+    shown = [WebObject(item.name, item.field, [item.picture(16)]) for item in items]
     scene = WebScene(pipe.model.kind.drawing, dict(pipe.model.camera), pipe.model.half_extent, pipe.model.cells)
     page = write_web_page(folder / "page.html", shown, scene, WebText("Measured", "", "benchmark"), precision)
     driver.get("about:blank")

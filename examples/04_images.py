@@ -24,7 +24,7 @@ from mnif_nerf.rendering.grids import cell_centres
 from mnif_nerf.rendering.plane import render_image
 
 SIZE, DIM = 8, 64
-CENTRES = cell_centres(SIZE, 2)  # [2, 64] in [-1, 1]
+CENTRES = cell_centres((SIZE, SIZE))  # [2, 64] in [-1, 1]
 INNER = MetaConfig(inner_steps=3, inner_lr=1.0)
 
 

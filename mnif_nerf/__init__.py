@@ -10,9 +10,11 @@ __version__ = "0.1.0"
 # Names resolve on first use, so that `import mnif_nerf` and every --help stay light.
 _EXPORTS = {
     "MNIFPipeline": "mnif_nerf.pipelines.generation",
-    "NeuralObject": "mnif_nerf.pipelines.generation",
-    "NeuralShape": "mnif_nerf.pipelines.generation",
-    "NeuralImage": "mnif_nerf.pipelines.generation",
+    "NeuralObject": "mnif_nerf.objects.base",
+    "NeuralRadiance": "mnif_nerf.objects.radiance",
+    "NeuralShape": "mnif_nerf.objects.shape",
+    "NeuralImage": "mnif_nerf.objects.image",
+    "NeuralSignal": "mnif_nerf.objects.signal",
     "MixtureField": "mnif_nerf.fields.modulations.mixture",
     "build_field": "mnif_nerf.fields.modulations",
     "FieldSpec": "mnif_nerf.fields.spec",

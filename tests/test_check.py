@@ -140,7 +140,7 @@ def test_every_fault_of_voxels_is_named(tmp_path):
     for name, said in (
         ("train/empty.npy", "every cell is empty"),
         ("train/full.npy", "every cell is full"),
-        ("train/flat.npy", "a grid of shape [4, 4] is not a cube"),
+        ("train/flat.npy", "an array of shape [4, 4] is no grid of voxels"),
         ("test/cut.binvox", "cannot be read as voxels (truncated: 5 of 512 cells)"),
     ):
         assert f"  {root / name}: {said}" in report

@@ -236,16 +236,16 @@ def test_export_refuses(run: Path, options: dict, words: str) -> None:
 
 
 def test_one_empty_object_does_not_stop_the_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.radiance import NeuralRadiance
 
-    whole = NeuralObject.mesh
+    whole = NeuralRadiance.mesh
 
-    def mesh(self: NeuralObject, *arguments: object) -> object:
+    def mesh(self: NeuralRadiance, *arguments: object) -> object:
         if self.name == "sample000":
             raise MNIFError("nothing in the field reaches the density level.")
         return whole(self, *arguments)
 
-    monkeypatch.setattr(NeuralObject, "mesh", mesh)
+    monkeypatch.setattr(NeuralRadiance, "mesh", mesh)
     output = export_mesh.main(_export(run))
     assert [p.name for p in output.glob("*.glb")] == ["sample001.glb"]
     assert "reaches" in json.loads((output / "report.json").read_text())["objects"][0]["error"]

@@ -9,7 +9,7 @@ from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.cli.demo_pages import _radiance_rows
-from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.stores.grid_store import store_of
 from mnif_nerf.data.stores.scene_store import open_store
@@ -116,7 +116,7 @@ def test_meta_learning_steps_agree(head, first_order):
     for device in ("cpu", "cuda"):
         field = tiny_voxel_model(head=head).field.to(device)
         rates = InnerRates(5).to(device)
-        batch = PointSampler(store, 3, 100, device, reweight=True).draw(0)
+        batch = PointSampler(store, 3, 100, device, choice=PointChoice(reweight=True)).draw(0)
         objective, config = PointObjective(field, batch), MetaConfig(3, 1.0, first_order)
         codes = adapt(objective, 3, rates(), config, create_graph=True)
         objective.losses(codes).sum().backward()
@@ -136,7 +136,7 @@ def test_shapes_and_pictures_agree(make, tmp_path):
             torch.testing.assert_close(a.latent, b.latent.cpu(), atol=1e-3, rtol=1e-2)
     assert theirs[0].latent.device.type == "cuda"
     a, b = (pipe.instance(1) for pipe in pipes)
-    pictures = [np.asarray(item.render(resolution=24)).astype(float) for item in (a, b)]
+    pictures = [np.asarray(item.picture(24)).astype(float) for item in (a, b)]
     assert np.abs(pictures[0] - pictures[1]).mean() < 0.5
     if pipes[0].modality == "voxel":
         assert (a.occupancy(24) != b.occupancy(24)).mean() < 1e-3

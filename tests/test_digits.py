@@ -34,7 +34,7 @@ def test_every_digit_is_in_one_split_under_its_label(digits: Path) -> None:
     assert together == [f"{row:04d}-{label}.png" for row, label in enumerate(labels)]
     for files in found.values():  # drawn by chance: every digit in every split, and no run of rows
         assert {name[5] for name in files} == set("0123456789")
-    assert inspect_pictures(find_pictures(digits / "train")) == (8, 1)
+    assert inspect_pictures(find_pictures(digits / "train")) == ((8, 8), 1)
     assert read_json(digits / "dataset.json")["complete"] is True
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
-from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.stores.grid_store import store_of
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.meta import MetaConfig, PointObjective
-from mnif_nerf.objects.solid import NeuralImage, NeuralShape
+from mnif_nerf.objects.image import NeuralImage
+from mnif_nerf.objects.shape import NeuralShape
 from mnif_nerf.pipelines.encoding import encode_grids
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, read_model, write_model
@@ -36,7 +37,7 @@ def pictures(count: int, size: int = 8, channels: int = 3) -> list[np.ndarray]:
 
 def inner_loop(model: StoredModel, value: np.ndarray) -> torch.Tensor:
     """Written out with plain autograd over every cell of one grid."""
-    points = cell_centres(len(value), value.ndim if value.dtype == bool else 2)[None]
+    points = cell_centres(value.shape if value.dtype == bool else value.shape[:2])[None]
     if value.dtype == bool:
         targets = 2.0 * torch.from_numpy(value).float().reshape(1, 1, -1) - 1
     else:
@@ -86,7 +87,7 @@ def test_points_are_chosen_as_in_training() -> None:
     """The share near the surface, and the weights that make up for it, are part of what the inner loop descends."""
     model, values = meta_learned("signed")
     model.training = {"surface_share": 0.9, "reweight": True}
-    sampler = PointSampler(store_of(values, "voxel"), 1, 100, surface_share=0.9, reweight=True)
+    sampler = PointSampler(store_of(values, "voxel"), 1, 100, choice=PointChoice(0.9, True))
     assert model.rates is not None
     expected = encode(
         lambda chosen: PointObjective(model.field, sampler.fixed(chosen, 100)), 5, model.rates, MetaConfig(3, 1.0)

@@ -25,7 +25,8 @@ from tiny_runs import write_tiny_pictures, write_tiny_shapes
 from mnif_nerf.cli import export_mesh, sample, train_prior
 from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.export.voxels import read_npz
-from mnif_nerf.objects.solid import NeuralImage, NeuralShape
+from mnif_nerf.objects.image import NeuralImage
+from mnif_nerf.objects.shape import NeuralShape
 from mnif_nerf.pipelines.generation import MNIFPipeline
 
 COUNTS = {"train": 6, "val": 2, "test": 2}

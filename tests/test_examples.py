@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.model_folder import read_model
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

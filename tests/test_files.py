@@ -24,7 +24,7 @@ from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, read_tensors, write_json, write_tensors
 from mnif_nerf.latents.search import SearchConfig
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.methods import METHODS
 from mnif_nerf.pipelines.model_folder import read_model, write_model

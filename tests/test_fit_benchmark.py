@@ -31,7 +31,7 @@ def test_the_script_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     cells = MNIFPipeline.from_pretrained(voxel, device="cpu").instance(0).occupancy(16)
     write_occupancy(tmp_path / "shapes" / "test-0000-van.npz", cells)
     (tmp_path / "pictures").mkdir()
-    MNIFPipeline.from_pretrained(image, device="cpu").instance(0).render(resolution=8).save(tmp_path / "pictures/a.png")
+    MNIFPipeline.from_pretrained(image, device="cpu").instance(0).picture(8).save(tmp_path / "pictures/a.png")
     config = fit.Config(
         Path(radiance), Path(voxel), Path(image), tmp_path / "cars", tmp_path / "shapes", tmp_path / "pictures",
         parts=("views", "voxels", "images"), instances=1, views=(0, 1), halves=("front",), restarts=1, steps=2,

@@ -150,7 +150,7 @@ def test_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = written(tiny_image_model(8), tmp_path)
     pipe = MNIFPipeline.from_pretrained(model, device="cpu")
     path = tmp_path / "pic.png"
-    pipe.instance(0).render(resolution=8).save(path)
+    pipe.instance(0).picture(8).save(path)
     output = main(FitOptions(model, path, observed_half="top", **FAST))  # type: ignore[arg-type]
     assert sorted(item.name for item in output.iterdir()) == [
         "before_after.png",

@@ -342,7 +342,7 @@ def test_a_scan_is_fitted_by_both_kinds_of_models(radiance: MNIFPipeline) -> Non
 
 def test_a_picture_is_fitted_and_its_seen_half_alone() -> None:
     pipe = MNIFPipeline(tiny_image_model(num_instances=10))
-    pixels = np.asarray(pipe.decode(pipe.latents[:2].mean(dim=0)).render(resolution=8))
+    pixels = np.asarray(pipe.decode(pipe.latents[:2].mean(dim=0)).picture(8))
     fit = fit_observation(pipe, pixels, FitSettings(restarts=1, steps=150))
     found = scores(fit)
     assert found["fit"]["psnr_seen"] > found["before"]["psnr_seen"] + 6

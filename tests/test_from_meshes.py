@@ -15,9 +15,10 @@ import trimesh
 from PIL import Image
 
 from mnif_nerf.cli import data as data_command
-from mnif_nerf.data.generate.meshes import find_meshes, render_mesh_folder, scene_names, split_names
+from mnif_nerf.data.generate.meshes import find_meshes, render_mesh_folder
 from mnif_nerf.data.geometry.raytrace import SurfaceRenderer, brightness
 from mnif_nerf.data.readers.mesh_files import UNCOLOURED, frame, read_surface
+from mnif_nerf.data.readers.splits import scene_names, split_names
 from mnif_nerf.data.readers.srn import list_splits, read_split
 from mnif_nerf.errors import MNIFError
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mnif_nerf import machine
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject, NeuralRadiance
 
 # --- the pipeline -----------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ def test_azimuth_zero_looks_at_the_front() -> None:
         def radiance(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return (points / points.norm(dim=-1, keepdim=True).clamp(min=1e-6)).clamp(0, 1), self.density(points)
 
-    item = NeuralObject(torch.zeros(2), Front())
+    item = NeuralRadiance(torch.zeros(2), Front())
     for elevation, azimuth, channel in ((0, 0, 0), (0, 90, 1), (90, 0, 2)):
         center = item.render(elevation, azimuth, resolution=33).getpixel((16, 16))
         assert center[channel] > 200

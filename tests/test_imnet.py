@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mnif_nerf.data.readers.imnet import Hdf5Reader
-from mnif_nerf.data.stores.grid_layout import GridSource, grid_splits
+from mnif_nerf.data.readers.splits import GridSource
+from mnif_nerf.data.stores.grid_layout import grid_splits
 from mnif_nerf.data.stores.grid_pack import surface_cells
 from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.errors import MNIFError
@@ -90,7 +91,7 @@ def test_shapes_from_points(tmp_path: Path) -> None:
         ({}, "holds nothing, but neither voxels nor points_64 and values_64"),
         ({"pixels": np.zeros(2), "points_64": np.zeros((2, 5, 3))}, "holds pixels, points_64, but neither voxels"),
         ({"voxels": np.zeros((4, 4))}, r"voxels has shape \[4, 4\]; expected one of IM-NET's tables"),
-        ({"voxels": np.zeros((2, 4, 5, 4, 1))}, r"row 0 has shape \[4, 5, 4\], not a cube"),
+        ({"voxels": np.zeros((2, 4, 5, 4, 2))}, r"row 0 has shape \[4, 5, 4, 2\]; expected"),
         ({"voxels": np.zeros((2, 4, 4, 4, 1))}, "row 0: every cell is empty"),
         ({"points_64": np.zeros((2, 5, 3)), "values_64": np.zeros((2, 4, 1))}, "row 0 cannot be read"),
     ],

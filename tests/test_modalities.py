@@ -15,7 +15,7 @@ from mnif_nerf.data.observations.observations import Kind
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities import Modality
 from mnif_nerf.modalities.traits import OBSERVATION_WORDS, Card, Fitting
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
 
 ROOT = Path(mnif_nerf.__file__).parent
 NAMES = {"radiance", "voxel", "image", "signal"}

@@ -176,7 +176,7 @@ def test_ns_eval_scores_shapes_over_the_whole_grid(runs: dict[str, Run], data: d
     for prefix, codes in latents.items():
         names = list(per_instance[prefix + "instances"])
         truth = torch.stack([torch.from_numpy(np.load(data[VOXEL] / split[prefix] / f"{n}.npy")) for n in names])
-        raw = pipeline.model.field.evaluate(codes, cell_centres(12, 3).expand(2, -1, -1))[:, 0].view_as(truth)
+        raw = pipeline.model.field.evaluate(codes, cell_centres((12,) * 3).expand(2, -1, -1))[:, 0].view_as(truth)
         error = (occupancy_from_raw(raw, "signed") - truth.float()).square().flatten(1).mean(dim=1)
         inside = raw > 0
         ious = [(i & t).sum() / (i | t).sum() for i, t in zip(inside, truth)]
@@ -199,7 +199,7 @@ def test_evaluation_of_images(
     assert line.endswith(f"unseen: PSNR {results['unseen_psnr']:.1f}, SSIM {results['unseen_ssim']:.3f} over 2")
     expected = []
     for index in (1, 4):
-        raw = pipeline.model.field.evaluate(pipeline.model.latents.weight[[index]], cell_centres(12, 2)[None])
+        raw = pipeline.model.field.evaluate(pipeline.model.latents.weight[[index]], cell_centres((12, 12))[None])
         truth = np.asarray(Image.open(data[IMAGE] / "train" / f"picture{index:03d}.png")).reshape(-1, 3).T / 255.0
         expected.append(-10 * np.log10(((raw[0].detach().numpy() / 2 + 0.5 - truth) ** 2).mean()))
     assert results["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from tiny_model import tiny_image_model, tiny_voxel_model
 
+from mnif_nerf.objects.base import NOTEBOOK_PIXELS
 from mnif_nerf.objects.object_list import ObjectList
-from mnif_nerf.objects.radiance import NOTEBOOK_PIXELS
 from mnif_nerf.pipelines.generation import MNIFPipeline
 
 
@@ -39,7 +39,7 @@ def test_objects_are_pictures(kind: str, pipe: MNIFPipeline, shown: Callable) ->
     output = shown(first)
     assert opened(output["image/png"]).size == (NOTEBOOK_PIXELS, NOTEBOOK_PIXELS)
     assert first.name in output["text/plain"]
-    assert opened(output["image/png"]).tobytes() == first.render(resolution=NOTEBOOK_PIXELS).tobytes()
+    assert opened(output["image/png"]).tobytes() == first.picture(NOTEBOOK_PIXELS).tobytes()
     assert opened(shown(second)["image/png"]).tobytes() != opened(output["image/png"]).tobytes()
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.stores.grid_store import GridStore, store_of
 from mnif_nerf.errors import MNIFError
 
@@ -55,7 +55,7 @@ def test_points_are_cell_centres_with_their_targets(store: GridStore) -> None:
 
 @pytest.mark.parametrize(("share", "least"), [(0.0, 0), (0.25, 50), (1.0, 200)])
 def test_share_near_the_surface(store: GridStore, share: float, least: int) -> None:
-    batch = PointSampler(store, 5, 200, surface_share=share).draw(3)
+    batch = PointSampler(store, 5, 200, choice=PointChoice(surface_share=share)).draw(3)
     for row, instance in enumerate(batch.instances.tolist()):
         near = np.isin(cells_of(batch.points, SIZE)[row], store.surface(instance))
         assert near[:least].all()
@@ -64,8 +64,8 @@ def test_share_near_the_surface(store: GridStore, share: float, least: int) -> N
 
 
 def test_every_cell_comes_equally_often(store: GridStore) -> None:
-    uniform = PointSampler(store, 5, 300, surface_share=0.0)
-    near = PointSampler(store, 5, 100, surface_share=1.0)
+    uniform = PointSampler(store, 5, 300, choice=PointChoice(surface_share=0.0))
+    near = PointSampler(store, 5, 100, choice=PointChoice(surface_share=1.0))
     counts, near_counts = np.zeros(SIZE**3), np.zeros(SIZE**3)
     for step in range(200):
         counts += np.bincount(cells_of(uniform.draw(step).points, SIZE).reshape(-1), minlength=SIZE**3)
@@ -98,9 +98,9 @@ def test_each_epoch_visits_every_instance_once(store: GridStore) -> None:
 
 
 def test_fixed_points_do_not_depend_on_the_batch(store: GridStore) -> None:
-    sampler = PointSampler(store, 2, 8, seed=3, reweight=True)
+    sampler = PointSampler(store, 2, 8, seed=3, choice=PointChoice(reweight=True))
     together = sampler.fixed(torch.tensor([4, 0, 2]), 60)
-    alone = PointSampler(store, 1, 99, seed=3, reweight=True).fixed(torch.tensor([2]), 60)
+    alone = PointSampler(store, 1, 99, seed=3, choice=PointChoice(reweight=True)).fixed(torch.tensor([2]), 60)
     for name in ("points", "targets", "weights"):
         assert torch.equal(getattr(together, name)[2], getattr(alone, name)[0])
     assert not torch.equal(together.points[2], sampler.fixed(torch.tensor([2]), 60, salt=1).points[0])
@@ -110,7 +110,7 @@ def test_fixed_points_do_not_depend_on_the_batch(store: GridStore) -> None:
 @settings(max_examples=20, deadline=None)
 @given(share=st.sampled_from([0.1, 0.5, 0.9]), points=st.integers(20, 300), seed=st.integers(0, 999))
 def test_weights_have_mean_one(store: GridStore, share: float, points: int, seed: int) -> None:
-    batch = PointSampler(store, 4, points, seed=seed, surface_share=share, reweight=True).draw(seed)
+    batch = PointSampler(store, 4, points, seed=seed, choice=PointChoice(surface_share=share, reweight=True)).draw(seed)
     assert batch.weights is not None
     assert (batch.weights > 0).all()
     torch.testing.assert_close(batch.weights.mean(dim=1), torch.ones(4))
@@ -121,7 +121,7 @@ def test_the_weighted_mean_is_unbiased_and_the_plain_one_is_not(store: GridStore
     instance = 3
     value = np.random.default_rng(0).random(SIZE**3)
     value[store.surface(instance)] += 5
-    sampler = PointSampler(store, 1, 128, reweight=True)
+    sampler = PointSampler(store, 1, 128, choice=PointChoice(reweight=True))
     weighted, plain = [], []
     for salt in range(300):
         batch = sampler.fixed(torch.tensor([instance]), 128, salt)
@@ -137,7 +137,7 @@ def test_the_weighted_mean_is_unbiased_and_the_plain_one_is_not(store: GridStore
 
 @pytest.mark.parametrize("points", [0, SIZE**3, 10**6])
 def test_all_cells_in_order(store: GridStore, points: int) -> None:
-    batch = PointSampler(store, 2, points, reweight=True).draw(0)
+    batch = PointSampler(store, 2, points, choice=PointChoice(reweight=True)).draw(0)
     assert (batch.points.shape, batch.points.stride(0), batch.weights) == ((2, 3, SIZE**3), 0, None)
     np.testing.assert_array_equal(cells_of(batch.points[:1], SIZE)[0], np.arange(SIZE**3))
     expected = 2.0 * store.values(int(batch.instances[1])).reshape(-1) - 1
@@ -147,7 +147,7 @@ def test_all_cells_in_order(store: GridStore, points: int) -> None:
 def test_pictures_are_drawn_whole_or_in_part(pictures: GridStore) -> None:
     whole = PointSampler(pictures, 3, 0).draw(0)
     assert (whole.points.shape, whole.targets.shape) == ((3, 2, 36), (3, 3, 36))
-    part = PointSampler(pictures, 3, 12, reweight=True).draw(0)
+    part = PointSampler(pictures, 3, 12, choice=PointChoice(reweight=True)).draw(0)
     assert part.weights is None
     cells = cells_of(part.points, 6)
     assert all(len(set(row)) == 12 for row in cells.tolist()), "no pixel twice"
@@ -162,7 +162,7 @@ def test_jittered_points_of_pictures(points: int, channels: int) -> None:
     """Each stays within its pixel, and its colour is what torch's own bilinear sampling finds there."""
     rng = np.random.default_rng(0)
     store = store_of([rng.integers(0, 256, (6, 6, channels), dtype=np.uint8) for _ in range(3)], "image")
-    sampler = PointSampler(store, 2, points, jitter=True, seed=5)
+    sampler = PointSampler(store, 2, points, seed=5, choice=PointChoice(jitter=True))
     count = points if 0 < points < 36 else 36
     for step in range(4):
         batch = sampler.draw(step)
@@ -189,13 +189,17 @@ def test_only_drawn_pictures_are_jittered(store: GridStore, pictures: GridStore)
     """What latents are computed and scored from stays at the pixels' centres; voxels have no values in between."""
     everyone = torch.arange(3)
     for points in (0, 12):
-        with_it, without = (PointSampler(pictures, 2, points, jitter=jitter) for jitter in (True, False))
+        with_it, without = (
+            PointSampler(pictures, 2, points, choice=PointChoice(jitter=jitter)) for jitter in (True, False)
+        )
         ours, theirs = with_it.fixed(everyone, points), without.fixed(everyone, points)
         assert torch.equal(ours.points, theirs.points)
         assert torch.equal(ours.targets, theirs.targets)
         assert not torch.equal(with_it.draw(0).points, without.draw(0).points)
         assert torch.equal(with_it.draw(0).instances, without.draw(0).instances)
-    ours, theirs = (PointSampler(store, 2, 50, jitter=jitter, reweight=True).draw(1) for jitter in (True, False))
+    ours, theirs = (
+        PointSampler(store, 2, 50, choice=PointChoice(jitter=jitter, reweight=True)).draw(1) for jitter in (True, False)
+    )
     for name in ("points", "targets", "weights"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
 
@@ -211,8 +215,9 @@ def test_settings_that_make_no_sense(store: GridStore) -> None:
         ({"surface_share": 1.5}, r"surface share 1\.5: must be between 0 and 1"),
         ({"surface_share": 1.0, "reweight": True}, "a surface share of 1 leaves no other points to weigh"),
     ):
+        choice = PointChoice(options.pop("surface_share", 0.5), options.pop("reweight", False))
         with pytest.raises(MNIFError, match=said):
-            PointSampler(store, **{"instances_per_step": 1, "points_per_instance": 10, **options})
+            PointSampler(store, **{"instances_per_step": 1, "points_per_instance": 10, **options}, choice=choice)
 
 
 def test_a_store_on_disk_gives_the_same_points_as_one_in_memory(store: GridStore, tmp_path: Path) -> None:

@@ -18,10 +18,15 @@ from tiny_model import SolidBall, tiny_image_model, tiny_model, tiny_voxel_model
 from mnif_nerf.cli import export_mesh, sample
 from mnif_nerf.cli.export_mesh import ExportOptions
 from mnif_nerf.cli.sample import SampleOptions
+from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.voxels import read_npz
-from mnif_nerf.objects.radiance import NeuralObject
-from mnif_nerf.objects.solid import NeuralImage, NeuralShape, object_class
+from mnif_nerf.files import read_tensors
+from mnif_nerf.objects.base import NeuralObject, object_class
+from mnif_nerf.objects.image import NeuralImage
+from mnif_nerf.objects.radiance import NeuralRadiance
+from mnif_nerf.objects.shape import NeuralShape
+from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, read_model, write_model
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
@@ -73,7 +78,7 @@ def test_folders_of_the_first_version_are_radiance(tmp_path: Path) -> None:
     pipe = MNIFPipeline.from_pretrained(folder, device="cpu")
     assert pipe.modality == "radiance"
     assert pipe.model.adaptation == {"method": "auto-decoding"}
-    assert type(pipe.instance(0)) is NeuralObject
+    assert type(pipe.instance(0)) is NeuralRadiance
     assert pipe.instance(0).field.head == "radiance"
 
 
@@ -172,7 +177,7 @@ def test_saved_objects_come_back_as_what_they_were(make, tmp_path: Path) -> None
     again = NeuralObject.load(item.save(tmp_path / "one.safetensors"))
     assert type(again) is type(item)
     assert (again.field.head, again.resolution, again.name) == (item.field.head, item.resolution, item.name)
-    assert again.render(resolution=12).tobytes() == item.render(resolution=12).tobytes()
+    assert again.picture(12).tobytes() == item.picture(12).tobytes()
 
 
 def test_logits_stay_logits_in_a_saved_object(tmp_path: Path) -> None:
@@ -288,24 +293,37 @@ def test_pictures_are_the_field_at_pixel_centres(channels: int, mode: str) -> No
     # Every third pixel of three times as many has the same centre.
     fine = np.asarray(item.image(24)).reshape(24, 24, -1)
     assert np.abs(fine[1::3, 1::3].astype(int) - np.asarray(picture).reshape(8, 8, -1)).max() <= 1
-    assert item.render(resolution=20).mode == "RGB"
+    assert item.picture(20).mode == "RGB"
     with pytest.raises(MNIFError, match="has no pixels"):
         item.image(0)
 
 
-def test_what_pictures_cannot_do_is_said(images: MNIFPipeline, tmp_path: Path) -> None:
-    item = images.instance(0)
-    calls = (
-        lambda: item.mesh(32),
-        lambda: item.occupancy(),
-        lambda: item.orbit(),
-        lambda: item.views(2),
-        lambda: item.turntable(tmp_path / "turn.mp4"),
-    )
-    for call in calls:
-        with pytest.raises(MNIFError, match=r"picture_00: a picture has no .*image\(resolution\)"):
-            call()
-    assert not (tmp_path / "turn.mp4").exists()
+def test_pictures_have_no_methods_of_solids(images: MNIFPipeline, voxels: MNIFPipeline) -> None:
+    item, shape = images.instance(0), voxels.instance(0)
+    assert (item.has_surface, shape.has_surface) == (False, True)
+    for name in ("render", "view", "views", "orbit", "turntable", "mesh", "occupancy", "grid"):
+        assert not hasattr(item, name)
+    assert require_solid(shape) is shape
+    with pytest.raises(MNIFError, match=r"picture_00: a NeuralImage has no surface .* use picture\(resolution\)"):
+        require_solid(item)
+
+
+def test_object_files_of_a_newer_version_are_refused(tmp_path: Path) -> None:
+    path = MNIFPipeline(tiny_voxel_model()).instance(0).save(tmp_path / "one.safetensors")
+    tensors, metadata = read_tensors(path)
+    about = {**json.loads(metadata["object"]), "novel": 1}
+    save_file(tensors, str(path), {**metadata, "object": json.dumps(about)})
+    with pytest.raises(MNIFError, match=r"one\.safetensors: unknown 'novel', so another version wrote it"):
+        NeuralObject.load(path)
+
+
+def test_object_files_without_a_shape_are_squares_or_cubes(tmp_path: Path) -> None:
+    path = MNIFPipeline(tiny_image_model(channels=3)).instance(0).save(tmp_path / "one.safetensors")
+    tensors, metadata = read_tensors(path)
+    about = json.loads(metadata["object"])
+    assert about.pop("grid") == {"resolution": 8, "channels": 3, "shape": [8, 8]}
+    save_file(tensors, str(path), {**metadata, "object": json.dumps(about)})
+    assert NeuralObject.load(path).facts.grid == GridFacts((8, 8), 3)
 
 
 # --- the commands -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.viewer import latent_browser as walks
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH, Directions

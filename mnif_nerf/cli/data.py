@@ -105,6 +105,19 @@ class Digits:
 
 
 @dataclass(frozen=True)
+class PowerDays:
+    """Write 1,096 days of electricity demand (sktime) as series of 24 hours: real signals that need no download.
+
+    Attributes:
+        output: the folder to write.
+        seed: which days go into which split.
+    """
+
+    output: Path = Path("data/power_days")
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Download:
     """Fetch a published data set (srn-cars, srn-chairs), check it and unpack it; an interrupted run goes on.
 
@@ -136,12 +149,13 @@ Command = (
     Annotated[ProceduralCars, tyro.conf.subcommand("procedural-cars")]
     | Annotated[FromMeshes, tyro.conf.subcommand("from-meshes")]
     | Annotated[Digits, tyro.conf.subcommand("digits")]
+    | Annotated[PowerDays, tyro.conf.subcommand("power-days")]
     | Annotated[Download, tyro.conf.subcommand("download")]
     | Annotated[Check, tyro.conf.subcommand("check")]
 )
 
 
-def main(command: ProceduralCars | FromMeshes | Digits | Download | Check) -> None:
+def main(command: ProceduralCars | FromMeshes | Digits | PowerDays | Download | Check) -> None:
     """Run one subcommand and say what to do next."""
     if isinstance(command, ProceduralCars):
         _procedural_cars(command)
@@ -153,6 +167,14 @@ def main(command: ProceduralCars | FromMeshes | Digits | Download | Check) -> No
         folder = make_digits(command.output, command.seed)
         print(f"{folder}: {', '.join(f'{count} {split}' for split, count in SPLIT_SIZES.items())} digits, 8 x 8, grey")
         print(f"Next: ns-train mnif-image-lite --data {folder}")
+    elif isinstance(command, PowerDays):
+        from mnif_nerf.data.generate.power_days import HOURS, SPLIT_SIZES, make_power_days
+
+        folder = make_power_days(command.output, command.seed)
+        print(
+            f"{folder}: {', '.join(f'{count} {split}' for split, count in SPLIT_SIZES.items())} days of {HOURS} hours"
+        )
+        print(f"Next: mnif-train mnif-signal-lite --data {folder}")
     elif isinstance(command, Download):
         from mnif_nerf.data.download.download import download
 

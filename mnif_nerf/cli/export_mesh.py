@@ -133,6 +133,7 @@ def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options:
     """Write one object in every format; a surface that cannot be made is reported, not raised."""
     from mnif_nerf.export.mesh import mesh_report, write_mesh
     from mnif_nerf.export.voxels import write_voxels
+    from mnif_nerf.objects.solid import require_solid
 
     start = time.perf_counter()
     name = file_name(item.name)
@@ -141,10 +142,12 @@ def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options:
     voxel_formats = [kind for kind in formats if kind in _VOXELS]
     try:
         if mesh_formats:
-            mesh = item.mesh(options.resolution, options.level, options.keep, options.smooth, options.max_faces)
+            mesh = require_solid(item).mesh(
+                options.resolution, options.level, options.keep, options.smooth, options.max_faces
+            )
             report.update(mesh_report(mesh))
         if voxel_formats:
-            occupancy = item.occupancy(options.resolution, options.level)
+            occupancy = require_solid(item).occupancy(options.resolution, options.level)
             report["occupied_voxels"] = int(occupancy.sum())
             if not occupancy.any():
                 raise MNIFError(f"{item.name}: not one voxel reaches the level; lower it with --level.")

@@ -158,8 +158,11 @@ def _round_up(megabytes: float) -> int:
 
 def _web_object(item: NeuralObject, frames: int, radius: float) -> WebObject:
     from mnif_nerf.export.web import FRAME_EDGE, WebObject
+    from mnif_nerf.objects.solid import SolidObject
 
     turns = (_FIRST_AZIMUTH + 360.0 * k / frames for k in range(frames))
+    if not isinstance(item, SolidObject):
+        return WebObject(item.name, item.field, [item.picture(FRAME_EDGE)] * frames)
     return WebObject(item.name, item.field, [item.render(_ELEVATION, turn, FRAME_EDGE, radius) for turn in turns])
 
 

@@ -96,7 +96,7 @@ def main(options: FitOptions) -> Path:
     if not options.input.exists():
         raise MNIFError(f"{options.input}: no such file or folder.")
     pipe = load_pipeline(options.load_config, options.device)
-    from mnif_nerf.objects.radiance import check_pixels
+    from mnif_nerf.objects.base import check_pixels
     from mnif_nerf.pipelines.fit.fitting import fit_observation, open_observation, total_steps
 
     observation = open_observation(options.input, pipe, options.kind, _placement(options), options.scanner)
@@ -234,6 +234,7 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
     from mnif_nerf.export.mesh_files import write_mesh
     from mnif_nerf.export.pictures import save_png
     from mnif_nerf.files import write_json, write_tensors
+    from mnif_nerf.objects.solid import require_solid
     from mnif_nerf.pipelines.fit.pictures import before_and_after
 
     with disk_errors(output):
@@ -242,16 +243,16 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
     write_tensors(output / "latent.safetensors", {"latent": fit.best.latent.float()})
     save_png(before_and_after(fit, truth, options.fov), output / "before_after.png")
     if not modalities.get(fit.best.modality).has_views:
-        save_png(fit.best.render(resolution=options.resolution), output / "fit.png")
+        save_png(fit.best.picture(options.resolution), output / "fit.png")
         report["files"] = ["latent.safetensors", "before_after.png", "fit.png"]
         write_json(output / "report.json", report)
         return
     report["files"] = ["latent.safetensors", "before_after.png", "views/"]
-    for k, picture in enumerate(fit.best.views(4, options.resolution)):
+    for k, picture in enumerate(require_solid(fit.best).views(4, options.resolution)):
         save_png(picture, output / "views" / f"{k}.png")
     if options.mesh_resolution:
         try:
-            write_mesh(fit.best.mesh(options.mesh_resolution), output / "mesh.glb")
+            write_mesh(require_solid(fit.best).mesh(options.mesh_resolution), output / "mesh.glb")
             report["files"].append("mesh.glb")
         except MNIFError as error:
             report["notes"].append(f"no mesh: {error}")

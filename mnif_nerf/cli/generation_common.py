@@ -60,7 +60,7 @@ def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
     pipe = MNIFPipeline.from_pretrained(load_config, device)
     if pipe.latents.device.type == "cpu":
         probe = pipe.decode([0.0] * pipe.model.field.spec.latent_dim)
-        tune_threads(lambda: probe.render(resolution=64))
+        tune_threads(lambda: probe.picture(64))
     return pipe
 
 
@@ -102,7 +102,7 @@ def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:
     Raises:
         MNIFError: the file is missing, damaged, holds neither, or is of another model.
     """
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.decoder import check_origin
 
     if not _holds_object(path):

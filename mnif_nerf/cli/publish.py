@@ -132,7 +132,7 @@ def _pictures(options: PublishOptions, pipe: MNIFPipeline) -> Any:
     objects, pictures = pipe(options.num_pictures, options.seed), []
     with progress_bar("rendering samples", len(objects)) as advance:
         for item in objects:
-            pictures.append(enlarge(item.render(resolution=192 if pipe.model.kind.has_views else 64), 96))
+            pictures.append(enlarge(item.picture(192 if pipe.model.kind.has_views else 64), 96))
             advance()
     return image_grid(pictures, columns=min(6, len(pictures)))
 

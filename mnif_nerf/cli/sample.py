@@ -150,13 +150,14 @@ def _write_pictures(
     pipe: MNIFPipeline, objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
 ) -> None:
     from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
+    from mnif_nerf.objects.solid import require_solid
 
     assert options.views is not None
     assert options.resolution is not None
     rows = []
     with progress_bar("rendering views", len(objects)) as advance:
         for item, entry in zip(objects, entries):
-            pictures = item.views(options.views, options.resolution, options.elevation)
+            pictures = require_solid(item).views(options.views, options.resolution, options.elevation)
             for picture, name in zip(pictures, entry["views"]):
                 save_png(picture, output / name)
             rows.append(pictures)
@@ -222,12 +223,14 @@ def _title(options: SampleOptions) -> str:
 def _write_turntable(objects: list[NeuralObject], path: Path, options: SampleOptions) -> None:
     from mnif_nerf.export.pictures import image_grid
     from mnif_nerf.export.video import write_video
+    from mnif_nerf.objects.solid import require_solid
 
     shown = objects[:_MOST_IN_TURNTABLE]
     with progress_bar("turntable", options.frames) as advance, held_interrupts() as checkpoint:
 
         def frames() -> Any:
-            orbits = [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in shown]
+            solids = [require_solid(item) for item in shown]
+            orbits = [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in solids]
             for pictures in zip(*orbits):
                 yield image_grid(pictures)
                 advance()

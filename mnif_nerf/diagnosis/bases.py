@@ -21,6 +21,7 @@ from mnif_nerf.metrics.bases import (
     singular_values,
     use_of_bases,
 )
+from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.rendering.grids import cell_coordinates
 from mnif_nerf.rendering.occupancy import dilate
 
@@ -140,7 +141,7 @@ def data_points(pipe: MNIFPipeline, count: int, seed: int = 0) -> Tensor:
     if kind.is_grid and not kind.has_surface:
         resolution = (model.grid or {"resolution": _DEFAULT_PIXELS})["resolution"]
         pixels = torch.randperm(resolution**2, generator=generator)[:count].sort().values
-        return cell_coordinates(pixels, resolution, 2).to(pipe.latents.device)
+        return cell_coordinates(pixels, (resolution, resolution)).to(pipe.latents.device)
     cells = shape_bounds(pipe) if model.cells is None and kind.is_grid else model.cells
     cells = torch.ones(1, 1, 1, dtype=torch.bool) if cells is None or not cells.any() else cells.cpu().bool()
     inside = cells.nonzero()
@@ -160,7 +161,7 @@ def shape_bounds(pipe: MNIFPipeline) -> Tensor:
     rows = torch.linspace(0, len(pipe.names) - 1, min(len(pipe.names), _SHAPES_FOR_BOUNDS)).round().long().tolist()
     reached = torch.zeros(_BOUNDS_RESOLUTION, _BOUNDS_RESOLUTION, _BOUNDS_RESOLUTION, dtype=torch.bool)
     for row in rows:
-        reached |= torch.from_numpy(pipe.instance(row).occupancy(_BOUNDS_RESOLUTION))
+        reached |= torch.from_numpy(require_solid(pipe.instance(row)).occupancy(_BOUNDS_RESOLUTION))
     return dilate(reached)
 
 

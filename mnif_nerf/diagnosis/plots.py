@@ -158,7 +158,7 @@ def interpolation_strips(
             for step, latent in enumerate(latents):
                 item = pipe.decode(latent, f"step{step}")
                 resolution = size if kind.has_views else item.resolution or size
-                pictures.append(enlarge(item.render(resolution=resolution), size))
+                pictures.append(enlarge(item.picture(resolution), size))
                 if advance is not None:
                     advance()
             rows.append(pictures)

@@ -27,6 +27,7 @@ from mnif_nerf.metrics.smoothness import (
     path_length,
     turning,
 )
+from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.priors.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def measure(pipe: MNIFPipeline, latents: Tensor) -> dict[str, np.ndarray]:
     if not pipe.model.kind.has_surface:
         return found
     resolution = min((pipe.model.grid or {"resolution": _MOST_CELLS})["resolution"], _MOST_CELLS)
-    solids = [_solid_measures(pipe.decode(latent).occupancy(resolution)) for latent in latents]
+    solids = [_solid_measures(require_solid(pipe.decode(latent)).occupancy(resolution)) for latent in latents]
     return {**found, **{name: np.array([solid[name] for solid in solids]) for name in solids[0]}}
 
 

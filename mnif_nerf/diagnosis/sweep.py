@@ -229,7 +229,7 @@ def fit_unseen(field: MixtureField, store: GridStore, latents: Tensor, config: S
 @torch.no_grad()
 def decode(field: MixtureField, latents: Tensor, store: GridStore) -> Tensor:
     """Occupancies or colours `[B, C, cells]` in [0, 1] of latents `[B, D]` at the store's resolution."""
-    centres = cell_centres(store.resolution, store.dims)
+    centres = cell_centres(store.shape)
     raw = torch.stack([field.collapse(latent).evaluate(centres) for latent in latents])
     return modalities.get(store.modality).unit_values(raw, field.spec.head)
 
@@ -257,7 +257,7 @@ def _diversity(field: MixtureField, store: GridStore, latents: Tensor, seed: int
     else:
         cells = np.arange(store.num_cells)
     order = torch.randperm(len(cells), generator=torch.Generator().manual_seed(seed))[:_BASIS_POINTS]
-    points = cell_coordinates(torch.from_numpy(cells)[order].long(), store.resolution, store.dims)
+    points = cell_coordinates(torch.from_numpy(cells)[order].long(), store.shape)
     outputs, alpha = basis_outputs(field, points, latents), field.coefficients(latents)
     uses = [use_of_bases(alpha[:, :, layer], rows) for layer, rows in enumerate(field.bases)]
     return {

@@ -15,7 +15,8 @@ from mnif_nerf.evaluation.cache import Cache, digest_of_model, digest_of_store
 from mnif_nerf.evaluation.protocols import EvaluationProtocol, Row
 from mnif_nerf.evaluation.shapes import ShapeSet, make_shape_set
 from mnif_nerf.evaluation.target import Instances, ModelAndData
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
+from mnif_nerf.objects.solid import require_solid
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Opens a progress bar of a title and a length; entering it gives a function that advances it by one."""
@@ -82,7 +83,7 @@ def shapes_of_row(bench: EvaluationContext, row: Row, resolution: int) -> ShapeS
 
     def make() -> dict[str, np.ndarray]:
         with bench.stage(f"shapes: {row.label}", protocol.num_samples) as advance:
-            cells = (item.occupancy(resolution) for item in row_objects(bench, row))
+            cells = (require_solid(item).occupancy(resolution) for item in row_objects(bench, row))
             return make_shape_set(cells, protocol.surface_points, protocol.seed, half_extent, advance).to_arrays()
 
     return ShapeSet.from_arrays(bench.cache.get("shapes", key, make))

@@ -15,7 +15,7 @@ from mnif_nerf.evaluation.generated import EvaluationContext
 from mnif_nerf.evaluation.view_pictures import unseen_scenes
 from mnif_nerf.metrics.images import Lpips, psnr, ssim
 from mnif_nerf.modalities import Modality
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.objects.stored_views import render_view
 from mnif_nerf.pipelines.encoding import encode_store
 

@@ -92,13 +92,14 @@ class ModelAndData:
             split: its name.
             solids: the cells that instances fill, which of radiance fields lie beside the pictures.
         """
-        grid = self.pipe.model.grid or {}
+        grid: dict[str, Any] = self.pipe.model.grid or {}
         own = self.kind.name if self.kind.is_grid else None
         name = self.kind.solids if solids else own
         if name is None:
             raise MNIFError(f"{self.data}: a model of {self.kind.nouns} is not compared by grids of cells.")
         channels = grid.get("channels") if name == own else None
-        return open_grid_store(self.data, split, name, grid.get("resolution"), channels)
+        size = tuple(grid["shape"]) if name == own and "shape" in grid else grid.get("resolution")
+        return open_grid_store(self.data, split, name, size, channels)
 
     def scenes(self, split: str) -> PackedStore:
         """A split of pictures with cameras."""

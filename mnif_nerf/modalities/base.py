@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.traits import OBSERVATION_WORDS, Card, Demo, Fitting, SweepScores
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from mnif_nerf.latents.evidence import PointEvidence
     from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.training import ModalityTraining
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
 
 
 class Modality(ABC):
@@ -95,8 +96,10 @@ class Modality(ABC):
                 f"{spec.head!r} does not fit the modality {self.name!r}; train the model again."
             )
         if grid is not None:
-            whole = isinstance(grid, dict) and all(isinstance(grid.get(key), int) for key in ("resolution", "channels"))
-            if not whole or grid["resolution"] < 1 or grid["channels"] != spec.out_features:
+            facts = None
+            if isinstance(grid, dict):
+                facts = GridFacts.from_dict(grid, spec.in_features, place)
+            if facts is None or facts.channels != spec.out_features:
                 raise MNIFError(
                     f"{place}: grid {grid!r} does not fit the field; expected a resolution and "
                     f"{spec.out_features} as channels."
@@ -260,7 +263,9 @@ class Modality(ABC):
 
     def looks(self, item: NeuralObject) -> list[Image.Image]:
         """The pictures that two objects are compared by."""
-        return item.views(4, 48) if self.has_views else [item.render()]
+        from mnif_nerf.objects.solid import SolidObject
+
+        return item.views(4, 48) if isinstance(item, SolidObject) else [item.picture()]
 
 
 def _tensor(picture: Image.Image) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.sampling.views import UnseenViews, pictures_of
 from mnif_nerf.data.stores.grid_store import GridStore
@@ -51,9 +51,7 @@ class Encoder:
             1,
             settings.encode_points,
             self.training_latents.device,
-            surface_share=settings.surface_share,
-            reweight=settings.reweight,
-            jitter=settings.jitter,
+            choice=PointChoice(settings.surface_share, settings.reweight, settings.jitter),
         )
         instances = torch.arange(store.num_instances) if instances is None else instances
         how = GridAdaptation(self.meta, self.rates, self.training_latents, settings)

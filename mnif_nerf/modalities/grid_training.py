@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.geometry.hull import HALF_EXTENT
-from mnif_nerf.data.sampling.point_sampler import PointSampler
+from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.errors import MNIFError
@@ -32,6 +32,7 @@ from mnif_nerf.modalities.training import (
 )
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
+from mnif_nerf.rendering.grids import in_cube
 from mnif_nerf.rendering.occupancy import dilate
 
 _MARGIN = 2  # cells beyond the union of all training shapes where a new one may still be
@@ -82,8 +83,8 @@ class GridData(TrainingData):
     def sampler(self, store: GridStore, instances_per_step: int = 1) -> PointSampler:
         """Points of a store, drawn as in training."""
         config = self.settings
-        points, choice = config.points_per_instance, (config.surface_share, config.reweight, config.jitter)
-        return PointSampler(store, instances_per_step, points, self.device, self.seed, *choice)
+        points, choice = config.points_per_instance, PointChoice(config.surface_share, config.reweight, config.jitter)
+        return PointSampler(store, instances_per_step, points, self.device, self.seed, choice)
 
     @cached_property
     def points(self) -> PointSampler:
@@ -105,13 +106,14 @@ class GridData(TrainingData):
 
     def bounds(self) -> Tensor | None:
         """The union of all shapes with a margin; None of grids without a surface."""
-        if self.store.surface_cells is None:
+        if not self.store.has_surface:
             return None
-        return dilate(torch.from_numpy(self.store.union()), _MARGIN)
+        box = in_cube(torch.ones(self.store.shape, dtype=torch.bool))
+        return dilate(in_cube(torch.from_numpy(self.store.union())), _MARGIN) & box
 
     def grid(self) -> dict[str, Any]:
         """See `TrainingData`."""
-        return {"resolution": self.store.resolution, "channels": self.store.channels}
+        return self.store.facts.to_dict()
 
     def facts(self) -> dict[str, Any]:
         """Modality and grid."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mnif_nerf.metrics.images import Lpips
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
 
 
 class GridModality(Modality):
@@ -36,7 +36,7 @@ class GridModality(Modality):
 
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """The object's own picture."""
-        return item.render(resolution=pixels)
+        return item.picture(pixels)
 
     def locate_data(self, root: Path) -> None:
         """Files that this modality reads."""
@@ -58,5 +58,5 @@ class GridModality(Modality):
         from mnif_nerf.metrics.images import psnr
         from mnif_nerf.rendering.plane import render_image
 
-        rendered = render_image(item.field, len(truth)).cpu()
+        rendered = render_image(item.field, truth.shape[:2]).cpu()
         return {"psnr": float(psnr(rendered, torch.from_numpy(truth).float() / 255))}

@@ -10,7 +10,7 @@ import numpy as np
 
 from mnif_nerf.modalities.grids import GridModality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting, SweepScores
-from mnif_nerf.objects.solid import NeuralImage
+from mnif_nerf.objects.image import NeuralImage
 
 if TYPE_CHECKING:
     from PIL import Image as Picture
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.image_training import ImageTraining
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
 
 _USUAL_PIXELS = 64  # where nothing says how many the data had
 
@@ -52,7 +52,7 @@ class Image(GridModality):
 
     def beside_data(self, item: NeuralObject, pixels: int) -> Picture.Image:
         """The picture at the data's own resolution."""
-        return item.render(resolution=item.resolution or _USUAL_PIXELS)
+        return item.picture(item.resolution or _USUAL_PIXELS)
 
     def picture_of_data(self, values: np.ndarray, pixels: int) -> Any:
         """The picture itself."""
@@ -97,10 +97,10 @@ class Image(GridModality):
         from mnif_nerf.metrics.images import psnr, ssim
         from mnif_nerf.rendering.plane import render_image
 
-        rendered = render_image(item.field, len(truth)).cpu()
+        rendered = render_image(item.field, truth.shape[:2]).cpu()
         picture = torch.from_numpy(truth).float() / 255
         scores = {"psnr": float(psnr(rendered, picture))}
-        if len(truth) >= 3:
+        if min(truth.shape[:2]) >= 3:
             scores["ssim"] = float(ssim(rendered, picture))
         if lpips is not None:
             scores["lpips"] = lpips(rendered.expand(-1, -1, 3), picture.expand(-1, -1, 3))

@@ -52,19 +52,19 @@ class ImageTraining(GridTraining):
 
     def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:
         """ "psnr" and, from 3 pixels on, "ssim" of a picture uint8 `[H, W, C]`."""
-        rendered = render_image(fields(latent)[0], store.resolution).cpu()
+        rendered = render_image(fields(latent)[0], store.shape).cpu()
         truth = torch.from_numpy(values).float() / 255.0
         metrics = {"psnr": float(psnr(rendered, truth))}
-        return {**metrics, "ssim": float(ssim(rendered, truth))} if store.resolution >= 3 else metrics
+        return {**metrics, "ssim": float(ssim(rendered, truth))} if min(store.shape) >= 3 else metrics
 
     def comparison(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray, size: int) -> Tensor:
         """The given picture beside the latent's: `[H, 2 * W, 3]` in [0, 1]; `size` is of no meaning here."""
-        rendered = render_image(fields(latent)[0], store.resolution).cpu()
+        rendered = render_image(fields(latent)[0], store.shape).cpu()
         return torch.cat([torch.from_numpy(values).float() / 255.0, rendered], dim=1).expand(-1, -1, 3)
 
     def cameras(self, store: GridStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
         """One camera whose pixels are those of the picture on the plane x = 0."""
-        return front_camera((store.resolution, store.resolution))
+        return front_camera(store.shape)
 
     def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
         """The picture itself, grey repeated."""

@@ -10,7 +10,8 @@ import torch
 
 from mnif_nerf.modalities.base import Modality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.radiance import NeuralRadiance
+from mnif_nerf.objects.solid import require_solid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.latents.evidence import PointEvidence
     from mnif_nerf.modalities.radiance_training import RadianceTraining
+    from mnif_nerf.objects.base import NeuralObject
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
 _DEMO_CARS = 128
@@ -29,7 +31,7 @@ class Radiance(Modality):
 
     name, noun, nouns, method = "radiance", "object", "objects", "mnif"
     dims, channels, heads = 3, (4,), ("radiance", "radiance-authors")
-    object_class = NeuralObject
+    object_class = NeuralRadiance
     is_grid = False
     has_surface = has_views = has_pictures = True
     solids = "voxel"
@@ -56,7 +58,7 @@ class Radiance(Modality):
 
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """From the front-left and above, at the training cameras' distance."""
-        return item.render(*_ANGLES, pixels)
+        return require_solid(item).render(*_ANGLES, pixels)
 
     @property
     def demo(self) -> Demo:

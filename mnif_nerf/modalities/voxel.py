@@ -11,7 +11,8 @@ import torch
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.grids import GridModality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting, SweepScores
-from mnif_nerf.objects.solid import NeuralShape
+from mnif_nerf.objects.shape import NeuralShape
+from mnif_nerf.objects.solid import require_solid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.voxel_training import VoxelTraining
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
 _RADIUS = 1.05  # nearer than the cameras of radiance fields, which leave a wide margin
@@ -96,7 +97,7 @@ class Voxel(GridModality):
 
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """From the front-left and above."""
-        return item.render(*_ANGLES, pixels, _RADIUS)
+        return require_solid(item).render(*_ANGLES, pixels, _RADIUS)
 
     def picture_of_data(self, values: np.ndarray, pixels: int) -> Any:
         """The cells as little cubes, seen as in a portrait."""
@@ -136,9 +137,9 @@ class Voxel(GridModality):
         from mnif_nerf.rendering.grids import cell_centres
 
         cells = torch.from_numpy(truth).flatten()
-        centres = cell_centres(len(truth), 3, item.field.weights[0].device).T * item.half_extent
+        centres = cell_centres(truth.shape, item.field.weights[0].device).T * item.half_extent
         occupancy = 0.5 + 0.5 * torch.cat([item.value(part) for part in centres.split(1 << 15)]).cpu()
-        inside = torch.from_numpy(item.occupancy(len(truth))).flatten()
+        inside = torch.from_numpy(item.occupancy(max(truth.shape))).flatten()
         return {
             "iou": float(iou(inside, cells)),
             "accuracy": float(accuracy(inside, cells)),
@@ -149,7 +150,8 @@ class Voxel(GridModality):
         """IoU of the two."""
         from mnif_nerf.metrics.grids import iou
 
-        first, second = (torch.from_numpy(each.occupancy(_LIKENESS_CELLS)).flatten() for each in (item, other))
+        solids = (require_solid(each) for each in (item, other))
+        first, second = (torch.from_numpy(each.occupancy(_LIKENESS_CELLS)).flatten() for each in solids)
         return float(iou(first, second))
 
 

@@ -52,7 +52,7 @@ class VoxelTraining(GridTraining):
     def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:
         """ "psnr" as in the paper, "iou" and "accuracy" of a grid bool `[X, Y, Z]`."""
         compact = fields.model.field.collapse(latent).to(latent.device)
-        points = cell_centres(store.resolution, store.dims, latent.device)
+        points = cell_centres(store.shape, latent.device)
         raw = torch.cat([compact.evaluate(part)[0] for part in points.split(_CHUNK, dim=1)])
         truth = torch.from_numpy(values).flatten().to(latent.device)
         return {

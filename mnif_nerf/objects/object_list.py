@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mnif_nerf.objects.radiance import NOTEBOOK_PIXELS, NeuralObject
+from mnif_nerf.objects.base import NOTEBOOK_PIXELS, NeuralObject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,7 +30,7 @@ class ObjectList(list[NeuralObject]):
 
         shown, columns = self[:most], grid_columns(min(len(self), most))
         rows = [shown[k : k + columns] for k in range(0, len(shown), columns)]
-        pictures = [[item.render(resolution=resolution) for item in row] for row in rows]
+        pictures = [[item.picture(resolution) for item in row] for row in rows]
         captions = [[item.name for item in row] for row in rows]
         title = f"the first {most} of {len(self)}" if len(self) > most else ""
         return contact_sheet(pictures, captions=captions, title=title)

@@ -1,80 +1,50 @@
-"""Generated or reconstructed solids and pictures: objects of models of voxels and of images."""
+"""What solids have and pictures have not: cameras around them, a surface, meshes and voxels."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.density import field_device
-from mnif_nerf.fields.solid import GAIN, SolidField, surface_level
-from mnif_nerf.objects.radiance import NeuralObject, check_pixels, check_size
-from mnif_nerf.rendering.cameras import Intrinsics
-from mnif_nerf.rendering.surface import SurfaceGrid, render_surface_view
+from mnif_nerf.objects.base import NeuralObject, check_pixels
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.occupancy import OccupancyGrid
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from mnif_nerf.export.mesh_files import ExportMesh
-
-__all__ = ["NeuralImage", "NeuralShape", "object_class"]
-
-_DEFAULT_PIXELS = 64
-_SUPERSAMPLING = 2  # rays along each edge of a pixel, for smooth outlines
+    from mnif_nerf.rendering.occupancy import RadianceField
 
 
-class NeuralShape(NeuralObject):
-    """A solid: the object of a model of voxels.
+class SolidObject(NeuralObject):
+    """An object in the scene box that cameras look at: `NeuralRadiance` or `NeuralShape`."""
 
-    The arguments are those of `NeuralObject`. Where `cells` are given, nothing is inside outside them.
-    """
-
-    modality: ClassVar[str] = "voxel"
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.shape = SolidField(self.field, self.half_extent)
-        self._surface: SurfaceGrid | None = None
+    has_surface: ClassVar[bool] = True
 
     @property
-    def grid(self) -> SurfaceGrid:
-        """Where the surface can be, for quick renders; built once, on first use."""
-        if self._surface is None:
-            self._surface = SurfaceGrid.from_shape(self.shape, bounds=self.cells)
-        return self._surface
+    @abstractmethod
+    def grid(self) -> OccupancyGrid:
+        """The occupancy grid that lets renders skip empty space; built once, on first use."""
 
-    @torch.no_grad()
-    def value(self, points: Tensor) -> Tensor:
-        """The field's values `[N]` in [-1, 1], positive inside, at points `[N, 3]` (world units)."""
-        return self.shape.value(points)
-
-    def render(
-        self,
-        elevation: float = 20.0,
-        azimuth: float = 45.0,
-        resolution: int = 256,
-        radius: float | None = None,
-    ) -> Image.Image:
-        """The shaded surface on white, seen from outside; the arguments are those of `NeuralObject.render`."""
-        check_pixels(resolution, _SUPERSAMPLING**2)
-        return super().render(elevation, azimuth, resolution, radius)
-
+    @abstractmethod
     def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
-        """The shaded surface on white from any camera; the arguments are those of `NeuralObject.view`."""
-        from mnif_nerf.export.pictures import to_image
+        """The picture of any pinhole camera, on white; it may stand inside the scene box.
 
-        check_size(intrinsics, _SUPERSAMPLING**2)
-        pose = pose.to(field_device(self.field))
-        finer = intrinsics.scaled(_SUPERSAMPLING)
-        rgb = render_surface_view(self.shape, pose, finer, self.grid, self.half_extent)["rgb"]
-        return to_image(F.avg_pool2d(rgb.permute(2, 0, 1), _SUPERSAMPLING).permute(1, 2, 0))
+        Args:
+            pose: camera-to-world `[4, 4]` in the OpenCV convention (x right, y down, z forward), world units.
+            intrinsics: focal length, principal point and size of the picture, in pixels.
 
+        Raises:
+            MNIFError: a picture without pixels, or too large for the memory.
+        """
+
+    @abstractmethod
     def mesh(
         self,
         resolution: int = 128,
@@ -82,74 +52,25 @@ class NeuralShape(NeuralObject):
         keep: Literal["largest", "all"] = "largest",
         smooth: int = 0,
         max_faces: int | None = None,
-        colors: bool = False,
+        colors: bool = True,
     ) -> ExportMesh:
-        """The surface as a closed `trimesh.Trimesh` in glTF's axes; the arguments are those of `NeuralObject.mesh`.
+        """The surface as a closed, coloured `trimesh.Trimesh` in glTF's axes: y up, +z forward, +x left.
 
-        But `level` is an occupancy between 0 and 1 (0.5 when None), and there are no colours unless asked for (a
-        neutral grey).
+        `mesh().export("car.glb")` (or .ply, .obj, .stl) writes it as it is. See
+        `mnif_nerf.export.mesh.field_to_mesh`, which has the same mesh in the library's axes, for the
+        arguments.
 
         Raises:
-            MNIFError: a resolution that does not fit in memory, or nothing inside.
+            MNIFError: a resolution that does not fit in memory, or nothing that reaches the level.
         """
-        from mnif_nerf.export.mesh import NoSurfaceError
 
-        try:
-            wanted = self._density_level(level)
-            return self._mesh(self.shape, resolution, wanted, keep, smooth, max_faces, colors)
-        except NoSurfaceError as error:
-            value = max(-1.0, float(np.log(max(error.highest, 1e-9) / surface_level(self.half_extent))) / GAIN)
-            raise MNIFError(
-                f"{self.name}: nothing is inside at the level {0.5 if level is None else level:.3g} (its highest "
-                f"occupancy is {0.5 + 0.5 * value:.3g}); lower it with --level, or train for longer."
-            ) from None
-
+    @abstractmethod
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
-        """Which cells are inside: bool `[G, G, G]`, index [x, y, z], z up, +x forward.
+        """Which cells are inside: bool `[G, G, G]`, index [x, y, z], z up, +x forward."""
 
-        A cell is inside where `value` at its centre is positive (with `level`, an occupancy between 0 and 1: where
-        the field's occupancy is above it). Every cell is evaluated, whatever the resolution.
-
-        Raises:
-            MNIFError: a resolution that does not fit in memory, or a level out of range.
-        """
-        from mnif_nerf.export.voxels import field_to_occupancy
-
-        wanted = self._density_level(level)
-        return field_to_occupancy(self.shape, resolution, wanted, self.cells, self.half_extent, skip_empty=False)
-
-    def _density_level(self, level: float | None) -> float | None:
-        """The density of `SolidField` that stands for an occupancy."""
-        if level is None:
-            return None
-        if not 0.0 < level < 1.0:
-            raise MNIFError(f"level {level} is not an occupancy; use a number between 0 and 1 (the default is 0.5).")
-        return surface_level(self.half_extent) * float(np.exp(GAIN * (2.0 * level - 1.0)))
-
-
-class NeuralImage(NeuralObject):
-    """A picture: the object of a model of images. Its field can be sampled at any resolution."""
-
-    modality: ClassVar[str] = "image"
-
-    def image(self, resolution: int | None = None) -> Image.Image:
-        """The picture, grey or in colour, sampled at the centres of `resolution` x `resolution` pixels.
-
-        Args:
-            resolution: the training pictures' own when None; more shows what the field says in between.
-
-        Raises:
-            MNIFError: a resolution below 1 or too large for the memory.
-        """
-        from PIL import Image
-
-        from mnif_nerf.rendering.plane import render_image
-
-        resolution = (self.resolution or _DEFAULT_PIXELS) if resolution is None else resolution
-        check_pixels(resolution)
-        values = render_image(self.field, resolution).cpu().numpy()
-        pixels = np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
-        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    def picture(self, resolution: int = 256) -> Image.Image:
+        """See `NeuralObject`: the view from the front left, from a little above."""
+        return self.render(resolution=resolution)
 
     def render(
         self,
@@ -158,62 +79,74 @@ class NeuralImage(NeuralObject):
         resolution: int = 256,
         radius: float | None = None,
     ) -> Image.Image:
-        """`image(resolution)` in colour mode: a picture looks the same from everywhere, so the camera is not used."""
-        return self.image(resolution).convert("RGB")
+        """A picture on white, seen from outside towards the object's centre.
 
-    def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
-        """Not for pictures.
+        Args:
+            elevation: degrees above the horizon, -90 to 90.
+            azimuth: degrees around the vertical: 0 sees the front (+x), 90 the left side (+y), 180 the back.
+            resolution: pixels along an edge.
+            radius: distance of the camera, world units; the training cameras' (1.3) when None.
 
         Raises:
-            MNIFError: always.
+            MNIFError: a resolution below 1 or too large for the memory, or a camera inside the scene box.
         """
-        self._refuse("view from a camera")
+        check_pixels(resolution)
+        radius = self.camera["radius"] if radius is None else radius
+        if radius <= self.half_extent:
+            raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {self.half_extent}.")
+        intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
+        return self.view(orbit_pose(elevation, azimuth, radius), intrinsics)
 
     def views(
         self, num: int = 4, resolution: int = 128, elevation: float = 20.0, first_azimuth: float = 45.0
     ) -> list[Image.Image]:
-        """Not for pictures.
-
-        Raises:
-            MNIFError: always.
-        """
-        self._refuse("other views")
+        """`num` pictures evenly around the object, counter-clockwise as seen from above."""
+        if num < 1:
+            raise MNIFError(f"views {num} is too few; ask for at least 1.")
+        return [self.render(elevation, first_azimuth + 360.0 * k / num, resolution) for k in range(num)]
 
     def orbit(self, frames: int = 48, resolution: int = 128, elevation: float = 20.0) -> Iterator[Image.Image]:
-        """Not for pictures.
+        """The frames of a turntable, rendered as they are asked for."""
+        for k in range(frames):
+            yield self.render(elevation, 45.0 + 360.0 * k / frames, resolution)
+
+    def turntable(
+        self,
+        path: Path | str,
+        frames: int = 48,
+        resolution: int = 128,
+        elevation: float = 20.0,
+        fps: int = 24,
+    ) -> Path:
+        """Write one turn around the object as .mp4 or .gif.
 
         Raises:
-            MNIFError: always.
+            MNIFError: no frames, an unknown suffix, or a folder that cannot be written.
         """
-        self._refuse("a turntable")
+        from mnif_nerf.export.video import write_video
 
-    def mesh(self, *_: Any, **__: Any) -> ExportMesh:
-        """Not for pictures.
-
-        Raises:
-            MNIFError: always.
-        """
-        self._refuse("a mesh")
-
-    def occupancy(self, *_: Any, **__: Any) -> np.ndarray:
-        """Not for pictures.
-
-        Raises:
-            MNIFError: always.
-        """
-        self._refuse("voxels")
-
-    def _refuse(self, what: str) -> NoReturn:
-        raise MNIFError(f"{self.name}: a picture has no {what}; use image(resolution), or mnif-sample.")
+        return write_video(self.orbit(frames, resolution, elevation), path, fps)
 
 
-def object_class(modality: str, place: Path | str) -> type[NeuralObject]:
-    """The class of the objects of a modality.
+def require_solid(item: NeuralObject) -> SolidObject:
+    """The object, if it has a surface and can be seen from around.
 
     Raises:
-        MNIFError: a modality this version does not know; the sentence begins with `place`.
+        MNIFError: it is of another kind.
     """
-    classes: dict[str, type[NeuralObject]] = {kind.modality: kind for kind in (NeuralObject, NeuralShape, NeuralImage)}
-    if modality not in classes:
-        raise MNIFError(f"{place}: modality {modality!r} is not known; this version has {', '.join(classes)}.")
-    return classes[modality]
+    if not isinstance(item, SolidObject):
+        raise MNIFError(f"{item.name}: a {type(item).__name__} has no surface and no sides; use picture(resolution).")
+    return item
+
+
+def solid_mesh(
+    item: SolidObject,
+    field: RadianceField,
+    resolution: int,
+    level: float | None,
+    options: tuple[Literal["largest", "all"], int, int | None, bool],
+) -> ExportMesh:
+    """The mesh of a solid's density `field` in glTF's axes; `options` are keep, smooth, max_faces and colors."""
+    from mnif_nerf.export.mesh import field_to_mesh, to_export_axes
+
+    return to_export_axes(field_to_mesh(field, resolution, level, item.cells, *options, item.half_extent))

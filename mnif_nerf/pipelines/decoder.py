@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.modulations.mixture import as_mixture
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject, ObjectFacts
 
 if TYPE_CHECKING:
     from mnif_nerf.modalities import Modality
@@ -88,11 +89,10 @@ class Decoder:
         self, latent: Tensor | None, field: CompactField, name: str, coefficients: Tensor | None = None
     ) -> NeuralObject:
         """A collapsed field as an object of this model, with its scene box, bounds and camera."""
-        model = self.model
-        resolution = None if model.grid is None else model.grid["resolution"]
-        return self.kind.object_class(
-            latent, field, name, model.cells, model.half_extent, model.camera, resolution, coefficients
-        )
+        model, dims = self.model, self.model.field.spec.in_features
+        grid = None if model.grid is None else GridFacts.from_dict(model.grid, dims, name)
+        facts = ObjectFacts(model.cells, model.half_extent, model.camera, grid)
+        return self.kind.object_class(latent, field, name, facts, coefficients)
 
     def instance(self, name_or_index: str | int) -> NeuralObject:
         """A training instance, by name or by index.

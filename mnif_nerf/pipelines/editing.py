@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations.mixture import as_mixture
-from mnif_nerf.objects.radiance import NeuralObject
+from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.decoder import Decoder, check_origin
 
 if TYPE_CHECKING:

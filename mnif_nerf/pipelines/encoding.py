@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.sampling.views import UnseenViews
 from mnif_nerf.data.stores.grid_store import GridStore, store_of
 from mnif_nerf.errors import MNIFError
@@ -78,7 +79,8 @@ def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStor
         raise MNIFError("this model is of radiance fields; voxel grids and pictures fit models of voxels and images.")
     if not values:
         raise MNIFError("there is nothing to encode; give at least one grid or picture.")
-    store = store_of(values, model.modality)
+    grid = None if model.grid is None else GridFacts.from_dict(model.grid, model.field.spec.in_features)
+    store = store_of(values, model.modality, grid)
     if store.channels != model.field.spec.out_features:
         raise MNIFError(
             f"pictures of {store.channels} channels do not fit this model, which has {model.field.spec.out_features}."

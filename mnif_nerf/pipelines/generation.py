@@ -13,16 +13,18 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError, first_line, require
 from mnif_nerf.machine import default_device_type
+from mnif_nerf.objects.base import NeuralObject
+from mnif_nerf.objects.image import NeuralImage
 from mnif_nerf.objects.object_list import ObjectList
-from mnif_nerf.objects.radiance import NeuralObject
-from mnif_nerf.objects.solid import NeuralImage, NeuralShape
+from mnif_nerf.objects.radiance import NeuralRadiance
+from mnif_nerf.objects.shape import NeuralShape
 from mnif_nerf.pipelines.editing import Editor
 from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, locate_model, read_model, write_model
 
 if TYPE_CHECKING:
     from mnif_nerf.priors.whitening import Whitening
 
-__all__ = ["MNIFPipeline", "NeuralImage", "NeuralObject", "NeuralShape"]
+__all__ = ["MNIFPipeline", "NeuralImage", "NeuralObject", "NeuralRadiance", "NeuralShape"]
 
 
 class MNIFPipeline(Editor):
@@ -33,7 +35,7 @@ class MNIFPipeline(Editor):
         objects[0].render(elevation=20, azimuth=45, resolution=256)
         objects[0].mesh(resolution=128).export("object.glb")
 
-    Objects are `NeuralObject` (radiance), `NeuralShape` (voxels) or `NeuralImage`, as the model's `modality` says.
+    Objects are of the class that the model's `modality` has: `NeuralRadiance`, `NeuralShape` (voxels), `NeuralImage`.
 
     Args:
         model: what a model folder holds, on the device to work on.

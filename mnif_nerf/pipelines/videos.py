@@ -23,7 +23,7 @@ from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.editing import Editor
 
 Objects = Callable[[int], "NeuralObject"]
@@ -55,11 +55,12 @@ class Video:
             MNIFError: a picture too large for the memory.
         """
         from mnif_nerf.export.pictures import enlarge
-        from mnif_nerf.objects.solid import NeuralImage
+        from mnif_nerf.objects.image import NeuralImage
+        from mnif_nerf.objects.solid import require_solid
 
         item = self.objects(index)
         if self.cameras is not None:
-            return item.view(*self.cameras(index))
+            return require_solid(item).view(*self.cameras(index))
         assert isinstance(item, NeuralImage)
         return enlarge(item.image(self.resolution), self.edge)
 

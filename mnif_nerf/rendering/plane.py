@@ -6,6 +6,8 @@ The plane is x = 0, from -half_extent to half_extent along y and z, and faces +x
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,32 +20,38 @@ _CHUNK = 65536  # points evaluated together, which bounds the memory
 
 
 @torch.no_grad()
-def render_image(compact: CompactField, resolution: int) -> Tensor:
+def render_image(compact: CompactField, shape: int | Sequence[int]) -> Tensor:
     """The picture of an image field, at any resolution.
 
     Args:
         compact: a field of two coordinates (row, column).
-        resolution: r, pixels along an edge; the field is read at their centres.
+        shape: (H, W) pixels, or one number for a square; the field is read at their centres.
 
     Returns:
-        `[r, r, C]` in [0, 1], on the field's device.
+        `[H, W, C]` in [0, 1], on the field's device.
     """
     device = compact.weights[0].device
-    pixels = torch.arange(resolution**2, device=device).split(_CHUNK)
-    parts = [_colors(compact, cell_coordinates(part, resolution, 2)) for part in pixels]
-    return torch.cat(parts, dim=1).T.reshape(resolution, resolution, -1)
+    height, width = (shape, shape) if isinstance(shape, int) else shape
+    pixels = torch.arange(height * width, device=device).split(_CHUNK)
+    parts = [_colors(compact, cell_coordinates(part, (height, width))) for part in pixels]
+    return torch.cat(parts, dim=1).T.reshape(height, width, -1)
 
 
 @torch.no_grad()
 def render_plane(
-    compact: CompactField, origins: Tensor, directions: Tensor, half_extent: float = 0.5
+    compact: CompactField,
+    origins: Tensor,
+    directions: Tensor,
+    half_extent: float = 0.5,
+    shape: Sequence[int] = (1, 1),
 ) -> dict[str, Tensor]:
     """Rays that meet the picture on its plane, over a white background.
 
     Args:
         compact: a field of two coordinates (row, column) and one or three channels.
         origins, directions: `[R, 3]` world units; directions of unit length.
-        half_extent: half the edge of the picture.
+        half_extent: half the longer edge of the picture.
+        shape: (H, W) of the picture, for its proportions.
 
     Returns:
         `rgb` `[R, 3]` in [0, 1], grey repeated; `depth` `[R, 1]`, the distance to the plane (where the ray misses
@@ -53,7 +61,8 @@ def render_plane(
     distance = -origins[:, 0] / directions[:, 0]  # infinite or NaN along the plane, which no comparison lets pass
     points = origins + distance.unsqueeze(1) * directions
     at = torch.stack([-points[:, 2], points[:, 1]]) / half_extent
-    hit = (distance > 0) & (at.abs() <= 1).all(dim=0)
+    reach = torch.tensor([count / max(shape) for count in shape], dtype=at.dtype, device=at.device).unsqueeze(1)
+    hit = (distance > 0) & (at.abs() <= reach).all(dim=0)
     near, far = box_interval(origins, directions, half_extent)
     rgb = origins.new_ones(len(origins), 3)
     for rays in hit.nonzero().flatten().split(_CHUNK):

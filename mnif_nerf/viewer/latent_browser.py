@@ -18,7 +18,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.viewer.directions import REACH, Directions
 
 if TYPE_CHECKING:
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
 TRAINING, GENERATED, REMEMBERED = "training instance", "generated", "remembered A"

@@ -37,7 +37,7 @@ from mnif_nerf.viewer.saving import export_object, save_latent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
 _TITLE = "mNIF: walk through latent space"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 
 if TYPE_CHECKING:
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
 
 MESH_RESOLUTION = 128  # cells along an edge
 _PICTURE_PIXELS = 512
@@ -34,10 +34,10 @@ def export_object(item: NeuralObject, folder: Path) -> Path:
     """
     if modalities.get(item.modality).has_surface:
         from mnif_nerf.export.mesh_files import write_mesh
+        from mnif_nerf.objects.solid import require_solid
 
-        return write_mesh(item.mesh(MESH_RESOLUTION), free_path(folder, item.name, ".glb"))
-    image: Any = item
-    picture, path = image.image(_PICTURE_PIXELS), free_path(folder, item.name, ".png")
+        return write_mesh(require_solid(item).mesh(MESH_RESOLUTION), free_path(folder, item.name, ".glb"))
+    picture, path = item.picture(_PICTURE_PIXELS), free_path(folder, item.name, ".png")
     with atomic_file(path) as temporary:
         picture.save(temporary)
     return path

@@ -1,38 +1,73 @@
-"""What `mnif-data check` says about voxels and pictures."""
+"""What `mnif-data check` says about data on grids: voxels, pictures and signals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from mnif_nerf.data.readers.grid_reader import cells_text
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, image_size
+from mnif_nerf.data.readers.imnet import HDF5_SUFFIXES
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES
+from mnif_nerf.data.readers.picture_files import read_picture
+from mnif_nerf.data.readers.signals import read_signal
+from mnif_nerf.data.readers.splits import GridSource, find_files
 from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES
-from mnif_nerf.data.stores.grid_layout import HDF5_SUFFIXES, GridLayout, GridSource, find_files, locate_grids
-from mnif_nerf.data.stores.grid_pack import MESH_RESOLUTION, ShapeReader, resolve_size, surface_cells, unequal_size
+from mnif_nerf.data.readers.voxels import MESH_RESOLUTION, ShapeReader, unequal_shape
+from mnif_nerf.data.stores.grid_layout import GridLayout, locate_grids
+from mnif_nerf.data.stores.grid_pack import surface_cells
 from mnif_nerf.data.stores.packing import ordered_results
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.progress import progress_bar
 
+_ARRAYS = (".npy", ".npz")
+
 
 def grid_modality(root: Path) -> str | None:
-    """ "voxel" or "image", by the files below `root`; None where there are none.
+    """The name of the reader for the files below `root`; None where there are none.
 
-    Meshes are voxels to be (pictures beside them are their textures); else the more frequent kind counts.
+    Meshes are voxels to be (pictures beside them are their textures); else the most frequent kind counts. Arrays are
+    voxels where the first one has three axes and says only whether a cell is inside, and signals otherwise.
     """
     if root.suffix.lower() in HDF5_SUFFIXES and root.is_file():
         return "voxel"
     if not root.is_dir():
         return None
-    grids = len(find_files(root, VOXEL_SUFFIXES + HDF5_SUFFIXES))
-    meshes, pictures = (len(find_files(root, suffixes)) for suffixes in (MESH_SUFFIXES, IMAGE_SUFFIXES))
-    if meshes or (grids and grids >= pictures):
+    if find_files(root, MESH_SUFFIXES):
         return "voxel"
-    return "image" if pictures else None
+    pictures = len(find_files(root, IMAGE_SUFFIXES))
+    arrays, sounds = find_files(root, _ARRAYS), len(find_files(root, (".wav",)))
+    solids = len(find_files(root, (*(s for s in VOXEL_SUFFIXES if s not in _ARRAYS), *HDF5_SUFFIXES)))
+    if arrays and _is_solid(arrays[0]):
+        solids += len(arrays)
+    else:
+        sounds += len(arrays)
+    most = max(solids, sounds, pictures)
+    if not most:
+        return None
+    return "voxel" if solids == most else "signal" if sounds == most else "image"
+
+
+def _is_solid(path: Path) -> bool:
+    """Whether an array is a grid of cells that are inside or not; what cannot be read counts as one."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            with found:
+                if len(found.files) != 1:  # the layouts of mnif-data and mnif-export-mesh
+                    return True
+                found = found[found.files[0]]
+    except (OSError, ValueError, KeyError, EOFError):
+        return True
+    if found.ndim < 3 or np.squeeze(found).ndim != 3:
+        return False
+    return found.dtype == bool or bool(np.isin(found, (0, 1)).all())
 
 
 def check_grids(root: Path | str, modality: str, progress: bool = True) -> tuple[list[str], list[str]]:
-    """Read all voxels or pictures of a data set.
+    """Read all instances of a data set.
 
     Returns: lines that describe it, and the problems found, each by its path.
 
@@ -40,8 +75,7 @@ def check_grids(root: Path | str, modality: str, progress: bool = True) -> tuple
         MNIFError: nothing there, or nothing readable.
     """
     layout = locate_grids(root, modality)
-    kind = "shapes" if modality == "voxel" else "pictures"
-    lines = [f"{layout.root}: {kind}, {len(layout.splits)} split(s)"]
+    lines = [f"{layout.root}: {layout.reader.nouns}, {len(layout.splits)} split(s)"]
     problems: list[str] = []
     readable: list[tuple[GridSource, _Found]] = []
     for split, sources in layout.splits.items():
@@ -49,87 +83,95 @@ def check_grids(root: Path | str, modality: str, progress: bool = True) -> tuple
         sound = [(source, result) for source, result in zip(sources, found) if isinstance(result, _Found)]
         problems += [result for result in found if isinstance(result, str)]
         readable += sound
-        lines.append(f"{split}: {_describe([result for _, result in sound], modality)}")
+        lines.append(f"{split}: {_describe(layout, [result for _, result in sound])}")
     if not readable:
         raise MNIFError(problems[0])
-    return lines, problems + _disagreements(readable, modality)
+    return lines, problems + _disagreements(layout, readable)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """One readable instance: cells or pixels along its (shorter) edge; of a shape, the shares of its cells that are
-    filled and near the surface, and whether it touches the border of its grid."""
+    """One readable instance: its shape; of a solid, the shares of its cells that are filled and near the surface, and
+    whether it touches the border of its grid; of a signal, the range of its values."""
 
-    size: int
+    shape: tuple[int, ...]
     filled: float = 0.0
     near: float = 0.0
     touches: bool = False
+    low: float = 0.0
+    high: float = 0.0
 
 
 def _measure_all(layout: GridLayout, split: str, progress: bool) -> list[_Found | str]:
     """What is found in every instance of a split, or what is wrong with it."""
-    sources = layout.sources(split)
-    kind = "shapes" if layout.modality == "voxel" else "pictures"
-    results = []
+    sources, results = layout.sources(split), []
     size = _size_of_meshes(layout)
-    with ShapeReader() as reader, progress_bar(f"reading {split}", len(sources), kind, progress) as advance:
-        for result in ordered_results((_measure, layout.modality, reader, source, size) for source in sources):
+    with ShapeReader() as reader, progress_bar(f"reading {split}", len(sources), layout.reader.nouns, progress) as bar:
+        for result in ordered_results((_measure, layout, reader, source, size) for source in sources):
             results.append(result)
-            advance(1)
+            bar(1)
     return results
 
 
 def _size_of_meshes(layout: GridLayout) -> int:
     """Cells along an edge of a voxelised mesh: as many as the grids beside it have."""
-    if layout.modality == "image":  # no meshes, and finding a size there reads the head of every picture
+    if layout.reader.values != "bits":  # no meshes, and finding a size there may read every file
         return MESH_RESOLUTION
     try:
-        return resolve_size(layout, None, None)[0]
+        return layout.reader.settle(layout.every(), None, None).resolution
     except MNIFError:  # which will be told of the file it comes from
         return MESH_RESOLUTION
 
 
-def _measure(modality: str, reader: ShapeReader, source: GridSource, size: int) -> _Found | str:
+def _measure(layout: GridLayout, reader: ShapeReader, source: GridSource, size: int) -> _Found | str:
+    kind = layout.reader.values
     try:
-        if modality == "voxel":
+        if kind == "bits":
             cells = reader.read(source, size)
             border = cells.sum() > cells[1:-1, 1:-1, 1:-1].sum()
-            return _Found(len(cells), cells.mean(), len(surface_cells(cells)) / cells.size, bool(border))
-        from mnif_nerf.data.readers.picture_files import read_picture
-
-        size = min(image_size(source.path))
-        read_picture(source.path, size, 3)
-        return _Found(size)
+            return _Found(cells.shape, cells.mean(), len(surface_cells(cells)) / cells.size, bool(border))
+        if kind == "floats":
+            signal = read_signal(source.path)
+            return _Found(signal.shape, low=float(signal.values.min()), high=float(signal.values.max()))
+        shape = image_size(source.path)
+        read_picture(source.path, min(shape), 3)
+        return _Found(shape)
     except MNIFError as error:
         return str(error)
 
 
-def _describe(found: list[_Found], modality: str) -> str:
+def _describe(layout: GridLayout, found: list[_Found]) -> str:
     if not found:
         return "nothing readable"
-    low, high = min(one.size for one in found), max(one.size for one in found)
-    sizes = f"{low}" if low == high else f"{low} to {high}"
-    if modality == "image":
-        return f"{len(found)} pictures, shorter edge {sizes} pixels"
+    kind, nouns = layout.reader.values, layout.reader.nouns
+    if kind == "floats":
+        low, high = min(one.low for one in found), max(one.high for one in found)
+        return f"{len(found)} {nouns} of {cells_text(found[0].shape)} values, from {low:g} to {high:g}"
+    sizes = _range([min(one.shape) if kind == "bytes" else max(one.shape) for one in found])
+    if kind == "bytes":
+        return f"{len(found)} {nouns}, shorter edge {sizes} pixels"
     filled = [100 * one.filled for one in found]
     near = 100 * sum(one.near for one in found) / len(found)
     touching = sum(one.touches for one in found)
     border = f"; {touching} touch the border of their grid and may be cut off there" if touching else ""
     return (
-        f"{len(found)} shapes, {sizes} cells along an edge; filled {sum(filled) / len(filled):.1f} % of the cells"
+        f"{len(found)} {nouns}, {sizes} cells along an edge; filled {sum(filled) / len(filled):.1f} % of the cells"
         f" ({min(filled):.1f} to {max(filled):.1f}), near the surface {near:.1f} %{border}"
     )
 
 
-def _disagreements(readable: list[tuple[GridSource, _Found]], modality: str) -> list[str]:
-    """What keeps readable files from being trained on together."""
-    if modality == "image":
-        from mnif_nerf.data.readers.picture_files import inspect_pictures
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
 
-        try:
-            inspect_pictures([source.path for source, _ in readable])
-        except MNIFError as error:
-            return [str(error)]
-        return []
-    reference = readable[0][1]
-    return [unequal_size(source, one.size, reference.size) for source, one in readable if one.size != reference.size]
+
+def _disagreements(layout: GridLayout, readable: list[tuple[GridSource, _Found]]) -> list[str]:
+    """What keeps readable files from being trained on together."""
+    if layout.reader.values == "bits":
+        first = readable[0][1].shape
+        return [unequal_shape(source, one.shape, first) for source, one in readable if one.shape != first]
+    try:
+        layout.reader.settle([source for source, _ in readable], None, None)
+    except MNIFError as error:
+        return [str(error)]
+    return []

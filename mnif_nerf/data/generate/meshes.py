@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION, Camera
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, read_surface
+from mnif_nerf.data.readers.splits import clean_name, scene_names, split_names
 from mnif_nerf.data.readers.voxel_files import require_shape
 from mnif_nerf.errors import MNIFError
-
-SMALLEST_SPLIT = 4
-"""From so many meshes on, a validation or test fraction above 0 gets at least one."""
 
 
 @dataclass
@@ -184,7 +179,7 @@ def _plan(
         frame(suffix, up, forward)
     readable, skipped = _sift(files, input, up, forward, workers, progress)
     splits = split_names(sorted(readable), val_fraction, test_fraction, seed)
-    category = re.sub(r"_(train|val|test)$", "", _clean(category or input.resolve().name))
+    category = re.sub(r"_(train|val|test)$", "", clean_name(category or input.resolve().name))
     settings = {
         **{"category": category, "up": up, "forward": forward, "seed": seed},
         **{"val_fraction": val_fraction, "test_fraction": test_fraction, "meshes": _digest(files, input)},
@@ -229,53 +224,6 @@ def find_meshes(input: Path, output: Path | None = None) -> list[Path]:
     return found
 
 
-def scene_names(files: list[Path], root: Path) -> list[str]:
-    """A folder name for each file: its stem, or, if stems repeat, its path below `root`, then its suffix."""
-
-    def named(level: int, path: Path) -> str:
-        relative = path.relative_to(root)
-        long = "-".join(relative.with_suffix("").parts)
-        return _clean((path.stem, long, f"{long}-{relative.suffix[1:]}")[level])
-
-    names = [named(0, path) for path in files]
-    for level in (1, 2):
-        repeated = Counter(name.casefold() for name in names)
-        names = [named(level, p) if repeated[n.casefold()] > 1 else n for n, p in zip(names, files)]
-    taken: Counter[str] = Counter()
-    for index, name in enumerate(names):
-        while taken[name.casefold()]:
-            taken[names[index].casefold()] += 1
-            name = f"{names[index]}-{taken[names[index].casefold()]}"
-        taken[name.casefold()] += 1
-        names[index] = name
-    return names
-
-
-def split_names(names: list[str], val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[str]]:
-    """Share out scenes: {"train": [...], "val": [...], "test": [...]}, empty splits left out.
-
-    Raises:
-        MNIFError: nothing would be left for training.
-    """
-    counts = []
-    for fraction in (val_fraction, test_fraction):
-        least = 1 if fraction > 0 and len(names) >= SMALLEST_SPLIT else 0
-        counts.append(max(least, round(fraction * len(names))) if len(names) >= SMALLEST_SPLIT else 0)
-    num_val, num_test = counts
-    if num_val + num_test >= len(names):
-        raise MNIFError(
-            f"--val-fraction {val_fraction} and --test-fraction {test_fraction}: leave none of {len(names)} "
-            "meshes for training; choose smaller fractions."
-        )
-    order = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
-    shares = {
-        "train": sorted(order[num_val + num_test :]),
-        "val": sorted(order[:num_val]),
-        "test": sorted(order[num_val : num_val + num_test]),
-    }
-    return {split: members for split, members in shares.items() if members}
-
-
 def _probe(job: _MeshJob) -> str | None:
     """Why a mesh cannot be used, or None."""
     try:
@@ -302,11 +250,6 @@ def _fill(job: _MeshJob) -> str | None:
         return str(error)
     write_occupancy(job.voxels, cells)
     return None
-
-
-def _clean(name: str) -> str:
-    """A name that is a plain folder on every system."""
-    return re.sub(r"[^\w.\-]+", "_", name).strip("._") or "mesh"
 
 
 def _digest(files: list[Path], root: Path) -> str:

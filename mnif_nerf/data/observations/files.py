@@ -40,7 +40,7 @@ from mnif_nerf.data.readers.picture_files import read_picture
 from mnif_nerf.data.readers.srn import read_scene
 from mnif_nerf.data.readers.transforms_json import NAME as TRANSFORMS
 from mnif_nerf.data.readers.transforms_json import read_transforms
-from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES, read_voxels, require_shape
+from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES, read_voxels, require_cube, require_shape
 from mnif_nerf.errors import MNIFError
 
 _NUMPY_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
@@ -126,7 +126,8 @@ def read_observation(
     if kind == "cloud":
         return _placed_scan(read_cloud(path), placement, path, scanner)
     found = grid or {"resolution": 64, "channels": 3}
-    return Picture(read_picture(path, int(found["resolution"]), int(found["channels"])))
+    size = tuple(found.get("shape") or (found["resolution"],) * 2)
+    return Picture(read_picture(path, size, int(found["channels"])))
 
 
 def read_views(path: Path) -> PosedViews:
@@ -220,6 +221,7 @@ def read_cells(path: Path) -> Cells:
                 raise MNIFError(f"{path}: no known cell is inside, so there is no shape in it; see more of it.")
             return Cells(inside, known)
     values = read_voxels(path)
+    require_cube(values, path)
     require_shape(values, path)
     return Cells(values)
 

@@ -3,7 +3,7 @@
 A file holds one split, told by "train", "val" or "test" in its name (`all_vox256_img_train.hdf5`); files that name
 none are shared out by the program. Read is
 
-    voxels                   uint8 [N, G, G, G] or [N, G, G, G, 1], above 0.5 inside
+    voxels                   uint8 [N, X, Y, Z] or [N, X, Y, Z, 1], above 0.5 inside
 
 and, where there is no such table,
 
@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnif_nerf.data.stores.grid_layout import GRID_SPLITS, GridSource, share_out
+from mnif_nerf.data.readers.splits import GRID_SPLITS, GridSource, share_out
 from mnif_nerf.errors import MNIFError, require
 
 if TYPE_CHECKING:
     import h5py
 
+HDF5_SUFFIXES = (".hdf5", ".h5")
 POINT_RESOLUTION = 64
 _POINTS = ("points_64", "values_64")
 
@@ -65,10 +66,10 @@ class Hdf5Reader:
         self._lock = threading.Lock()  # rows are asked for by several threads
 
     def read(self, source: GridSource) -> np.ndarray:
-        """One shape: bool [G, G, G].
+        """One shape: bool [X, Y, Z].
 
         Raises:
-            MNIFError: damaged, or not a cube.
+            MNIFError: damaged, or of another number of axes.
         """
         path, row = source.path, source.row
         try:
@@ -78,13 +79,13 @@ class Hdf5Reader:
             file = self._open[path]
             if "voxels" in file:
                 cells = np.asarray(file["voxels"][row]) > 0.5
-                cells = cells[..., 0] if cells.ndim == 4 else cells
+                cells = cells[..., 0] if cells.ndim == 4 and cells.shape[-1] == 1 else cells
             else:
                 cells = _from_points(*(np.asarray(file[name][row]) for name in _POINTS))
         except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
             raise MNIFError(f"{path}: row {row} cannot be read ({error}); fetch the file again.") from None
-        if cells.ndim != 3 or len(set(cells.shape)) != 1:
-            raise MNIFError(f"{path}: row {row} has shape {list(cells.shape)}, not a cube; expected [G, G, G].")
+        if cells.ndim != 3:
+            raise MNIFError(f"{path}: row {row} has shape {list(cells.shape)}; expected [X, Y, Z].")
         return cells
 
     def close(self) -> None:

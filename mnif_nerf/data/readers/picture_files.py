@@ -1,8 +1,8 @@
 """Pictures as training data: finding them, agreeing on one size and number of channels, and decoding them.
 
-A picture is turned as its EXIF note says, laid on white where it is transparent, cut to the square in its middle and
-reduced with Pillow's bicubic filter. That filter widens with the reduction and so averages over what a pixel covers:
-a wave of 1.25 periods per new pixel keeps half a percent of its height, and a wave of a quarter period 94 %. The
+A picture is turned as its EXIF note says, laid on white where it is transparent, cut to the wanted proportions around
+its middle and reduced with Pillow's bicubic filter. That filter widens with the reduction and so averages over what a
+pixel covers: a wave of 1.25 periods per new pixel keeps half a percent of its height, a quarter period 94 %. The
 paper's training pictures were reduced with it too. Lanczos is a little sharper but overshoots an edge by 7 % instead
 of 4 %; plain area averages let a fifth of the first wave through. Values stay gamma-encoded.
 """
@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from mnif_nerf.data.grid_facts import scaled_shape
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, READ_ERRORS, composite_white, unreadable
-from mnif_nerf.data.stores.grid_layout import find_files
+from mnif_nerf.data.readers.splits import find_files
 from mnif_nerf.errors import MNIFError
 
 DEFAULT_RESOLUTION = 64
 """Pixels along an edge where neither the user nor the files say otherwise."""
 
 _GREY_MODES = ("1", "L", "LA", "La", "F")  # and all whose name starts with "I": 16 or 32 bits of grey
+_ORIENTATION = 0x0112  # EXIF
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
@@ -40,37 +42,39 @@ def find_pictures(folder: Path | str) -> list[Path]:
 
 
 def inspect_pictures(
-    paths: Sequence[Path], resolution: int | None = None, channels: int | None = None, at_least: int = 2
-) -> tuple[int, int]:
-    """Settle on a size and number of channels for pictures, from their headers alone.
+    paths: Sequence[Path],
+    size: int | tuple[int, ...] | None = None,
+    channels: int | None = None,
+    at_least: int = 2,
+) -> tuple[tuple[int, ...], int]:
+    """Settle on a shape and number of channels for pictures, from their headers alone.
+
+    Pictures of one size keep their proportions. Pictures of several sizes are cut to squares.
 
     Args:
         paths: the files.
-        resolution: pixels along an edge; None takes the files' own size where all are squares of one size up to
-            64, and 64 otherwise.
+        size: pixels along the longer edge, or the exact (rows, columns); None takes the files' own size where all
+            have one with edges of up to 64, and a longer edge of 64 otherwise.
         channels: 1 or 3; None takes 1 where all files are grey and 3 where all are in colour. A file in colour
             counts as such whatever its pixels say.
         at_least: how many pictures there have to be (two to learn from, one to test on).
 
     Returns:
-        resolution and channels.
+        shape (rows, columns) and channels.
 
     Raises:
-        MNIFError: a file that cannot be read or is smaller than the resolution, grey and coloured files where
-            `channels` is None, too few files, or a resolution or number of channels that cannot be.
+        MNIFError: a file that cannot be read or is smaller than the shape, grey and coloured files where
+            `channels` is None, too few files, or a size or number of channels that cannot be.
     """
     if channels not in (None, 1, 3):
-        raise MNIFError(f"channels {channels}: pictures have 1 (grey) or 3 (colour).")
-    if resolution is not None and resolution < 1:
-        raise MNIFError(f"resolution {resolution}: must be at least 1 pixel.")
+        raise MNIFError(f"`channels` is {channels}; pictures have 1 (grey) or 3 (colour).")
+    if size is not None and min((size,) if isinstance(size, int) else size) < 1:
+        raise MNIFError(f"`resolution` is {size}; ask for at least 1 pixel.")
     sizes, grey = _headers(paths, at_least)
-    if resolution is None:
-        first = sizes[0]
-        same = all(size == first for size in sizes) and first[0] == first[1]
-        resolution = first[0] if same and first[0] <= DEFAULT_RESOLUTION else DEFAULT_RESOLUTION
-    smallest = min(range(len(sizes)), key=lambda index: min(sizes[index]))
-    if min(sizes[smallest]) < resolution:
-        raise _too_small(paths[smallest], sizes[smallest], resolution)
+    shape = size if isinstance(size, tuple) else _shape_of(sizes, size)
+    for path, (width, height) in zip(paths, sizes):
+        if height < shape[0] or width < shape[1]:
+            raise _too_small(path, (width, height), shape)
     if channels is None:
         if True in grey and False in grey:
             raise MNIFError(
@@ -78,37 +82,51 @@ def inspect_pictures(
                 "with channels 1 or 3, or convert the files."
             )
         channels = 1 if grey[0] else 3
-    return resolution, channels
+    return shape, channels
 
 
-def read_picture(path: Path | str, resolution: int, channels: int) -> np.ndarray:
-    """Decode a picture to uint8 [r, r, C], see the module's text; 16-bit pictures are rounded to 8 bits.
+def _shape_of(sizes: list[tuple[int, int]], longest: int | None) -> tuple[int, int]:
+    """(rows, columns) for pictures of these (width, height)."""
+    if any(size != sizes[0] for size in sizes):
+        return (longest or DEFAULT_RESOLUTION,) * 2
+    width, height = sizes[0]
+    rows, columns = scaled_shape((height, width), longest or min(DEFAULT_RESOLUTION, max(width, height)))
+    return rows, columns
+
+
+def read_picture(path: Path | str, size: int | tuple[int, ...], channels: int) -> np.ndarray:
+    """Decode a picture to uint8 [H, W, C], see the module's text; 16-bit pictures are rounded to 8 bits.
 
     Args:
         path: a PNG or JPEG file.
-        resolution: r, pixels along an edge. Equal to the file's shorter edge, no pixel is changed but by the cut.
+        size: (H, W), or one number for a square. Where it reaches the file's edge in one direction, no pixel is
+            changed but by the cut.
         channels: C, 1 (colour becomes its luma, ITU-R 601) or 3 (grey is repeated).
 
     Raises:
-        MNIFError: unreadable, truncated, or smaller than the resolution.
+        MNIFError: unreadable, truncated, or smaller than `size`.
     """
     path = Path(path)
+    rows, columns = (size, size) if isinstance(size, int) else size
     try:
         with Image.open(path) as opened:
             # A JPEG can be decoded at a half, quarter or eighth of its size, three times as fast for 1024 -> 64; at
             # four times the size wanted, that changes the result by half a grey level (RMS).
-            opened.draft(None, (4 * resolution, 4 * resolution))
+            longest = 4 * max(rows, columns)
+            opened.draft(None, (longest, longest))
             picture = _eight_bits(ImageOps.exif_transpose(opened))
     except READ_ERRORS as error:
         raise unreadable(path, error) from None
-    edge = min(picture.size)
-    if edge < resolution:
-        raise _too_small(path, picture.size, resolution)
-    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    picture = picture.crop((left, top, left + edge, top + edge)).convert("L" if channels == 1 else "RGB")
-    if edge != resolution:
-        picture = picture.resize((resolution, resolution), Image.Resampling.BICUBIC)
-    return np.asarray(picture).reshape(resolution, resolution, channels)
+    if picture.height < rows or picture.width < columns:
+        raise _too_small(path, picture.size, (rows, columns))
+    # The largest part around the middle that has the wanted proportions.
+    ratio = min(picture.height / rows, picture.width / columns)
+    wide, high = min(picture.width, round(ratio * columns)), min(picture.height, round(ratio * rows))
+    left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+    picture = picture.crop((left, top, left + wide, top + high)).convert("L" if channels == 1 else "RGB")
+    if (wide, high) != (columns, rows):
+        picture = picture.resize((columns, rows), Image.Resampling.BICUBIC)
+    return np.asarray(picture).reshape(rows, columns, channels)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -135,7 +153,7 @@ def _headers(paths: Sequence[Path], at_least: int) -> tuple[list[tuple[int, int]
     for path in paths:
         try:
             with Image.open(path) as picture:
-                sizes.append(picture.size)
+                sizes.append(_upright_size(picture))
                 grey.append(_is_grey(picture))
         except READ_ERRORS as error:
             faults.append(unreadable(path, error))
@@ -149,6 +167,13 @@ def _headers(paths: Sequence[Path], at_least: int) -> tuple[list[tuple[int, int]
     return sizes, grey
 
 
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) once a JPEG is turned as its EXIF note says; the notes of PNGs are at their end, and rare."""
+    width, height = picture.size
+    turned = picture.format == "JPEG" and picture.getexif().get(_ORIENTATION, 1) >= 5
+    return (height, width) if turned else (width, height)
+
+
 def _is_grey(picture: Image.Image) -> bool:
     if picture.mode in ("P", "PA") and picture.palette is not None and picture.palette.mode == "RGB":
         entries = np.frombuffer(bytes(picture.palette.palette), np.uint8)
@@ -159,8 +184,9 @@ def _is_grey(picture: Image.Image) -> bool:
     return picture.mode in _GREY_MODES or picture.mode.startswith("I") or deep_grey
 
 
-def _too_small(path: Path, size: tuple[int, int], resolution: int) -> MNIFError:
+def _too_small(path: Path, size: tuple[int, int], shape: tuple[int, ...]) -> MNIFError:
+    fitting = max(1, int(max(shape) * min(size[0] / shape[1], size[1] / shape[0])))
     return MNIFError(
-        f"{path}: {size[0]}x{size[1]} pixels, smaller than {resolution}x{resolution}; "
-        f"ask for a resolution of at most {min(size)}, or remove it."
+        f"{path}: {size[0]}x{size[1]} pixels, smaller than {shape[1]}x{shape[0]}; "
+        f"ask for a resolution of at most {fitting}, or remove it."
     )

@@ -5,6 +5,7 @@ Grids keep the axes of their files, index order [x, y, z].
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.generate.writer import read_occupancy
+from mnif_nerf.data.readers.grid_reader import blocks
 from mnif_nerf.data.stores.packing import unpack_bits
 from mnif_nerf.errors import MNIFError, first_line
 
@@ -22,14 +24,14 @@ _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, 
 
 
 def read_voxels(path: Path | str) -> np.ndarray:
-    """Read a grid: bool [G, G, G], index order [x, y, z].
+    """Read a grid: bool [X, Y, Z], index order [x, y, z].
 
-    `.binvox`: as written by binvox and by `mnif-export-mesh`. `.npy`: [G, G, G] (axes of length 1 at either end
-    are dropped); bool, or numbers of which those above 0.5 are inside. `.npz`: what `mnif-data` and
-    `mnif-export-mesh` write, or a single such array under any name.
+    `.binvox`: as written by binvox and by `mnif-export-mesh`. `.npy`: [X, Y, Z] (of more axes, those of
+    length 1 at either end are dropped); bool, or numbers of which those above 0.5 are inside. `.npz`: what `mnif-data`
+    and `mnif-export-mesh` write, or a single such array under any name.
 
     Raises:
-        MNIFError: missing, truncated, of another kind, or not a cube.
+        MNIFError: missing, truncated, of another kind, or not of three axes.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,11 +39,11 @@ def read_voxels(path: Path | str) -> np.ndarray:
     suffix = path.suffix.lower()
     try:
         if suffix == ".binvox":
-            return _cube(_read_binvox(path), path)
+            return _box(_read_binvox(path), path)
         if suffix == ".npy":
-            return _cube(_inside(np.load(path, allow_pickle=False), path), path)
+            return _box(_inside(np.load(path, allow_pickle=False), path), path)
         if suffix == ".npz":
-            return _cube(_read_npz(path), path)
+            return _box(_read_npz(path), path)
     except MNIFError:
         raise
     except _READ_ERRORS as error:
@@ -61,23 +63,28 @@ def require_shape(cells: np.ndarray, name: object) -> None:
         raise MNIFError(f"{name}: every cell is full, so there is no shape in it; remove it or voxelise it again.")
 
 
-def resample(cells: np.ndarray, resolution: int, name: object) -> np.ndarray:
-    """Bring a grid [G, G, G] to a coarser one by blocks: a block is inside where at least half of its cells are.
+def require_cube(cells: np.ndarray, name: object) -> None:
+    """Refuse a grid whose edges differ.
 
     Raises:
-        MNIFError: `resolution` does not divide G.
+        MNIFError: with its shape.
     """
-    size = len(cells)
-    if size == resolution:
+    if len(set(cells.shape)) != 1:
+        raise MNIFError(f"{name}: a grid of shape {list(cells.shape)} is not a cube; expected [G, G, G], so pad it.")
+
+
+def resample(cells: np.ndarray, shape: tuple[int, ...], name: object) -> np.ndarray:
+    """Bring a grid [X, Y, Z] to a coarser one by blocks: a block is inside where at least half of its cells are.
+
+    Raises:
+        MNIFError: `shape` does not divide the grid's.
+    """
+    if cells.shape == tuple(shape):
         return cells
-    if resolution < 1 or size % resolution:
-        raise MNIFError(
-            f"{name}: a grid of {size}^3 cells cannot be brought to {resolution}^3; ask for {size}, or for a"
-            " resolution that divides it."
-        )
-    block = size // resolution
-    counts = cells.reshape(resolution, block, resolution, block, resolution, block).sum(axis=(1, 3, 5))
-    return 2 * counts >= block**3
+    block = blocks(cells.shape, shape, name)
+    split = [n for pair in zip(shape, block) for n in pair]
+    counts = cells.reshape(split).sum(axis=tuple(range(1, len(split), 2)))
+    return 2 * counts >= math.prod(block)
 
 
 def _read_binvox(path: Path) -> np.ndarray:
@@ -126,11 +133,11 @@ def _inside(array: np.ndarray, path: Path) -> np.ndarray:
     return array > 0.5
 
 
-def _cube(cells: np.ndarray, path: Path) -> np.ndarray:
+def _box(cells: np.ndarray, path: Path) -> np.ndarray:
     while cells.ndim > 3 and cells.shape[-1] == 1:
         cells = cells[..., 0]
     while cells.ndim > 3 and cells.shape[0] == 1:
         cells = cells[0]
-    if cells.ndim != 3 or len(set(cells.shape)) != 1:
-        raise MNIFError(f"{path}: a grid of shape {list(cells.shape)} is not a cube; expected [G, G, G], so pad it.")
+    if cells.ndim != 3 or cells.size == 0:
+        raise MNIFError(f"{path}: an array of shape {list(cells.shape)} is no grid of voxels; expected [X, Y, Z].")
     return np.ascontiguousarray(cells)

@@ -1,16 +1,20 @@
-"""Point batches grouped by instance, drawn from a packed store of voxel grids or pictures.
+"""Point batches grouped by instance, drawn from a packed store of grids.
 
-Points are centres of cells. Of a picture they are spread evenly over it. Of a shape, a share lies in the cells near
-the surface, the others are spread over the whole grid: what a network gets wrong is the surface, and of a 64^3 car
-only one cell in twenty-five lies near it. The loss of such a batch is not the mean over the grid; it weighs the surface
-higher. With `reweight`, weights undo that: surface points and others then count as much as there are such cells.
+Points are centres of cells. Where a store knows the cells near surfaces, a share of the points lies in those: a
+network gets the surface wrong, and only one cell in twenty-five of a 64^3 car lies near it. The loss of such a batch is
+not the mean over the grid; it weighs the surface higher. With `reweight`, weights undo that: surface points and others
+then count as much as there are such cells. All other points are drawn over the whole grid.
 
-Spread evenly means: the row of candidates is cut into as many equal stretches as points are wanted, and one place is
-drawn from each. Every cell comes as often as any other, with less luck than in independent draws. The points of an
-instance are therefore sorted, near ones first: a part of them is no fair sample.
+Sampling is stratified: the row of candidates is cut into as many equal strata as points are wanted, and one cell is
+drawn from each. The points of an instance are therefore sorted, near ones first, and a prefix is biased towards near
+points.
 """
 
 from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,20 +27,33 @@ from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
 
 
+@dataclass(frozen=True)
+class PointChoice:
+    """How the points of an instance are chosen.
+
+    Attributes:
+        surface_share: share of the points that are drawn from the cells near the surface, where there are such.
+        reweight: give the points weights that make the weighted mean an unbiased estimate of the mean over all cells.
+        jitter: draw points anywhere within their cells, with values interpolated between the cells around (`draw`
+            alone, not `fixed`; not for cells that are just inside or not). A field that is only ever trained at the
+            centres swings freely in between, which shows at higher resolutions.
+    """
+
+    surface_share: float = 0.5
+    reweight: bool = False
+    jitter: bool = False
+
+
 class PointSampler:
     """Draws `PointBatch`es from a store.
 
     Args:
-        store: one split of voxels or pictures.
+        store: one split of grids.
         instances_per_step: B.
         points_per_instance: N; 0, or as many as there are cells, takes every cell in order.
         device: where batches end up. The store itself stays in (memory-mapped) host memory.
         seed: draws with the same seed and step are equal.
-        surface_share: share of the points that are drawn from the cells near the surface; voxels only.
-        reweight: give the points weights that make the weighted mean an unbiased estimate of the mean over all cells.
-        jitter: draw the points of pictures anywhere within their pixels, with colours interpolated between the four
-            pixels around (`draw` alone, not `fixed`). A field that is only ever asked at the centres swings freely
-            in between, which shows at higher resolutions.
+        choice: of the points.
 
     Raises:
         MNIFError: a batch larger than the data, or a setting that makes no sense.
@@ -49,10 +66,9 @@ class PointSampler:
         points_per_instance: int,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        surface_share: float = 0.5,
-        reweight: bool = False,
-        jitter: bool = False,
+        choice: PointChoice = PointChoice(),
     ) -> None:
+        surface_share = choice.surface_share
         if instances_per_step < 1 or points_per_instance < 0:
             raise MNIFError("instances per step must be at least 1, points per instance at least 0 (0 takes all).")
         if instances_per_step > store.num_instances:
@@ -63,16 +79,16 @@ class PointSampler:
             )
         if not 0 <= surface_share <= 1:
             raise MNIFError(f"surface share {surface_share}: must be between 0 and 1.")
-        if reweight and surface_share == 1:
+        if choice.reweight and surface_share == 1:
             raise MNIFError("a surface share of 1 leaves no other points to weigh; lower it or do not reweight.")
         self.store = store
         self.instances_per_step = instances_per_step
         self.points_per_instance = points_per_instance
         self.device = torch.device(device)
         self.seed = seed
-        self.surface_share = surface_share if store.surface_cells is not None else 0.0
-        self.reweight = reweight and self.surface_share > 0
-        self.jitter = jitter and store.modality == "image"
+        self.surface_share = surface_share if store.has_surface else 0.0
+        self.reweight = choice.reweight and self.surface_share > 0
+        self.jitter = choice.jitter and store.values_kind != "bits"
         self._shuffle = InstanceShuffle(store.num_instances, seed)
         self._centres: Tensor | None = None
 
@@ -115,7 +131,7 @@ class PointSampler:
     def _all(self, instances: Tensor) -> PointBatch:
         """Every cell, in order; the points are one expanded view."""
         if self._centres is None:
-            self._centres = cell_centres(self.store.resolution, self.store.dims, self.device)
+            self._centres = cell_centres(self.store.shape, self.device)
         targets = torch.from_numpy(self.store.all_targets(instances.numpy())).contiguous()
         centres = self._centres.expand(len(instances), -1, -1)
         return PointBatch(instances.to(self.device), centres, targets.to(self.device))
@@ -123,13 +139,13 @@ class PointSampler:
     def _near(self, instances: np.ndarray, points: int, generator: np.random.Generator) -> np.ndarray:
         """Cells int64 [B, points], those near the surface first."""
         near = self._num_near(points)
-        uniform = _spread(generator, len(instances), points - near, self.store.num_cells)
+        uniform = _stratified(generator, len(instances), points - near, self.store.num_cells)
         if not near:
             return uniform
         assert self.store.surface_cells is not None
         assert self.store.surface_offsets is not None
         first, end = self.store.surface_offsets[instances], self.store.surface_offsets[instances + 1]
-        places = first[:, None] + _spread(generator, len(instances), near, (end - first)[:, None])
+        places = first[:, None] + _stratified(generator, len(instances), near, (end - first)[:, None])
         return np.concatenate([self.store.surface_cells[places], uniform], axis=1, dtype=np.int64)
 
     def _num_near(self, points: int) -> int:
@@ -137,24 +153,26 @@ class PointSampler:
 
     def _batch(self, instances: Tensor, cells: np.ndarray) -> PointBatch:
         targets = torch.from_numpy(self.store.targets(instances.numpy(), cells))
-        points = cell_coordinates(torch.from_numpy(cells), self.store.resolution, self.store.dims)
+        points = cell_coordinates(torch.from_numpy(cells), self.store.shape)
         weights = torch.from_numpy(self._weights(instances.numpy(), cells)) if self.reweight else None
         return PointBatch(instances, points, targets, weights).to(self.device)
 
     def _jittered(self, instances: Tensor, cells: np.ndarray, generator: np.random.Generator) -> PointBatch:
-        """Points of pictures anywhere within the given pixels, and what lies there by bilinear interpolation."""
-        size, rows = self.store.resolution, instances.numpy()
-        pixel = np.stack([cells // size, cells % size])  # [2, B, N]
-        place = pixel + generator.uniform(-0.5, 0.5, pixel.shape)
+        """Points anywhere within the given cells, and the values there by multilinear interpolation."""
+        shape, rows = self.store.shape, instances.numpy()
+        size = np.array(shape).reshape(-1, 1, 1)
+        place = np.stack(np.unravel_index(cells, shape)) + generator.uniform(-0.5, 0.5, (len(shape), *cells.shape))
         low = np.floor(place)
         share, corner = (place - low).astype(np.float32), low.astype(np.int64)
         targets = np.zeros((len(rows), self.store.channels, cells.shape[1]), dtype=np.float32)
-        for down in (0, 1):
-            for right in (0, 1):
-                row, column = np.clip(corner[0] + down, 0, size - 1), np.clip(corner[1] + right, 0, size - 1)
-                weight = (share[0] if down else 1 - share[0]) * (share[1] if right else 1 - share[1])
-                targets += weight[:, None] * self.store.targets(rows, row * size + column)
-        points = ((place + 0.5) * (2.0 / size) - 1.0).transpose(1, 0, 2).astype(np.float32)
+        for ahead in itertools.product((0, 1), repeat=len(shape)):
+            beside = np.clip(corner + np.array(ahead).reshape(-1, 1, 1), 0, size - 1)
+            weight = math.prod(share[axis] if up else 1 - share[axis] for axis, up in enumerate(ahead))
+            targets += weight[:, None] * self.store.targets(
+                rows, np.asarray(np.ravel_multi_index(tuple(beside), shape))
+            )
+        longest = max(shape)
+        points = ((place + 0.5) * (2.0 / longest) - size / longest).transpose(1, 0, 2).astype(np.float32)
         return PointBatch(instances, torch.from_numpy(points), torch.from_numpy(targets)).to(self.device)
 
     def _weights(self, instances: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -174,7 +192,7 @@ class PointSampler:
         return weights
 
 
-def _spread(generator: np.random.Generator, rows: int, points: int, candidates: int | np.ndarray) -> np.ndarray:
+def _stratified(generator: np.random.Generator, rows: int, points: int, candidates: int | np.ndarray) -> np.ndarray:
     """One place from each of `points` equal stretches of 0 ... candidates - 1: int64 [rows, points], sorted."""
     places = (np.arange(points) + generator.random((rows, points))) * (candidates / max(points, 1))
     return np.minimum(places.astype(np.int64), candidates - 1)

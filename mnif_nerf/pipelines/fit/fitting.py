@@ -29,7 +29,7 @@ from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, cho
 from mnif_nerf.pipelines.fit.preparation import FitTask, check_modality, photo_intrinsics, prepare
 
 if TYPE_CHECKING:
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.decoder import Decoder
 
 __all__ = ["Fit", "FitSettings", "fit_observation", "open_observation"]

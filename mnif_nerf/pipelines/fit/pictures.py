@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mnif_nerf.data.observations.observations import Cells, Photo, Picture, PosedViews, Scan
+from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.pipelines.fit.scores import photo_render, see, unseen_truth
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.voxel_faces import render_cells
@@ -15,7 +16,7 @@ from mnif_nerf.rendering.voxel_faces import render_cells
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.fit.fitting import Fit
 
 _ANGLES = ((20.0, 45.0), (20.0, 225.0))  # elevation and azimuth: from the front-left and the rear-right
@@ -65,7 +66,7 @@ def _photo_rows(
     fit: Fit, seen: Photo, truth: PosedViews | None, field_of_view: float | None
 ) -> tuple[list[list[Any]], list[list[str]]]:
     made = [photo_render(item, fit, 0, field_of_view) for item in (fit.before, fit.best)]
-    around = [fit.best.render(elevation, azimuth, _PIXELS) for elevation, azimuth in _ANGLES]
+    around = [require_solid(fit.best).render(elevation, azimuth, _PIXELS) for elevation, azimuth in _ANGLES]
     row = [_large(seen.image), *(_large(each) for each in made), *around]
     rows, captions = [row], [["observed", "start (mean)", "fit, pose found", "fit, front-left", "fit, rear-right"]]
     if truth is not None:
@@ -82,7 +83,7 @@ def _picture_rows(fit: Fit, seen: Picture, truth: Picture | None) -> tuple[list[
     captions = ["observed", "start (mean)", "fit"]
     if seen.known is not None:
         shown[~seen.known] = (150, 170, 210)  # a colour that says: nothing is known here
-    row = [shown, fit.before.render(resolution=size), fit.best.render(resolution=size)]
+    row = [shown, fit.before.picture(size), fit.best.picture(size)]
     if truth is not None and seen.known is not None and not seen.known.all():
         row.append(truth.pixels)
         captions.append("truth")
@@ -100,7 +101,7 @@ def _shape_rows(fit: Fit, seen: Cells | Scan, truth: Cells | None) -> tuple[list
     rows, captions = [], []
     for elevation, azimuth in _ANGLES:
         row = [_draw(cells, elevation, azimuth, fit.best)]
-        row += [item.render(elevation, azimuth, _PIXELS) for item in (fit.before, fit.best)]
+        row += [require_solid(item).render(elevation, azimuth, _PIXELS) for item in (fit.before, fit.best)]
         names = ["observed", "start (mean)", "fit"]
         if truth is not None and partial:
             row.append(_draw(truth.values, elevation, azimuth, fit.best))

@@ -12,11 +12,12 @@ from mnif_nerf.data.observations.observations import Cells, Photo, Picture, Pose
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.metrics.images import psnr
+from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.objects.stored_views import render_view
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics
 
 if TYPE_CHECKING:
-    from mnif_nerf.objects.radiance import NeuralObject
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.fit.fitting import Fit
 
 _MOST_CELLS = 128  # grids are scored at this resolution or below
@@ -109,7 +110,7 @@ def cells_scores(item: NeuralObject, seen: Cells, truth: Cells | None) -> dict[s
     Raises:
         MNIFError: a truth of another size.
     """
-    made, known = torch.from_numpy(item.occupancy(min(len(seen.values), _MOST_CELLS))), seen.known
+    made, known = torch.from_numpy(require_solid(item).occupancy(min(len(seen.values), _MOST_CELLS))), seen.known
     values = torch.from_numpy(_reduced(seen.values, len(made)))
     mask = torch.ones_like(values) if known is None else torch.from_numpy(_reduced(known, len(made)))
     found = {"iou_seen": float(iou(made[mask], values[mask]))}
@@ -143,7 +144,7 @@ def require_same_size(truth: Cells, wanted: int) -> None:
 
 def grid_iou(item: NeuralObject, values: np.ndarray, known: np.ndarray | None = None) -> float:
     """IoU with voxels bool [G, G, G], over the cells `known` (bool [G, G, G]; all when None)."""
-    made = torch.from_numpy(item.occupancy(min(len(values), _MOST_CELLS)))
+    made = torch.from_numpy(require_solid(item).occupancy(min(len(values), _MOST_CELLS)))
     every = torch.from_numpy(_reduced(values, len(made)))
     counted = torch.ones_like(every) if known is None else torch.from_numpy(_reduced(known, len(made)))
     return float(iou(made[counted], every[counted]))
@@ -152,7 +153,7 @@ def grid_iou(item: NeuralObject, values: np.ndarray, known: np.ndarray | None = 
 def picture_scores(item: NeuralObject, seen: Picture, truth: Picture | None) -> dict[str, float]:
     """PSNR over the pixels that were seen and, given a truth, over the others."""
     size = len(seen.pixels)
-    made = np.asarray(item.render(resolution=size), dtype=np.float32) / 255
+    made = np.asarray(item.picture(size), dtype=np.float32) / 255
     made = made[..., : seen.pixels.shape[2]]
     known = np.ones((size, size), dtype=bool) if seen.known is None else seen.known
     found = {"psnr_seen": _masked_psnr(made, seen.pixels, known)}
@@ -167,7 +168,7 @@ def surface_distance(item: NeuralObject, points: np.ndarray) -> float | None:
     from scipy.spatial import cKDTree
 
     try:
-        mesh = item.mesh(_MESH_CELLS, colors=False)
+        mesh = require_solid(item).mesh(_MESH_CELLS, colors=False)
     except MNIFError:
         return None
     on_surface, _ = trimesh.sample.sample_surface(mesh, 20_000, seed=0)

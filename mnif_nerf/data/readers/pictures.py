@@ -1,0 +1,44 @@
+"""Pictures as training data; `mnif_nerf.data.readers.picture_files` says how a file becomes numbers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnif_nerf.data.grid_facts import GridFacts
+from mnif_nerf.data.readers.grid_reader import GridReader, Read, Size, plain_reading, register
+from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
+from mnif_nerf.data.readers.picture_files import find_pictures, inspect_pictures, read_picture
+from mnif_nerf.data.readers.splits import GridSource
+from mnif_nerf.errors import MNIFError
+
+
+class PictureReader(GridReader):
+    """Pictures: uint8 [H, W, C], C = 1 or 3."""
+
+    name, values, nouns = "image", "bytes", "pictures"
+    expected = "PNG or JPEG files, in train/, val/ and test/ or all together"
+    suffixes = IMAGE_SUFFIXES
+
+    def files(self, folder: Path) -> list[Path]:
+        """PNG and JPEG files."""
+        return find_pictures(folder)
+
+    def settle(self, sources: Sequence[GridSource], size: Size, channels: int | None) -> GridFacts:
+        """See `inspect_pictures`."""
+        return GridFacts(*inspect_pictures([source.path for source in sources], size, channels))
+
+    def reading(self, facts: GridFacts, exact: bool) -> contextlib.AbstractContextManager[Read]:
+        """See `read_picture`: larger pictures are cut and reduced."""
+        return plain_reading(lambda source: read_picture(source.path, facts.shape, facts.channels))
+
+    def check(self, value: np.ndarray, name: str) -> None:
+        """Uint8 [H, W, C]."""
+        if value.ndim != 3 or value.dtype != np.uint8:
+            raise MNIFError(f"{name}: {value.dtype} {list(value.shape)}; expected uint8 [H, W, channels].")
+
+
+READER = register(PictureReader())

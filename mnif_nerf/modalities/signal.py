@@ -1,0 +1,59 @@
+"""The modality "signal": real values on grids of 1 to 4 axes, such as sounds, series, maps and volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mnif_nerf.data.grid_facts import GridFacts
+from mnif_nerf.modalities.grids import GridModality
+from mnif_nerf.modalities.traits import Card
+from mnif_nerf.objects.signal import NeuralSignal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.objects.base import NeuralObject
+
+
+class Signal(GridModality):
+    """See the module."""
+
+    name, noun, nouns, method = "signal", "signal", "signals", "mnif-signal"
+    dims, channels, heads = None, None, ("signed",)
+    object_class = NeuralSignal
+    no_repainting = "a signal is neither shape nor colour"
+    card = Card((), "signals", 'save_as("signal.npy")')
+
+    def seen_values(self, raw: Tensor, head: str, thickness: float) -> Tensor:
+        """The values themselves: -1 and 1 are the lowest and the highest of the data."""
+        return raw
+
+    def picture_of_data(self, values: np.ndarray, pixels: int) -> Any:
+        """As the object's own picture."""
+        from mnif_nerf.export.signals import signal_picture
+
+        return signal_picture(values, values.ndim, pixels)
+
+    def sample_pixels(self, grid: dict[str, Any] | None) -> int:
+        """Enough for a line."""
+        return 256
+
+    def next_commands(self, config: Path | str) -> tuple[str, ...]:
+        """Samples; they have no surface."""
+        return (f"mnif-sample --load-config {config} --num-samples 16 --seed 0",)
+
+    def reconstruction_scores(self, item: NeuralObject, truth: np.ndarray, lpips: Lpips | None) -> dict[str, float]:
+        """PSNR, of the range of the data, and the root of the mean squared error in the data's own units."""
+        assert isinstance(item, NeuralSignal)
+        return signal_scores(item.values(), truth, item.grid_facts)
+
+
+def signal_scores(made: np.ndarray, truth: np.ndarray, grid: GridFacts) -> dict[str, float]:
+    """How near `made` comes to `truth`, both `[*shape]` or `[*shape, C]` in the data's own units."""
+    error = float(np.square(made.astype(np.float64) - truth).mean())
+    span = (grid.high - grid.low) ** 2
+    return {"psnr": float(-10.0 * np.log10(max(error / span, 1e-20))), "rmse": error**0.5}

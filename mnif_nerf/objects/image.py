@@ -1,0 +1,43 @@
+"""Objects of image models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mnif_nerf.objects.base import NeuralObject, check_pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_DEFAULT_PIXELS = 64
+
+
+class NeuralImage(NeuralObject):
+    """A picture: the object of a model of images. Its field can be sampled at any resolution."""
+
+    modality: ClassVar[str] = "image"
+
+    def image(self, resolution: int | None = None) -> Image.Image:
+        """The picture, grey or in colour, sampled at the centres of `resolution` x `resolution` pixels.
+
+        Args:
+            resolution: the training pictures' own when None; more shows what the field says in between.
+
+        Raises:
+            MNIFError: a resolution below 1 or too large for the memory.
+        """
+        from PIL import Image
+
+        from mnif_nerf.rendering.plane import render_image
+
+        resolution = (self.resolution or _DEFAULT_PIXELS) if resolution is None else resolution
+        check_pixels(resolution)
+        values = render_image(self.field, resolution).cpu().numpy()
+        pixels = np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def picture(self, resolution: int = 256) -> Image.Image:
+        """`image(resolution)` in colour mode."""
+        return self.image(resolution).convert("RGB")

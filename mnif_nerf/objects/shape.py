@@ -1,0 +1,131 @@
+"""Objects of voxel models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.density import field_device
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.solid import GAIN, SolidField, surface_level
+from mnif_nerf.objects.base import ObjectFacts, check_pixels, check_size
+from mnif_nerf.objects.solid import SolidObject, solid_mesh
+from mnif_nerf.rendering.cameras import Intrinsics
+from mnif_nerf.rendering.surface import SurfaceGrid, render_surface_view
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mnif_nerf.export.mesh_files import ExportMesh
+
+_SUPERSAMPLING = 2  # rays along each edge of a pixel, for smooth outlines
+
+
+class NeuralShape(SolidObject):
+    """A solid: the object of a model of voxels.
+
+    The arguments are those of `NeuralObject`. Where it has `cells`, nothing is inside beyond them.
+    """
+
+    modality: ClassVar[str] = "voxel"
+
+    def __init__(
+        self,
+        latent: Tensor | None,
+        field: CompactField,
+        name: str = "object",
+        facts: ObjectFacts | None = None,
+        coefficients: Tensor | None = None,
+    ) -> None:
+        super().__init__(latent, field, name, facts, coefficients)
+        self.solid = SolidField(self.field, self.half_extent)
+        self._surface: SurfaceGrid | None = None
+
+    @property
+    def grid(self) -> SurfaceGrid:
+        """Where the surface can be, for quick renders; built once, on first use."""
+        if self._surface is None:
+            self._surface = SurfaceGrid.from_shape(self.solid, bounds=self.cells)
+        return self._surface
+
+    @torch.no_grad()
+    def value(self, points: Tensor) -> Tensor:
+        """The field's values `[N]` in [-1, 1], positive inside, at points `[N, 3]` (world units)."""
+        return self.solid.value(points)
+
+    def render(
+        self,
+        elevation: float = 20.0,
+        azimuth: float = 45.0,
+        resolution: int = 256,
+        radius: float | None = None,
+    ) -> Image.Image:
+        """The shaded surface on white, seen from outside; the arguments are those of `SolidObject.render`."""
+        check_pixels(resolution, _SUPERSAMPLING**2)
+        return super().render(elevation, azimuth, resolution, radius)
+
+    def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
+        """The shaded surface on white from any camera; the arguments are those of `SolidObject.view`."""
+        from mnif_nerf.export.pictures import to_image
+
+        check_size(intrinsics, _SUPERSAMPLING**2)
+        pose = pose.to(field_device(self.field))
+        finer = intrinsics.scaled(_SUPERSAMPLING)
+        rgb = render_surface_view(self.solid, pose, finer, self.grid, self.half_extent)["rgb"]
+        return to_image(F.avg_pool2d(rgb.permute(2, 0, 1), _SUPERSAMPLING).permute(1, 2, 0))
+
+    def mesh(
+        self,
+        resolution: int = 128,
+        level: float | None = None,
+        keep: Literal["largest", "all"] = "largest",
+        smooth: int = 0,
+        max_faces: int | None = None,
+        colors: bool = False,
+    ) -> ExportMesh:
+        """The surface as a closed `trimesh.Trimesh` in glTF's axes; the arguments are those of `SolidObject.mesh`.
+
+        But `level` is an occupancy between 0 and 1 (0.5 when None), and there are no colours unless asked for (a
+        neutral grey).
+
+        Raises:
+            MNIFError: a resolution that does not fit in memory, or nothing inside.
+        """
+        from mnif_nerf.export.mesh import NoSurfaceError
+
+        try:
+            wanted = self._density_level(level)
+            return solid_mesh(self, self.solid, resolution, wanted, (keep, smooth, max_faces, colors))
+        except NoSurfaceError as error:
+            value = max(-1.0, float(np.log(max(error.highest, 1e-9) / surface_level(self.half_extent))) / GAIN)
+            raise MNIFError(
+                f"{self.name}: nothing is inside at the level {0.5 if level is None else level:.3g} (its highest "
+                f"occupancy is {0.5 + 0.5 * value:.3g}); lower it with --level, or train for longer."
+            ) from None
+
+    def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
+        """Which cells are inside: bool `[G, G, G]`, index [x, y, z], z up, +x forward.
+
+        A cell is inside where `value` at its centre is positive (with `level`, an occupancy between 0 and 1: where
+        the field's occupancy is above it). Every cell is evaluated, whatever the resolution.
+
+        Raises:
+            MNIFError: a resolution that does not fit in memory, or a level out of range.
+        """
+        from mnif_nerf.export.voxels import field_to_occupancy
+
+        wanted = self._density_level(level)
+        return field_to_occupancy(self.solid, resolution, wanted, self.cells, self.half_extent, skip_empty=False)
+
+    def _density_level(self, level: float | None) -> float | None:
+        """The density of `SolidField` that stands for an occupancy."""
+        if level is None:
+            return None
+        if not 0.0 < level < 1.0:
+            raise MNIFError(f"level {level} is not an occupancy; use a number between 0 and 1 (the default is 0.5).")
+        return surface_level(self.half_extent) * float(np.exp(GAIN * (2.0 * level - 1.0)))
