@@ -57,7 +57,7 @@ test: $(STAMP)
 # The core as `pip install mnif_nerf` gives it, without nerfstudio and without extras.
 test-minimal: $(STAMP)
 	$(BIN)/python .ci/minimal.py $(MINIMAL)
-	$(MINIMAL)/bin/python -m pytest -p no:cacheprovider $(CORE_TESTS)
+	MNIF_MINIMAL=1 $(MINIMAL)/bin/python -m pytest -p no:cacheprovider $(CORE_TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
