@@ -231,7 +231,7 @@ def test_data_that_does_not_belong_to_the_model(voxels: ModelAndData, images: Mo
     with pytest.raises(MNIFError, match="12"):
         ModelAndData(voxels.pipe, finer)
     model = dataclasses.replace(voxels.pipe.model, names=tuple(f"other{k}" for k in range(8)))
-    with pytest.raises(MNIFError, match=r"8 of the 8 instances .*--data"):
+    with pytest.raises(MNIFError, match=r"8 of the 8 instances .*`data`"):
         ModelAndData(MNIFPipeline(model), voxels.data)
 
 
@@ -253,7 +253,7 @@ def test_the_data_folder_is_read_from_config_yml(tmp_path: Path) -> None:
     write_model(tiny_model(), run / "model")
     data.mkdir()
     config = run / "config.yml"
-    with pytest.raises(MNIFError, match=r"no config.yml beside the model.*--data"):
+    with pytest.raises(MNIFError, match=r"no config.yml beside the model.*`data`"):
         find_data(run)
     parts = "".join(f"- {part}\n" for part in data.parts)
     config.write_text(f"!!python/object:some.module.Config\ndata: !!python/object/apply:pathlib.PosixPath\n{parts}")

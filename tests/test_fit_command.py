@@ -94,7 +94,7 @@ def test_a_single_picture(radiance: str, tmp_path: Path, monkeypatch: pytest.Mon
     others = unseen_truth(fit, read_views(scene))
     assert isinstance(others, PosedViews)
     assert others.names == ("000001.png", "000002.png", "000003.png")
-    with pytest.raises(MNIFError, match="--fov 180"):
+    with pytest.raises(MNIFError, match="`field_of_view` 180"):
         main(FitOptions(radiance, photo, fov=180.0, output=tmp_path / "no", **FAST))  # type: ignore[arg-type]
     assert not (tmp_path / "no" / "report.json").exists()
 

@@ -167,7 +167,7 @@ def test_meshes_are_centred_unless_told_otherwise(tmp_path: Path) -> None:
 
 def test_clouds_are_placed(tmp_path: Path) -> None:
     np.save(tmp_path / "far.npy", 10 * sphere_points() + [5, 0, 0])
-    with pytest.raises(MNIFError, match=r"far\.npy: \d+% of its points lie outside the scene box.*--normalise yes"):
+    with pytest.raises(MNIFError, match=r"far\.npy: \d+% of its points lie outside the scene box.*`normalise` yes"):
         read_observation(tmp_path / "far.npy", "cloud")
     placed = read_observation(tmp_path / "far.npy", "cloud", Placement(centre=(5, 0, 0), scale=0.1))
     assert isinstance(placed, Scan)
@@ -335,9 +335,9 @@ def test_a_picture_of_nothing(tmp_path: Path) -> None:
 def test_regions_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(MNIFError, match="exclude one another"):
         Region("front", (0, 0, 0, 1, 1, 1))
-    with pytest.raises(MNIFError, match="--observed-half upside: unknown"):
+    with pytest.raises(MNIFError, match="`half` upside: unknown"):
         Region("upside")
-    with pytest.raises(MNIFError, match="--observed-box"):
+    with pytest.raises(MNIFError, match="`box`"):
         Region(box=(0, 0, 0, -1, 1, 1))
     with pytest.raises(MNIFError, match="a picture has top"):
         Region("front").pixels(4)
@@ -349,9 +349,9 @@ def test_regions_that_make_no_sense(tmp_path: Path) -> None:
 
 
 def test_placements_that_make_no_sense() -> None:
-    with pytest.raises(MNIFError, match="--scale 0"):
+    with pytest.raises(MNIFError, match="`scale` 0"):
         Placement(scale=0.0)
-    with pytest.raises(MNIFError, match="--centre"):
+    with pytest.raises(MNIFError, match="`centre`"):
         Placement(centre=(float("nan"), 0, 0))
     with pytest.raises(MNIFError, match="is no observation"):
         as_observation(np.zeros((3, 4, 5, 6)))

@@ -58,7 +58,7 @@ def test_scanner_and_cloud_are_placed_together(tmp_path: Path) -> None:
         )
         assert isinstance(turned, Scan)
         np.testing.assert_allclose(turned.scanner, 2 * turned.cloud.points[0], atol=1e-5, err_msg=suffix)
-    with pytest.raises(MNIFError, match=r"--scanner nan 0\.0 0\.0: must be three finite numbers"):
+    with pytest.raises(MNIFError, match=r"`scanner` nan 0\.0 0\.0: must be three finite numbers"):
         read_observation(tmp_path / "cloud.ply", "cloud", scanner=(float("nan"), 0.0, 0.0))
 
 

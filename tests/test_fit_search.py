@@ -287,9 +287,9 @@ def test_pictures_are_fitted(radiance: MNIFPipeline) -> None:
     model = dataclasses.replace(radiance.model, training={"carve_length": 0.3})
     evidence = prepare(model, views, Region(), (0, 2)).evidence
     assert evidence.config.carve_length == 0.3, "as in training"
-    with pytest.raises(MNIFError, match="--views 9: there are 4 pictures"):
+    with pytest.raises(MNIFError, match="`views` 9: there are 4 pictures"):
         fit_observation(radiance, views, FitSettings(views=(9,)))
-    with pytest.raises(MNIFError, match="choose pictures with --views"):
+    with pytest.raises(MNIFError, match="choose pictures with `views`"):
         fit_observation(radiance, views, FitSettings(region=Region("front")))
 
 
@@ -372,7 +372,7 @@ def test_observations_of_another_modality(radiance: MNIFPipeline) -> None:
         fit_observation(radiance, Picture(pixels))
     with pytest.raises(MNIFError, match="a picture of 1 channels"):
         fit_observation(picture, Picture(pixels[..., :1]))
-    with pytest.raises(MNIFError, match="--views chooses among posed pictures"):
+    with pytest.raises(MNIFError, match="`views` chooses among posed pictures"):
         fit_observation(shape, np.eye(8, dtype=bool)[None].repeat(8, 0), FitSettings(views=(1,)))
 
 

@@ -118,7 +118,7 @@ def test_obj_with_material_file_and_gltf_colour_factor(tmp_path):
 def test_every_pair_of_axes_is_a_rotation():
     for up, sign, axis in itertools.product("xyz", "+-", "xyz"):
         if up == axis:
-            with pytest.raises(MNIFError, match=f"--forward .{axis}: lies along the up axis {up}"):
+            with pytest.raises(MNIFError, match=f"`forward` .{axis}: lies along the up axis {up}"):
                 frame(".glb", up, sign + axis)
             continue
         turn = frame(".glb", up, sign + axis)
@@ -129,9 +129,9 @@ def test_every_pair_of_axes_is_a_rotation():
         np.testing.assert_allclose(turn @ forward, [1, 0, 0])
     for up in ("x", "y", "z"):
         assert np.linalg.det(frame(".stl", up, "auto")) == pytest.approx(1.0)
-    with pytest.raises(MNIFError, match="--up w: unknown axis"):
+    with pytest.raises(MNIFError, match="`up` w: unknown axis"):
         frame(".glb", "w", "auto")
-    with pytest.raises(MNIFError, match="--forward up: unknown axis"):
+    with pytest.raises(MNIFError, match="`forward` up: unknown axis"):
         frame(".glb", "auto", "up")
 
 
@@ -187,7 +187,7 @@ def test_folder_becomes_a_data_set_and_skips_are_named(tmp_path):
     with pytest.raises(MNIFError, match="made with seed 0, asked for 1"):
         render_mesh_folder(source, tmp_path / "out", **{**SMALL, "seed": 1})
     vertex_coloured_box().export(source / "new.ply")
-    with pytest.raises(MNIFError, match=r"made with meshes '6 files.*choose another --output"):
+    with pytest.raises(MNIFError, match=r"made with meshes '6 files.*choose another `output`"):
         render_mesh_folder(source, tmp_path / "out", **SMALL)
 
 

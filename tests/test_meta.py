@@ -157,7 +157,7 @@ def test_rates_start_and_stay_in_their_range() -> None:
 def test_divergence_names_the_rate_to_lower() -> None:
     field, batch = make()
     rates = torch.full((5,), float("inf"), dtype=torch.float64)
-    with pytest.raises(MNIFError, match=r"diverged.*lower --pipeline.inner-lr \(now 3\)"):
+    with pytest.raises(MNIFError, match=r"diverged.*lower `inner_lr` \(now 3\)"):
         adapt(PointObjective(field, batch), 3, rates, CONFIG)
 
 

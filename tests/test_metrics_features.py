@@ -287,7 +287,7 @@ def test_without_the_right_file_the_message_says_how_to_get_it(
         (str(stand_in), "is not weights-inception"),
     ]
     for path, start in cases:
-        with pytest.raises(MNIFError, match=f"{start}.*torch-fidelity project.*--inception-weights") as error:
+        with pytest.raises(MNIFError, match=f"{start}.*torch-fidelity project.*`inception_weights`") as error:
             inception(path)
         assert "\n" not in str(error.value)
         assert "http" not in str(error.value)

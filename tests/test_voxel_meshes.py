@@ -160,5 +160,5 @@ def test_folder_becomes_voxels_and_skips_are_named(tmp_path: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     with pytest.raises(MNIFError, match="made with voxels 16, asked for 32"):
         voxelise_mesh_folder(source, out, **{**options, "resolution": 32})
-    with pytest.raises(MNIFError, match="--voxels 2000: must be 4 to 512"):
+    with pytest.raises(MNIFError, match="2000 voxels along an edge: must be 4 to 512"):
         voxelise_mesh_folder(source, out, resolution=2000)

@@ -147,7 +147,7 @@ def test_the_estimate_is_near(tmp_path: Path, pipe: MNIFPipeline, precision: Any
         ([], SCENE, "at least one object"),
         ([thing(), thing("b", width=12)], SCENE, "b: its network has another shape"),
         ([thing(scale=float("nan"))], SCENE, "NaN"),
-        ([thing(scale=1e6)], SCENE, "--precision float32"),
+        ([thing(scale=1e6)], SCENE, "`precision` float32"),
         ([thing(), thing(frames=3)], SCENE, "as many for each"),
         ([thing(frames=0)], SCENE, "strip holds"),
         ([thing()], WebScene(SOLID, default_camera()), "cannot draw a solid with the head 'radiance'"),

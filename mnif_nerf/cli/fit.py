@@ -303,11 +303,22 @@ def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
         )
 
 
+# What the library calls these options.
+_ARGUMENTS = {
+    "half": "observed_half",
+    "box": "observed_box",
+    "mask": "observed_mask",
+    "weight": "prior_weight",
+    "regulariser": "prior",
+    "field_of_view": "fov",
+}
+
+
 def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(FitOptions)), [FitOptions])
+    run_command(lambda: main(tyro.cli(FitOptions)), [FitOptions], _ARGUMENTS)
 
 
 if __name__ == "__main__":

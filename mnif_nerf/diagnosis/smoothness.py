@@ -71,7 +71,7 @@ class SmoothnessSettings:
                 flag = "--" + name.replace("_", "-")
                 raise MNIFError(f"{flag} {getattr(self, name)} is too few; use at least {least}.")
         if self.seed < 0:
-            raise MNIFError(f"--seed {self.seed} is negative; use 0 or more.")
+            raise MNIFError(f"`seed` {self.seed} is negative; use 0 or more.")
 
 
 @dataclass(frozen=True)

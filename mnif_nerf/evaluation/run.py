@@ -73,7 +73,7 @@ def evaluate(
     if found < least:
         notes.append(
             f"Only {found} instances can be compared with (splits {', '.join(protocol.references)}), and comparisons "
-            f"of sets need {least}; they are left out. Add unseen data, or name other splits with --references."
+            f"of sets need {least}; they are left out. Add unseen data, or name other splits as references."
         )
     if subject.has_solids and found >= least:
         sections.append(shapes_section(bench, compare_shapes(bench)))

@@ -156,7 +156,7 @@ class ModelAndData:
         if not found:
             raise MNIFError(
                 f"{self.data}: has none of the splits {', '.join(wanted)} to compare samples with; name one that is "
-                f"there with --references ({', '.join(present)})."
+                f"there with `references` ({', '.join(present)})."
             )
         return found
 
@@ -165,7 +165,7 @@ class ModelAndData:
         if missing:
             raise MNIFError(
                 f"{self.data}: {len(missing)} of the {len(self.pipe.names)} instances the model was trained on are not "
-                f"in its train split (such as {missing[0]}); give the data of the training run with --data."
+                f"in its train split (such as {missing[0]}); give the data of the training run with `data`."
             )
 
     def _check_grid(self, store: GridStore) -> None:
@@ -174,7 +174,7 @@ class ModelAndData:
             if name in grid and grid[name] != found:
                 raise MNIFError(
                     f"{self.data}: its {self.kind.nouns} have {name} {found}, the model was trained on {grid[name]}; "
-                    "give the data of the training run with --data."
+                    "give the data of the training run with `data`."
                 )
         self._check_names(store.names)
 
@@ -206,14 +206,14 @@ def find_data(load_config: Path | str) -> Path:
     """
     config = find_config(load_config)
     if config is None:
-        raise MNIFError(f"{load_config}: no config.yml beside the model says where its data is; give it with --data.")
+        raise MNIFError(f"{load_config}: no config.yml beside the model says where its data is; give it with `data`.")
     named = _data_of(config)
     if named is None:
-        raise MNIFError(f"{config}: does not say where the data is; give it with --data.")
+        raise MNIFError(f"{config}: does not say where the data is; give it with `data`.")
     for place in (named, config.parent / named):
         if place.exists() or (place.parent.is_dir() and any(place.parent.glob(f"{place.name}_*"))):
             return place
-    raise MNIFError(f"{named}: no such folder (named by {config}); give the data with --data.")
+    raise MNIFError(f"{named}: no such folder (named by {config}); give the data with `data`.")
 
 
 def find_config(load_config: Path | str) -> Path | None:
@@ -251,9 +251,9 @@ def _read_config(config: Path) -> dict[str, Any]:
     try:
         content: Any = yaml.load(config.read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
-        raise MNIFError(f"{config}: not a readable config.yml ({error}); give the data with --data.") from None
+        raise MNIFError(f"{config}: not a readable config.yml ({error}); give the data with `data`.") from None
     if not isinstance(content, dict):
-        raise MNIFError(f"{config}: not the config.yml of a run; give the data with --data.")
+        raise MNIFError(f"{config}: not the config.yml of a run; give the data with `data`.")
     return content
 
 

@@ -43,7 +43,7 @@ class NoSurfaceError(MNIFError):
     def __init__(self, level: float, highest: float) -> None:
         super().__init__(
             f"nothing in the field reaches the density level {level:.3g} (its maximum is {highest:.3g}); "
-            "lower it with --level, or train for longer."
+            "lower it with `level`, or train for longer."
         )
         self.highest = highest
 

@@ -218,7 +218,7 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
             )
     frames = len(objects[0].frames)
     if not 1 <= frames <= _MOST_FRAMES or any(len(item.frames) != frames for item in objects):
-        raise MNIFError(f"a strip holds 1 to {_MOST_FRAMES} pictures, as many for each object; change --frames.")
+        raise MNIFError(f"a strip holds 1 to {_MOST_FRAMES} pictures, as many for each object; change `frames`.")
     return {
         "format": FORMAT,
         "modality": drawing.name,
@@ -262,7 +262,7 @@ def _numbers(item: WebObject, precision: Precision) -> str:
     with np.errstate(over="ignore"):
         stored = values.astype(kind)
     if not np.isfinite(stored).all():
-        raise MNIFError(f"{item.name}: its weights are too large for float16; add --precision float32.")
+        raise MNIFError(f"{item.name}: its weights are too large for float16; add `precision` float32.")
     return _base64(stored.tobytes())
 
 

@@ -51,6 +51,5 @@ def check_checkpoint(state: Mapping[str, Any], spec: FieldSpec, adaptation: str)
     found = extra.get("adaptation", "auto-decoding")  # of 0.1.0, which does not say
     if found != adaptation:
         raise MNIFError(
-            f"the checkpoint was trained by {found}, the configuration says {adaptation}; pass "
-            f"--pipeline.adaptation {found}."
+            f"the checkpoint was trained by {found}, the configuration says {adaptation}; pass `adaptation` {found}."
         )

@@ -134,7 +134,7 @@ class ViewEvidence:
         if rays.near.shape[1] == 0:
             raise MNIFError(
                 "no pixel of the pictures looks into the scene box (the cube of half extent 0.5 around the origin); "
-                "move or scale the cameras with --centre and --scale, or use --normalise yes."
+                "move or scale the cameras with `centre` and `scale`, or use `normalise` yes."
             )
         self.field, self.rays, self.config = field, rays, losses
         self.rays_per_step, self.seed = rays_per_step, seed

@@ -157,7 +157,7 @@ def adapt(
                 latents = latents.detach().requires_grad_(True)
     if not bool(torch.isfinite(latents).all()):
         raise MNIFError(
-            "the inner loop diverged (a latent code is not finite); lower --pipeline.inner-lr "
+            "the inner loop diverged (a latent code is not finite); lower `inner_lr` "
             f"(now {config.inner_lr:g}) or the learning rate of the networks."
         )
     return latents if create_graph else latents.detach()

@@ -97,11 +97,11 @@ class SearchConfig:
         if self.steps < 1:
             raise MNIFError(f"`steps` is {self.steps}, which leaves nothing to do; use at least 1 (200 is usual).")
         if not 0 < self.lr < float("inf"):
-            raise MNIFError(f"--lr {self.lr}: must be a positive number (0.1 is usual).")
+            raise MNIFError(f"`lr` {self.lr}: must be a positive number (0.1 is usual).")
         if not 0 <= self.weight < float("inf"):
-            raise MNIFError(f"--prior-weight {self.weight}: must be 0 or more.")
+            raise MNIFError(f"`weight` {self.weight}: must be 0 or more.")
         if self.regulariser not in REGULARISERS:
-            raise MNIFError(f"--prior {self.regulariser}: unknown; choose one of {', '.join(REGULARISERS)}.")
+            raise MNIFError(f"`regulariser` {self.regulariser}: unknown; choose one of {', '.join(REGULARISERS)}.")
 
     def space(self, training_latents: Tensor) -> LatentSpace:
         """The coordinates that the regulariser asks for."""
@@ -161,7 +161,7 @@ def search(
                 on_step()
     found = space.latents(coordinates.detach())
     if not bool(torch.isfinite(found).all()):
-        raise MNIFError(f"the fit diverged at a rate of {config.lr:g}; use a smaller --lr.")
+        raise MNIFError(f"the fit diverged at a rate of {config.lr:g}; use a smaller `lr`.")
     return found
 
 

@@ -27,7 +27,7 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _INCEPTION_SHA256 = "6726825d"
 _HOW_TO_GET = (
     f"get {INCEPTION_FILE} from the release v0.2.0 of the torch-fidelity project on GitHub (toshas/torch-fidelity) "
-    "and pass its path as --inception-weights"
+    "and pass its path as `inception_weights`"
 )
 
 _BATCH = 64

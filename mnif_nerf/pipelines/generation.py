@@ -212,7 +212,7 @@ def _choose_device(device: torch.device | str | None) -> torch.device:
     except RuntimeError:
         raise MNIFError(f"device {device!r} is not known; use cpu or cuda.") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise MNIFError(f"device {device} is not available on this machine; leave --device out, or use cpu.")
+        raise MNIFError(f"device {device} is not available on this machine; leave `device` out, or use cpu.")
     return chosen
 
 

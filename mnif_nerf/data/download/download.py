@@ -84,7 +84,7 @@ def download(
             return output
         if source == "table":
             page = ARCHIVES[name].page
-            print(f"{name}: as shared at {page} (this project could not verify the address; --url overrides it)")
+            print(f"{name}: as shared at {page} (this project could not verify the address; another one may be given)")
         archive = _obtain(name, address, work, progress)
         digest = _verify(archive, expected, progress)
         print(f"{archive.name}: {archive.stat().st_size} bytes, sha256 {digest}", flush=True)
@@ -104,7 +104,7 @@ def _address(name: str, url: str | None) -> tuple[str, str]:
         return os.environ[variable], "environment"
     if name not in ARCHIVES:
         known = ", ".join(ARCHIVES)
-        raise MNIFError(f"{name}: no such data set (known: {known}); choose one of them or give an address with --url.")
+        raise MNIFError(f"{name}: no such data set (known: {known}); choose one of them or give an address with `url`.")
     return ARCHIVES[name].url, "table"
 
 

@@ -61,7 +61,7 @@ def fetch(
             reason = "the connection was cut"
         except urllib.error.HTTPError as error:
             if error.code not in _RETRIED:
-                remedy = "check the address, or give another with --url"
+                remedy = "check the address, or give another with `url`"
                 raise MNIFError(f"{url}: the server answered {error.code} {error.reason}; {remedy}.") from None
             reason = f"the server answered {error.code} {error.reason}"
         except _CUT_CONNECTIONS as error:
@@ -170,7 +170,7 @@ def _refuse_web_page(url: str, response: Any) -> None:
     if response.headers.get_content_type() == "text/html":
         raise MNIFError(
             f"{url}: the server sent a web page instead of a file (Google Drive does so for a used-up quota);"
-            " download the file with a browser and give its path with --url."
+            " download the file with a browser and give its path with `url`."
         )
 
 

@@ -271,4 +271,4 @@ def _check_settings(
         if not 0 <= share < 1:
             raise MNIFError(f"--{name} {share}: must be at least 0 and below 1.")
     if resolution > MAX_RESOLUTION:
-        raise MNIFError(f"--resolution {resolution}: must be {MAX_RESOLUTION} or less.")
+        raise MNIFError(f"`resolution` {resolution}: must be {MAX_RESOLUTION} or less.")

@@ -212,4 +212,4 @@ def _check_settings(settings: dict[str, int]) -> None:
         if settings.get(name, 0) < 0:
             raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 0 or more.")
     if settings.get("resolution", 1) > MAX_RESOLUTION:
-        raise MNIFError(f"--resolution {settings['resolution']}: must be {MAX_RESOLUTION} or less.")
+        raise MNIFError(f"`resolution` {settings['resolution']}: must be {MAX_RESOLUTION} or less.")

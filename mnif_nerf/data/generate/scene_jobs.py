@@ -129,7 +129,7 @@ def run_jobs(
         MNIFError: `workers` is below 1, or a worker process died; and whatever `function` raises.
     """
     if workers is not None and workers < 1:
-        raise MNIFError(f"--workers {workers}: must be 1 or more.")
+        raise MNIFError(f"`workers` {workers}: must be 1 or more.")
     if not jobs:
         return []
     count = min(workers or num_cores(), len(jobs))
@@ -147,7 +147,7 @@ def run_jobs(
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise MNIFError(
-            f"{title}: a worker process was killed, perhaps for want of memory; run again with --workers 1."
+            f"{title}: a worker process was killed, perhaps for want of memory; run again with `workers` 1."
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

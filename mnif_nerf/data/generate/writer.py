@@ -102,7 +102,7 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
     if manifest.is_file():
         found = read_json(manifest)
         if not isinstance(found, dict) or found.get("kind") != kind or found.get("format_version") != FORMAT_VERSION:
-            raise MNIFError(f"{manifest}: written by another command or version; choose another --output.")
+            raise MNIFError(f"{manifest}: written by another command or version; choose another `output`.")
         old = found.get("settings", {})
         # Through JSON, so that tuples and lists compare alike.
         changed = [name for name in settings if old.get(name) != settings[name]]
@@ -110,13 +110,13 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
             name = changed[0]
             raise MNIFError(
                 f"{manifest}: made with {name} {old.get(name)!r}, asked for {settings[name]!r}; "
-                "choose another --output or remove the folder first."
+                "choose another `output` or remove the folder first."
             )
         return bool(found.get("complete"))
     if output.exists() and not output.is_dir():
-        raise MNIFError(f"{output}: is a file, not a folder; choose another --output.")
+        raise MNIFError(f"{output}: is a file, not a folder; choose another `output`.")
     if output.is_dir() and any(entry.name[0] != "." for entry in output.iterdir()):
-        raise MNIFError(f"{output}: not empty and without {MANIFEST}; choose another --output or empty it first.")
+        raise MNIFError(f"{output}: not empty and without {MANIFEST}; choose another `output` or empty it first.")
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
     write_manifest(output, kind, settings, complete=False)

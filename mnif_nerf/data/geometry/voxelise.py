@@ -17,7 +17,7 @@ def check_voxel_resolution(resolution: int) -> None:
         MNIFError: below 4, or above `MAX_VOXELS`.
     """
     if not 4 <= resolution <= MAX_VOXELS:
-        raise MNIFError(f"--voxels {resolution}: must be 4 to {MAX_VOXELS}.")
+        raise MNIFError(f"{resolution} voxels along an edge: must be 4 to {MAX_VOXELS}.")
 
 
 def occupancy_of_mesh(

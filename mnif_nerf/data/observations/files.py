@@ -112,9 +112,9 @@ def read_observation(
     if not path.exists():
         raise MNIFError(f"{path}: no such file or folder.")
     if scanner is not None and kind != "cloud":
-        raise MNIFError("--scanner is for point clouds; leave it out here.")
+        raise MNIFError("`scanner` is for point clouds; leave it out here.")
     if scanner is not None and not np.isfinite(scanner).all():
-        raise MNIFError(f"--scanner {' '.join(map(str, scanner))}: must be three finite numbers.")
+        raise MNIFError(f"`scanner` {' '.join(map(str, scanner))}: must be three finite numbers.")
     if kind == "views":
         return _placed_views(read_views(path), placement, radius)
     if kind == "photo":
@@ -271,8 +271,8 @@ def _read_mesh(path: Path, placement: Placement) -> Surface:
     outside = np.abs(surface.vertices).max()
     if outside > 0.5 + 1e-6:
         raise MNIFError(
-            f"{path}: reaches {outside:.3g} from the origin, beyond the scene box (half extent 0.5); use --normalise "
-            "yes or a smaller --scale."
+            f"{path}: reaches {outside:.3g} from the origin, beyond the scene box (half extent 0.5); use `normalise` "
+            "yes or a smaller `scale`."
         )
     return surface
 
@@ -302,7 +302,7 @@ def _placed_views(views: PosedViews, placement: Placement, radius: float) -> Pos
     placed[:, :3, :3], placed[:, :3, 3] = rotation, position
     if (rotation[:, :, 2] * position).sum(axis=1).mean() > 0:
         raise MNIFError(
-            "the cameras look away from the origin, where the object should be; use --normalise yes, or --centre, and "
+            "the cameras look away from the origin, where the object should be; use `normalise` yes, or `centre`, and "
             "check that poses are camera-to-world."
         )
     return replace(views, poses=placed.astype(np.float32))
@@ -331,7 +331,7 @@ def _placed_scan(
     if beyond > 0.05:
         raise MNIFError(
             f"{path}: {beyond:.0%} of its points lie outside the scene box (half extent 0.5 around the origin); use "
-            "--normalise yes where the scan is whole, else --centre and --scale."
+            "`normalise` yes where the scan is whole, else `centre` and `scale`."
         )
     kept = (np.abs(points) <= 0.5).all(axis=1)
     normals = None if cloud.normals is None else (cloud.normals @ turn.T)[kept].astype(np.float32)

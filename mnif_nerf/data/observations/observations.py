@@ -105,9 +105,9 @@ class Placement:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scale) and self.scale > 0):
-            raise MNIFError(f"--scale {self.scale}: must be a positive number.")
+            raise MNIFError(f"`scale` {self.scale}: must be a positive number.")
         if not np.isfinite(self.centre).all():
-            raise MNIFError(f"--centre {self.centre}: must be finite numbers.")
+            raise MNIFError(f"`centre` {self.centre}: must be finite numbers.")
 
     def turn(self, suffix: str) -> np.ndarray:
         """Rotation [3, 3] from the file's axes to ours."""

@@ -39,16 +39,14 @@ class Region:
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.half, self.box, self.mask)) > 1:
-            raise MNIFError(
-                "--observed-half, --observed-box and --observed-mask exclude one another; give one of them."
-            )
+            raise MNIFError("`half`, `box` and `mask` exclude one another; give one of them.")
         if self.half is not None and self.half not in HALVES:
-            raise MNIFError(f"--observed-half {self.half}: unknown; choose one of {', '.join(HALVES)}.")
+            raise MNIFError(f"`half` {self.half}: unknown; choose one of {', '.join(HALVES)}.")
         if self.box is not None:
             low, high = self.box[:3], self.box[3:]
             if len(self.box) != 6 or not all(a < b for a, b in zip(low, high)):
                 raise MNIFError(
-                    f"--observed-box {' '.join(map(str, self.box))}: expected x0 y0 z0 x1 y1 z1 with x0 < x1 and so on."
+                    f"`box` {' '.join(map(str, self.box))}: expected x0 y0 z0 x1 y1 z1 with x0 < x1 and so on."
                 )
 
     @property
@@ -73,7 +71,7 @@ class Region:
             MNIFError: a mask, which is of cells.
         """
         if self.mask is not None:
-            raise MNIFError("--observed-mask is for voxels and pictures; use --observed-box or --observed-half here.")
+            raise MNIFError("`mask` is for voxels and pictures; use `box` or `half` here.")
         if self.half is not None:
             axis, sign = HALVES[self.half]
             return np.asarray(sign * points[:, axis] > 0)
@@ -90,13 +88,11 @@ class Region:
         if self.mask is not None:
             return read_mask(self.mask, (resolution, resolution))
         if self.box is not None:
-            raise MNIFError(
-                "--observed-box is for shapes in space; of a picture give --observed-half or --observed-mask."
-            )
+            raise MNIFError("`box` is for shapes in space; for a picture give `half` or `mask`.")
         seen = np.ones((resolution, resolution), dtype=bool)
         if self.half is not None:
             if self.half not in _PICTURE_HALVES:
-                raise MNIFError(f"--observed-half {self.half}: a picture has {', '.join(_PICTURE_HALVES)}.")
+                raise MNIFError(f"`half` {self.half}: a picture has {', '.join(_PICTURE_HALVES)}.")
             axis, sign = _PICTURE_HALVES[self.half]
             place = np.arange(resolution) - (resolution - 1) / 2
             seen &= (sign * place > 0)[:, None] if axis == 0 else (sign * place > 0)[None, :]

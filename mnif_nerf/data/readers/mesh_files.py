@@ -61,13 +61,13 @@ def frame(suffix: str, up: str, forward: str) -> np.ndarray:
     if up == "auto":
         up = "y" if suffix in _Y_UP else "z"
     if up not in _AXES:
-        raise MNIFError(f"--up {up}: unknown axis; choose auto, x, y or z.")
+        raise MNIFError(f"`up` {up}: unknown axis; choose auto, x, y or z.")
     if forward == "auto":
         forward = "+z" if up == "y" else "+x" if up == "z" else "+y"
     if forward[:1] not in ("+", "-") or forward[1:] not in _AXES:
-        raise MNIFError(f"--forward {forward}: unknown axis; choose auto, +x, -x, +y, -y, +z or -z.")
+        raise MNIFError(f"`forward` {forward}: unknown axis; choose auto, +x, -x, +y, -y, +z or -z.")
     if forward[1:] == up:
-        raise MNIFError(f"--forward {forward}: lies along the up axis {up}; choose another of the two.")
+        raise MNIFError(f"`forward` {forward}: lies along the up axis {up}; choose another of the two.")
     z, x = np.zeros(3), np.zeros(3)
     z[_AXES[up]] = 1.0
     x[_AXES[forward[1:]]] = 1.0 if forward[0] == "+" else -1.0

@@ -75,7 +75,7 @@ class PointSampler:
             raise MNIFError(
                 f"{store.root}: {instances_per_step} instances per step, but the {store.split} split has"
                 f" {store.num_instances}; lower the instances per step to {store.num_instances} or less"
-                f" (--pipeline.datamanager.instances-per-step {store.num_instances})."
+                f" (`instances_per_step` {store.num_instances})."
             )
         if not 0 <= surface_share <= 1:
             raise MNIFError(f"surface share {surface_share}: must be between 0 and 1.")

@@ -216,9 +216,7 @@ def open_unseen(
     present = list_splits(Path(root))
     found = next((name for name in (split, "test", "val") if name in present), None)
     if found is None:
-        raise MNIFError(
-            f"{root}: no split of unseen scenes (val or test); evaluate with --pipeline.eval-mode heldout-views."
-        )
+        raise MNIFError(f"{root}: no split of unseen scenes (val or test); evaluate with `eval_mode` heldout-views.")
     store = open_store(Path(root), found)
     chosen = evenly_spaced(store.num_scenes, num_scenes)
     fitted, scored = [], []

@@ -68,13 +68,13 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         if self.restarts < 1:
-            raise MNIFError(f"--restarts {self.restarts} leaves nothing to do; use at least 1 (3 is usual).")
+            raise MNIFError(f"`restarts` {self.restarts} leaves nothing to do; use at least 1 (3 is usual).")
         if self.restarts > 64:
-            raise MNIFError(f"--restarts {self.restarts}: use at most 64.")
+            raise MNIFError(f"`restarts` {self.restarts}: use at most 64.")
         if not 0 <= self.seed < 2**31:
-            raise MNIFError(f"--seed {self.seed}: must be 0 to {2**31 - 1}.")
+            raise MNIFError(f"`seed` {self.seed}: must be 0 to {2**31 - 1}.")
         if self.radius is not None and not 0.5 < self.radius < float("inf"):
-            raise MNIFError(f"--radius {self.radius} puts the camera inside the object; use more than 0.5.")
+            raise MNIFError(f"`radius` {self.radius} puts the camera inside the object; use more than 0.5.")
         self.search_config(0.0)
 
     def search_config(self, weight: float) -> SearchConfig:

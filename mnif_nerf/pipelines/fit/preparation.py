@@ -85,12 +85,12 @@ def prepare(
         return _picture(model, observation, region, seed)
     if isinstance(observation, (PosedViews, Photo)):
         if not region.everything:
-            raise MNIFError("--observed-half, -box and -mask are for shapes and images; choose pictures with --views.")
+            raise MNIFError("`half`, `box` and `mask` are for shapes and images; choose pictures with `views`.")
         if isinstance(observation, Photo):
             return FitTask(observation, None, None, False, 3e-4)
         return _views(model, observation, views, seed)
     if views:
-        raise MNIFError("--views chooses among posed pictures; leave it out here.")
+        raise MNIFError("`views` chooses among posed pictures; leave it out here.")
     if isinstance(observation, Scan):
         return _scan(model, observation, region, seed)
     if isinstance(observation, MeshShape):
@@ -159,7 +159,7 @@ def photo_intrinsics(photo: Photo, focal_over_width: float, field_of_view: float
     height, width = photo.image.shape[:2]
     if field_of_view is not None:
         if not 1 <= field_of_view <= 170:
-            raise MNIFError(f"--fov {field_of_view}: must be 1 to 170 degrees.")
+            raise MNIFError(f"`field_of_view` {field_of_view}: must be 1 to 170 degrees.")
         focal_over_width = 0.5 / float(np.tan(np.radians(field_of_view) / 2))
     return Intrinsics(focal_over_width * width, width / 2, height / 2, height, width)
 
@@ -168,7 +168,7 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
     count = len(views.images)
     wrong = [view for view in chosen if not 0 <= view < count]
     if wrong:
-        raise MNIFError(f"--views {wrong[0]}: there are {count} pictures, numbered from 0.")
+        raise MNIFError(f"`views` {wrong[0]}: there are {count} pictures, numbered from 0.")
     used = np.array(sorted(set(chosen))) if chosen else np.arange(count)
     rest = np.setdiff1d(np.arange(count), used)
     seen, truth = views.take(used), views.take(rest) if len(rest) else None
@@ -180,7 +180,7 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
     elif same_camera:
         hull = carve_scene(seen.silhouettes, seen.poses, seen.intrinsics[0], half_extent=model.half_extent)
         if not hull.fits:
-            notes.append("the object reaches beyond the scene box; use --normalise yes, or a smaller --scale.")
+            notes.append("the object reaches beyond the scene box; normalise it, or choose a smaller scale.")
         if hull.state != "full":
             cells, samples = torch.from_numpy(hull.cells), _SAMPLES
             centres = cell_centres(HULL_RESOLUTION, model.half_extent)
