@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import importlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -313,3 +315,21 @@ def test_training_commands_tell_nested_options() -> None:
     assert with_flags("`inner_lr`", paths) == "--pipeline.inner-lr"
     assert with_flags("`instances_per_step`", paths) == "--pipeline.datamanager.instances-per-step"
     assert with_flags("`latents.lr`", paths) == "--optimizers.latents.optimizer.lr"
+
+
+def test_errors_below_the_commands_name_arguments_and_no_options() -> None:
+    """Commands as remedies stay: they are what a person types."""
+    package, adapters = Path(files.__file__).parent, ("cli", "models", "training")
+    option = re.compile(r"(?<![\w`-])--[a-z{]")
+    wrong = []
+    for file in package.rglob("*.py"):
+        if set(adapters) & set(file.relative_to(package).parts):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)):
+                continue
+            if ast.unparse(node.exc.func) == "MNIFError":
+                text = ast.unparse(node)
+                if option.search(text) and not re.search("mnif-|ns-train", text):
+                    wrong.append(f"{file}:{node.lineno}")
+    assert wrong == []

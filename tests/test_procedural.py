@@ -224,7 +224,7 @@ def test_voxels_alone_are_those_beside_the_pictures(tiny, tmp_path):
         make_procedural_voxels(tiny, **counts)
     with pytest.raises(MNIFError, match="3 voxels along an edge: must be 4 to 512"):
         make_procedural_voxels(tmp_path / "c", resolution=3, **counts)
-    with pytest.raises(MNIFError, match="--num-train 0: must be"):
+    with pytest.raises(MNIFError, match="`num_train` 0: must be"):
         make_procedural_voxels(tmp_path / "c", **{**counts, "num_train": 0})
 
 

@@ -261,14 +261,14 @@ def _digest(files: list[Path], root: Path) -> str:
 def _check_settings(
     train_views: int, heldout_views: int, test_views: int, resolution: int, val: float, test: float, seed: int
 ) -> None:
-    for name, count in (("train-views", train_views), ("test-views", test_views), ("resolution", resolution)):
+    for name, count in (("train_views", train_views), ("test_views", test_views), ("resolution", resolution)):
         if count < 1:
-            raise MNIFError(f"--{name} {count}: must be 1 or more.")
-    for name, count in (("heldout-views", heldout_views), ("seed", seed)):
+            raise MNIFError(f"`{name}` {count}: must be 1 or more.")
+    for name, count in (("heldout_views", heldout_views), ("seed", seed)):
         if count < 0:
-            raise MNIFError(f"--{name} {count}: must be 0 or more.")
-    for name, share in (("val-fraction", val), ("test-fraction", test)):
+            raise MNIFError(f"`{name}` {count}: must be 0 or more.")
+    for name, share in (("val_fraction", val), ("test_fraction", test)):
         if not 0 <= share < 1:
-            raise MNIFError(f"--{name} {share}: must be at least 0 and below 1.")
+            raise MNIFError(f"`{name}` {share}: must be at least 0 and below 1.")
     if resolution > MAX_RESOLUTION:
         raise MNIFError(f"`resolution` {resolution}: must be {MAX_RESOLUTION} or less.")

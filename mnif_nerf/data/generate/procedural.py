@@ -207,9 +207,9 @@ def _is_missing(job: _CarJob) -> bool:
 def _check_settings(settings: dict[str, int]) -> None:
     for name in ("num_train", "train_views", "test_views", "resolution"):
         if settings.get(name, 1) < 1:
-            raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 1 or more.")
+            raise MNIFError(f"`{name}` {settings[name]}: must be 1 or more.")
     for name in ("num_val", "num_test", "heldout_views", "seed"):
         if settings.get(name, 0) < 0:
-            raise MNIFError(f"--{name.replace('_', '-')} {settings[name]}: must be 0 or more.")
+            raise MNIFError(f"`{name}` {settings[name]}: must be 0 or more.")
     if settings.get("resolution", 1) > MAX_RESOLUTION:
         raise MNIFError(f"`resolution` {settings['resolution']}: must be {MAX_RESOLUTION} or less.")
