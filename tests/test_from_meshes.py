@@ -207,7 +207,7 @@ def test_missing_and_empty_folders(tmp_path):
      ("val_fraction", 1.0), ("test_fraction", -0.1), ("resolution", 10**6)],
 )  # fmt: skip
 def test_settings_that_make_no_sense(name, value, tmp_path):
-    with pytest.raises(MNIFError, match=f"--{name.replace('_', '-')} {value}: must be"):
+    with pytest.raises(MNIFError, match=f"`{name}` {value}: must be"):
         render_mesh_folder(tmp_path, tmp_path / "out", **{**SMALL, name: value})
 
 

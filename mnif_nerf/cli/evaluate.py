@@ -30,7 +30,7 @@ class EvalOptions:
     num_samples: int | None = None
     """Generated objects per line, in place of the protocol's number."""
     seed: int = 0
-    """Of samples, points, subsets and resampling."""
+    """Random seed of samples, points, subsets and resampling."""
     references: str | None = None
     """Splits to compare samples with, such as "test" or "val,test"; by default the protocol's."""
     lpips: bool = False

@@ -55,7 +55,7 @@ class WebOptions:
     title: str | None = None
     """Heading of the page; by default the data's name and how many objects there are."""
     precision: Literal["float16", "float32"] = "float16"
-    """Of the weights in the file. float32 takes twice the room and looks the same (docs/web.md has numbers)."""
+    """Number format of the weights in the file. float32 takes twice the room and looks the same (see docs/web.md)."""
     turntable: bool = True
     """Put pictures all around each object into the file, for browsers without WebGL2; else one for its thumbnail."""
     frames: int = 16

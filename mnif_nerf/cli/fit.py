@@ -37,7 +37,7 @@ class FitOptions:
     kind: Literal["auto", "views", "photo", "mesh", "voxels", "cloud", "image"] = "auto"
     """What the input is; by default by its name and content."""
     views: tuple[int, ...] = ()
-    """Of posed pictures, the numbers (from 0) of those to fit to; the others are scored. All by default."""
+    """Numbers (from 0) of the posed pictures to fit to; the others are scored. All by default."""
     observed_half: Literal["front", "back", "left", "right", "top", "bottom"] | None = None
     """Only this half of the shape (or picture) counts as seen; the other half is completed."""
     observed_box: tuple[float, float, float, float, float, float] | None = None
@@ -72,9 +72,9 @@ class FitOptions:
     scale: float = 1.0
     """The file's coordinates times this, after --centre."""
     fov: float | None = None
-    """Of a single picture, its horizontal field of view in degrees; by default the training cameras'."""
+    """Horizontal field of view of a single picture, in degrees; by default the training cameras'."""
     radius: float | None = None
-    """Of a single picture, the camera's distance from the object; by default the training cameras'. It is refined."""
+    """Distance of a single picture's camera from the object; by default the training cameras'. It is refined."""
     mesh_resolution: int = 128
     """Cells along an edge of the box for mesh.glb; 0 writes none."""
     resolution: int = 256

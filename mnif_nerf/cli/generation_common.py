@@ -37,19 +37,19 @@ class ObjectSelection(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of the samples."""
+        """Random seed of the samples."""
 
     @property
     def sampler(self) -> str | None:
-        """Of the prior; None for its own."""
+        """Sampler of the prior; None takes its own."""
 
     @property
     def steps(self) -> int | None:
-        """Of the sampler; None for its own."""
+        """Steps of the sampler; None takes its own number."""
 
     @property
     def temperature(self) -> float:
-        """Of the samples."""
+        """Temperature of the samples."""
 
 
 def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:

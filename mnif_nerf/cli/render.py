@@ -73,7 +73,7 @@ class RenderOptions:
     fps: int | None = None
     """Frames per second; by default 24, or the camera path's."""
     resolution: int | None = None
-    """Pixels along an edge of a square video; by default 256. Of images the field is read at as many points; by default
+    """Pixels along an edge of a square video; by default 256. A field of images is read at as many points; by default
     at the training pictures' own, enlarged."""
     width: int | None = None
     """Pixels, for videos that are not square. A camera path brings its own size."""

@@ -39,7 +39,7 @@ class SweepOptions:
     steps: int = 400
     """Training steps of every model."""
     seed: int = 0
-    """Of everything."""
+    """Random seed of everything."""
     output: Path | None = None
     """Folder to write to; by default outputs/sweep/<data's name>."""
 

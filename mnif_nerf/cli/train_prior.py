@@ -25,7 +25,7 @@ class TrainPriorOptions:
     steps: int | None = None
     """Training steps; by default chosen from the number of latents."""
     seed: int | None = None
-    """Of the initial weights, the noise and the order of the latents."""
+    """Random seed of the initial weights, the noise and the order of the latents."""
     whitening: Literal["pca", "per-dimension", "none"] | None = None
     """How latents are brought to unit variance; pca by default."""
     rank: int | None = None

@@ -224,7 +224,7 @@ def _diagnose_layer(field: MixtureField, untrained: MixtureField, latents: Tenso
 
 
 def _diversity(rows: Tensor, untrained: Tensor) -> Diversity:
-    """Of bases, one per row: uncentred, so that M copies of one basis have rank 1."""
+    """Diversity of bases, one per row: uncentred, so that M copies of one basis have rank 1."""
     return Diversity(
         effective_rank(rows),
         mean_absolute_correlation(rows),
@@ -235,7 +235,7 @@ def _diversity(rows: Tensor, untrained: Tensor) -> Diversity:
 
 
 def _coefficient_diversity(use: Use, untrained: Use) -> Diversity:
-    """Of instances, one per row: centred, because what all instances share tells none from another."""
+    """Diversity of instances, one per row: centred, because what all share tells none from another."""
     return Diversity(
         effective_rank(use.contributions, centred=True),
         mean_absolute_correlation(use.contributions.T),

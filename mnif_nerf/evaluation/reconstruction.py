@@ -44,7 +44,7 @@ class Reconstruction:
     worst: list[tuple[str, Pair]]
 
     def table(self) -> dict[str, dict[str, float]]:
-        """Of every metric: mean, deviation and percentiles over the instances."""
+        """Mean, deviation and percentiles over the instances, for every metric."""
         table = {}
         for metric in self.scores[0]:
             values = np.array([score[metric] for score in self.scores])
@@ -56,8 +56,8 @@ class Reconstruction:
 def reconstruct(bench: EvaluationContext, lpips: bool = False, num_worst: int = 6) -> list[Reconstruction]:
     """Scores of training instances, and of unseen ones where the data has some.
 
-    Of radiance: held-out views of training scenes, and views of unseen scenes whose latents were found from the
-    protocol's conditioning views. Of voxels and pictures: whole grids.
+    For radiance: held-out views of training scenes, and views of unseen scenes whose latents were found from the
+    protocol's conditioning views. For voxels and pictures: whole grids.
 
     Args:
         bench: model, data and sizes.

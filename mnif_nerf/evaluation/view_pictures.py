@@ -109,7 +109,7 @@ class ViewPictures:
         return [subject.scenes(split) for split in subject.choose_splits(self.bench.protocol.references)]
 
     def _reference_cameras(self) -> list[list[tuple[Tensor, Intrinsics]]]:
-        """Of every reference scene, the cameras of its pictures in `references`."""
+        """The cameras of the pictures in `references`, for every reference scene."""
         cameras = []
         for store in self._reference_stores():
             for scene in range(store.num_scenes):

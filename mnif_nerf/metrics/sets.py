@@ -67,7 +67,7 @@ def mmd(between: np.ndarray) -> float:
 def coverage(between: np.ndarray) -> float:
     """COV: share of the reference that is the nearest reference item of some generated item.
 
-    Diversity only, and it ignores how near these items are. Of references at an equal distance, the one with the
+    Diversity only, and it ignores how near these items are. Among references at an equal distance, the one with the
     lowest index is covered.
 
     Args:

@@ -129,7 +129,7 @@ class ViewerPanel(ViewerControl):
             self._name = gui.add_text("Name", names[now.instance], hint="Its name; type another, or a part of one.")
             self._name.on_update(lambda _: self._name_typed())
             self._button("Draw new sample", lambda: walk.draw(), "The next seed, from the latent prior.")
-            hint = "Of the sample: mnif-sample --seed gives the same one."
+            hint = "The seed of the sample; mnif-sample --seed draws the same one."
             self._add("seed", gui.add_number("Seed", now.seed, min=0, step=1, hint=hint))
             hint = "Evaluations of the denoiser: 30 are enough."
             self._add("steps", gui.add_slider("Sampler steps", 10, _MOST_STEPS, 1, now.steps, hint=hint))

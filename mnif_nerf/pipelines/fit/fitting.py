@@ -42,7 +42,7 @@ class FitSettings:
     """How a latent is searched.
 
     Attributes:
-        restarts: k starts: the mean, the training latents that explain most, samples of the prior. Of a photo: the
+        restarts: k starts: the mean, the training latents that explain most, samples of the prior. For a photo: the
             hypotheses of pose and latent that are followed to the end.
         steps: gradient steps from each start; of a photo in the last round.
         lr: rate, in standard deviations of the training latents.
