@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from PIL import Image
 from test_fit_search import views_of
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
-from mnif_nerf.cli.fit import FitOptions, main
+from mnif_nerf.cli.fit import ARGUMENTS, FitOptions, main
 from mnif_nerf.cli.generation_common import read_latents
 from mnif_nerf.data.generate.writer import write_scene
 from mnif_nerf.data.observations.files import read_views
 from mnif_nerf.data.observations.observations import PosedViews
-from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.pipelines.fit.scores import unseen_truth
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, write_model
@@ -190,7 +191,7 @@ def test_mistakes_are_told_before_anything_is_written(voxel: str, tmp_path: Path
     shape, cloud, output = tmp_path / "shape.npy", tmp_path / "cloud.npy", tmp_path / "out"
     mistakes: dict[str, dict[str, Any]] = {
         "--restarts 0 leaves nothing to do": {"input": shape, "restarts": 0},
-        "--steps 0": {"input": shape, "steps": 0},
+        "--steps is 0": {"input": shape, "steps": 0},
         "--resolution 0": {"input": shape, "resolution": 0},
         "resolution 10000000": {"input": shape, "resolution": 10_000_000},
         "--scanner nan": {"input": cloud, "scanner": (float("nan"), 0.0, 0.0)},
@@ -204,8 +205,10 @@ def test_mistakes_are_told_before_anything_is_written(voxel: str, tmp_path: Path
     }
     for message, changes in mistakes.items():
         settings = {**FAST, "output": output, **changes}
-        with pytest.raises(MNIFError, match=message):
+        with pytest.raises(MNIFError) as caught:
             main(FitOptions(voxel, **settings))  # type: ignore[arg-type]
+        told = with_flags(str(caught.value), flag_paths(FitOptions), ARGUMENTS)
+        assert re.search(message, told), told
         assert not output.exists(), message
 
 

@@ -244,7 +244,7 @@ def test_other_settings_and_foreign_folders_are_refused(tiny, tmp_path):
      ("seed", -1), ("heldout_views", -1), ("resolution", 10**6), ("workers", 0)],
 )  # fmt: skip
 def test_counts_that_make_no_sense(name, value, tmp_path):
-    with pytest.raises(MNIFError, match=f"--{name.replace('_', '-')} {value}: must be"):
+    with pytest.raises(MNIFError, match=f"`{name}` {value}: must be"):
         make_procedural_cars(tmp_path / "out", **{**TINY, name: value})
 
 

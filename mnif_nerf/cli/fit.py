@@ -304,7 +304,7 @@ def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
 
 
 # What the library calls these options.
-_ARGUMENTS = {
+ARGUMENTS = {
     "half": "observed_half",
     "box": "observed_box",
     "mask": "observed_mask",
@@ -318,7 +318,7 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(FitOptions)), [FitOptions], _ARGUMENTS)
+    run_command(lambda: main(tyro.cli(FitOptions)), [FitOptions], ARGUMENTS)
 
 
 if __name__ == "__main__":
