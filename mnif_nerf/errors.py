@@ -100,9 +100,10 @@ def flag_paths(*settings: Any) -> list[tuple[str, ...]]:
         elif dataclasses.is_dataclass(item):
             hints = typing.get_type_hints(item) if isinstance(item, type) else vars(item)
             for field in dataclasses.fields(item):
+                inner = (*path, field.name)
                 if "Positional" not in str(field.type):  # an argument without a flag
-                    found[(*path, field.name)] = None
-                waiting.append(((*path, field.name), hints[field.name]))
+                    found[inner] = None
+                waiting.append((inner, hints[field.name]))
         else:
             waiting += [(path, part) for part in typing.get_args(item)]
     return sorted((path for path in found if path), key=len)

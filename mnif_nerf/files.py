@@ -301,7 +301,7 @@ def from_description(kind: type[Described], content: Any, where: object, remedy:
     Raises:
         MNIFError: a key is unknown, one without a default is missing, or a value is refused.
     """
-    known = dataclasses.fields(kind)
+    known = dataclasses.fields(kind)  # type: ignore[arg-type]
     check_keys(content, (field.name for field in known), where, remedy)
     none = dataclasses.MISSING
     missing = [f.name for f in known if f.default is none and f.default_factory is none and f.name not in content]
