@@ -105,7 +105,7 @@ class NeuralShape(SolidObject):
             value = max(-1.0, float(np.log(max(error.highest, 1e-9) / surface_level(self.half_extent))) / GAIN)
             raise MNIFError(
                 f"{self.name}: nothing is inside at the level {0.5 if level is None else level:.3g} (its highest "
-                f"occupancy is {0.5 + 0.5 * value:.3g}); lower it with --level, or train for longer."
+                f"occupancy is {0.5 + 0.5 * value:.3g}); lower it with `level`, or train for longer."
             ) from None
 
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:

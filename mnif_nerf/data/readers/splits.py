@@ -87,7 +87,7 @@ def split_names(names: list[str], val_fraction: float, test_fraction: float, see
     num_val, num_test = counts
     if num_val + num_test >= len(names):
         raise MNIFError(
-            f"--val-fraction {val_fraction} and --test-fraction {test_fraction}: leave none of {len(names)} "
+            f"`val_fraction` {val_fraction} and `test_fraction` {test_fraction}: leave none of {len(names)} "
             "meshes for training; choose smaller fractions."
         )
     order = [names[i] for i in np.random.default_rng([seed, 3]).permutation(len(names))]
