@@ -61,7 +61,7 @@ class Config:
     views: tuple[int, int] = (6, 17)
     """The two views."""
     halves: tuple[str, ...] = ("front", "back", "left", "top")
-    """Of voxels, the halves that are seen, one after the other."""
+    """Halves of the voxels that are seen, one after the other."""
     restarts: int = 3
     """Starts of every fit."""
     steps: int = 200
@@ -69,7 +69,7 @@ class Config:
     prior_weight: float | None = None
     """Weight of the prior; the kind's own by default."""
     seed: int = 0
-    """Of draws and starts."""
+    """Seed of draws and starts."""
     output: Path | None = None
     """Also write the numbers as JSON."""
 

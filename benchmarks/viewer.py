@@ -1,13 +1,13 @@
 """How soon nerfstudio's viewer shows a change: python benchmarks/viewer.py --load-config <run>/config.yml
 
 A run is opened in nerfstudio's own viewer, with its render thread, and a client that keeps the times at which pictures
-were handed to it in place of a browser. Of every control: until the control is done (`control`: its latent found,
-collapsed and made ready), until the first picture (which is of a lower resolution, as while the camera moves) and until
-the one in full resolution, which nerfstudio begins no sooner than 0.4 s after the last change. All are seconds from the
-moment the value arrives; a browser adds its own.
+were handed to it in place of a browser. Three times are taken of every control: until the control is done
+(`control`: its latent found, collapsed and made ready), until the first picture (which has a lower resolution, as while
+the camera moves) and until the one in full resolution, which nerfstudio begins no sooner than 0.4 s after the last
+change. All are seconds from the moment the value arrives; a browser adds its own.
 
-The baseline of the same run: the picture of full resolution where nothing is collapsed beforehand and, of radiance
-fields, empty space is not skipped.
+The baseline of the same run is the picture of full resolution where nothing is collapsed beforehand and the empty
+space of radiance fields is not skipped.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Release:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
-    """Of ShapeNet."""
+    """A release of ShapeNet."""
     return Release(tmp_path, "shapenet")
 
 

@@ -31,7 +31,7 @@ SEEDS = range(3)
 
 
 def between_sets(generated: np.ndarray, reference: np.ndarray) -> Distances:
-    """Of feature vectors `[N, D]`, Euclidean."""
+    """Euclidean distances of feature vectors `[N, D]`."""
     return Distances(cdist(generated, reference), cdist(generated, generated), cdist(reference, reference))
 
 
@@ -99,7 +99,7 @@ def test_sets_far_apart() -> None:
 
 
 def test_rows_are_generated_and_columns_are_reference() -> None:
-    """Trap 4. Of three samples two are near reference 0 and one is near reference 1; references 2, 3 have none."""
+    """Trap 4. Two samples are near reference 0 and one is near reference 1; references 2, 3 have none."""
     between = cdist(line(0.0, 0.1, 10.2), line(0.0, 10.0, 20.0, 31.0))
     assert mmd(between) == pytest.approx((0 + 0.2 + 9.8 + 20.8) / 4)
     assert coverage(between) == 2 / 4
@@ -328,7 +328,7 @@ def test_intervals_hold_the_true_mean_about_as_often_as_they_say() -> None:
 
 @pytest.mark.parametrize("count", [4, 5])
 def test_intervals_of_a_plain_mean_are_those_of_all_halves(count: int) -> None:
-    """Where all samples are one, MMD is the mean of fixed numbers. Of 5, halves of 2 vary by sqrt(3 / 2) too much."""
+    """Where all samples are one, MMD is the mean of fixed numbers. Halves of 2 of 5 vary by sqrt(3 / 2) too much."""
     values = np.array([1.0, 2.0, 4.0, 8.0, 16.0])[:count]
     references = line(*values)
     distances = Distances(np.tile(values, (count, 1)), np.zeros((count, count)), cdist(references, references))

@@ -137,7 +137,7 @@ def test_training_learns(data: dict[str, Path], tmp_path: Path, method: str, cha
 
 
 def test_the_viewers_latent_is_kept_up_while_training(data: dict[str, Path], tmp_path: Path) -> None:
-    """Of the shown instance alone, and only where there is a viewer; a checkpoint needs them all."""
+    """Only the shown instance's latent is computed, and only for a viewer; a checkpoint needs them all."""
     config = tiny_config(data[VOXEL], tmp_path, method=VOXEL)
     pipeline = config.pipeline.setup(device="cpu", test_mode="val")
 

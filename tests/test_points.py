@@ -117,7 +117,7 @@ def test_weights_have_mean_one(store: GridStore, share: float, points: int, seed
 
 
 def test_the_weighted_mean_is_unbiased_and_the_plain_one_is_not(store: GridStore) -> None:
-    """Of any quantity on the grid; here of one that is large at the surface."""
+    """This holds for any quantity on the grid; the test takes one that is large at the surface."""
     instance = 3
     value = np.random.default_rng(0).random(SIZE**3)
     value[store.surface(instance)] += 5

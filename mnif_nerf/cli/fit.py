@@ -43,7 +43,7 @@ class FitOptions:
     observed_box: tuple[float, float, float, float, float, float] | None = None
     """Only this box (x0 y0 z0 x1 y1 z1, scene box coordinates) counts as seen."""
     observed_mask: Path | None = None
-    """Only these cells (the input's grid; of a mesh the model's) or pixels (the model's size, white is seen)."""
+    """Only these cells (the input's grid; for a mesh, the model's) or pixels (the model's size, white is seen)."""
     scanner: tuple[float, float, float] | None = None
     """Where a point cloud was scanned from: what lies between is empty, and normals point there."""
     truth: Path | None = None
@@ -68,7 +68,7 @@ class FitOptions:
     normalise: Literal["auto", "yes", "no"] = "auto"
     """Centre and scale: a mesh or cloud to a diagonal of 1, cameras to the model's distance. By default meshes only."""
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """This point of the file becomes the origin; of a normalised mesh, this point of the scene box."""
+    """This point of the file becomes the origin; for a normalised mesh, this point of the scene box."""
     scale: float = 1.0
     """The file's coordinates times this, after --centre."""
     fov: float | None = None

@@ -52,8 +52,8 @@ class RenderOptions:
     latent_file: Path | None = None
     """Objects of a .safetensors with "latents" [n, D] (as mnif-sample writes), or of NeuralObject.save."""
     index: tuple[int, ...] = ()
-    """Which samples of --seed, or which rows of --latent-file, from 0; by default the first, to interpolate the first
-    four (of a file all)."""
+    """Which samples of --seed, or which rows of --latent-file, from 0; by default the first; to interpolate,
+    the first four (all of a file)."""
     seed: int = 0
     """Seed of the samples and of the walk: sample 3 here is mnif-sample's sample003."""
     sampler: str | None = None
@@ -73,8 +73,8 @@ class RenderOptions:
     fps: int | None = None
     """Frames per second; by default 24, or the camera path's."""
     resolution: int | None = None
-    """Pixels along an edge of a square video; by default 256. A field of images is read at as many points; by default
-    at the training pictures' own, enlarged."""
+    """Pixels along an edge of a square video; by default 256. An image field is evaluated at as many points; by
+    default at the training pictures' resolution, enlarged."""
     width: int | None = None
     """Pixels, for videos that are not square. A camera path brings its own size."""
     height: int | None = None

@@ -21,7 +21,7 @@ class SweepOptions:
     """Train small models over a grid of sizes, on voxels or pictures, and compare them.
 
     Writes sweep.json, report.md, report.html and curves (PNG and SVG). Finished grid points are kept, so an
-    interrupted sweep goes on.
+    interrupted sweep resumes.
     """
 
     data: Path
@@ -39,7 +39,7 @@ class SweepOptions:
     steps: int = 400
     """Training steps of every model."""
     seed: int = 0
-    """Random seed of everything."""
+    """Seed of everything that is random."""
     output: Path | None = None
     """Folder to write to; by default outputs/sweep/<data's name>."""
 

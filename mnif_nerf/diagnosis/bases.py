@@ -235,7 +235,7 @@ def _diversity(rows: Tensor, untrained: Tensor) -> Diversity:
 
 
 def _coefficient_diversity(use: Use, untrained: Use) -> Diversity:
-    """Diversity of instances, one per row: centred, because what all share tells none from another."""
+    """Diversity of instances, one per row: centred, because what all instances share tells none from another."""
     return Diversity(
         effective_rank(use.contributions, centred=True),
         mean_absolute_correlation(use.contributions.T),

@@ -105,8 +105,8 @@ def num_references(bench: EvaluationContext) -> int:
 def compare_shapes(bench: EvaluationContext) -> Comparison:
     """MMD, COV, 1-NNA and JSD of every line against the reference shapes, and novelty against the training shapes.
 
-    Sets are of one size, the smallest of all. An empty shape lies farther from all others than any two points of the
-    box, covers nothing, and is counted.
+    All sets are cut to the size of the smallest. An empty shape counts: its distance to every other shape is larger
+    than any distance within the box, and it covers no reference.
     """
     subject, protocol = bench.subject, bench.protocol
     instances = subject.references(protocol.references, protocol.max_references, solids=True)

@@ -44,7 +44,7 @@ class Reconstruction:
     worst: list[tuple[str, Pair]]
 
     def table(self) -> dict[str, dict[str, float]]:
-        """Mean, deviation and percentiles over the instances, for every metric."""
+        """Mean, deviation and percentiles of every metric over the instances."""
         table = {}
         for metric in self.scores[0]:
             values = np.array([score[metric] for score in self.scores])
@@ -56,8 +56,8 @@ class Reconstruction:
 def reconstruct(bench: EvaluationContext, lpips: bool = False, num_worst: int = 6) -> list[Reconstruction]:
     """Scores of training instances, and of unseen ones where the data has some.
 
-    For radiance: held-out views of training scenes, and views of unseen scenes whose latents were found from the
-    protocol's conditioning views. For voxels and pictures: whole grids.
+    Radiance fields are scored on held-out views of training scenes, and on views of unseen scenes whose latents were
+    found from the protocol's conditioning views. Voxels and pictures are scored on whole grids.
 
     Args:
         bench: model, data and sizes.

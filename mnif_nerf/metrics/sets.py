@@ -67,8 +67,8 @@ def mmd(between: np.ndarray) -> float:
 def coverage(between: np.ndarray) -> float:
     """COV: share of the reference that is the nearest reference item of some generated item.
 
-    Diversity only, and it ignores how near these items are. Among references at an equal distance, the one with the
-    lowest index is covered.
+    It measures diversity only and ignores how near these items are. Where several references are equally near, the
+    one with the lowest index is covered.
 
     Args:
         between: `[G, R]`, generated x reference.

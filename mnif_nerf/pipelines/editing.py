@@ -2,8 +2,8 @@
 
 The networks of a model are linear in the mixture coefficients, and those are affine in the latent. So where every layer
 takes the same shares (which sum to 1), mixing networks, coefficients or latents is one and the same thing, and the
-result has a latent. Where layers take different shares, no latent need give the result: such an object carries its
-coefficients instead, and says so where a latent is asked for.
+result has a latent. Where layers take different shares, the result may correspond to no latent: such an object carries
+its coefficients instead, and says so where a latent is asked for.
 
 What a method takes as an object is a `NeuralObject`, a latent `[D]`, or a
 training instance's name or index.

@@ -148,11 +148,11 @@ _FORMS = [
 ]
 
 # ------------------------------------------------------------------------------------------------------ the paper's
-# Shapes, batches, inner steps, learning rates and lengths are those of the authors' code. So is the start of voxels and
-# images: with the bases scaled up (init "corrected") the authors' inner rate is too long at w0 = 50, and ShapeNet S
-# learns nothing in 200 steps. What differs: gradients are clipped for each group of parameters alone, and of
-# SRN Cars the bases keep their spread, latents have Adam (theirs, by plain descent, hardly move) and rays meet the
-# visual hulls.
+# Shapes, batches, inner steps, learning rates and lengths are those of the authors' code. Voxels and images keep the
+# authors' initialisation too: with the bases scaled up (init "corrected"), the authors' inner learning rate is too
+# large at w0 = 50, and ShapeNet S learns nothing in 200 steps. Two things differ: gradients are clipped for each
+# parameter group separately, and for SRN Cars the bases keep their spread, Adam trains the latents (the authors' plain
+# descent hardly moves them) and rays meet the visual hulls.
 
 
 def _paper_optimizers(**adam: Any) -> dict[str, Any]:

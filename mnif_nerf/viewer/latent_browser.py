@@ -266,7 +266,7 @@ class LatentWalk:
 
     @property
     def short(self) -> str:
-        """What is shown, in a few words: what does not say itself is as it is by default."""
+        """What is shown, in a few words; settings that are not mentioned have their defaults."""
         now, default = self.settings, Settings()
         sample = f"seed {now.seed}"
         if now.temperature != default.temperature:

@@ -65,17 +65,16 @@ def frame(client: Any, framing: Framing) -> None:
 def guard(machine: Any, tell: Callable[[str], None]) -> None:
     """Keep a client's render thread alive whatever happens in a picture; `tell` gets a sentence about it.
 
-    And let it render fewer but finer pictures while something moves.
+    The thread also renders fewer but finer pictures while something moves.
 
-    nerfstudio's thread takes any other exception than that of an interruption for its end, and the page then stays as
-    it is without a word. Its interruptions come from a trace function that raises at any line of Python, and there
-    are two flaws in them:
+    Every exception except an interruption ends nerfstudio's thread, and the page then freezes silently. Interruptions
+    come from a trace function that may raise at any line of Python. They have two flaws:
 
-    - One that comes while the trace is being taken off leaves it on. The next one is then raised wherever the thread
-      happens to be, such as where viser holds its lock of messages, and the page is frozen for good. So the trace is
-      taken off once more.
-    - At rest, a change asks for the interruption of a picture that is finished already, and it is the next picture that
-      is thrown away; the change shows a fifth of a second later. So what was asked for before is forgotten.
+    - An interruption that arrives while the trace is being removed leaves the trace installed. The next one is then
+      raised wherever the thread happens to be, for example where viser holds the lock of its messages, and the page
+      freezes for good. So the trace is removed once more.
+    - At rest, a change requests the interruption of a picture that is already finished, so the next picture is thrown
+      away and the change shows a fifth of a second later. So earlier requests are discarded.
 
     Args:
         machine: a `RenderStateMachine`.

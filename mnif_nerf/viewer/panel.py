@@ -2,7 +2,8 @@
 
 The folder stands at the top of the panel. It is built where nerfstudio hands over the viewer, and in runs without a
 viewer nothing is built at all. Callbacks come from several threads, in any order, and often faster than a picture can
-be made: each notes which control was touched, and the next one to get the lock reads what all of these say by then.
+be made. Updates are coalesced: each callback notes which control was touched, and the next one to get the lock reads
+the present values of all touched controls.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class InstanceShuffle:
     def take(self, first: int, number: int) -> Tensor:
         """Visits number `first` ... `first + number`: int64 `[number]`.
 
-        A function of the arguments alone. A stretch that straddles two epochs may hold an instance twice.
+        The result depends on the arguments alone. A range that straddles two epochs may hold an instance twice.
         """
         position = torch.arange(first, first + number)
         epochs, places = position // self.count, position % self.count

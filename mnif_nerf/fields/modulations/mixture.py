@@ -81,7 +81,7 @@ class MixtureField(ModulatedField):
 
     @torch.no_grad()
     def collapse_coefficients(self, alpha: Tensor) -> CompactField:
-        """The small network of mixture coefficients `[M, L]`, which no latent need give.
+        """The small network of mixture coefficients `[M, L]`, which may correspond to no latent.
 
         Raises:
             MNIFError: coefficients of another size than this field's.

@@ -42,16 +42,16 @@ class FitSettings:
     """How a latent is searched.
 
     Attributes:
-        restarts: k starts: the mean, the training latents that explain most, samples of the prior. For a photo: the
-            hypotheses of pose and latent that are followed to the end.
-        steps: gradient steps from each start; of a photo in the last round.
+        restarts: number of starts: the mean, the training latents that explain most, samples of the prior. For a
+            photo it is the number of pose and latent hypotheses that reach the last round.
+        steps: gradient steps from each start; for a photo, of the last round.
         lr: rate, in standard deviations of the training latents.
         prior: what holds the latent, see `mnif_nerf.latents.search.SearchConfig`.
         prior_weight: None takes what was measured to suit the observation (docs/fit.md).
-        seed: of draws and starts, 0 to 2^31 - 1.
-        views: of posed pictures, the ones to fit to; the others are scored.
+        seed: seed of draws and starts, 0 to 2^31 - 1.
+        views: which posed pictures to fit to; the others are scored.
         region: what was seen of a shape or picture.
-        field_of_view: of a single picture, horizontal degrees; the training cameras' when None.
+        field_of_view: a single picture's, horizontal, in degrees; the training cameras' when None.
         radius: distance of its camera; the training cameras' when None.
     """
 
@@ -201,9 +201,9 @@ def total_steps(observation: Observation, settings: FitSettings) -> int:
 def _starts(pipe: Decoder, task: FitTask, settings: FitSettings) -> tuple[Tensor, list[str]]:
     """Where the searches start; after meta-learning the inner loop's result first, where all was observed.
 
-    From a part of an object the inner loop lands far from what the model knows, and a search from there keeps it
-    (docs/fit.md), so then it starts from the mean. It also does where the points are not those that training
-    descends on: the inner loop of radiance fields takes rays.
+    Given only a part of an object, the inner loop lands far from what the model knows, and a search that starts there
+    stays there (docs/fit.md). The search therefore starts from the mean. It also starts from the mean where the inner
+    loop of training takes other data than points: that of radiance fields takes rays.
     """
     count, evidence = settings.restarts, task.evidence
     assert evidence is not None
