@@ -102,13 +102,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> ModelAndData:
     return ModelAndData(MNIFPipeline(with_prior(model)), root)
 
 
-def bench_of(subject: ModelAndData, cache: Path | None = None, **changes: Any) -> EvaluationContext:
-    return EvaluationContext(subject, dataclasses.replace(TINY, **changes), Cache(cache), quiet)
+def context_of(target: ModelAndData, cache: Path | None = None, **changes: Any) -> EvaluationContext:
+    return EvaluationContext(target, dataclasses.replace(TINY, **changes), Cache(cache), quiet)
 
 
 def test_a_model_gives_back_its_own_shapes_and_pictures(voxels: ModelAndData, images: ModelAndData) -> None:
-    for subject, metric, best in ((voxels, "iou", 1.0), (images, "psnr", 40.0)):
-        training = reconstruct(bench_of(subject))[0]
+    for target, metric, best in ((voxels, "iou", 1.0), (images, "psnr", 40.0)):
+        training = reconstruct(context_of(target))[0]
         assert training.name == "training"
         assert len(training.scores) == 4
         assert min(score[metric] for score in training.scores) >= best
@@ -116,7 +116,7 @@ def test_a_model_gives_back_its_own_shapes_and_pictures(voxels: ModelAndData, im
 
 
 def test_worst_reconstructions_come_first(voxels: ModelAndData) -> None:
-    unseen = reconstruct(bench_of(voxels))[1]
+    unseen = reconstruct(context_of(voxels))[1]
     named = dict(zip(unseen.names, (score["iou"] for score in unseen.scores)))
     shown = [named[name] for name, _ in unseen.worst]
     assert shown == sorted(named.values())[: len(shown)]
@@ -125,7 +125,7 @@ def test_worst_reconstructions_come_first(voxels: ModelAndData) -> None:
 
 def test_lines_that_are_known(voxels: ModelAndData) -> None:
     """Training latents decode to the training data, so both lines are equal; their distance to training data is 0."""
-    comparison = compare_shapes(bench_of(voxels))
+    comparison = compare_shapes(context_of(voxels))
     lines = {line.row.name: line for line in comparison.lines}
     assert list(lines) == ["training-data", "training-latents", "gaussian"]
     for name in (f"{metric}/{score}" for metric in (CHAMFER, EMD, ONE_MINUS_IOU) for score in ("mmd", "cov", "1nna")):
@@ -144,11 +144,11 @@ def test_empty_shapes_are_counted_and_cover_nothing(voxels: ModelAndData) -> Non
     real = make_shape_set(full, 32, 0)
     assert made.empty.tolist() == [True, False, False, False]
     for metric, worst in ((CHAMFER, 6.0), (EMD, 3**0.5), (ONE_MINUS_IOU, 1.0)):
-        matrix = shape_distances(bench_of(voxels, emd_points=16), made, real, metric, "")
+        matrix = shape_distances(context_of(voxels, emd_points=16), made, real, metric, "")
         assert matrix[0] == pytest.approx(np.full(4, worst))
         assert matrix[1:].max() < worst
     assert coverage(matrix[1:]) == 0.75
-    assert shape_distances(bench_of(voxels), made, made, CHAMFER, "")[0, 0] == 0
+    assert shape_distances(context_of(voxels), made, made, CHAMFER, "")[0, 0] == 0
     assert one_minus_iou_of(made, made)[0, 0] == 0
 
 
@@ -164,11 +164,11 @@ def test_points_lie_on_the_surface_of_the_cells() -> None:
 @pytest.mark.parametrize("kind", ["voxels", "images", "scenes"])
 def test_the_same_seed_gives_the_same_file(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """With a cache, from the cache, and without one."""
-    subject = request.getfixturevalue(kind)
+    target = request.getfixturevalue(kind)
     cache = tmp_path / "cache"
     contents = []
     for name, kept in (("a", cache), ("b", cache), ("c", None)):
-        outcome = evaluate(subject, TINY, tmp_path / name, quiet, kept)
+        outcome = evaluate(target, TINY, tmp_path / name, quiet, kept)
         contents.append((tmp_path / name / "metrics.json").read_bytes())
         assert all(path.is_file() for path in outcome.paths)
     assert contents[0] == contents[1] == contents[2]
@@ -180,7 +180,7 @@ def test_the_same_seed_gives_the_same_file(kind: str, tmp_path: Path, request: p
     assert "Reconstruction" in page
     for picture in (tmp_path / "a").glob("*.png"):
         assert Image.open(picture).size[0] > 50
-    other = evaluate(subject, dataclasses.replace(TINY, seed=1), tmp_path / "d", quiet, cache)
+    other = evaluate(target, dataclasses.replace(TINY, seed=1), tmp_path / "d", quiet, cache)
     assert other.paths[-1].read_bytes() != contents[0]
 
 
@@ -288,37 +288,37 @@ def test_views_are_held_out_as_in_training(tmp_path: Path) -> None:
     target = load_target(run, data, "cpu")
     assert target.heldout_views == 0
     with pytest.raises(MNIFError, match="no view is held out"):
-        reconstruct(bench_of(target))
+        reconstruct(context_of(target))
 
 
 def test_pictures_from_other_cameras_are_no_yardstick(
     scenes: ModelAndData, images: ModelAndData, tmp_path: Path
 ) -> None:
     """The tiny scenes' held-out views are new ones; where they are the references themselves, the line stays."""
-    assert GridPictures(bench_of(images)).training_is_yardstick()
-    bench = bench_of(scenes)
+    assert GridPictures(context_of(images)).training_is_yardstick()
+    context = context_of(scenes)
     held = scenes.scenes("train_val")
     test = scenes.scenes("test")
     near = np.linalg.norm(held.poses[:, None, :3, 3] - test.poses[None, :, :3, 3], axis=-1).min(axis=0)
-    assert ViewPictures(bench).training_is_yardstick() == bool(np.median(near) < 0.02 * 1.3)
-    assert ViewPictures(bench_of(scenes, references=("train_val",))).training_is_yardstick()
+    assert ViewPictures(context).training_is_yardstick() == bool(np.median(near) < 0.02 * 1.3)
+    assert ViewPictures(context_of(scenes, references=("train_val",))).training_is_yardstick()
 
 
 def test_a_flow_prior_is_sampled_by_its_own_sampler(voxels: ModelAndData) -> None:
     model = dataclasses.replace(voxels.pipe.model)
     model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=3, prediction="flow"), progress=False)
-    bench = bench_of(ModelAndData(MNIFPipeline(model), voxels.data), rows=PROTOCOLS["small"].rows)
-    assert [row.name for row in rows_of(bench)] == [
+    context = context_of(ModelAndData(MNIFPipeline(model), voxels.data), rows=PROTOCOLS["small"].rows)
+    assert [row.name for row in rows_of(context)] == [
         "training-data", "training-latents", "gaussian", "interpolation", "flow-heun",
     ]  # fmt: skip
-    assert [row.name for row in rows_of(bench_of(voxels, rows=PROTOCOLS["small"].rows))][-1] == "ddpm-1000"
-    assert compare_shapes(bench).lines[-1].pairs
+    assert [row.name for row in rows_of(context_of(voxels, rows=PROTOCOLS["small"].rows))][-1] == "ddpm-1000"
+    assert compare_shapes(context).lines[-1].pairs
 
 
 def test_too_few_references_leave_the_comparisons_out(tmp_path: Path) -> None:
     pipe = MNIFPipeline(with_prior(tiny_voxel_model(num_instances=8, resolution=12)))
-    subject = ModelAndData(pipe, write_grids(pipe, tmp_path / "data", unseen=3))
-    outcome = evaluate(subject, TINY, tmp_path / "out", quiet)
+    target = ModelAndData(pipe, write_grids(pipe, tmp_path / "data", unseen=3))
+    outcome = evaluate(target, TINY, tmp_path / "out", quiet)
     assert any("Only 3 instances" in note and "need 4" in note for note in outcome.notes)
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert "shapes" not in content

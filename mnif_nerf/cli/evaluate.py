@@ -55,8 +55,8 @@ def main(options: EvalOptions) -> Path:
     from mnif_nerf.evaluation.target import load_target
     from mnif_nerf.machine import one_thread
 
-    subject = load_target(options.load_config, options.data, options.device)
-    protocol = choose_protocol(options.protocol, subject.kind, options.num_samples, options.seed)
+    target = load_target(options.load_config, options.data, options.device)
+    protocol = choose_protocol(options.protocol, target.kind, options.num_samples, options.seed)
     if options.references is not None:
         splits = tuple(name.strip() for name in options.references.split(",") if name.strip())
         if not splits:
@@ -69,7 +69,7 @@ def main(options: EvalOptions) -> Path:
     prepare_output(output)
     cache = output / "cache"
     with one_thread():
-        outcome = evaluate(subject, protocol, output, progress_bar, cache, options.lpips, options.inception_weights)
+        outcome = evaluate(target, protocol, output, progress_bar, cache, options.lpips, options.inception_weights)
     for sentence in (*outcome.notes, *outcome.summaries):
         print(sentence)
     print(f"wrote {output}/report.html, report.md, metrics.json and {len(outcome.paths) - 3} figures")

@@ -80,63 +80,63 @@ class Comparison:
     distances: dict[str, np.ndarray]
 
 
-def rows_of(bench: EvaluationContext) -> list[Row]:
+def rows_of(context: EvaluationContext) -> list[Row]:
     """The protocol's lines that this model can fill: no samples without a prior."""
-    prior = bench.subject.pipe.prior
+    prior = context.target.pipe.prior
     if prior is None:
-        return [row for row in bench.protocol.rows if row.kind != "samples"]
+        return [row for row in context.protocol.rows if row.kind != "samples"]
     if prior.default_sampler != _FLOW.sampler:
-        return list(bench.protocol.rows)
+        return list(context.protocol.rows)
     # Diffusion's samplers do not fit a flow; those without a denoiser do.
-    return [row for row in bench.protocol.rows if row.kind != "samples" or row.sampler in BASELINES] + [_FLOW]
+    return [row for row in context.protocol.rows if row.kind != "samples" or row.sampler in BASELINES] + [_FLOW]
 
 
-def num_references(bench: EvaluationContext) -> int:
+def num_references(context: EvaluationContext) -> int:
     """How many instances samples can be compared with."""
-    subject, protocol = bench.subject, bench.protocol
-    if subject.kind.is_grid:
-        return len(subject.references(protocol.references, protocol.max_references))
-    return sum(subject.scenes(split).num_scenes for split in protocol.references if split in subject.splits)
+    target, protocol = context.target, context.protocol
+    if target.kind.is_grid:
+        return len(target.references(protocol.references, protocol.max_references))
+    return sum(target.scenes(split).num_scenes for split in protocol.references if split in target.splits)
 
 
 # ---------------------------------------------------------------------------------------------------------- shapes
 
 
-def compare_shapes(bench: EvaluationContext) -> Comparison:
+def compare_shapes(context: EvaluationContext) -> Comparison:
     """MMD, COV, 1-NNA and JSD of every line against the reference shapes, and novelty against the training shapes.
 
     All sets are cut to the size of the smallest. An empty shape counts: its distance to every other shape is larger
     than any distance within the box, and it covers no reference.
     """
-    subject, protocol = bench.subject, bench.protocol
-    instances = subject.references(protocol.references, protocol.max_references, solids=True)
-    real = shapes_of_instances(bench, instances, "reference shapes")
-    everyone = subject.training(len(subject.pipe.names), solids=True)
+    target, protocol = context.target, context.protocol
+    instances = target.references(protocol.references, protocol.max_references, solids=True)
+    real = shapes_of_instances(context, instances, "reference shapes")
+    everyone = target.training(len(target.pipe.names), solids=True)
     count = min(protocol.num_samples, len(real), len(everyone))
-    train = shapes_of_instances(bench, everyone, "training shapes", points=0)
+    train = shapes_of_instances(context, everyone, "training shapes", points=0)
     spread_real = _spread_set(real, count)
     unseen: ShapeSet | None = real
     if "train" in protocol.references:  # which are their own copies, and no yardstick of novelty
-        splits = unseen_splits(bench)
+        splits = unseen_splits(context)
         unseen = None
         if splits:
-            others = subject.references(splits, protocol.max_references, solids=True)
-            unseen = shapes_of_instances(bench, others, "unseen shapes", points=0)
+            others = target.references(splits, protocol.max_references, solids=True)
+            unseen = shapes_of_instances(context, others, "unseen shapes", points=0)
     yardstick = None if unseen is None else one_minus_iou_of(unseen, train)
     metrics = [metric for metric in (CHAMFER, EMD, ONE_MINUS_IOU) if metric != EMD or protocol.emd_points > 0]
-    among_real = {m: shape_distances(bench, spread_real, spread_real, m, f"{m}: references") for m in metrics}
+    among_real = {m: shape_distances(context, spread_real, spread_real, m, f"{m}: references") for m in metrics}
     lines, distances = [], {} if yardstick is None else {"unseen data": yardstick.min(axis=1)}
-    for row in rows_of(bench):
-        made = shapes_of_row(bench, row, real.resolution)
+    for row in rows_of(context):
+        made = shapes_of_row(context, row, real.resolution)
         kept = made.first(count)
         line = Line(row, count, int(kept.empty.sum()))
         for metric in metrics:
             if metric == EMD and protocol.emd_rows and row.name not in protocol.emd_rows:
                 continue
-            _add_set_scores(bench, line, kept, spread_real, metric, among_real[metric])
+            _add_set_scores(context, line, kept, spread_real, metric, among_real[metric])
         solid = [cloud for cloud, empty in zip(kept.points, kept.empty) if not empty]
         if solid:
-            jsd = jsd_of_clouds(solid, list(spread_real.points), half_extent=subject.pipe.model.half_extent)
+            jsd = jsd_of_clouds(solid, list(spread_real.points), half_extent=target.pipe.model.half_extent)
             line.scores["jsd"] = (jsd, float("nan"), float("nan"))
         if row.kind == "samples" and yardstick is not None:
             to_train = one_minus_iou_of(made, train)
@@ -153,15 +153,15 @@ def _spread_set(shapes: ShapeSet, count: int) -> ShapeSet:
 
 
 def _add_set_scores(
-    bench: EvaluationContext, line: Line, made: ShapeSet, real: ShapeSet, metric: str, among_real: np.ndarray
+    context: EvaluationContext, line: Line, made: ShapeSet, real: ShapeSet, metric: str, among_real: np.ndarray
 ) -> None:
     distances = Distances(
-        between=shape_distances(bench, made, real, metric, f"{metric}: {line.row.label}"),
-        generated=shape_distances(bench, made, made, metric, f"{metric}: {line.row.label}, among themselves"),
+        between=shape_distances(context, made, real, metric, f"{metric}: {line.row.label}"),
+        generated=shape_distances(context, made, made, metric, f"{metric}: {line.row.label}, among themselves"),
         reference=among_real,
     )
     scores = set_scores(distances)
-    intervals = bootstrap(distances, bench.protocol.resamples, seed=bench.protocol.seed)
+    intervals = bootstrap(distances, context.protocol.resamples, seed=context.protocol.seed)
     if made.empty.any():  # an empty shape is equally far from all, and the first of them would count as covered
         solid = distances.between[~made.empty]
         scores["cov"] = coverage(solid) if len(solid) else 0.0
@@ -170,28 +170,30 @@ def _add_set_scores(
         line.scores[f"{metric}/{name}"] = (value, *intervals[name])
 
 
-def shape_distances(bench: EvaluationContext, rows: ShapeSet, columns: ShapeSet, metric: str, title: str) -> np.ndarray:
+def shape_distances(
+    context: EvaluationContext, rows: ShapeSet, columns: ShapeSet, metric: str, title: str
+) -> np.ndarray:
     """Distances `[R, C]` between two sets of shapes, empty ones included; kept in the cache."""
     if metric == ONE_MINUS_IOU:
         return one_minus_iou_of(rows, columns)
     same = columns is rows
-    count = bench.protocol.emd_points if metric == EMD else rows.points.shape[1]
+    count = context.protocol.emd_points if metric == EMD else rows.points.shape[1]
     key = {"metric": metric, "rows": _digest(rows), "columns": _digest(columns), "points": count}
 
     def make() -> dict[str, np.ndarray]:
         # Points are in random order along the surface, so the first of them are an even sample too.
         left = [cloud[:count] for cloud, empty in zip(rows.points, rows.empty) if not empty]
         right = left if same else [cloud[:count] for cloud, empty in zip(columns.points, columns.empty) if not empty]
-        diagonal = 2 * bench.subject.pipe.model.half_extent * 3**0.5
+        diagonal = 2 * context.target.pipe.model.half_extent * 3**0.5
         matrix = np.full((len(rows), len(columns)), 2 * diagonal**2 if metric == CHAMFER else diagonal)
         if left and right:
-            with bench.stage(title, len(left)) as advance:
+            with context.stage(title, len(left)) as advance:
                 found = distance_matrix(left, right, metric, advance)
             matrix[np.ix_(~rows.empty, ~columns.empty)] = found
         matrix[np.ix_(rows.empty, columns.empty)] = 0.0
         return {"matrix": matrix}
 
-    return bench.cache.get("distances", key, make)["matrix"]
+    return context.cache.get("distances", key, make)["matrix"]
 
 
 def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet) -> np.ndarray:
@@ -214,29 +216,29 @@ def _digest(shapes: ShapeSet) -> str:
 # -------------------------------------------------------------------------------------------------------- pictures
 
 
-def compare_pictures(bench: EvaluationContext, network: FeatureNetwork) -> Comparison:
+def compare_pictures(context: EvaluationContext, network: FeatureNetwork) -> Comparison:
     """Fréchet and kernel distance, precision, recall, density and coverage of every line's pictures."""
-    source: Pictures = GridPictures(bench) if bench.subject.kind.is_grid else ViewPictures(bench)
+    source: Pictures = GridPictures(context) if context.target.kind.is_grid else ViewPictures(context)
     reference, per_object = source.references(), source.per_object
-    real = features_of(bench, reference, network, "features: references")
+    real = features_of(context, reference, network, "features: references")
     lines = []
-    for row in rows_of(bench):
+    for row in rows_of(context):
         if row.kind == "data" and not source.training_is_yardstick():
             continue
         pictures = source.of_row(row, reference)
-        fake = features_of(bench, pictures, network, f"features: {row.label}")
+        fake = features_of(context, pictures, network, f"features: {row.label}")
         line = Line(row, len(pictures.images) // per_object)
-        line.scores = _picture_scores(bench, real, fake, network.name, per_object)
+        line.scores = _picture_scores(context, real, fake, network.name, per_object)
         lines.append(line)
     distances = _picture_novelty(lines, source, reference)
     return Comparison(lines, len(reference.images) // per_object, distances)
 
 
 def _picture_scores(
-    bench: EvaluationContext, real: Tensor, fake: Tensor, network: str, per_object: int
+    context: EvaluationContext, real: Tensor, fake: Tensor, network: str, per_object: int
 ) -> dict[str, tuple[float, float, float]]:
     """Scores by name: (value, low, high), without an interval where there are too few objects for halves of them."""
-    protocol, nothing = bench.protocol, float("nan")
+    protocol, nothing = context.protocol, float("nan")
     sides = [torch.arange(len(side)) // per_object for side in (real, fake)]
     if min(int(side.max()) + 1 for side in sides) < 2 * (protocol.neighbours + 1):
         scores = feature_scores(real, fake, network, protocol.neighbours, protocol.seed)
@@ -247,16 +249,16 @@ def _picture_scores(
     return {name: (score.value, score.low, score.high) for name, score in found.items()}
 
 
-def features_of(bench: EvaluationContext, pictures: PictureSet, network: FeatureNetwork, title: str) -> Tensor:
+def features_of(context: EvaluationContext, pictures: PictureSet, network: FeatureNetwork, title: str) -> Tensor:
     """Features `[N, F]` float64, kept in the cache under the network's name."""
 
     def make() -> dict[str, np.ndarray]:
-        with bench.stage(title, len(pictures.images)) as advance:
+        with context.stage(title, len(pictures.images)) as advance:
             images = torch.from_numpy(np.ascontiguousarray(pictures.images)).permute(0, 3, 1, 2)
             return {"features": network(images, advance=advance).numpy()}
 
     key = {"network": network.name, "pictures": pictures.key}
-    return torch.from_numpy(bench.cache.get("features", key, make)["features"])
+    return torch.from_numpy(context.cache.get("features", key, make)["features"])
 
 
 def _picture_novelty(lines: list[Line], source: Pictures, reference: PictureSet) -> dict[str, np.ndarray]:

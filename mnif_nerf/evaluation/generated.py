@@ -29,78 +29,80 @@ class EvaluationContext:
     """What every part of an evaluation works with.
 
     Attributes:
-        subject: model and data.
+        target: model and data.
         protocol: sizes and seed.
         cache: where long work is kept.
         stage: makes progress bars.
     """
 
-    subject: ModelAndData
+    target: ModelAndData
     protocol: EvaluationProtocol
     cache: Cache
     stage: Stage
 
     def __post_init__(self) -> None:
-        self.model_digest = digest_of_model(self.subject.pipe.model)
+        self.model_digest = digest_of_model(self.target.pipe.model)
 
     def key(self, **more: object) -> dict[str, object]:
         """A cache key of something made by the model."""
         return {"model": self.model_digest, "seed": self.protocol.seed, **more}
 
 
-def row_latents(bench: EvaluationContext, row: Row) -> Tensor:
+def row_latents(context: EvaluationContext, row: Row) -> Tensor:
     """Latents `[N, D]` of a line; N is less where there are fewer training instances.
 
     Raises:
         MNIFError: samples of a model without a prior.
     """
-    pipe, count = bench.subject.pipe, bench.protocol.num_samples
+    pipe, count = context.target.pipe, context.protocol.num_samples
     if row.kind == "samples":
-        return pipe.sample_latents(count, bench.protocol.seed, row.sampler, row.steps)
-    rows = bench.subject.training_rows(count)
+        return pipe.sample_latents(count, context.protocol.seed, row.sampler, row.steps)
+    rows = context.target.training_rows(count)
     return pipe.latents[torch.from_numpy(rows).to(pipe.latents.device)]
 
 
-def row_objects(bench: EvaluationContext, row: Row) -> Iterator[NeuralObject]:
+def row_objects(context: EvaluationContext, row: Row) -> Iterator[NeuralObject]:
     """The objects of a line, decoded as they are asked for."""
-    for index, latent in enumerate(row_latents(bench, row)):
-        yield bench.subject.pipe.decode(latent, f"{row.name}-{index:04d}")
+    for index, latent in enumerate(row_latents(context, row)):
+        yield context.target.pipe.decode(latent, f"{row.name}-{index:04d}")
 
 
 # ---------------------------------------------------------------------------------------------------------- shapes
 
 
-def shapes_of_row(bench: EvaluationContext, row: Row, resolution: int) -> ShapeSet:
+def shapes_of_row(context: EvaluationContext, row: Row, resolution: int) -> ShapeSet:
     """Cells and surface points of a line's objects."""
-    protocol = bench.protocol
+    protocol = context.protocol
     if row.kind == "data":
-        return shapes_of_instances(bench, bench.subject.training(protocol.num_samples, solids=True), "training shapes")
-    key = bench.key(
+        return shapes_of_instances(
+            context, context.target.training(protocol.num_samples, solids=True), "training shapes"
+        )
+    key = context.key(
         row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, resolution=resolution,
         points=protocol.surface_points, version=SHAPES_VERSION,
     )  # fmt: skip
-    half_extent = bench.subject.pipe.model.half_extent
+    half_extent = context.target.pipe.model.half_extent
 
     def make() -> dict[str, np.ndarray]:
-        with bench.stage(f"shapes: {row.label}", protocol.num_samples) as advance:
-            cells = (require_solid(item).occupancy(resolution) for item in row_objects(bench, row))
+        with context.stage(f"shapes: {row.label}", protocol.num_samples) as advance:
+            cells = (require_solid(item).occupancy(resolution) for item in row_objects(context, row))
             return make_shape_set(cells, protocol.surface_points, protocol.seed, half_extent, advance).to_arrays()
 
-    return ShapeSet.from_arrays(bench.cache.get("shapes", key, make))
+    return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 
 
 def shapes_of_instances(
-    bench: EvaluationContext, instances: Instances, title: str, points: int | None = None
+    context: EvaluationContext, instances: Instances, title: str, points: int | None = None
 ) -> ShapeSet:
     """Cells and surface points of the data's own shapes.
 
     Args:
-        bench: with the protocol.
+        context: with the protocol.
         instances: of voxels.
         title: of the progress bar.
         points: per shape; by default the protocol's. Cells are compared without any.
     """
-    protocol = bench.protocol
+    protocol = context.protocol
     points = protocol.surface_points if points is None else points
     key = {
         "stores": [digest_of_store(store.folder) for store in instances.stores],
@@ -111,12 +113,12 @@ def shapes_of_instances(
     }
 
     def make() -> dict[str, np.ndarray]:
-        with bench.stage(title, len(instances)) as advance:
+        with context.stage(title, len(instances)) as advance:
             cells = iter(instances.values())
-            half_extent = bench.subject.pipe.model.half_extent
+            half_extent = context.target.pipe.model.half_extent
             return make_shape_set(cells, points, protocol.seed, half_extent, advance).to_arrays()
 
-    return ShapeSet.from_arrays(bench.cache.get("shapes", key, make))
+    return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,15 @@ class NoveltySets:
     samples: dict[str, np.ndarray]
 
 
-def picture_key(bench: EvaluationContext, row: Row, references: PictureSet) -> dict[str, object]:
+def picture_key(context: EvaluationContext, row: Row, references: PictureSet) -> dict[str, object]:
     """What a line's pictures depend on."""
-    protocol = bench.protocol
-    return bench.key(
+    protocol = context.protocol
+    return context.key(
         row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, cameras=protocol.cameras,
         size=list(references.images.shape[1:3]), splits=list(protocol.references), most=protocol.max_references,
     )  # fmt: skip
 
 
-def unseen_splits(bench: EvaluationContext) -> tuple[str, ...]:
+def unseen_splits(context: EvaluationContext) -> tuple[str, ...]:
     """Splits of the data that no model is trained on."""
-    return tuple(name for name in ("val", "test") if name in bench.subject.splits)
+    return tuple(name for name in ("val", "test") if name in context.target.splits)

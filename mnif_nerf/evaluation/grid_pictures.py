@@ -24,13 +24,13 @@ class GridPictures:
 
     per_object = 1
 
-    def __init__(self, bench: EvaluationContext) -> None:
-        self.bench = bench
+    def __init__(self, context: EvaluationContext) -> None:
+        self.context = context
 
     def references(self) -> PictureSet:
         """All reference instances."""
-        protocol = self.bench.protocol
-        return _given(self.bench.subject.references(protocol.references, protocol.max_references))
+        protocol = self.context.protocol
+        return _given(self.context.target.references(protocol.references, protocol.max_references))
 
     def training_is_yardstick(self) -> bool:
         """Always."""
@@ -38,32 +38,32 @@ class GridPictures:
 
     def of_row(self, row: Row, references: PictureSet) -> PictureSet:
         """One picture of each object, of the references' size."""
-        bench = self.bench
+        context = self.context
         if row.kind == "data":
-            return _given(bench.subject.training(bench.protocol.num_samples))
-        key = picture_key(bench, row, references)
+            return _given(context.target.training(context.protocol.num_samples))
+        key = picture_key(context, row, references)
 
         def make() -> dict[str, np.ndarray]:
             pictures = []
-            with bench.stage(f"pictures: {row.label}", bench.protocol.num_samples) as advance:
-                for item in row_objects(bench, row):
+            with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
+                for item in row_objects(context, row):
                     image: Any = item
                     pixels = np.asarray(image.image(references.images.shape[1]))
                     pictures.append(pixels[..., None] if pixels.ndim == 2 else pixels)
                     advance()
             return {"images": np.stack(pictures)}
 
-        return PictureSet(bench.cache.get("pictures", key, make)["images"], key)
+        return PictureSet(context.cache.get("pictures", key, make)["images"], key)
 
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """The pictures themselves."""
-        subject, protocol = self.bench.subject, self.bench.protocol
-        splits = unseen_splits(self.bench) if "train" in protocol.references else protocol.references
+        target, protocol = self.context.target, self.context.protocol
+        splits = unseen_splits(self.context) if "train" in protocol.references else protocol.references
         if not splits:
             return None
         return NoveltySets(
-            _flat(np.stack(subject.training(len(subject.pipe.names)).values())),
-            _flat(np.stack(subject.references(splits, protocol.max_references).values())),
+            _flat(np.stack(target.training(len(target.pipe.names)).values())),
+            _flat(np.stack(target.references(splits, protocol.max_references).values())),
             {row.name: _flat(self.of_row(row, references).images) for row in rows},
         )
 

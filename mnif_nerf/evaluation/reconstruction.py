@@ -53,14 +53,14 @@ class Reconstruction:
         return table
 
 
-def reconstruct(bench: EvaluationContext, lpips: bool = False, num_worst: int = 6) -> list[Reconstruction]:
+def reconstruct(context: EvaluationContext, lpips: bool = False, num_worst: int = 6) -> list[Reconstruction]:
     """Scores of training instances, and of unseen ones where the data has some.
 
     Radiance fields are scored on held-out views of training scenes, and on views of unseen scenes whose latents were
     found from the protocol's conditioning views. Voxels and pictures are scored on whole grids.
 
     Args:
-        bench: model, data and sizes.
+        context: model, data and sizes.
         lpips: whether pictures get the learned perceptual distance too.
         num_worst: how many pictures are kept.
 
@@ -68,46 +68,46 @@ def reconstruct(bench: EvaluationContext, lpips: bool = False, num_worst: int = 
         MNIFError: nothing is held out, or what LPIPS and fits raise.
     """
     score = Lpips() if lpips else None
-    groups = (_grids if bench.subject.kind.is_grid else _radiance)(bench, score, num_worst)
+    groups = (_grids if context.target.kind.is_grid else _radiance)(context, score, num_worst)
     if not groups:
-        raise MNIFError(f"{bench.subject.data}: no view is held out and no instance unseen; nothing can be scored.")
+        raise MNIFError(f"{context.target.data}: no view is held out and no instance unseen; nothing can be scored.")
     return groups
 
 
 # -------------------------------------------------------------------------------------------------- voxels, images
 
 
-def _grids(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
-    subject, protocol = bench.subject, bench.protocol
-    pipe, nouns = subject.pipe, subject.kind.nouns
+def _grids(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
+    target, protocol = context.target, context.protocol
+    pipe, nouns = target.pipe, target.kind.nouns
     how = "a fit with frozen networks"
     if pipe.model.inner_loop is not None:
         how = f"{pipe.model.inner_loop.inner_steps} inner steps"
-    rows = subject.training_rows(protocol.training_instances)
+    rows = target.training_rows(protocol.training_instances)
     parts = [
         (
             "training",
             f"Training {nouns} from their latents, over the whole grid.",
-            subject.training(protocol.training_instances),
+            target.training(protocol.training_instances),
             pipe.latents[torch.from_numpy(rows)],
         )
     ]
-    if "test" in subject.splits or "val" in subject.splits:
-        split = "test" if "test" in subject.splits else "val"
-        unseen = subject.references((split,), protocol.unseen_instances)
+    if "test" in target.splits or "val" in target.splits:
+        split = "test" if "test" in target.splits else "val"
+        unseen = target.references((split,), protocol.unseen_instances)
         chosen = torch.tensor([row for _, row in unseen.rows])
         latents = encode_store(pipe.model, unseen.stores[0], chosen)
         parts.append(("unseen", f"Unseen {nouns} (split {split}), their latents by {how}.", unseen, latents))
     groups = []
     for name, about, instances, latents in parts:
         objects = [pipe.decode(latent, label) for latent, label in zip(latents, instances.names)]
-        with bench.stage(f"reconstruction: {name}", len(objects)) as advance:
+        with context.stage(f"reconstruction: {name}", len(objects)) as advance:
             values, scores = instances.values(), []
             for item, truth in zip(objects, values):
-                scores.append(subject.kind.reconstruction_scores(item, truth, lpips))
+                scores.append(target.kind.reconstruction_scores(item, truth, lpips))
                 advance()
         worst = [
-            (instances.names[k], _grid_pair(subject.kind, objects[k], values[k])) for k in _worst(scores, num_worst)
+            (instances.names[k], _grid_pair(target.kind, objects[k], values[k])) for k in _worst(scores, num_worst)
         ]
         groups.append(Reconstruction(name, about, instances.names, scores, worst))
     return groups
@@ -120,21 +120,21 @@ def _grid_pair(kind: Modality, item: NeuralObject, truth: np.ndarray) -> Pair:
 # -------------------------------------------------------------------------------------------------------- radiance
 
 
-def _radiance(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
-    subject, protocol = bench.subject, bench.protocol
-    pipe, groups = subject.pipe, []
-    views = TrainingViews(subject.data, subject.heldout_views)
+def _radiance(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
+    target, protocol = context.target, context.protocol
+    pipe, groups = target.pipe, []
+    views = TrainingViews(target.data, target.heldout_views)
     names = views.train.names
-    rows = [names.index(pipe.names[int(i)]) for i in subject.training_rows(protocol.training_instances)]
+    rows = [names.index(pipe.names[int(i)]) for i in target.training_rows(protocol.training_instances)]
     held = [
         (names[row], pipe.instance(names[row]), _some(views.heldout(row), protocol.views_per_scene)) for row in rows
     ]
     scenes = [scene for scene in held if len(scene[2])]
     if scenes:
         about = "Views of training scenes that were held out from training."
-        with bench.stage("reconstruction: training", len(scenes)) as advance:
+        with context.stage("reconstruction: training", len(scenes)) as advance:
             groups.append(_score_scenes("training", about, scenes, lpips, num_worst, advance))
-    found = unseen_scenes(bench)
+    found = unseen_scenes(context)
     if found is not None:
         unseen, latents = found
         scenes = [
@@ -144,7 +144,7 @@ def _radiance(bench: EvaluationContext, lpips: Lpips | None, num_worst: int) -> 
         given = len(unseen.conditioning) // max(1, len(unseen.names))
         split = unseen.scored.store.split
         about = f"Other views of unseen scenes (split {split}), their latents from {given} views each."
-        with bench.stage("reconstruction: unseen", len(scenes)) as advance:
+        with context.stage("reconstruction: unseen", len(scenes)) as advance:
             groups.append(_score_scenes("unseen", about, scenes, lpips, num_worst, advance))
     return groups
 

@@ -61,11 +61,11 @@ def reconstruction_section(groups: list[Reconstruction]) -> Section:
     )
 
 
-def shapes_section(bench: EvaluationContext, comparison: Comparison) -> Section:
+def shapes_section(context: EvaluationContext, comparison: Comparison) -> Section:
     """Set metrics of shapes."""
     found = {name.split("/")[0] for line in comparison.lines for name in line.scores}
     metrics = [name for name in (CHAMFER, EMD, ONE_MINUS_IOU) if name in found]
-    resolution, points = (bench.subject.pipe.model.grid or {}).get("resolution", "the data's"), bench.protocol
+    resolution, points = (context.target.pipe.model.grid or {}).get("resolution", "the data's"), context.protocol
     only = ", which takes too long for all lines" if points.emd_rows else ""
     body: list[str | Table] = [
         f"{comparison.references} shapes of every line against as many unseen ones (splits "
@@ -114,15 +114,15 @@ def shapes_section(bench: EvaluationContext, comparison: Comparison) -> Section:
         {"novelty_shapes": novelty_figure(comparison, "1 - IoU to the nearest training shape")}
         if comparison.distances
         else {},
-        {"nearest_shapes": suspicious_sheet(bench, main)} if main.pairs else {},
+        {"nearest_shapes": suspicious_sheet(context, main)} if main.pairs else {},
     )
 
 
-def pictures_section(bench: EvaluationContext, comparison: Comparison, network: str) -> Section:
+def pictures_section(context: EvaluationContext, comparison: Comparison, network: str) -> Section:
     """Statistics of pictures in a network's features."""
     names = list(comparison.lines[0].scores)
     names = [name for name in names if name not in ("novelty_ratio", "suspicious_share")]
-    per_object = f", {bench.protocol.cameras} views of each" if bench.subject.kind.has_views else ""
+    per_object = f", {context.protocol.cameras} views of each" if context.target.kind.has_views else ""
     is_inception = any(name.startswith("fid") for name in names)
     warning = (
         "These are Inception features."
@@ -166,7 +166,7 @@ def pictures_section(bench: EvaluationContext, comparison: Comparison, network: 
         figures["novelty_pictures"] = novelty_figure(
             comparison, "RMS pixel difference to the nearest training instance"
         )
-    pictures = {"nearest_pictures": suspicious_sheet(bench, main)} if main.pairs else {}
+    pictures = {"nearest_pictures": suspicious_sheet(context, main)} if main.pairs else {}
     first = names[0]
     return Section(
         "pictures",
@@ -194,15 +194,15 @@ def novelty_figure(comparison: Comparison, axis_title: str) -> Figure:
     return figure
 
 
-def suspicious_sheet(bench: EvaluationContext, line: Line) -> Image.Image:
+def suspicious_sheet(context: EvaluationContext, line: Line) -> Image.Image:
     """The samples nearest to training data, each beside that training instance."""
-    pipe = bench.subject.pipe
-    latents = row_latents(bench, line.row)
+    pipe = context.target.pipe
+    latents = row_latents(context, line.row)
     pairs: list[tuple[str, tuple[Any, Any]]] = []
     for sample, training, distance in line.pairs:
         made = pipe.decode(latents[sample], f"sample{sample:03d}")
-        name = bench.subject.pipe.names[training]
-        pair = [bench.subject.kind.beside_data(item, _SHOWN_PIXELS) for item in (made, pipe.instance(name))]
+        name = context.target.pipe.names[training]
+        pair = [context.target.kind.beside_data(item, _SHOWN_PIXELS) for item in (made, pipe.instance(name))]
         pairs.append((f"sample{sample:03d}, {name}: {distance:.3f}", (pair[0], pair[1])))
     return _pairs_sheet(pairs, "Samples nearest to training instances: sample, training instance (from its latent)")
 

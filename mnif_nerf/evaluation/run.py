@@ -39,7 +39,7 @@ class Outcome:
 
 
 def evaluate(
-    subject: ModelAndData,
+    target: ModelAndData,
     protocol: EvaluationProtocol,
     output: Path,
     stage: Stage,
@@ -50,7 +50,7 @@ def evaluate(
     """Measure a model and write metrics.json, report.md, report.html and figures.
 
     Args:
-        subject: model and data.
+        target: model and data.
         protocol: sizes and seed; all of it is written into the report.
         output: folder of the report.
         stage: makes progress bars.
@@ -64,47 +64,47 @@ def evaluate(
     check_matplotlib()
     networks = [random_conv()]
     if inception_weights is not None:
-        networks.append(inception(inception_weights, subject.pipe.latents.device))
-    bench = EvaluationContext(subject, protocol, Cache(cache), stage)
-    notes = _notes(subject, protocol)
-    sections: list[Section] = [reconstruction_section(reconstruct(bench, lpips))]
+        networks.append(inception(inception_weights, target.pipe.latents.device))
+    context = EvaluationContext(target, protocol, Cache(cache), stage)
+    notes = _notes(target, protocol)
+    sections: list[Section] = [reconstruction_section(reconstruct(context, lpips))]
     least = max(LEAST_REFERENCES, protocol.neighbours + 1)
-    found = min(num_references(bench), len(subject.pipe.names))
+    found = min(num_references(context), len(target.pipe.names))
     if found < least:
         notes.append(
             f"Only {found} instances can be compared with (splits {', '.join(protocol.references)}), and comparisons "
             f"of sets need {least}; they are left out. Add unseen data, or name other splits as references."
         )
-    if subject.has_solids and found >= least:
-        sections.append(shapes_section(bench, compare_shapes(bench)))
-    if subject.kind.has_pictures and found >= least:
+    if target.has_solids and found >= least:
+        sections.append(shapes_section(context, compare_shapes(context)))
+    if target.kind.has_pictures and found >= least:
         for network in networks:
-            section = pictures_section(bench, compare_pictures(bench, network), network.name)
+            section = pictures_section(context, compare_pictures(context, network), network.name)
             sections.append(section if network is networks[0] else _renamed(section))
     about = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "protocol": protocol.to_dict(),
         "model": {
-            "modality": subject.kind.name,
-            "digest": bench.model_digest,
-            "instances": len(subject.pipe.names),
-            "field": subject.pipe.model.field.spec.to_dict(),
-            "training": {k: v for k, v in subject.pipe.model.training.items() if k != "machine"},
+            "modality": target.kind.name,
+            "digest": context.model_digest,
+            "instances": len(target.pipe.names),
+            "field": target.pipe.model.field.spec.to_dict(),
+            "training": {k: v for k, v in target.pipe.model.training.items() if k != "machine"},
         },
-        "data": {"name": subject.data.name, "splits": list(subject.splits)},
+        "data": {"name": target.data.name, "splits": list(target.splits)},
         # Threads are chosen by time and change no number.
         "machine": {name: value for name, value in describe().items() if name != "threads"},
         "notes": notes,
     }
-    lead = [_lead(subject, protocol), *notes]
-    paths = write_document(output, "metrics", f"Evaluation of a model of {subject.data.name}", about, lead, sections)
+    lead = [_lead(target, protocol), *notes]
+    paths = write_document(output, "metrics", f"Evaluation of a model of {target.data.name}", about, lead, sections)
     return Outcome(paths, [section.summary for section in sections], notes)
 
 
-def _notes(subject: ModelAndData, protocol: EvaluationProtocol) -> list[str]:
-    notes = [*subject.notes]
-    if subject.pipe.prior is None:
+def _notes(target: ModelAndData, protocol: EvaluationProtocol) -> list[str]:
+    notes = [*target.notes]
+    if target.pipe.prior is None:
         notes.append(
             "This model has no latent prior, so nothing was sampled; train one with mnif-train-prior and run again."
         )
@@ -113,19 +113,19 @@ def _notes(subject: ModelAndData, protocol: EvaluationProtocol) -> list[str]:
             "Warning: samples are compared with the training data itself. A model that copies it scores best, so read "
             "no quality from these numbers without the novelty beside them."
         )
-    if subject.kind.solids is not None and not subject.has_solids:
+    if target.kind.solids is not None and not target.has_solids:
         notes.append(
             "The data has no solids (a folder occupancy/), so shapes are not compared, only pictures of them are."
         )
     return notes
 
 
-def _lead(subject: ModelAndData, protocol: EvaluationProtocol) -> str:
+def _lead(target: ModelAndData, protocol: EvaluationProtocol) -> str:
     machine: dict[str, Any] = describe()
     return (
         f"EvaluationProtocol {protocol.name!r}, seed {protocol.seed}: {protocol.num_samples} samples a line, "
-        f"{protocol.resamples} half-samples for the intervals. {len(subject.pipe.names)} training instances, "
-        f"{subject.kind.name}. Machine: "
+        f"{protocol.resamples} half-samples for the intervals. {len(target.pipe.names)} training instances, "
+        f"{target.kind.name}. Machine: "
         f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; Python {machine['python']}, torch "
         f"{machine['torch']}, mnif_nerf {machine['mnif_nerf']}. All settings are in metrics.json."
     )

@@ -27,9 +27,9 @@ _SAME_CAMERA = 0.02  # of the cameras' distance: how far two cameras may be apar
 class ViewPictures:
     """See `mnif_nerf.evaluation.generated.Pictures`."""
 
-    def __init__(self, bench: EvaluationContext) -> None:
-        self.bench = bench
-        self.per_object = bench.protocol.cameras
+    def __init__(self, context: EvaluationContext) -> None:
+        self.context = context
+        self.per_object = context.protocol.cameras
 
     def references(self) -> PictureSet:
         """`protocol.cameras` pictures of every reference scene."""
@@ -55,44 +55,44 @@ class ViewPictures:
 
     def of_row(self, row: Row, references: PictureSet) -> PictureSet:
         """`protocol.cameras` views of each object, by the cameras of the reference scenes in turn."""
-        bench = self.bench
+        context = self.context
         if row.kind == "data":
             return self._training()
-        key = picture_key(bench, row, references)
+        key = picture_key(context, row, references)
         key["views"] = [digest_of_store(store.folder) for store in self._reference_stores()]
 
         def make() -> dict[str, np.ndarray]:
             pictures, cameras = [], self._reference_cameras()
-            with bench.stage(f"pictures: {row.label}", bench.protocol.num_samples) as advance:
-                for index, item in enumerate(row_objects(bench, row)):
+            with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
+                for index, item in enumerate(row_objects(context, row)):
                     pictures += [_pixels(item, *camera) for camera in cameras[index % len(cameras)]]
                     advance()
             return {"images": np.stack(pictures)}
 
-        return PictureSet(bench.cache.get("pictures", key, make)["images"], key)
+        return PictureSet(context.cache.get("pictures", key, make)["images"], key)
 
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """Renders from four fixed sides, where training and unseen instances are rendered from their latents."""
-        bench, pipe = self.bench, self.bench.subject.pipe
-        found = unseen_scenes(bench)
+        context, pipe = self.context, self.context.target.pipe
+        found = unseen_scenes(context)
         if found is None:
             return None
         names, latents = found[0].names, found[1]
         everyone = (pipe.instance(name) for name in pipe.names)
-        train = orbit_pictures(bench, everyone, "training views", len(pipe.names), bench.key(orbit="training"))
+        train = orbit_pictures(context, everyone, "training views", len(pipe.names), context.key(orbit="training"))
         objects = (pipe.decode(latent, name) for latent, name in zip(latents, names))
-        key = bench.key(orbit="unseen", names=list(names), views=list(bench.protocol.conditioning_views))
-        unseen = orbit_pictures(bench, objects, "unseen views", len(names), key)
-        samples, count = {}, bench.protocol.num_samples
+        key = context.key(orbit="unseen", names=list(names), views=list(context.protocol.conditioning_views))
+        unseen = orbit_pictures(context, objects, "unseen views", len(names), key)
+        samples, count = {}, context.protocol.num_samples
         for row in rows:
-            key = bench.key(orbit=row.name, count=count)
-            samples[row.name] = orbit_pictures(bench, row_objects(bench, row), f"views: {row.label}", count, key)
+            key = context.key(orbit=row.name, count=count)
+            samples[row.name] = orbit_pictures(context, row_objects(context, row), f"views: {row.label}", count, key)
         return NoveltySets(train, unseen, samples)
 
     def _training(self) -> PictureSet:
-        store, protocol, images = self._training_store(), self.bench.protocol, []
-        for index in self.bench.subject.training_rows(protocol.num_samples):
-            name = self.bench.subject.pipe.names[int(index)]
+        store, protocol, images = self._training_store(), self.context.protocol, []
+        for index in self.context.target.training_rows(protocol.num_samples):
+            name = self.context.target.pipe.names[int(index)]
             if name in store.names:
                 views = _view_rows(store, store.names.index(name), protocol.cameras)
                 images += [np.array(store.images[view]) for view in views]
@@ -101,12 +101,12 @@ class ViewPictures:
 
     def _training_store(self) -> PackedStore:
         """Held-out views, where there are some: their cameras go round as those of the unseen scenes do."""
-        subject = self.bench.subject
-        return subject.scenes(next((name for name in HELD_OUT_SPLITS if name in subject.splits), "train"))
+        target = self.context.target
+        return target.scenes(next((name for name in HELD_OUT_SPLITS if name in target.splits), "train"))
 
     def _reference_stores(self) -> list[PackedStore]:
-        subject = self.bench.subject
-        return [subject.scenes(split) for split in subject.choose_splits(self.bench.protocol.references)]
+        target = self.context.target
+        return [target.scenes(split) for split in target.choose_splits(self.context.protocol.references)]
 
     def _reference_cameras(self) -> list[list[tuple[Tensor, Intrinsics]]]:
         """The cameras of the pictures in `references`, for every reference scene."""
@@ -121,44 +121,44 @@ class ViewPictures:
 
 
 def orbit_pictures(
-    bench: EvaluationContext, objects: Iterator[Any], title: str, count: int, key: dict[str, object]
+    context: EvaluationContext, objects: Iterator[Any], title: str, count: int, key: dict[str, object]
 ) -> np.ndarray:
     """Objects from four sides: uint8 `[N, 4 * H * W * 3]`, the same cameras for all."""
 
     def make() -> dict[str, np.ndarray]:
         rows = []
-        with bench.stage(title, count) as advance:
+        with context.stage(title, count) as advance:
             for item in objects:
                 views = [np.asarray(item.render(_ORBIT[0], azimuth, _ORBIT_PIXELS)) for azimuth in _ORBIT[1]]
                 rows.append(np.stack(views).reshape(-1))
                 advance()
         return {"pixels": np.stack(rows)}
 
-    return bench.cache.get("orbit", key, make)["pixels"]
+    return context.cache.get("orbit", key, make)["pixels"]
 
 
-def unseen_scenes(bench: EvaluationContext) -> tuple[UnseenViews, Tensor] | None:
+def unseen_scenes(context: EvaluationContext) -> tuple[UnseenViews, Tensor] | None:
     """Unseen scenes of radiance fields and their found latents `[K, D]`; None where the data has none."""
-    subject, protocol = bench.subject, bench.protocol
-    split = next((name for name in ("test", "val") if name in subject.splits), None)
+    target, protocol = context.target, context.protocol
+    split = next((name for name in ("test", "val") if name in target.splits), None)
     if split is None:
         return None
     unseen = open_unseen(
-        subject.data, split, protocol.unseen_instances, protocol.views_per_scene, protocol.conditioning_views
+        target.data, split, protocol.unseen_instances, protocol.views_per_scene, protocol.conditioning_views
     )
-    key = bench.key(
+    key = context.key(
         split=split, count=protocol.unseen_instances, views=list(protocol.conditioning_views),
         store=digest_of_store(unseen.scored.store.folder),
     )  # fmt: skip
 
     def make() -> dict[str, np.ndarray]:
-        with bench.stage("latents of unseen scenes", 1) as advance:
-            latents = encode_views(subject.pipe.model, unseen)
+        with context.stage("latents of unseen scenes", 1) as advance:
+            latents = encode_views(target.pipe.model, unseen)
             advance()
         return {"latents": latents.cpu().numpy()}
 
-    latents = torch.from_numpy(bench.cache.get("unseen", key, make)["latents"])
-    return unseen, latents.to(subject.pipe.latents.device)
+    latents = torch.from_numpy(context.cache.get("unseen", key, make)["latents"])
+    return unseen, latents.to(target.pipe.latents.device)
 
 
 def _view_rows(store: PackedStore, scene: int, count: int) -> list[int]:
