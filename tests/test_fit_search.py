@@ -55,23 +55,23 @@ class Bowl:
 def test_coordinates_are_white_and_go_back() -> None:
     latents = table()
     for per_dimension in (False, True):
-        space = LatentSpace.of(latents, per_dimension)
+        space = LatentSpace.from_latents(latents, per_dimension)
         white = space.coordinates(latents)
         torch.testing.assert_close(space.latents(white), latents, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(white.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
         torch.testing.assert_close(white.std(dim=0), torch.ones(4), atol=1e-2, rtol=0)
-    covariance = torch.cov(LatentSpace.of(latents).coordinates(latents).T)
+    covariance = torch.cov(LatentSpace.from_latents(latents).coordinates(latents).T)
     torch.testing.assert_close(covariance, torch.eye(4), atol=1e-2, rtol=0)
-    few = LatentSpace.of(latents[:2])
+    few = LatentSpace.from_latents(latents[:2])
     assert torch.isfinite(few.coordinates(latents)).all()
     with pytest.raises(MNIFError, match="came with 1 latents"):
-        LatentSpace.of(latents[:1])
+        LatentSpace.from_latents(latents[:1])
 
 
 def test_a_search_descends_from_every_start_by_itself() -> None:
     latents, target = table(), torch.tensor([0.5, 0.2, 0.1, 0.4])
     bowl, config = Bowl(target, torch.ones(4)), SearchConfig(steps=300, weight=0.0)
-    space, starts = LatentSpace.of(latents), latents[:3]
+    space, starts = LatentSpace.from_latents(latents), latents[:3]
     found = search(bowl, starts, space, config)
     torch.testing.assert_close(found, target.expand(3, -1), atol=0.02, rtol=0)
     short = dataclasses.replace(config, steps=10)
@@ -240,7 +240,7 @@ def test_the_camera_of_a_known_object_is_found(radiance: MNIFPipeline) -> None:
         schedule=(Round(24, 8, 96, 12, moving=False), Round(6, 25, 128, 16, moving=True)),
         last=Round(2, 30, 128, 24, moving=True),
     )
-    space = LatentSpace.of(radiance.latents)
+    space = LatentSpace.from_latents(radiance.latents)
     for parameter in radiance.model.field.parameters():
         parameter.requires_grad_(False)
     searcher = PhotoSearch(

@@ -70,7 +70,7 @@ def test_training_flushes_and_leaves_the_thread_as_it_was() -> None:
         return LossObjective(lambda codes: codes.square().sum(dim=1))
 
     encode(losses, 1, torch.ones(3))
-    search(Bowl(seen), latents[:2], LatentSpace.of(latents), SearchConfig(steps=1))
+    search(Bowl(seen), latents[:2], LatentSpace.from_latents(latents), SearchConfig(steps=1))
     assert seen == [True] * 4
     assert not flushes_denormals()
 

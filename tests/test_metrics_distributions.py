@@ -268,23 +268,23 @@ def test_truth_table(seed: int) -> None:
     }
     scores = {name: feature_scores(real, rows, "toy") for name, rows in models.items()}
 
-    def of(name: str) -> list[float]:
+    def score_of(name: str) -> list[float]:
         return [scores[model][f"{name}_toy"] for model in ("perfect", "collapsed", "shrunken", "memoriser")]
 
-    perfect_, collapsed, shrunken, memoriser = of("precision")
+    perfect_, collapsed, shrunken, memoriser = score_of("precision")
     assert 0.8 < perfect_ < 1.0
     assert shrunken > perfect_
     assert memoriser == 1.0
-    perfect_, collapsed, shrunken, memoriser = of("recall")
+    perfect_, collapsed, shrunken, memoriser = score_of("recall")
     assert 0.8 < perfect_ < 1.0
     assert collapsed < 0.05
     assert shrunken < 0.75 * perfect_
     assert memoriser == 1.0
-    perfect_, collapsed, shrunken, memoriser = of("density")
+    perfect_, collapsed, shrunken, memoriser = score_of("density")
     assert perfect_ == pytest.approx(1.0, abs=0.2)
     assert shrunken > 1.5 * perfect_
     assert memoriser == pytest.approx(4 / 3)
-    perfect_, collapsed, shrunken, memoriser = of("coverage")
+    perfect_, collapsed, shrunken, memoriser = score_of("coverage")
     assert perfect_ == pytest.approx(1 - 2**-3, abs=0.08)
     assert collapsed < 0.3
     assert memoriser == 1.0

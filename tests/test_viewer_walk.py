@@ -29,7 +29,7 @@ def walk(pipe: MNIFPipeline) -> LatentWalk:
 def test_directions_are_those_of_the_largest_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(500, 4, generator=generator) * torch.tensor([0.1, 3.0, 1.0, 0.01]) + 7
-    directions = Directions.of(latents, 3)
+    directions = Directions.from_latents(latents, 3)
     assert directions.basis.abs().argmax(dim=0).tolist() == [1, 2, 0]
     assert directions.basis.shape == (4, 3)
     torch.testing.assert_close(directions.scale, latents.std(dim=0)[[1, 2, 0]], rtol=0.05, atol=0)
@@ -42,14 +42,14 @@ def test_directions_are_those_of_the_largest_variance() -> None:
 
 def test_positions_are_clipped_and_rounded_to_what_a_slider_can_say() -> None:
     latents = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
-    directions = Directions.of(latents, 5)
+    directions = Directions.from_latents(latents, 5)
     assert len(directions.scale) == 2
     assert directions.positions(torch.tensor([100.0, 0.0]))[0] == REACH
     (first, second) = directions.positions(torch.tensor([0.333, 9.0]))
     assert first == pytest.approx(round(0.333 / 2**0.5 / POSITION_STEP) * POSITION_STEP)
     assert second == 0.0, "the latents do not differ along it"
     assert not directions.flat
-    assert Directions.of(torch.ones(3, 2), 2).flat
+    assert Directions.from_latents(torch.ones(3, 2), 2).flat
 
 
 # ---------------------------------------------------------------------------------------------------------- sources
@@ -140,12 +140,12 @@ def test_two_remembered_objects_become_a_and_b(walk: LatentWalk) -> None:
 def test_a_slider_moves_the_latent_along_its_direction_and_back_exactly(walk: LatentWalk) -> None:
     walk.draw()
     base, start = walk.latent.clone(), walk.settings.positions
-    assert start == Directions.of(walk.pipe.latents, 6).positions(base)
+    assert start == Directions.from_latents(walk.pipe.latents, 6).positions(base)
     wanted = tuple(position + (0.7 if k == 1 else 0) for k, position in enumerate(start))
     if abs(wanted[1]) > REACH:
         wanted = tuple(position - (0.7 if k == 1 else 0) for k, position in enumerate(start))
     walk.change(positions=wanted)
-    directions = Directions.of(walk.pipe.latents, 6)
+    directions = Directions.from_latents(walk.pipe.latents, 6)
     along = directions.basis.T @ (walk.latent - base) / directions.scale
     torch.testing.assert_close(along, torch.tensor(wanted) - torch.tensor(start), atol=1e-4, rtol=0)
     assert walk.edited
@@ -161,7 +161,7 @@ def test_a_new_object_puts_the_sliders_to_where_it_lies(walk: LatentWalk) -> Non
     assert walk.row is None
     walk.change(instance=4)
     assert torch.equal(walk.latent, walk.pipe.latents[4])
-    assert walk.settings.positions == Directions.of(walk.pipe.latents, 6).positions(walk.pipe.latents[4])
+    assert walk.settings.positions == Directions.from_latents(walk.pipe.latents, 6).positions(walk.pipe.latents[4])
     assert walk.row == 4
 
 
@@ -281,7 +281,7 @@ def test_a_training_that_starts_with_equal_latents_gets_directions_and_ends_late
     walk.refresh()
     assert walk.row == 1
     assert torch.equal(walk.latent, pipe.latents[1])
-    assert walk.settings.positions == Directions.of(pipe.latents, 6).positions(pipe.latents[1])
+    assert walk.settings.positions == Directions.from_latents(pipe.latents, 6).positions(pipe.latents[1])
     first, second = walk.remembered
     assert first == walk.settings.first == "1: car_01"
     assert second == walk.settings.second != first

@@ -44,13 +44,13 @@ def radiance_objective(
         seed: of the samples' jitter along the rays; None samples the middles.
     """
 
-    def of(latents: Tensor) -> Tensor:
+    def losses_of(latents: Tensor) -> Tensor:
         jitter = None if seed is None else torch.Generator().manual_seed(seed)
         evaluate = partial(field.evaluate, latents)
         terms = radiance_losses(evaluate, data, losses, jitter, reduce=False, head=field.spec.head)
         return torch.stack(list(terms.values())).sum(dim=0)
 
-    return LossObjective(of)
+    return LossObjective(losses_of)
 
 
 def latents_of_scenes(

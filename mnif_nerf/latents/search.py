@@ -41,7 +41,7 @@ class LatentSpace:
     scale: Tensor
 
     @classmethod
-    def of(cls, latents: Tensor, per_dimension: bool = False) -> LatentSpace:
+    def from_latents(cls, latents: Tensor, per_dimension: bool = False) -> LatentSpace:
         """The space of training latents `[N, D]`, N >= 2.
 
         Args:
@@ -105,7 +105,7 @@ class SearchConfig:
 
     def space(self, training_latents: Tensor) -> LatentSpace:
         """The coordinates that the regulariser asks for."""
-        return LatentSpace.of(training_latents, self.regulariser == "per-dimension")
+        return LatentSpace.from_latents(training_latents, self.regulariser == "per-dimension")
 
     @property
     def penalty(self) -> float:

@@ -45,7 +45,9 @@ def chamfer(cloud: np.ndarray, other: np.ndarray) -> float:
 
     Source: as PointFlow (Yang et al. 2019) and mNIF evaluate it; other papers take roots, sums or halves.
     """
-    return _chamfer(*(_Cloud.of(as_cloud(points, name)) for points, name in ((cloud, "cloud"), (other, "other"))))
+    return _chamfer(
+        *(_Cloud.from_points(as_cloud(points, name)) for points, name in ((cloud, "cloud"), (other, "other")))
+    )
 
 
 def emd(cloud: np.ndarray, other: np.ndarray) -> float:
@@ -112,8 +114,8 @@ def distance_matrix(
         others = flat if same else [np.ascontiguousarray(points.T, dtype=np.float32) for points in second]
         row_of = _rows(cloud_kernel.chamfer, flat, others, same)
     else:
-        left = [_Cloud.of(points) for points in first]
-        row_of = _rows(_chamfer, left, left if same else [_Cloud.of(points) for points in second], same)
+        left = [_Cloud.from_points(points) for points in first]
+        row_of = _rows(_chamfer, left, left if same else [_Cloud.from_points(points) for points in second], same)
     matrix = np.zeros((len(first), len(second)))
     with ThreadPoolExecutor(workers or num_cores()) as pool:
         # An exception here (Ctrl-C) ends the iterator, which cancels the rows that have not begun.
@@ -186,7 +188,7 @@ class _Cloud:
     tree: cKDTree
 
     @classmethod
-    def of(cls, points: np.ndarray) -> _Cloud:
+    def from_points(cls, points: np.ndarray) -> _Cloud:
         tree = cKDTree(points, leafsize=_LEAF)
         # In the tree's order one query finds in the processor's cache what the one before it needed.
         return cls(np.ascontiguousarray(points[tree.indices]), tree)

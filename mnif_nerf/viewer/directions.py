@@ -16,7 +16,7 @@ POSITION_STEP = 0.05
 
 @dataclass(frozen=True)
 class Directions:
-    """Means, directions and spreads, from `Directions.of`.
+    """Means, directions and spreads, from `Directions.from_latents`.
 
     Attributes:
         mean: `[D]`.
@@ -29,7 +29,7 @@ class Directions:
     scale: Tensor
 
     @classmethod
-    def of(cls, latents: Tensor, count: int) -> Directions:
+    def from_latents(cls, latents: Tensor, count: int) -> Directions:
         """The first `count` (or D, if that is less) principal directions of latents `[N, D]`.
 
         Their signs are those that make the largest number of each direction positive, so that they repeat.

@@ -87,7 +87,7 @@ class LatentWalk:
         self.row: int | None = instance
         self._drawn: tuple[Any, Tensor] | None = None
         self._nearest: tuple[Tensor, str] | None = None
-        self._directions = Directions.of(pipe.latents, _NUM_DIRECTIONS)
+        self._directions = Directions.from_latents(pipe.latents, _NUM_DIRECTIONS)
         self._stale = False
         self._start_memory(instance)
         labels = list(self.remembered)
@@ -206,7 +206,7 @@ class LatentWalk:
         directions, origin = self._directions, self._origin
         if fresh:
             if self._stale:
-                directions = Directions.of(self.pipe.latents, _NUM_DIRECTIONS)
+                directions = Directions.from_latents(self.pipe.latents, _NUM_DIRECTIONS)
             origin = directions.positions(base)
             wanted = dataclasses.replace(wanted, positions=origin)
         moved = [round(now - start, 6) for now, start in zip(wanted.positions, origin, strict=True)]
