@@ -111,10 +111,10 @@ def test_starts_come_from_mean_data_and_prior() -> None:
 
 def test_settings_out_of_range() -> None:
     for message, settings in {
-        "--steps 0": {"steps": 0},
-        "--lr 0": {"lr": 0.0},
-        "--prior-weight -1": {"weight": -1.0},
-        "--prior nothing": {"regulariser": "nothing"},
+        "`steps` is 0": {"steps": 0},
+        "`lr` 0": {"lr": 0.0},
+        "`weight` -1": {"weight": -1.0},
+        "`regulariser` nothing": {"regulariser": "nothing"},
     }.items():
         with pytest.raises(MNIFError, match=message):
             SearchConfig(**settings)  # type: ignore[arg-type]

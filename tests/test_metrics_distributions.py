@@ -289,7 +289,7 @@ def test_truth_table(seed: int) -> None:
     assert collapsed < 0.3
     assert memoriser == 1.0
     for distance in ("fd", "kd"):
-        perfect_, collapsed, shrunken, memoriser = of(distance)
+        perfect_, collapsed, shrunken, memoriser = score_of(distance)
         assert min(collapsed, shrunken) > 2 * abs(perfect_)
         assert memoriser < 1e-9 + 2 * scores["memoriser"]["kd_deviation_toy"] * (distance == "kd")
 
