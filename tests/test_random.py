@@ -14,7 +14,7 @@ from tiny_srn import write_tiny_srn
 
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.stores.scene_store import open_store
-from mnif_nerf.latents.evidence import ObservedPoints, PointPool
+from mnif_nerf.latents.evidence import PointEvidence, PointPool
 
 
 def stream(seed: int, name: str, *numbers: int) -> int:
@@ -50,7 +50,7 @@ def test_purposes_of_one_run_never_share_a_stream(tmp_path: Path, monkeypatch: p
     pool = PointPool(torch.zeros(30, 3), torch.zeros(30, 1), 1.0)
     monkeypatch.setattr(torch, "Generator", Recorder)
     for seed in (0, 1):
-        sampler, evidence = RayBatchSampler(store, 2, 4, seed=seed), ObservedPoints(field, [pool], 8, seed=seed)
+        sampler, evidence = RayBatchSampler(store, 2, 4, seed=seed), PointEvidence(field, [pool], 8, seed=seed)
         for step in range(8):
             sampler.draw(step)
             evidence.draw(1, step)
