@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 # Tests run in so many processes of one thread each; the tests of a file stay together, which share what they train.
 WORKERS ?= 2
 
-.PHONY: install demo demo-voxel demo-image evaluate test test-minimal lint bench clean
+.PHONY: install demo demo-voxel demo-image demo-signal evaluate test test-minimal lint bench clean
 
 install: $(STAMP)
 
@@ -42,6 +42,9 @@ demo-voxel: $(STAMP)
 
 demo-image: $(STAMP)
 	$(BIN)/mnif-demo --modality image
+
+demo-signal: $(STAMP)
+	$(BIN)/mnif-demo --modality signal
 
 # The small protocol on the demos' models, those that are there (make them with the targets above).
 evaluate: $(STAMP)

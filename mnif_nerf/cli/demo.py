@@ -29,7 +29,8 @@ class DemoConfig:
     """Make data, train on it, generate new objects, and show everything on one page.
 
     Attributes:
-        modality: radiance fields of procedural cars, voxels of such cars, or images of handwritten digits.
+        modality: radiance fields of procedural cars, voxels of such cars, images of handwritten digits, or signals
+            (days of electricity demand, which need the extra "signals").
         data: where the data is made; by default data/procedural_cars, data/procedural_car_voxels or data/digits.
         output: where the run and its pictures go; by default outputs/demo, outputs/demo-voxel or outputs/demo-image.
         num_cars: training cars; by default 128, of voxels 512. The digits are as many as there are.
@@ -40,7 +41,7 @@ class DemoConfig:
         num_samples: generated objects on the sheet; by default 16, of digits 64.
     """
 
-    modality: Literal["radiance", "voxel", "image"] = "radiance"
+    modality: Literal["radiance", "voxel", "image", "signal"] = "radiance"
     data: Path | None = None
     output: Path | None = None
     num_cars: int | None = None

@@ -19,6 +19,7 @@ _REGISTRY = {
     "radiance": ("mnif_nerf.modalities.radiance", "Radiance"),
     "voxel": ("mnif_nerf.modalities.voxel", "Voxel"),
     "image": ("mnif_nerf.modalities.image", "Image"),
+    "signal": ("mnif_nerf.modalities.signal", "Signal"),
 }
 
 

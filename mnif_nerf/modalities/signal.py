@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,14 @@ import numpy as np
 
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.modalities.grids import GridModality
-from mnif_nerf.modalities.traits import Card
+from mnif_nerf.modalities.traits import Card, Demo, DemoData
 from mnif_nerf.objects.signal import NeuralSignal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.modalities.signal_training import SignalTraining
     from mnif_nerf.objects.base import NeuralObject
 
 
@@ -27,6 +29,21 @@ class Signal(GridModality):
     object_class = NeuralSignal
     no_repainting = "a signal is neither shape nor colour"
     card = Card((), "signals", 'save_as("signal.npy")')
+
+    @cached_property
+    def training(self) -> SignalTraining:
+        """See `Modality`."""
+        from mnif_nerf.modalities.signal_training import SignalTraining
+
+        return SignalTraining()
+
+    @property
+    def demo(self) -> Demo:
+        """Days of electricity demand."""
+        return Demo(
+            "mnif-signal-lite", "power_days", "demo-signal", "Days that never were", "days", _make_days,
+            num_samples=16, pixels=256, num_scored=100,
+        )  # fmt: skip
 
     def seen_values(self, raw: Tensor, head: str, thickness: float) -> Tensor:
         """The values themselves: -1 and 1 are the lowest and the highest of the data."""
@@ -57,3 +74,9 @@ def signal_scores(made: np.ndarray, truth: np.ndarray, grid: GridFacts) -> dict[
     error = float(np.square(made.astype(np.float64) - truth).mean())
     span = (grid.high - grid.low) ** 2
     return {"psnr": float(-10.0 * np.log10(max(error / span, 1e-20))), "rmse": error**0.5}
+
+
+def _make_days(options: DemoData) -> None:
+    from mnif_nerf.data.generate.power_days import make_power_days
+
+    make_power_days(options.folder, seed=options.seed)

@@ -16,6 +16,7 @@ from mnif_nerf.modalities.grid_settings import (
     GridDataSettings,
     GridPipelineSettings,
     ImageModelSettings,
+    SignalModelSettings,
     VoxelModelSettings,
 )
 from mnif_nerf.modalities.radiance_settings import (
@@ -144,6 +145,32 @@ _FORMS = [
             fit_points=0,
         ),
         optimizer_settings(**_LITE, **_CLIPPED),
+    ),
+    _method(
+        "mnif-signal",
+        "signal",
+        "Mixtures of neural implicit functions for arrays of one to four axes: sounds, series, maps, volumes.",
+        100_000,
+        _grids(
+            "signal",
+            {"instances_per_step": 32, "points_per_instance": 4096, "jitter": True},
+            SignalModelSettings(**_LARGE_FIELD, latent_dim=128),
+            adaptation="auto-decoding",
+        ),
+        optimizer_settings(**_LARGE),
+    ),
+    _method(
+        "mnif-signal-lite",
+        "signal",
+        "The small mnif-signal for a CPU: minutes for a thousand series, or hundreds of small volumes.",
+        4000,
+        _grids(
+            "signal",
+            {"instances_per_step": 16, "points_per_instance": 1024, "jitter": True},
+            SignalModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
+            adaptation="auto-decoding",
+        ),
+        optimizer_settings(**_LITE),
     ),
 ]
 
