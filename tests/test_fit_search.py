@@ -15,7 +15,7 @@ from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.data.readers.cloud_files import PointCloud
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.evidence import PointEvidence, PointPool, ViewEvidence, view_rays
-from mnif_nerf.latents.poses import PhotoSearch, PoseSearchConfig, Round, camera_poses
+from mnif_nerf.latents.poses import PhotoEvidence, PhotoSearch, PoseSearchConfig, Round, camera_poses
 from mnif_nerf.latents.search import LatentSpace, SearchConfig, choose_starts, search
 from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation, total_steps
 from mnif_nerf.pipelines.fit.preparation import prepare
@@ -119,12 +119,12 @@ def test_settings_out_of_range() -> None:
         with pytest.raises(MNIFError, match=message):
             SearchConfig(**settings)  # type: ignore[arg-type]
     for message, settings in {
-        "--restarts 0 leaves nothing to do": {"restarts": 0},
-        "--restarts 100": {"restarts": 100},
-        "--radius 0.1": {"radius": 0.1},
-        "--steps 0": {"steps": 0},
-        "--seed -1: must be 0 to 2147483647": {"seed": -1},
-        "--seed 100000000000000": {"seed": 10**14},
+        "`restarts` 0 leaves nothing to do": {"restarts": 0},
+        "`restarts` 100": {"restarts": 100},
+        "`radius` 0.1": {"radius": 0.1},
+        "`steps` is 0": {"steps": 0},
+        "`seed` -1: must be 0 to 2147483647": {"seed": -1},
+        "`seed` 100000000000000": {"seed": 10**14},
     }.items():
         with pytest.raises(MNIFError, match=message):
             FitSettings(**settings)  # type: ignore[arg-type]
@@ -243,16 +243,10 @@ def test_the_camera_of_a_known_object_is_found(radiance: MNIFPipeline) -> None:
     space = LatentSpace.from_latents(radiance.latents)
     for parameter in radiance.model.field.parameters():
         parameter.requires_grad_(False)
-    searcher = PhotoSearch(
-        radiance.model.field,
-        torch.from_numpy(views.images[0]).float() / 255,
-        torch.from_numpy(views.silhouettes[0]),
-        CAMERA,
-        1.3,
-        space,
-        SearchConfig(lr=0.01, weight=1e-3),
-        config,
+    photo = PhotoEvidence(
+        torch.from_numpy(views.images[0]).float() / 255, torch.from_numpy(views.silhouettes[0]), CAMERA, radius=1.3
     )
+    searcher = PhotoSearch(radiance.model.field, photo, space, SearchConfig(lr=0.01, weight=1e-3), config)
     steps: list[int] = []
     found = searcher.run(radiance.latents[1:2], 2, lambda: steps.append(1))
     assert len(steps) == config.total_steps()

@@ -17,6 +17,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics import distributions as module
 from mnif_nerf.metrics.distributions import (
+    ResamplingSettings,
     bootstrap_feature_scores,
     feature_scores,
     frechet_distance,
@@ -307,10 +308,12 @@ def test_only_inception_earns_the_names_fid_and_kid() -> None:
 def test_intervals_hold_the_value_and_follow_the_seed() -> None:
     real, fake = _normal(0, 60, 5), _normal(1, 50, 5) + 0.4
     counted: list[None] = []
-    first = bootstrap_feature_scores(real, fake, "toy", resamples=20, advance=lambda: counted.append(None))
+    first = bootstrap_feature_scores(
+        real, fake, "toy", settings=ResamplingSettings(20), advance=lambda: counted.append(None)
+    )
     torch.manual_seed(5)
-    assert bootstrap_feature_scores(real, fake, "toy", resamples=20) == first
-    assert bootstrap_feature_scores(real, fake, "toy", resamples=20, seed=1) != first
+    assert bootstrap_feature_scores(real, fake, "toy", settings=ResamplingSettings(20)) == first
+    assert bootstrap_feature_scores(real, fake, "toy", settings=ResamplingSettings(20, seed=1)) != first
     assert len(counted) == 20
     scores = feature_scores(real, fake, "toy")
     assert set(first) == set(scores) - {"kd_deviation_toy"}
@@ -319,7 +322,7 @@ def test_intervals_hold_the_value_and_follow_the_seed() -> None:
         if name != "kd_toy":
             assert interval.value == pytest.approx(scores[name], rel=1e-9)
     assert first["kd_toy"].value == pytest.approx(_kernel_by_hand(real, fake), rel=1e-9)
-    narrow = bootstrap_feature_scores(real, fake, "toy", resamples=20, confidence=0.5)
+    narrow = bootstrap_feature_scores(real, fake, "toy", settings=ResamplingSettings(20, confidence=0.5))
     assert narrow["fd_toy"].high - narrow["fd_toy"].low < first["fd_toy"].high - first["fd_toy"].low
 
 
@@ -327,7 +330,7 @@ def test_intervals_are_as_wide_as_scores_vary_from_sample_to_sample() -> None:
     def pair(seed: int) -> tuple[Tensor, Tensor]:
         return _normal(2 * seed, 50, 4), 0.7 * _normal(2 * seed + 1, 50, 4) + 0.5
 
-    intervals = [bootstrap_feature_scores(*pair(seed), "toy", resamples=40) for seed in range(60)]
+    intervals = [bootstrap_feature_scores(*pair(seed), "toy", settings=ResamplingSettings(40)) for seed in range(60)]
     for name in intervals[0]:
         values = np.array([row[name].value for row in intervals])
         width = np.mean([row[name].high - row[name].low for row in intervals]) / (2 * 1.96)
@@ -338,8 +341,10 @@ def test_intervals_of_grouped_samples_are_wider() -> None:
     # Ten views of each of 12 objects, which hardly differ.
     objects = torch.arange(12).repeat_interleave(10)
     real, fake = (_normal(i, 12, 4)[objects] + 0.1 * _normal(i + 2, 120, 4) + i for i in range(2))
-    alone = bootstrap_feature_scores(real, fake, "toy", resamples=60)
-    grouped = bootstrap_feature_scores(real, fake, "toy", resamples=60, groups=(objects + 100, objects))
+    alone = bootstrap_feature_scores(real, fake, "toy", settings=ResamplingSettings(60))
+    grouped = bootstrap_feature_scores(
+        real, fake, "toy", settings=ResamplingSettings(60), groups=(objects + 100, objects)
+    )
     for name in ("fd_toy", "kd_toy"):
         assert grouped[name].high - grouped[name].low > 2 * (alone[name].high - alone[name].low)
         assert grouped[name].value == alone[name].value
@@ -392,5 +397,7 @@ def test_too_few_samples_for_each_statistic() -> None:
         bootstrap_feature_scores(rows, rows, "toy", groups=(torch.arange(12) // 3, torch.arange(12)))
     with pytest.raises(MNIFError, match=r"groups of the generated samples: shape \[5\], expected \[12\]"):
         bootstrap_feature_scores(rows, rows, "toy", groups=(torch.arange(12), torch.arange(5)))
-    with pytest.raises(MNIFError, match=r"1 resamples at confidence 0\.95"):
-        bootstrap_feature_scores(rows, rows, "toy", resamples=1)
+    with pytest.raises(MNIFError, match="`resamples` is 1; an interval needs at least 2"):
+        ResamplingSettings(resamples=1)
+    with pytest.raises(MNIFError, match="`confidence` is 1; give a number between 0 and 1"):
+        ResamplingSettings(confidence=1)

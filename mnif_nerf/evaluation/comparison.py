@@ -24,7 +24,7 @@ from mnif_nerf.evaluation.protocols import MAIN_ROWS, Row
 from mnif_nerf.evaluation.shapes import ShapeSet
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU, distance_matrix, one_minus_iou
-from mnif_nerf.metrics.distributions import bootstrap_feature_scores, feature_scores
+from mnif_nerf.metrics.distributions import ResamplingSettings, bootstrap_feature_scores, feature_scores
 from mnif_nerf.metrics.features import FeatureNetwork
 from mnif_nerf.metrics.histograms import jsd_of_clouds
 from mnif_nerf.metrics.sets import Distances, bootstrap, coverage, novelty, set_scores
@@ -243,9 +243,9 @@ def _picture_scores(
     if min(int(side.max()) + 1 for side in sides) < 2 * (protocol.neighbours + 1):
         scores = feature_scores(real, fake, network, protocol.neighbours, protocol.seed)
         return {name: (value, nothing, nothing) for name, value in scores.items() if not name.startswith("kd_dev")}
-    found = bootstrap_feature_scores(
-        real, fake, network, protocol.neighbours, protocol.seed, protocol.resamples, groups=(sides[0], sides[1])
-    )
+    settings = ResamplingSettings(protocol.resamples, protocol.seed)
+    groups = (sides[0], sides[1])
+    found = bootstrap_feature_scores(real, fake, network, protocol.neighbours, settings, groups)
     return {name: (score.value, score.low, score.high) for name, score in found.items()}
 
 

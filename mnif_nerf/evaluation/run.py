@@ -81,10 +81,19 @@ def evaluate(
         for network in networks:
             section = pictures_section(context, compare_pictures(context, network), network.name)
             sections.append(section if network is networks[0] else _renamed(section))
-    about = {
+    about = _about(context, notes)
+    lead = [_lead(target, protocol), *notes]
+    paths = write_document(output, "metrics", f"Evaluation of a model of {target.data.name}", about, lead, sections)
+    return Outcome(paths, [section.summary for section in sections], notes)
+
+
+def _about(context: EvaluationContext, notes: list[str]) -> dict[str, Any]:
+    """The head of metrics.json: what was measured, how and where."""
+    target = context.target
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "protocol": protocol.to_dict(),
+        "protocol": context.protocol.to_dict(),
         "model": {
             "modality": target.kind.name,
             "digest": context.model_digest,
@@ -97,9 +106,6 @@ def evaluate(
         "machine": {name: value for name, value in describe().items() if name != "threads"},
         "notes": notes,
     }
-    lead = [_lead(target, protocol), *notes]
-    paths = write_document(output, "metrics", f"Evaluation of a model of {target.data.name}", about, lead, sections)
-    return Outcome(paths, [section.summary for section in sections], notes)
 
 
 def _notes(target: ModelAndData, protocol: EvaluationProtocol) -> list[str]:

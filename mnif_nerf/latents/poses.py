@@ -48,9 +48,10 @@ class PoseSearchConfig:
     """Settings of the search over cameras.
 
     Attributes:
-        azimuths, elevations: of the cameras that it starts from, degrees; every pair is tried.
-        moved: rate of the cameras, radians a step.
-        mask_weight: of the silhouette's squared error; outlines tell poses apart better than colours do.
+        azimuths: number of azimuths that the search starts from, evenly spaced.
+        elevations: elevations that it starts from, degrees; every pair is tried.
+        moved: learning rate of the cameras, radians a step.
+        mask_weight: weight of the silhouette's squared error; outlines tell poses apart better than colours do.
         schedule: rounds after the first; the first tries all cameras.
     """
 
@@ -110,29 +111,40 @@ def camera_poses(coordinates: Tensor, radius: float) -> Tensor:
     return torch.cat([pose, last], dim=1)
 
 
+@dataclass(frozen=True)
+class PhotoEvidence:
+    """A picture and what is known of its camera.
+
+    Attributes:
+        image: `[H, W, 3]` in [0, 1], on white.
+        silhouette: bool `[H, W]`, or None where the object was not cut out.
+        intrinsics: of the picture's camera.
+        radius: the camera's usual distance from the origin, world units.
+    """
+
+    image: Tensor
+    silhouette: Tensor | None
+    intrinsics: Intrinsics
+    radius: float
+
+
 class PhotoSearch:
     """The search for one picture.
 
     Args:
-        field: the trained mixture, of radiance; its parameters take no gradient meanwhile (`fitting.frozen`).
-        image: `[H, W, 3]` in [0, 1], on white.
-        silhouette: bool `[H, W]`, or None.
-        intrinsics: of the picture.
-        radius: the cameras' usual distance from the origin.
-        space: of latents.
-        config: of latents: rate and weight of the prior.
-        poses: of cameras.
-        half_extent: half the edge of the scene box.
-        seed: of the draws.
+        field: the trained radiance field; its parameters take no gradient meanwhile (`fitting.frozen`).
+        photo: the picture.
+        space: coordinates of the latents.
+        config: learning rate of the latents and weight of their prior.
+        poses: settings of the search over cameras.
+        half_extent: half the edge of the scene box, world units.
+        seed: seed of the draws.
     """
 
     def __init__(
         self,
         field: ModulatedField,
-        image: Tensor,
-        silhouette: Tensor | None,
-        intrinsics: Intrinsics,
-        radius: float,
+        photo: PhotoEvidence,
         space: LatentSpace,
         config: SearchConfig,
         poses: PoseSearchConfig,
@@ -140,7 +152,8 @@ class PhotoSearch:
         seed: int = 0,
     ) -> None:
         self.field, self.space, self.config, self.poses = field, space, config, poses
-        self.radius, self.half_extent, self.seed = radius, half_extent, seed
+        self.radius, self.half_extent, self.seed = photo.radius, half_extent, seed
+        image, silhouette, intrinsics = photo.image, photo.silhouette, photo.intrinsics
         self.rgb = image.reshape(-1, 3)
         self.mask = torch.ones(len(self.rgb), device=image.device)
         if silhouette is not None:

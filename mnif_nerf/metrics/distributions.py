@@ -12,6 +12,7 @@ What each can tell:
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -32,6 +33,30 @@ class ScoreInterval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class ResamplingSettings:
+    """How confidence intervals are drawn.
+
+    Attributes:
+        resamples: number of half-samples, 2 or more.
+        seed: seed of the half-samples.
+        confidence: probability that an interval is to cover, in (0, 1).
+
+    Raises:
+        MNIFError: a number out of range.
+    """
+
+    resamples: int = 200
+    seed: int = 0
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.resamples < 2:
+            raise MNIFError(f"`resamples` is {self.resamples}; an interval needs at least 2.")
+        if not 0.0 < self.confidence < 1.0:
+            raise MNIFError(f"`confidence` is {self.confidence}; give a number between 0 and 1, such as 0.95.")
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
@@ -149,9 +174,7 @@ def bootstrap_feature_scores(
     fake: Tensor,
     network_name: str,
     k: int = 3,
-    seed: int = 0,
-    resamples: int = 200,
-    confidence: float = 0.95,
+    settings: ResamplingSettings | None = None,
     groups: tuple[Tensor, Tensor] | None = None,
     advance: Callable[[], None] | None = None,
 ) -> dict[str, ScoreInterval]:
@@ -170,9 +193,8 @@ def bootstrap_feature_scores(
     half get an interval of no width.
 
     Args:
-        real, fake, network_name, k, seed: as in `feature_scores`; halves must still hold k + 1 samples.
-        resamples: number of half-samples.
-        confidence: probability that the interval is to cover, in (0, 1).
+        real, fake, network_name, k: as in `feature_scores`; halves must still hold k + 1 samples.
+        settings: number of halves, seed and confidence; the defaults when None.
         groups: `[N]` and `[M]` int; samples of one group are kept or left together. Views of one object do not vary
             independently, and intervals that take them so are too narrow. Default, every sample is its own group.
         advance: called after every half-sample.
@@ -184,18 +206,19 @@ def bootstrap_feature_scores(
     Raises:
         MNIFError: as `feature_scores`, fewer than 2 (k + 1) groups in a set, or a group's number missing.
     """
-    if not (resamples >= 2 and 0.0 < confidence < 1.0):
-        raise MNIFError(f"{resamples} resamples at confidence {confidence}: give 2 or more, and a number in (0, 1).")
+    settings = settings or ResamplingSettings()
     real, fake = _checked_for_neighbours(real, fake, k)
     _check_network(real, network_name)
     members_real, members_fake = (
         _group_numbers(name, len(rows), None if groups is None else groups[side], k)
         for side, (name, rows) in enumerate((("real", real), ("generated", fake)))
     )
-    generator = torch.Generator().manual_seed(seed)
-    halves = [(_half(members_real, generator), _half(members_fake, generator)) for _ in range(resamples)]
+    generator = torch.Generator().manual_seed(settings.seed)
+    halves = [(_half(members_real, generator), _half(members_fake, generator)) for _ in range(settings.resamples)]
     scores = _scores_of_subsets(real, fake, halves, k, advance)
-    return {_score_name(name, network_name): _interval(name, values, confidence) for name, values in scores.items()}
+    return {
+        _score_name(name, network_name): _interval(name, values, settings.confidence) for name, values in scores.items()
+    }
 
 
 def _scores_of_subsets(

@@ -7,6 +7,8 @@ visible; all others are left out. So the skipped render equals the dense one up 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -51,12 +53,11 @@ def render_rays(
     near, far = box_interval(origins, directions, half_extent)
     out["depth"][:, 0] = torch.maximum(far, near)
     start, end = _sampled_interval(origins, directions, near, far, grid)
+    every = _Rays(origins, directions, near, far, start, end)
     for rays in (end > start).nonzero().flatten().split(chunk):
         if len(rays) == 0:
             continue
-        part = _render_chunk(
-            field, origins[rays], directions[rays], near[rays], far[rays], start[rays], end[rays], grid, step
-        )
+        part = _render_chunk(field, _Rays(*(values[rays] for values in every)), grid, step)
         for name, value in part.items():
             out[name][rays] = value
     return out
@@ -77,17 +78,24 @@ def _sampled_interval(
     return torch.maximum(near, tight_near), torch.minimum(far, tight_far)
 
 
-def _render_chunk(
-    field: RadianceField,
-    origins: Tensor,
-    directions: Tensor,
-    near: Tensor,
-    far: Tensor,
-    start: Tensor,
-    end: Tensor,
-    grid: OccupancyGrid | None,
-    step: float,
-) -> dict[str, Tensor]:
+class _Rays(NamedTuple):
+    """R rays: `[R, 3]` origins and directions, `[R]` where each enters and leaves the box and the occupied cells."""
+
+    origins: Tensor
+    directions: Tensor
+    near: Tensor
+    far: Tensor
+    start: Tensor
+    end: Tensor
+
+
+def _render_chunk(field: RadianceField, rays: _Rays, grid: OccupancyGrid | None, step: float) -> dict[str, Tensor]:
+    """Render rays together: `rgb` `[R, 3]`, `depth` and `accumulation` `[R, 1]`.
+
+    All rays share one number of samples, that of the longest. Samples in empty cells, and those behind cells that
+    certainly stop the light, are not evaluated.
+    """
+    origins, directions, near, far, start, end = rays
     first = ((start - near) / step).floor()
     count = max(int(((end - near) / step - first).max().ceil()), 1)
     index = first.unsqueeze(-1) + torch.arange(count, device=near.device)

@@ -24,7 +24,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.evidence import PointEvidence
 from mnif_nerf.latents.fitting import frozen
 from mnif_nerf.latents.meta import PointObjective, adapt
-from mnif_nerf.latents.poses import Hypotheses, PhotoSearch, PoseSearchConfig, Round
+from mnif_nerf.latents.poses import Hypotheses, PhotoEvidence, PhotoSearch, PoseSearchConfig, Round
 from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, choose_starts, search
 from mnif_nerf.pipelines.fit.preparation import FitTask, check_modality, photo_intrinsics, prepare
 
@@ -247,16 +247,13 @@ def _search_photo(
 ) -> Hypotheses:
     model, device = pipe.model, pipe.latents.device
     mask = None if photo.silhouette is None else torch.from_numpy(photo.silhouette).to(device)
-    searcher = PhotoSearch(
-        model.field,
+    evidence = PhotoEvidence(
         torch.from_numpy(photo.image.copy()).to(device).float() / 255,
         mask,
         photo_intrinsics(photo, model.camera["focal_over_width"], settings.field_of_view),
         model.camera["radius"] if settings.radius is None else settings.radius,
-        space,
-        config,
-        _pose_config(settings),
-        model.half_extent,
-        settings.seed,
+    )
+    searcher = PhotoSearch(
+        model.field, evidence, space, config, _pose_config(settings), model.half_extent, settings.seed
     )
     return searcher.run(pipe.latents.mean(dim=0, keepdim=True), settings.restarts, on_step)
