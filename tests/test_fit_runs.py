@@ -38,7 +38,7 @@ def test_meta_learned_radiance_models_start_from_the_mean() -> None:
         tiny_model(8),
         cells=None,
         rates=torch.full((5,), 1e6),  # one step of an inner loop would land far off
-        adaptation={"inner_steps": 1, "inner_lr": 1.0},
+        adaptation={"method": "meta-learning", "inner_steps": 1, "inner_lr": 1.0},
     )
     cells = np.zeros((16, 16, 16), dtype=bool)
     cells[5:11, 5:11, 5:11] = True
