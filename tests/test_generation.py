@@ -137,11 +137,11 @@ def test_views_turntable_and_limits(pipe: MNIFPipeline, tmp_path: Path) -> None:
 
 
 def test_mesh_comes_out_y_up(pipe: MNIFPipeline, tmp_path: Path) -> None:
-    from mnif_nerf.export.mesh import field_to_mesh
+    from mnif_nerf.export.mesh import MeshOptions, field_to_mesh
 
     item = pipe.instance(1)
     mesh = item.mesh(resolution=24, keep="all")
-    ours = field_to_mesh(item.field, 24, cells=item.cells, keep="all")
+    ours = field_to_mesh(item.field, 24, cells=item.cells, options=MeshOptions(keep="all"))
     assert np.array(mesh.vertices) == pytest.approx(np.array(ours.vertices)[:, [1, 2, 0]])
     assert mesh.is_watertight
     mesh.export(str(tmp_path / "car.glb"))

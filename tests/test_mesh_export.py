@@ -15,7 +15,7 @@ from mnif_nerf import machine
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export import density
 from mnif_nerf.export.density import density_grid, surface_level
-from mnif_nerf.export.mesh import field_to_mesh, mesh_report, surface_colors
+from mnif_nerf.export.mesh import MeshOptions, field_to_mesh, mesh_report, surface_colors
 from mnif_nerf.export.mesh_files import linear_from_srgb, to_export_axes, write_mesh
 from mnif_nerf.export.voxels import field_to_occupancy
 from mnif_nerf.fields.compact import CompactField
@@ -35,7 +35,7 @@ def test_sphere_volume_orientation_and_watertightness() -> None:
 
 
 def test_resolutions_describe_the_same_surface() -> None:
-    coarse, fine = (field_to_mesh(Ball(), resolution=r, colors=False).volume for r in (32, 96))
+    coarse, fine = (field_to_mesh(Ball(), resolution=r, options=MeshOptions(colors=False)).volume for r in (32, 96))
     assert coarse == pytest.approx(fine, rel=0.02)
 
 
@@ -62,7 +62,10 @@ def test_surface_level_makes_a_layer_half_opaque() -> None:
 
 
 def test_lower_level_is_fatter() -> None:
-    assert field_to_mesh(Ball(), 32, level=5.0).volume > field_to_mesh(Ball(), 32, level=50.0).volume
+    assert (
+        field_to_mesh(Ball(), 32, options=MeshOptions(level=5.0)).volume
+        > field_to_mesh(Ball(), 32, options=MeshOptions(level=50.0)).volume
+    )
 
 
 def test_density_grid_equals_asking_every_point() -> None:
@@ -95,7 +98,7 @@ def test_cells_bound_the_object() -> None:
 
 def test_largest_shell_is_kept_and_all_are_counted() -> None:
     field = Balls(Ball(0.2, (-0.2, 0, 0)), Ball(0.1, (0.3, 0, 0)))
-    largest, everything = (field_to_mesh(field, 48, keep=keep) for keep in ("largest", "all"))
+    largest, everything = (field_to_mesh(field, 48, options=MeshOptions(keep=keep)) for keep in ("largest", "all"))
     assert mesh_report(largest)["components"] == 1
     assert mesh_report(largest)["components_found"] == 2
     assert mesh_report(everything)["components"] == 2
@@ -127,7 +130,7 @@ def test_surface_colors_are_composited_along_the_normal() -> None:
 
 def test_smoothing_keeps_volume_and_decimation_keeps_colors() -> None:
     field = Ball()
-    mesh = field_to_mesh(field, 48, smooth=10, max_faces=800)
+    mesh = field_to_mesh(field, 48, options=MeshOptions(smooth=10, max_faces=800))
     assert len(mesh.faces) <= 800
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(VOLUME, rel=0.03)
@@ -203,7 +206,7 @@ def test_object_meshes_export_through_the_same_writer(tmp_path) -> None:
 )
 def test_bad_requests_are_one_sentence(options: dict, words: str) -> None:
     with pytest.raises(MNIFError, match=words) as caught:
-        field_to_mesh(Ball(), **{"resolution": 16, **options})
+        field_to_mesh(Ball(), options.pop("resolution", 16), options=MeshOptions(**options))
     assert "\n" not in str(caught.value)
 
 

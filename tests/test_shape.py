@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_model import SolidBall, tiny_voxel_model
 
 from mnif_nerf.export.density import density_grid
-from mnif_nerf.export.mesh import field_to_mesh
+from mnif_nerf.export.mesh import MeshOptions, field_to_mesh
 from mnif_nerf.export.voxels import field_to_occupancy, write_voxels
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.solid import GAIN, SolidField, surface_level
@@ -86,7 +86,7 @@ def test_the_gradient_equals_finite_differences(head: str) -> None:
 @pytest.mark.parametrize("resolution", [40, 64, 96])
 def test_the_mesh_of_a_ball_is_the_ball_at_any_resolution(head: str, resolution: int) -> None:
     shape = SolidField(SolidBall(0.3, (0.05, -0.02, 0.1), head=head))
-    mesh = field_to_mesh(shape, resolution, colors=False)
+    mesh = field_to_mesh(shape, resolution, options=MeshOptions(colors=False))
     assert mesh.is_watertight
     # The corners lie on the ball and the triangles within it, by less and less as they get smaller.
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * 0.3**3, rel=8 / resolution**2)

@@ -115,10 +115,10 @@ def parse_formats(text: str) -> tuple[str, ...]:
 
 
 def _check(options: ExportOptions) -> None:
-    from mnif_nerf.export.mesh import check_request
+    from mnif_nerf.export.mesh import MeshOptions, check_request
 
     check_choice(options)
-    check_request(options.resolution, None, options.keep, options.smooth, options.max_faces)
+    check_request(options.resolution, MeshOptions(None, options.keep, options.smooth, options.max_faces))
 
 
 def _check_model(options: ExportOptions, pipe: MNIFPipeline) -> None:

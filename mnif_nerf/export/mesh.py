@@ -6,6 +6,7 @@ it to the axes of glTF (y up, +z forward); `mnif_nerf.export.mesh_files.write_me
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,15 @@ from mnif_nerf.export.mesh_files import ExportMesh, to_export_axes, write_mesh
 from mnif_nerf.fields.solid import surface_thickness
 from mnif_nerf.rendering.occupancy import RadianceField
 
-__all__ = ["density_grid", "field_to_mesh", "mesh_report", "surface_colors", "to_export_axes", "write_mesh"]
+__all__ = [
+    "MeshOptions",
+    "density_grid",
+    "field_to_mesh",
+    "mesh_report",
+    "surface_colors",
+    "to_export_axes",
+    "write_mesh",
+]
 
 # Grid, its logarithm, the padded copy marching cubes reads (as double), and a margin for the triangles.
 _BYTES_PER_CELL = 24
@@ -48,15 +57,30 @@ class NoSurfaceError(MNIFError):
         self.highest = highest
 
 
+@dataclass(frozen=True)
+class MeshOptions:
+    """How a surface becomes a mesh.
+
+    Attributes:
+        level: density of the surface, 1/world unit; `level_of` when None. Lower is fatter.
+        keep: "largest" keeps the shell that encloses the largest volume; "all" keeps everything.
+        smooth: Taubin smoothing steps (shrink-free); 0 for none, 10 is visible.
+        max_faces: decimate to at most this many triangles (quadric error), or None.
+        colors: whether vertices get the field's colours.
+    """
+
+    level: float | None = None
+    keep: Literal["largest", "all"] = "largest"
+    smooth: int = 0
+    max_faces: int | None = None
+    colors: bool = True
+
+
 def field_to_mesh(
     field: RadianceField,
     resolution: int = 128,
-    level: float | None = None,
     cells: Tensor | None = None,
-    keep: Literal["largest", "all"] = "largest",
-    smooth: int = 0,
-    max_faces: int | None = None,
-    colors: bool = True,
+    options: MeshOptions | None = None,
     half_extent: float = 0.5,
     chunk: int = CHUNK,
 ) -> ExportMesh:
@@ -69,12 +93,8 @@ def field_to_mesh(
     Args:
         field: with `density` and `radiance` (see `CompactField`).
         resolution: cells along an edge of the box; 256 takes about 0.4 GB.
-        level: density of the surface, 1/world unit; `level_of` when None. Lower is fatter.
         cells: bool `[C, C, C]` where the object can be (the union of the training hulls), or None.
-        keep: "largest" keeps the shell that encloses the largest volume; "all" keeps everything.
-        smooth: Taubin smoothing steps (shrink-free); 0 for none, 10 is visible.
-        max_faces: decimate to at most this many triangles (quadric error), or None.
-        colors: whether vertices get the field's colours.
+        options: level, simplification and colours; the defaults when None.
         half_extent: half the edge of the box, in world units.
         chunk: points per field query.
 
@@ -85,21 +105,22 @@ def field_to_mesh(
         MNIFError: an option out of range, a resolution that does not fit in memory, nothing reaches the
             level, or a damaged field.
     """
-    check_request(resolution, level, keep, smooth, max_faces)
-    level = level_of(field, half_extent) if level is None else level
+    options = options or MeshOptions()
+    check_request(resolution, options)
+    level = level_of(field, half_extent) if options.level is None else options.level
     values = density_grid(field, resolution, half_extent, cells, chunk, level).numpy()
     vertices, faces = _marching_cubes(values, level, half_extent)
     labels, volumes = _components(vertices, faces)
     found = len(volumes)
-    if keep == "largest" and found > 1:
+    if options.keep == "largest" and found > 1:
         vertices, faces = _select(vertices, faces, labels[faces[:, 0]] == int(np.argmax(np.abs(volumes))))
     mesh = ExportMesh(vertices, faces, process=False)
     mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found})
-    if smooth:
-        trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=smooth)
-    if max_faces is not None and len(mesh.faces) > max_faces:
-        mesh = _decimate(mesh, max_faces)
-    if colors:
+    if options.smooth:
+        trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=options.smooth)
+    if options.max_faces is not None and len(mesh.faces) > options.max_faces:
+        mesh = _decimate(mesh, options.max_faces)
+    if options.colors:
         rgb = surface_colors(field, mesh.vertices, mesh.vertex_normals, half_extent, chunk)
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_to_rgba8(rgb))
     return mesh
@@ -172,16 +193,15 @@ def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
     }
 
 
-def check_request(
-    resolution: int, level: float | None, keep: str, smooth: int = 0, max_faces: int | None = None
-) -> None:
+def check_request(resolution: int, options: MeshOptions) -> None:
     """Refuse what `field_to_mesh` would refuse, before any work is done.
 
     Raises:
         MNIFError: an option out of range, or a resolution that does not fit in memory.
     """
     check_resolution(resolution, _BYTES_PER_CELL)
-    check_level(level)
+    check_level(options.level)
+    keep, smooth, max_faces = options.keep, options.smooth, options.max_faces
     if keep not in ("largest", "all"):
         raise MNIFError(f"keep {keep!r} is not known; use largest or all.")
     if smooth < 0:

@@ -147,6 +147,6 @@ def solid_mesh(
     options: tuple[Literal["largest", "all"], int, int | None, bool],
 ) -> ExportMesh:
     """The mesh of a solid's density `field` in glTF's axes; `options` are keep, smooth, max_faces and colors."""
-    from mnif_nerf.export.mesh import field_to_mesh, to_export_axes
+    from mnif_nerf.export.mesh import MeshOptions, field_to_mesh, to_export_axes
 
-    return to_export_axes(field_to_mesh(field, resolution, level, item.cells, *options, item.half_extent))
+    return to_export_axes(field_to_mesh(field, resolution, item.cells, MeshOptions(level, *options), item.half_extent))
