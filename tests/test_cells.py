@@ -79,3 +79,20 @@ def test_a_camera_within_the_grid_looks_from_there(offset: float) -> None:
     turned = pose.clone()
     turned[:3, :3] = orbit_pose(0.0, 180.0)[:3, :3]
     assert (render_cells(cells, turned, CAMERA) == 1).all()
+
+
+def test_cells_of_a_box_are_cubes_around_its_centre() -> None:
+    pose = orbit_pose(0.0, 0.0)  # from +x: columns are y, rows z downwards
+    camera = Intrinsics.default(96)
+    box = (render_cells(torch.ones(4, 8, 2, dtype=torch.bool), pose, camera) < 1).any(dim=-1)
+    wide, high = box.any(dim=0).nonzero().flatten(), box.any(dim=1).nonzero().flatten()
+    assert (len(wide), len(high)) == (pytest.approx(4 * len(high), rel=0.05), len(high))
+    assert (int(wide[0] + wide[-1]), int(high[0] + high[-1])) == (95, 95)
+    # The same cells in a cube that has as much empty room on both sides.
+    cells = torch.rand(4, 8, 2, generator=torch.Generator().manual_seed(0)) < 0.4
+    cube = torch.zeros(8, 8, 8, dtype=torch.bool)
+    cube[2:6, :, 3:5] = cells
+    slanted = orbit_pose(25.0, 40.0)
+    torch.testing.assert_close(
+        render_cells(cells, slanted, camera), render_cells(cube, slanted, camera), atol=1e-4, rtol=0
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -63,8 +65,8 @@ def test_occupancy_is_where_density_passes_the_level() -> None:
 
 
 def test_bad_voxels_are_refused(tmp_path) -> None:
-    with pytest.raises(MNIFError, match="not a cube"):
-        write_voxels(np.zeros((2, 3, 2), dtype=bool), tmp_path / "v.npz")
+    with pytest.raises(MNIFError, match="no solid"):
+        write_voxels(np.zeros((2, 3), dtype=bool), tmp_path / "v.npz")
     with pytest.raises(MNIFError, match="binvox, npz"):
         write_voxels(np.zeros((2, 2, 2), dtype=bool), tmp_path / "v.vox")
     with pytest.raises(MNIFError, match="no such file"):
@@ -72,3 +74,31 @@ def test_bad_voxels_are_refused(tmp_path) -> None:
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(MNIFError, match="not voxels"):
         read_npz(tmp_path / "text.npz")
+
+
+def test_boxes_are_filled_up_to_cubes_in_binvox_only(tmp_path: Path) -> None:
+    cells = np.random.default_rng(0).random((6, 8, 5)) < 0.5
+    again, about = read_npz(write_voxels(cells, tmp_path / "v.npz"))
+    assert (again == cells).all()
+    np.testing.assert_allclose(about["bounds"], [[-0.375, -0.5, -0.3125], [0.375, 0.5, 0.3125]])
+    path = write_voxels(cells, tmp_path / "v.binvox")
+    cube = _decode(path.read_bytes())
+    assert cube.shape == (8, 8, 8)
+    assert (cube[1:7, :, 1:6] == cells).all()
+    assert cube.sum() == cells.sum()
+    # Cells keep their places: the cube is half a cell off centre along z, which lacks an odd number.
+    assert b"translate -0.5 -0.5 -0.4375\n" in path.read_bytes()
+
+
+def test_occupancy_of_a_box_is_that_of_its_own_cells() -> None:
+    from mnif_nerf.rendering.grids import cell_centres
+
+    field, shape = Ball(0.3), (6, 8, 5)
+    expected = (cell_centres(shape).T * 0.5).norm(dim=1) < 0.3
+    assert (field_to_occupancy(field, shape) == expected.reshape(shape).numpy()).all()
+    half = torch.zeros(4, 4, 4, dtype=torch.bool)
+    half[2:] = True
+    cut = field_to_occupancy(field, shape, cells=half)
+    assert not cut[:3].any()
+    assert (cut[3:] == expected.reshape(shape).numpy()[3:]).all()
+    assert (field_to_occupancy(field, (8, 8, 8)) == field_to_occupancy(field, 8)).all()

@@ -14,6 +14,7 @@ import numpy as np
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Arrays
+from mnif_nerf.export.voxels import padded_to_cube
 
 _LEVEL = 0.5  # between a cell that is filled and one that is not
 
@@ -73,7 +74,7 @@ def make_shape_set(
     """Cells and surface points of shapes.
 
     Args:
-        occupancies: bool `[G, G, G]` each.
+        occupancies: bool `[X, Y, Z]` each; boxes are filled up to cubes.
         points: P, per shape; 0 leaves the surfaces out, which takes most of the time.
         seed: of the points; shape i of a seed gets the same ones whatever the set.
         half_extent: half the edge of the scene box.
@@ -83,8 +84,9 @@ def make_shape_set(
         MNIFError: no shape at all, or grids of unequal size.
     """
     bits, clouds, resolution = [], [], 0
-    for index, cells in enumerate(occupancies):
-        if resolution not in (0, len(cells)) or len(set(cells.shape)) != 1:
+    for index, given in enumerate(occupancies):
+        cells, _ = padded_to_cube(given)
+        if resolution not in (0, len(cells)):
             raise MNIFError(f"shape {index}: a grid of {cells.shape}, the others have {resolution}^3 cells.")
         resolution = len(cells)
         bits.append(np.packbits(cells.reshape(-1), bitorder="little"))

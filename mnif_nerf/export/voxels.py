@@ -5,16 +5,21 @@ Voxels stay in the library's axes: index order [x, y, z], z up, +x forward, +y l
 
 from __future__ import annotations
 
+import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.density import density_grid, level_of
+from mnif_nerf.export.density import CHUNK, check_resolution, density_grid, field_device, level_of
 from mnif_nerf.files import atomic_file
+from mnif_nerf.rendering.grids import cell_coordinates
+from mnif_nerf.rendering.intervals import cell_index
 from mnif_nerf.rendering.occupancy import RadianceField
 
 VOXEL_FORMATS = ("binvox", "npz")
@@ -23,17 +28,18 @@ _AXES = "index [x, y, z]; +x forward, +y left, +z up"
 
 def field_to_occupancy(
     field: RadianceField,
-    resolution: int = 64,
+    resolution: int | Sequence[int] = 64,
     level: float | None = None,
     cells: Tensor | None = None,
     half_extent: float = 0.5,
     skip_empty: bool = True,
 ) -> np.ndarray:
-    """Which cells are inside the object: bool `[G, G, G]`, density at the cell's centre above `level`.
+    """Which cells are inside the object: bool `[X, Y, Z]`, density at the cell's centre above `level`.
 
     Args:
         field: with `density` (see `CompactField`).
-        resolution: G.
+        resolution: cells along the edges X, Y and Z of a centred box whose longest edge is that of the scene box; or
+            one number for the scene box itself.
         level: density of the surface; `level_of` when None.
         cells: bool `[C, C, C]` where the object can be, or None.
         half_extent: half the edge of the box, in world units.
@@ -43,23 +49,52 @@ def field_to_occupancy(
         MNIFError: the resolution does not fit in memory, or the field is damaged.
     """
     level = level_of(field, half_extent) if level is None else level
+    if not isinstance(resolution, int):
+        if len(set(resolution)) > 1:
+            return _box_density(field, resolution, cells, half_extent) > level
+        resolution = resolution[0]
     density = density_grid(field, resolution, half_extent, cells, level=level, skip_empty=skip_empty)
     return (density > level).numpy()
 
 
+@torch.no_grad()
+def _box_density(field: RadianceField, shape: Sequence[int], cells: Tensor | None, half_extent: float) -> np.ndarray:
+    """Densities `[*shape]` at the centres of a box's cells, 0 outside `cells`."""
+    check_resolution(max(shape), bytes_per_cell=5)
+    device, parts = field_device(field), []
+    active = None if cells is None else cells.to(device, torch.bool).flatten()
+    for part in torch.arange(math.prod(shape), device=device).split(CHUNK):
+        points = cell_coordinates(part, shape).T * half_extent
+        density = field.density(points)
+        if active is not None and cells is not None:
+            density = torch.where(active[cell_index(points, len(cells), half_extent)], density, 0.0)
+        parts.append(density.float().cpu())
+    found = torch.cat(parts).reshape(*shape)
+    if not torch.isfinite(found).all():
+        raise MNIFError("the field gives NaN or infinite densities; its weights are damaged, so train it again.")
+    return found.numpy()
+
+
 def write_voxels(occupancy: np.ndarray, path: Path | str, half_extent: float = 0.5) -> Path:
-    """Write bool `[G, G, G]` as .binvox or .npz (the suffix chooses), atomically.
+    """Write bool `[X, Y, Z]` as .binvox or .npz (the suffix chooses), atomically.
+
+    A .binvox is always a cube: a box is filled up with empty cells on all sides. A .npz keeps the shape.
+
+    Args:
+        occupancy: cells of a centred box.
+        path: of the file.
+        half_extent: half the longest edge of the box, world units.
 
     Raises:
-        MNIFError: an unknown suffix, a grid that is not a cube, or a folder that cannot be written.
+        MNIFError: an unknown suffix, an array without three axes, or a folder that cannot be written.
     """
     path = Path(path)
     kind = path.suffix[1:].lower()
     if kind not in VOXEL_FORMATS:
         raise MNIFError(f"{path}: unknown voxel format {path.suffix!r}; use one of {', '.join(VOXEL_FORMATS)}.")
     occupancy = np.asarray(occupancy, dtype=bool)
-    if occupancy.ndim != 3 or len(set(occupancy.shape)) != 1:
-        raise MNIFError(f"{path}: voxels of shape {list(occupancy.shape)} are not a cube; expected [G, G, G].")
+    if occupancy.ndim != 3:
+        raise MNIFError(f"{path}: voxels of shape {list(occupancy.shape)} are no solid; expected [X, Y, Z].")
     with atomic_file(path) as temporary:
         if kind == "binvox":
             temporary.write_bytes(binvox_bytes(occupancy, half_extent))
@@ -69,11 +104,13 @@ def write_voxels(occupancy: np.ndarray, path: Path | str, half_extent: float = 0
 
 
 def binvox_bytes(occupancy: np.ndarray, half_extent: float = 0.5) -> bytes:
-    """Bool `[G, G, G]` in binvox format, version 1: a text header, then (value, count <= 255) byte pairs.
+    """Bool `[X, Y, Z]` in binvox format, version 1: a text header, then (value, count <= 255) byte pairs.
 
-    In the file z runs faster than x, and y fastest. `translate` is the box's lower corner and `scale` its
-    edge.
+    In the file z runs faster than x, and y fastest. `translate` is the cube's lower corner and `scale` its
+    edge. Where a box is filled up by an odd number of cells, the cube is shifted by half a cell to fit.
     """
+    occupancy, shift = padded_to_cube(occupancy)
+    edge = 2 * half_extent / len(occupancy)
     flat = np.asarray(occupancy, dtype=np.uint8).transpose(0, 2, 1).reshape(-1)
     starts = np.flatnonzero(np.diff(flat, prepend=flat[0] ^ 1))
     lengths = np.diff(starts, append=len(flat))
@@ -81,17 +118,29 @@ def binvox_bytes(occupancy: np.ndarray, half_extent: float = 0.5) -> bytes:
     counts = np.full(pieces.sum(), 255, dtype=np.uint8)
     counts[np.cumsum(pieces) - 1] = lengths - 255 * (pieces - 1)
     pairs = np.stack([np.repeat(flat[starts], pieces), counts], axis=1)
-    corner = f"{-half_extent:.9g}"
+    corner = " ".join(f"{-half_extent + edge * by:.9g}" for by in shift)
     size = " ".join(str(n) for n in occupancy.shape)
-    header = f"#binvox 1\ndim {size}\ntranslate {corner} {corner} {corner}\nscale {2 * half_extent:.9g}\ndata\n"
+    header = f"#binvox 1\ndim {size}\ntranslate {corner}\nscale {2 * half_extent:.9g}\ndata\n"
     return header.encode() + pairs.tobytes()
+
+
+def padded_to_cube(occupancy: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Cells `[X, Y, Z]` of a box in the cube `[G, G, G]` of its longest edge, with empty cells around them.
+
+    Returns:
+        the cube, and by how much of a cell it is off centre along each axis: 0 or 0.5.
+    """
+    size = max(occupancy.shape)
+    missing = [size - count for count in occupancy.shape]
+    padded = np.pad(occupancy, [(each // 2, each - each // 2) for each in missing])
+    return padded, tuple(0.5 * (each % 2) for each in missing)
 
 
 def read_npz(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     """Read back a .npz of `write_voxels`.
 
     Returns:
-        bool `[G, G, G]`, and its metadata: bounds `[2, 3]` (world units) and axes (a sentence).
+        bool `[X, Y, Z]`, and its metadata: bounds `[2, 3]` (world units) and axes (a sentence).
 
     Raises:
         MNIFError: the file is missing or of another kind.
@@ -112,7 +161,8 @@ def read_npz(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _write_npz(occupancy: np.ndarray, path: Path, half_extent: float) -> None:
-    bounds = np.array([[-half_extent] * 3, [half_extent] * 3], dtype=np.float32)
+    reach = half_extent * np.array(occupancy.shape) / max(occupancy.shape)
+    bounds = np.stack([-reach, reach]).astype(np.float32)
     with path.open("wb") as file:
         np.savez_compressed(
             file,

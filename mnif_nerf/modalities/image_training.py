@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
@@ -21,6 +22,13 @@ from mnif_nerf.rendering.plane import render_image, render_plane
 
 _HIGHEST_W0 = 30.0
 _W0_PER_PIXEL = 0.75
+
+
+class Picture(NamedTuple):
+    """The field of a picture, and the (H, W) whose proportions it has on its plane."""
+
+    field: CompactField
+    shape: tuple[int, ...]
 
 
 class ImageTraining(GridTraining):
@@ -40,26 +48,26 @@ class ImageTraining(GridTraining):
             w0=model.w0 or min(_HIGHEST_W0, _W0_PER_PIXEL * grid.get("resolution", 64)),
         )
 
-    def prepare(self, compact: CompactField, bounds: Tensor, model: Any, grid: Any) -> tuple[CompactField, None]:
-        """The field itself; a plane needs no grid."""
-        return compact, None
+    def prepare(self, compact: CompactField, bounds: Tensor, model: Any, grid: Any) -> tuple[Picture, None]:
+        """The field and its proportions; a plane needs no occupancy grid."""
+        return Picture(compact, (1, 1) if grid is None else GridFacts.from_dict(grid, 2).shape), None
 
     def render(
         self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
     ) -> dict[str, Tensor]:
         """The picture on the plane x = 0, over white; a viewer's crop box does not cut it."""
-        return render_plane(field, origins, directions)
+        return render_plane(field.field, origins, directions, shape=field.shape)
 
     def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:
         """ "psnr" and, from 3 pixels on, "ssim" of a picture uint8 `[H, W, C]`."""
-        rendered = render_image(fields(latent)[0], store.shape).cpu()
+        rendered = render_image(fields(latent)[0].field, store.shape).cpu()
         truth = torch.from_numpy(values).float() / 255.0
         metrics = {"psnr": float(psnr(rendered, truth))}
         return {**metrics, "ssim": float(ssim(rendered, truth))} if min(store.shape) >= 3 else metrics
 
     def comparison(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray, size: int) -> Tensor:
         """The given picture beside the latent's: `[H, 2 * W, 3]` in [0, 1]; `size` is of no meaning here."""
-        rendered = render_image(fields(latent)[0], store.shape).cpu()
+        rendered = render_image(fields(latent)[0].field, store.shape).cpu()
         return torch.cat([torch.from_numpy(values).float() / 255.0, rendered], dim=1).expand(-1, -1, 3)
 
     def cameras(self, store: GridStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:

@@ -20,10 +20,11 @@ class NeuralImage(NeuralObject):
     modality: ClassVar[str] = "image"
 
     def image(self, resolution: int | None = None) -> Image.Image:
-        """The picture, grey or in colour, sampled at the centres of `resolution` x `resolution` pixels.
+        """The picture, grey or in colour, sampled at the centres of its pixels, in the training pictures' proportions.
 
         Args:
-            resolution: the training pictures' own when None; more shows what the field says in between.
+            resolution: pixels of the longer edge; the training pictures' own when None. More shows what the field says
+                in between.
 
         Raises:
             MNIFError: a resolution below 1 or too large for the memory.
@@ -34,7 +35,9 @@ class NeuralImage(NeuralObject):
 
         resolution = (self.resolution or _DEFAULT_PIXELS) if resolution is None else resolution
         check_pixels(resolution)
-        values = render_image(self.field, resolution).cpu().numpy()
+        grid = self.facts.grid
+        shape = (resolution, resolution) if grid is None else grid.scaled(resolution)
+        values = render_image(self.field, shape).cpu().numpy()
         pixels = np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 

@@ -109,10 +109,11 @@ class NeuralShape(SolidObject):
             ) from None
 
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
-        """Which cells are inside: bool `[G, G, G]`, index [x, y, z], z up, +x forward.
+        """Which cells are inside: bool `[X, Y, Z]`, index [x, y, z], z up, +x forward.
 
-        A cell is inside where `value` at its centre is positive (with `level`, an occupancy between 0 and 1: where
-        the field's occupancy is above it). Every cell is evaluated, whatever the resolution.
+        The grid has the training data's proportions and `resolution` cells along its longest edge. A cell is inside
+        where `value` at its centre is positive (with `level`, an occupancy between 0 and 1: where the field's
+        occupancy is above it). Every cell is evaluated, whatever the resolution.
 
         Raises:
             MNIFError: a resolution that does not fit in memory, or a level out of range.
@@ -120,7 +121,8 @@ class NeuralShape(SolidObject):
         from mnif_nerf.export.voxels import field_to_occupancy
 
         wanted = self._density_level(level)
-        return field_to_occupancy(self.solid, resolution, wanted, self.cells, self.half_extent, skip_empty=False)
+        shape = (resolution,) * 3 if self.facts.grid is None else self.facts.grid.scaled(resolution)
+        return field_to_occupancy(self.solid, shape, wanted, self.cells, self.half_extent, skip_empty=False)
 
     def _density_level(self, level: float | None) -> float | None:
         """The density of `SolidField` that stands for an occupancy."""

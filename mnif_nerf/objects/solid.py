@@ -66,7 +66,8 @@ class SolidObject(NeuralObject):
 
     @abstractmethod
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
-        """Which cells are inside: bool `[G, G, G]`, index [x, y, z], z up, +x forward."""
+        """Which cells are inside: bool `[X, Y, Z]`, index [x, y, z], z up, +x forward; the longest edge has
+        `resolution` cells."""
 
     def picture(self, resolution: int = 256) -> Image.Image:
         """See `NeuralObject`: the view from the front left, from a little above."""

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 
-def box_interval(origins: Tensor, directions: Tensor, half_extent: float) -> tuple[Tensor, Tensor]:
+def box_interval(origins: Tensor, directions: Tensor, half_extent: float | Tensor) -> tuple[Tensor, Tensor]:
     """Distances at which rays enter and leave the cube [-half_extent, half_extent]^3.
 
     Args:
         origins, directions: `[..., 3]`; directions of unit length.
+        half_extent: half the edge of the cube, or of a box's edges `[3]`.
 
     Returns:
         near and far `[...]`, near >= 0; a ray that misses the cube has far <= near.

@@ -16,26 +16,28 @@ def render_cells(cells: Tensor, pose: Tensor, camera: Intrinsics, half_extent: f
     Every ray walks from cell to cell (Amanatides and Woo 1987), all rays at once.
 
     Args:
-        cells: bool `[G, G, G]`, index [x, y, z].
+        cells: bool `[X, Y, Z]`, index [x, y, z]; the box that they fill is centred.
         pose: camera to world `[4, 4]`.
         camera: of the picture.
-        half_extent: half the edge of the grid's cube, world units.
+        half_extent: half the longest edge of that box, world units.
 
     Returns:
         `[H, W, 3]` in [0, 1].
     """
-    size, edge = len(cells), 2 * half_extent / len(cells)
+    size = torch.tensor(cells.shape)
+    edge = 2 * half_extent / max(cells.shape)
+    half = 0.5 * edge * size
     origins, directions = pixel_rays(pose, camera)
     directions = torch.where(directions.abs() < 1e-7, 1e-7, directions)
-    near, far = box_interval(origins, directions, half_extent)
+    near, far = box_interval(origins, directions, half)
     rays = (far > near).nonzero().flatten()
     origin, direction = origins[rays], directions[rays]
     forward = direction.sign()
     # Where the ray enters the box, it crosses the face of the axis it reaches last.
-    axis = ((-half_extent * forward - origin) / direction).argmax(dim=1, keepdim=True)
+    axis = ((-half * forward - origin) / direction).argmax(dim=1, keepdim=True)
     entry = origin + near[rays, None] * direction
-    cell = ((entry + half_extent) / edge).floor().clamp(0, size - 1)
-    next_face = ((cell + (forward > 0)) * edge - half_extent - origin) / direction
+    cell = ((entry + half) / edge).floor().clamp(min=0).minimum(size - 1)
+    next_face = ((cell + (forward > 0)) * edge - half - origin) / direction
     rgb = torch.ones(len(origins), 3)
     while len(rays):
         x, y, z = cell.long().unbind(dim=1)
