@@ -80,6 +80,7 @@ def main(options: WebOptions) -> Path:
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
     frames = options.frames if options.turntable and pipe.model.kind.has_views else 1
+    drawing = pipe.model.kind.drawing
     count = _count(pipe, options)
     _announce(pipe, options, count, frames)
     output = options.output or default_output(options.load_config, "web", f"{choice_name(options)}-{count}.html")
@@ -92,10 +93,10 @@ def main(options: WebOptions) -> Path:
         for item in objects:
             shown.append(_web_object(item, frames, camera["radius"]))
             advance()
-    scene = WebScene(pipe.model.kind.drawing, camera, model.half_extent, model.cells, _FIRST_AZIMUTH)
+    scene = WebScene(drawing, camera, model.half_extent, model.cells, _FIRST_AZIMUTH)
     data = model.data_name
     text = WebText(
-        options.title or _title(data, pipe.model.kind.drawing.nouns, len(shown)),
+        options.title or _title(data, drawing.nouns, len(shown)),
         f"The model was trained on {data}. {_origin(options)}",
         _generator(),
     )

@@ -186,7 +186,7 @@ def _check_model(options: RenderOptions, pipe: MNIFPipeline) -> None:
             "interpolate or --path walk, without turns and camera paths."
         )
     if (options.width or 0) != (options.height or 0):
-        raise MNIFError(f"{kind.nouns} are square; give --resolution.")
+        raise MNIFError(f"{kind.nouns} keep their proportions; give --resolution, the pixels of the longer edge.")
 
 
 # --- objects ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
-    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralImage, NeuralObject
+    from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _MOST_IN_TURNTABLE = 16
 _WIDE = 400  # pixels: a strip of views on the contact sheet that has room for a whole sentence under it
@@ -29,7 +29,7 @@ class SampleOptions:
     """Draw new objects from the latent prior of a trained run, or walk between two training instances.
 
     Writes contact_sheet.png, views/*.png, turntable.mp4, latents.safetensors and samples.json; of a model of
-    images images/*.png in place of views and turntable.
+    images or signals images/*.png in place of views and turntable, and of signals values/*.npy (sounds also as .wav).
     """
 
     load_config: str
@@ -205,9 +205,11 @@ def _write_images(
     pictures = []
     with progress_bar("sampling pictures", len(objects)) as advance:
         for item, entry in zip(objects, entries):
-            image: NeuralImage = item  # type: ignore[assignment]
-            pictures.append(image.image(options.resolution))
+            pictures.append(item.own_picture(options.resolution))
             save_png(pictures[-1], output / entry["image"])
+            written = item.save_values(output / "values" / item.name)
+            if written:
+                entry["values"] = [path.relative_to(output).as_posix() for path in written]
             advance()
     shown, columns = [enlarge(picture) for picture in pictures], grid_columns(len(pictures))
     rows = [shown[k : k + columns] for k in range(0, len(shown), columns)]
@@ -272,12 +274,15 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
         )
     kind = pipe.model.kind
     pictures = "views/" if kind.has_views else "images/"
+    if "values" in entries[0]:
+        pictures += ", values/"
     print(
         f"wrote {output}/contact_sheet.png{', turntable.mp4' if options.turntable else ''}, {pictures}, "
         "latents.safetensors, samples.json"
     )
     if not kind.has_surface:
-        print(f"next: the same at four times the resolution, with --resolution {4 * (options.resolution or 64)}")
+        if "values" not in entries[0]:
+            print(f"next: the same at four times the resolution, with --resolution {4 * (options.resolution or 64)}")
         return
     print(
         f"next: mnif-export-mesh --load-config {options.load_config} --source latent "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations.mixture import MixtureField, as_mixture
 from mnif_nerf.metrics.bases import (
@@ -22,7 +23,7 @@ from mnif_nerf.metrics.bases import (
     use_of_bases,
 )
 from mnif_nerf.objects.solid import require_solid
-from mnif_nerf.rendering.grids import cell_coordinates
+from mnif_nerf.rendering.grids import cell_coordinates, in_cube
 from mnif_nerf.rendering.occupancy import dilate
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ class BasesDiagnosis:
 def data_points(pipe: MNIFPipeline, count: int, seed: int = 0) -> Tensor:
     """Coordinates where a model's data lies.
 
-    Pixel centres of images (all, or `count` random ones where there are more); for radiance random points in the
-    training bounds; for voxels random points where training shapes are (decoded coarsely), with one cell around.
+    Centres of pixels, or of a signal's cells (all, or `count` random ones where there are more); for radiance random
+    points in the training bounds; for voxels random points where training shapes are (decoded coarsely), with one cell
+    around.
 
     Args:
         pipe: the model.
@@ -139,9 +141,9 @@ def data_points(pipe: MNIFPipeline, count: int, seed: int = 0) -> Tensor:
     model = pipe.model
     kind = model.kind
     if kind.is_grid and not kind.has_surface:
-        resolution = (model.grid or {"resolution": _DEFAULT_PIXELS})["resolution"]
-        pixels = torch.randperm(resolution**2, generator=generator)[:count].sort().values
-        return cell_coordinates(pixels, (resolution, resolution)).to(pipe.latents.device)
+        grid = GridFacts.from_dict(model.grid or {"resolution": _DEFAULT_PIXELS}, model.field.spec.in_features)
+        cells_drawn = torch.randperm(grid.num_cells, generator=generator)[:count].sort().values
+        return cell_coordinates(cells_drawn, grid.shape).to(pipe.latents.device)
     cells = shape_bounds(pipe) if model.cells is None and kind.is_grid else model.cells
     cells = torch.ones(1, 1, 1, dtype=torch.bool) if cells is None or not cells.any() else cells.cpu().bool()
     inside = cells.nonzero()
@@ -161,7 +163,7 @@ def shape_bounds(pipe: MNIFPipeline) -> Tensor:
     rows = torch.linspace(0, len(pipe.names) - 1, min(len(pipe.names), _SHAPES_FOR_BOUNDS)).round().long().tolist()
     reached = torch.zeros(_BOUNDS_RESOLUTION, _BOUNDS_RESOLUTION, _BOUNDS_RESOLUTION, dtype=torch.bool)
     for row in rows:
-        reached |= torch.from_numpy(require_solid(pipe.instance(row)).occupancy(_BOUNDS_RESOLUTION))
+        reached |= in_cube(torch.from_numpy(require_solid(pipe.instance(row)).occupancy(_BOUNDS_RESOLUTION)))
     return dilate(reached)
 
 

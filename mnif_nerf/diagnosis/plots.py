@@ -157,8 +157,8 @@ def interpolation_strips(
             pictures = []
             for step, latent in enumerate(latents):
                 item = pipe.decode(latent, f"step{step}")
-                resolution = size if kind.has_views else item.resolution or size
-                pictures.append(enlarge(item.picture(resolution), size))
+                seen = item.picture(size) if kind.has_views else kind.beside_data(item, size)
+                pictures.append(enlarge(seen, size))
                 if advance is not None:
                     advance()
             rows.append(pictures)

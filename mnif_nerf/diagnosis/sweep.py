@@ -157,7 +157,7 @@ def field_spec(store: GridStore, bases: int, latent_dim: int, coefficients: str,
         latent_dim=latent_dim,
         coefficients=coefficients,
     )
-    grid = {"resolution": store.resolution, "channels": store.channels}
+    grid = store.facts.to_dict()
     return modalities.get(store.modality).training.field_spec(model, grid)
 
 
@@ -236,7 +236,7 @@ def decode(field: MixtureField, latents: Tensor, store: GridStore) -> Tensor:
 
 def compare_sets(made: Tensor, real: Tensor, store: GridStore) -> dict[str, float]:
     """Scores of two sets of one size, `[S, C, cells]` in [0, 1] each: see `Modality.set_scores`."""
-    shape = (store.channels, *(store.resolution,) * store.dims)
+    shape = (store.channels, *store.shape)
     return modalities.get(store.modality).set_scores(made, real, shape)
 
 

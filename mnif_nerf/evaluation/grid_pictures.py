@@ -48,7 +48,7 @@ class GridPictures:
             with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
                 for item in row_objects(context, row):
                     image: Any = item
-                    pixels = np.asarray(image.image(references.images.shape[1]))
+                    pixels = np.asarray(image.image(max(references.images.shape[1:3])))
                     pictures.append(pixels[..., None] if pixels.ndim == 2 else pixels)
                     advance()
             return {"images": np.stack(pictures)}

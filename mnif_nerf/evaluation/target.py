@@ -170,7 +170,8 @@ class ModelAndData:
 
     def _check_grid(self, store: GridStore) -> None:
         grid: dict[str, Any] = self.pipe.model.grid or {}
-        for name, found in (("resolution", store.resolution), ("channels", store.channels)):
+        found_of = {"resolution": store.resolution, "channels": store.channels, "shape": list(store.shape)}
+        for name, found in found_of.items():
             if name in grid and grid[name] != found:
                 raise MNIFError(
                     f"{self.data}: its {self.kind.nouns} have {name} {found}, the model was trained on {grid[name]}; "

@@ -85,6 +85,15 @@ class NeuralObject(ABC):
             MNIFError: a resolution below 1 or too large for the memory.
         """
 
+    def own_picture(self, resolution: int | None = None) -> Image.Image:
+        """The picture as a file keeps it: `picture`, unless the data are pictures; then `resolution` may be None for
+        theirs."""
+        return self.picture() if resolution is None else self.picture(resolution)
+
+    def save_values(self, stem: Path) -> list[Path]:
+        """Write what no picture holds beside it, as files named `stem` with their own suffixes; returns them."""
+        return []
+
     @property
     def has_latent(self) -> bool:
         """False for an object that was mixed layer by layer (`MNIFPipeline.mix_layers`)."""

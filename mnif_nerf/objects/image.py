@@ -41,6 +41,10 @@ class NeuralImage(NeuralObject):
         pixels = np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
+    def own_picture(self, resolution: int | None = None) -> Image.Image:
+        """`image(resolution)`."""
+        return self.image(resolution)
+
     def picture(self, resolution: int = 256) -> Image.Image:
         """`image(resolution)` in colour mode."""
         return self.image(resolution).convert("RGB")

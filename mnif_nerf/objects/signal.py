@@ -83,6 +83,11 @@ class NeuralSignal(NeuralObject):
         rate = None if grid.rate is None else grid.rate * wanted[0] / grid.shape[0]
         return write_signal(self.values(wanted), Path(path), len(wanted), rate, grid.dtype)
 
+    def save_values(self, stem: Path) -> list[Path]:
+        """Write the values as .npy, and as .wav where the data had a sampling rate."""
+        suffixes = (".npy",) if self.grid_facts.rate is None else (".npy", ".wav")
+        return [self.save_as(stem.with_name(stem.name + suffix)) for suffix in suffixes]
+
     def picture(self, resolution: int = 256) -> Image.Image:
         """A line of one axis; a map of two; of more, slices through the middle; see `NeuralObject`."""
         check_pixels(resolution)

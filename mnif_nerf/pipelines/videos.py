@@ -55,14 +55,12 @@ class Video:
             MNIFError: a picture too large for the memory.
         """
         from mnif_nerf.export.pictures import enlarge
-        from mnif_nerf.objects.image import NeuralImage
         from mnif_nerf.objects.solid import require_solid
 
         item = self.objects(index)
         if self.cameras is not None:
             return require_solid(item).view(*self.cameras(index))
-        assert isinstance(item, NeuralImage)
-        return enlarge(item.image(self.resolution), self.edge)
+        return enlarge(item.own_picture(self.resolution), self.edge)
 
 
 def standing(item: NeuralObject) -> Objects:
