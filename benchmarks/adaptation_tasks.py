@@ -26,6 +26,7 @@ from torch import Tensor
 from mnif_nerf.data.generate.car_design import SPLIT_CODES, body_type, sample_car
 from mnif_nerf.data.generate.digits import make_digits
 from mnif_nerf.data.generate.procedural import car_occupancy, make_procedural_cars
+from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.data.generate.writer import write_occupancy
 from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
@@ -262,10 +263,9 @@ def make_data(modality: str, settings: Settings, folder: Path, seed: int) -> Pat
         name = f"{modality}_cars_{settings.train}_{settings.unseen}x{settings.resolution}_seed{seed}"
         data = folder / name
         if modality == "radiance":
-            make_procedural_cars(
-                data, num_train=settings.train, num_val=0, num_test=settings.unseen, train_views=16, heldout_views=2,
-                test_views=16, resolution=settings.resolution, seed=seed, occupancy=False, progress=False,
-            )  # fmt: skip
+            counts = CarCounts(settings.train, 0, settings.unseen, seed)
+            views = ViewCounts(16, 2, 16, settings.resolution)
+            make_procedural_cars(data, counts, views, occupancy=False, progress=False)
             for split in _RADIANCE_SPLITS.values():
                 open_store(data, split, progress=False)
             return data

@@ -239,23 +239,24 @@ def demo_data(root: Path | str, cars: int = 128, views: int = 16, resolution: in
     """The data of `mnif-demo` (made by it or here), or whatever data set lies at `root` already."""
     root = Path(root)
     if not root.exists() or not any(root.iterdir()) or (root / "dataset.json").is_file():
-        from mnif_nerf.data.generate.procedural import make_procedural_cars
+        from mnif_nerf.data.generate.procedural import CAR_VIEWS, make_procedural_cars
+        from mnif_nerf.data.generate.settings import CarCounts
         from mnif_nerf.files import read_json
 
         if not (root / "dataset.json").is_file() or not read_json(root / "dataset.json").get("complete"):
-            make_procedural_cars(root, num_train=cars, train_views=views, resolution=resolution, seed=seed)
+            pictures = dataclasses.replace(CAR_VIEWS, train_views=views, resolution=resolution)
+            make_procedural_cars(root, CarCounts(num_train=cars, seed=seed), pictures)
     return root
 
 
 def small_cars(folder: Path | str, cars: int, views: int, resolution: int, seed: int = 0) -> Path:
     """A few procedural cars, training split alone: what `tiled_store` repeats."""
     from mnif_nerf.data.generate.procedural import make_procedural_cars
+    from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 
     target = Path(folder) / f"cars_{cars}x{views}x{resolution}_seed{seed}"
-    return make_procedural_cars(
-        target, num_train=cars, num_val=0, num_test=0, train_views=views, heldout_views=0,
-        resolution=resolution, seed=seed, occupancy=False, progress=False,
-    )  # fmt: skip
+    counts, pictures = CarCounts(cars, 0, 0, seed), ViewCounts(views, heldout_views=0, resolution=resolution)
+    return make_procedural_cars(target, counts, pictures, occupancy=False, progress=False)
 
 
 _PER_VIEW = ("images", "silhouettes", "touching")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mnif_nerf import LatentPrior, modalities
 from mnif_nerf.data.generate.procedural import make_procedural_cars
+from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.stage1 import Stage1Trainer, StepResult
 from mnif_nerf.pipelines.methods import get_method
@@ -20,7 +21,7 @@ from mnif_nerf.priors.prior import PriorConfig
 
 
 def main(folder: Path, steps: int) -> None:
-    make_procedural_cars(folder / "data", num_train=7, num_val=1, num_test=1, train_views=12, resolution=32, seed=0)
+    make_procedural_cars(folder / "data", CarCounts(7, 1, 1, seed=0), ViewCounts(12, 4, 24, resolution=32))
 
     # Settings are plain dataclasses; those of a method are a good start.
     run = get_method("mnif-lite").new_run()

@@ -14,6 +14,7 @@ import torch
 
 from mnif_nerf import FieldSpec, MixtureField, MNIFPipeline
 from mnif_nerf.data.generate.procedural import make_procedural_voxels
+from mnif_nerf.data.generate.settings import CarCounts
 from mnif_nerf.data.sampling.point_sampler import PointSampler
 from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.export.pictures import comparison_rows, save_png, to_image
@@ -30,7 +31,7 @@ INNER = MetaConfig(inner_steps=3, inner_lr=1.0)
 
 
 def main(folder: Path, steps: int) -> None:
-    make_procedural_voxels(folder / "data", num_train=32, num_val=0, num_test=4, resolution=SIZE, seed=0)
+    make_procedural_voxels(folder / "data", CarCounts(num_train=32, num_val=0, num_test=4, seed=0), resolution=SIZE)
     train, unseen = (open_grid_store(folder / "data", split, "voxel") for split in ("train", "test"))
     points = PointSampler(train, instances_per_step=8, points_per_instance=512, seed=0)
 

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from mnif_nerf.data.generate.procedural import make_procedural_cars
+from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.data.readers.picture_files import read_picture
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics import features as module
@@ -167,7 +168,12 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 def cars(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """Pictures `[200, 3, 32, 32]`, four of each of 50 cars in order."""
     folder = make_procedural_cars(
-        tmp_path_factory.mktemp("cars"), 50, 0, 0, 4, 0, 1, 32, occupancy=False, workers=1, progress=False
+        tmp_path_factory.mktemp("cars"),
+        CarCounts(50, 0, 0),
+        ViewCounts(4, 0, 1, 32),
+        occupancy=False,
+        workers=1,
+        progress=False,
     )
     files = sorted((folder / "cars_train").glob("*/rgb/*.png"))
     return np.stack([read_picture(file, 32, 3).transpose(2, 0, 1) for file in files])

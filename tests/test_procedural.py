@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from mnif_nerf.data.generate.procedural import (
     normalised_parts,
 )
 from mnif_nerf.data.generate.scene_jobs import heldout_poses, run_jobs, training_poses
+from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.data.generate.writer import read_occupancy, write_occupancy, write_scene
 from mnif_nerf.data.geometry.voxelise import occupancy_of_mesh
 from mnif_nerf.data.readers.srn import list_splits, read_split
@@ -43,9 +46,26 @@ TINY = {
 }
 
 
+def _taken(options: dict[str, Any], settings: type) -> Any:
+    """Settings of that class, made of the options that it knows, which are taken out."""
+    names = [entry.name for entry in dataclasses.fields(settings) if entry.name in options]
+    return settings(**{name: options.pop(name) for name in names})
+
+
+def make_cars(output: Path, **options: Any) -> Path:
+    """`make_procedural_cars` with its settings as one list."""
+    counts, views = _taken(options, CarCounts), _taken(options, ViewCounts)
+    return make_procedural_cars(output, counts, views, **options)
+
+
+def make_voxels(output: Path, **options: Any) -> Path:
+    """`make_procedural_voxels` with its settings as one list."""
+    return make_procedural_voxels(output, _taken(options, CarCounts), **options)
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    return make_procedural_cars(tmp_path_factory.mktemp("cars") / "data", workers=1, **TINY)
+    return make_cars(tmp_path_factory.mktemp("cars") / "data", workers=1, **TINY)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -181,15 +201,15 @@ def test_splits_show_different_cars(tiny):
 
 
 def test_same_seed_same_bytes_with_any_number_of_workers(tiny, tmp_path):
-    again = make_procedural_cars(tmp_path / "again", workers=2, **TINY)
+    again = make_cars(tmp_path / "again", workers=2, **TINY)
     assert contents(again) == contents(tiny)
-    other = make_procedural_cars(tmp_path / "other", workers=1, seed=1, **TINY)
+    other = make_cars(tmp_path / "other", workers=1, seed=1, **TINY)
     assert not set(contents(other).values()) & {v for k, v in contents(tiny).items() if k.endswith(".png")}
 
 
 def test_an_interrupted_run_is_completed_and_nothing_else_touched(tiny, tmp_path):
     whole = contents(tiny)
-    root = make_procedural_cars(tmp_path / "data", workers=1, **TINY)
+    root = make_cars(tmp_path / "data", workers=1, **TINY)
     scenes = sorted((root / "cars_train").iterdir())
     kept = (scenes[1] / "rgb" / "000000.png").stat().st_mtime_ns
     for path in sorted(scenes[0].rglob("*"), reverse=True):
@@ -198,7 +218,7 @@ def test_an_interrupted_run_is_completed_and_nothing_else_touched(tiny, tmp_path
     next((root / "occupancy" / "test").iterdir()).unlink()
     # What a killed run leaves: a hidden temporary folder, which no reader takes for a scene.
     (root / "cars_train" / f".{scenes[0].name}.abc.tmp" / "rgb").mkdir(parents=True)
-    make_procedural_cars(root, workers=1, **TINY)
+    make_cars(root, workers=1, **TINY)
     assert contents(root) == whole
     assert (scenes[1] / "rgb" / "000000.png").stat().st_mtime_ns == kept
     assert read_split(root, "train").num_scenes == 2
@@ -206,36 +226,36 @@ def test_an_interrupted_run_is_completed_and_nothing_else_touched(tiny, tmp_path
 
 def test_voxels_alone_are_those_beside_the_pictures(tiny, tmp_path):
     counts = {name: TINY[name] for name in ("num_train", "num_val", "num_test", "progress")}
-    root = make_procedural_voxels(tmp_path / "a", workers=1, **counts)
+    root = make_voxels(tmp_path / "a", workers=1, **counts)
     assert {name: data for name, data in contents(root).items() if name != "dataset.json"} == {
         name.removeprefix("occupancy/"): data for name, data in contents(tiny).items() if name.startswith("occupancy/")
     }
-    assert contents(make_procedural_voxels(tmp_path / "b", workers=2, **counts)) == contents(root)
+    assert contents(make_voxels(tmp_path / "b", workers=2, **counts)) == contents(root)
     assert grid_splits(root, "voxel") == grid_splits(tiny, "voxel") == {"train": 2, "val": 1, "test": 1}
     removed = next((root / "train").iterdir())
     kept = {path: path.stat().st_mtime_ns for path in root.glob("*/*.npz") if path != removed}
     removed.unlink()
-    make_procedural_voxels(root, workers=1, **counts)
+    make_voxels(root, workers=1, **counts)
     assert removed.exists()
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     with pytest.raises(MNIFError, match="made with voxels 64, asked for 32"):
-        make_procedural_voxels(root, resolution=32, **counts)
+        make_voxels(root, resolution=32, **counts)
     with pytest.raises(MNIFError, match="written by another command"):
-        make_procedural_voxels(tiny, **counts)
+        make_voxels(tiny, **counts)
     with pytest.raises(MNIFError, match="3 voxels along an edge: must be 4 to 512"):
-        make_procedural_voxels(tmp_path / "c", resolution=3, **counts)
+        make_voxels(tmp_path / "c", resolution=3, **counts)
     with pytest.raises(MNIFError, match="`num_train` 0: must be"):
-        make_procedural_voxels(tmp_path / "c", **{**counts, "num_train": 0})
+        make_voxels(tmp_path / "c", **{**counts, "num_train": 0})
 
 
 def test_other_settings_and_foreign_folders_are_refused(tiny, tmp_path):
     with pytest.raises(MNIFError, match=r"dataset.json: made with resolution 12, asked for 16; choose another"):
-        make_procedural_cars(tiny, **{**TINY, "resolution": 16})
+        make_cars(tiny, **{**TINY, "resolution": 16})
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(MNIFError, match=r"not empty and without dataset.json"):
-        make_procedural_cars(tmp_path, **TINY)
+        make_cars(tmp_path, **TINY)
     with pytest.raises(MNIFError, match="is a file, not a folder"):
-        make_procedural_cars(tmp_path / "mine.txt", **TINY)
+        make_cars(tmp_path / "mine.txt", **TINY)
 
 
 @pytest.mark.parametrize(
@@ -245,12 +265,12 @@ def test_other_settings_and_foreign_folders_are_refused(tiny, tmp_path):
 )  # fmt: skip
 def test_counts_that_make_no_sense(name, value, tmp_path):
     with pytest.raises(MNIFError, match=f"`{name}` {value}: must be"):
-        make_procedural_cars(tmp_path / "out", **{**TINY, name: value})
+        make_cars(tmp_path / "out", **{**TINY, name: value})
 
 
 def test_splits_may_be_left_out(tmp_path):
     sizes = {**TINY, "num_train": 1, "num_val": 0, "num_test": 0, "heldout_views": 0}
-    root = make_procedural_cars(tmp_path / "out", workers=1, occupancy=False, **sizes)
+    root = make_cars(tmp_path / "out", workers=1, occupancy=False, **sizes)
     assert set(list_splits(root)) == {"train"}
     assert not (root / "occupancy").exists()
 

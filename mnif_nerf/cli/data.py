@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from mnif_nerf.errors import run_command
+
+if TYPE_CHECKING:
+    from mnif_nerf.data.generate.settings import ViewCounts
 
 _VOXEL_BATCH = 16  # shapes per step of mnif-voxel-lite
 Axis = Literal["auto", "x", "y", "z"]
@@ -31,7 +34,7 @@ class ProceduralCars:
         heldout_views: pictures of each training car kept for evaluation (cars_train_val), from a spiral.
         test_views: pictures of each validation and test car, from a spiral above.
         resolution: height and width of a picture in pixels.
-        seed: of everything.
+        seed: random seed of everything.
         occupancy: write occupancy/<split>/<car>.npz.
         voxels: write <split>/<car>.npz with so many cells along an edge, and nothing else; 0 makes pictures.
         workers: processes; one per core by default.
@@ -193,29 +196,38 @@ def main(command: ProceduralCars | FromMeshes | Digits | PowerDays | Download | 
 
 def _procedural_cars(command: ProceduralCars) -> None:
     from mnif_nerf.data.generate.procedural import make_procedural_cars, make_procedural_voxels
+    from mnif_nerf.data.generate.settings import CarCounts
 
-    options = dict(vars(command))
-    voxels = options.pop("voxels")
+    voxels = command.voxels
+    counts = CarCounts(command.num_train, command.num_val, command.num_test, command.seed)
     if voxels:
-        kept = ("output", "num_train", "num_val", "num_test", "seed", "workers")
-        folder = make_procedural_voxels(resolution=voxels, **{name: options[name] for name in kept})
+        folder = make_procedural_voxels(command.output, counts, voxels, command.workers)
     else:
-        folder = make_procedural_cars(**options)
+        folder = make_procedural_cars(command.output, counts, _views(command), command.occupancy, command.workers)
     cars = command.num_train + command.num_val + command.num_test
     print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
     print(f"Next: {_training(folder, command.num_train, voxels > 0)}")
 
 
+def _views(command: ProceduralCars | FromMeshes) -> ViewCounts:
+    from mnif_nerf.data.generate.settings import ViewCounts
+
+    return ViewCounts(command.train_views, command.heldout_views, command.test_views, command.resolution)
+
+
 def _from_meshes(command: FromMeshes) -> None:
     from mnif_nerf.data.generate.meshes import render_mesh_folder, voxelise_mesh_folder
+    from mnif_nerf.data.generate.settings import MeshFolderOptions
 
-    options = dict(vars(command))
-    voxels = options.pop("voxels")
+    voxels = command.voxels
+    names = ("up", "forward", "val_fraction", "test_fraction", "seed")
+    options = MeshFolderOptions(
+        None if voxels else command.category, **{name: getattr(command, name) for name in names}
+    )
     if voxels:
-        kept = ("input", "output", "up", "forward", "val_fraction", "test_fraction", "seed", "workers")
-        summary = voxelise_mesh_folder(resolution=voxels, **{name: options[name] for name in kept})
+        summary = voxelise_mesh_folder(command.input, command.output, voxels, options, command.workers)
     else:
-        summary = render_mesh_folder(**options)
+        summary = render_mesh_folder(command.input, command.output, options, _views(command), command.workers)
     for path, reason in summary.skipped:
         print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())

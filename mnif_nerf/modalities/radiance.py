@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,12 +105,11 @@ class Radiance(Modality):
 
 
 def _make_cars(options: DemoData) -> None:
-    from mnif_nerf.data.generate.procedural import make_procedural_cars
+    from mnif_nerf.data.generate.procedural import CAR_VIEWS, make_procedural_cars
+    from mnif_nerf.data.generate.settings import CarCounts
 
     make_procedural_cars(
         options.folder,
-        num_train=options.num_cars or _DEMO_CARS,
-        train_views=options.train_views,
-        resolution=options.resolution,
-        seed=options.seed,
+        CarCounts(num_train=options.num_cars or _DEMO_CARS, seed=options.seed),
+        dataclasses.replace(CAR_VIEWS, train_views=options.train_views, resolution=options.resolution),
     )

@@ -157,11 +157,7 @@ class Voxel(GridModality):
 
 def _make_cars(options: DemoData) -> None:
     from mnif_nerf.data.generate.procedural import make_procedural_voxels
+    from mnif_nerf.data.generate.settings import CarCounts
 
-    make_procedural_voxels(
-        options.folder,
-        num_train=options.num_cars or _DEMO_CARS,
-        num_val=_DEMO_UNSEEN,
-        num_test=_DEMO_UNSEEN,
-        seed=options.seed,
-    )
+    counts = CarCounts(options.num_cars or _DEMO_CARS, _DEMO_UNSEEN, _DEMO_UNSEEN, options.seed)
+    make_procedural_voxels(options.folder, counts)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
+from mnif_nerf.data.generate.settings import MeshFolderOptions, ViewCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
-from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION, Camera
+from mnif_nerf.data.geometry.raytrace import Camera
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, read_surface
 from mnif_nerf.data.readers.splits import clean_name, scene_names, split_names
@@ -42,16 +43,8 @@ class _MeshJob:
 def render_mesh_folder(
     input: Path | str,
     output: Path | str,
-    category: str | None = None,
-    up: str = "auto",
-    forward: str = "auto",
-    train_views: int = 50,
-    heldout_views: int = 8,
-    test_views: int = 24,
-    resolution: int = 128,
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    seed: int = 0,
+    options: MeshFolderOptions | None = None,
+    views: ViewCounts | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> MeshSummary:
@@ -60,14 +53,10 @@ def render_mesh_folder(
     Args:
         input: folder of mesh files, at any depth.
         output: the folder to write; one made earlier from the same files and settings is completed.
-        category: names the split folders; None takes the input folder's name.
-        up, forward: the files' axes, see `mnif_nerf.data.readers.mesh_files.read_surface`.
-        train_views, heldout_views, test_views: pictures per mesh, see `ViewPlan`.
-        resolution: height and width in pixels.
-        val_fraction, test_fraction: shares of the meshes; rounded, but at least one mesh each where the share
-            is above 0 and there are 4 meshes or more; no validation and no test mesh below that.
-        seed: of the split and the cameras.
-        workers, progress: processes (None for one per core) and whether to show bars.
+        options: the files' axes, the splits and the seed; the defaults when None.
+        views: pictures of every mesh; the defaults when None.
+        workers: processes; None for one per core.
+        progress: whether to show bars.
 
     Returns: what was written and what was skipped (unreadable, empty or not finite meshes).
 
@@ -75,20 +64,16 @@ def render_mesh_folder(
         MNIFError: no folder, no readable mesh in it, a setting that makes no sense, a foreign output folder.
     """
     input, output = Path(input), Path(output)
-    _check_settings(train_views, heldout_views, test_views, resolution, val_fraction, test_fraction, seed)
-    plan = _plan(input, output, category, up, forward, val_fraction, test_fraction, seed, workers, progress)
-    settings = {
-        **plan.settings,
-        **{"resolution": resolution, "train_views": train_views, "heldout_views": heldout_views},
-        **{"test_views": test_views},
-    }
+    options, views = options or MeshFolderOptions(), views or ViewCounts()
+    plan = _plan(input, output, options, workers, progress)
+    settings = {**plan.settings, **asdict(views)}
     claim_output(output, "from-meshes", settings)
-    views = ViewPlan(output, plan.summary.category, train_views, heldout_views, test_views, resolution)
+    view_plan = ViewPlan(output, plan.summary.category, **asdict(views))
     jobs = []
     for index, name in enumerate(sorted(plan.readable)):
-        pictures = views.pictures(plan.split_of[name], name, (seed, index))
+        pictures = view_plan.pictures(plan.split_of[name], name, (options.seed, index))
         if not all(item.folder.exists() for item in pictures):
-            jobs.append(_MeshJob(plan.readable[name], up, forward, pictures, views.camera))
+            jobs.append(_MeshJob(plan.readable[name], options.up, options.forward, pictures, view_plan.camera))
     run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
     return plan.finish("from-meshes", settings)
 
@@ -97,11 +82,7 @@ def voxelise_mesh_folder(
     input: Path | str,
     output: Path | str,
     resolution: int = 64,
-    up: str = "auto",
-    forward: str = "auto",
-    val_fraction: float = 0.1,
-    test_fraction: float = 0.1,
-    seed: int = 0,
+    options: MeshFolderOptions | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> MeshSummary:
@@ -120,15 +101,15 @@ def voxelise_mesh_folder(
     """
     input, output = Path(input), Path(output)
     check_voxel_resolution(resolution)
-    _check_settings(1, 0, 1, 1, val_fraction, test_fraction, seed)
-    plan = _plan(input, output, None, up, forward, val_fraction, test_fraction, seed, workers, progress)
+    options = options or MeshFolderOptions()
+    plan = _plan(input, output, options, workers, progress)
     settings = {**plan.settings, "voxels": resolution}
     claim_output(output, "from-meshes-voxels", settings)
     jobs = {}
     for name, path in plan.readable.items():
         target = output / plan.split_of[name] / f"{name}.npz"
         if not target.exists():
-            jobs[name] = _MeshJob(path, up, forward, voxels=target, resolution=resolution)
+            jobs[name] = _MeshJob(path, options.up, options.forward, voxels=target, resolution=resolution)
     reasons = run_jobs(_fill, list(jobs.values()), workers, progress, "Filling meshes")
     hopeless = {name: reason for name, reason in zip(jobs, reasons) if reason is not None}
     if len(hopeless) == len(plan.readable):
@@ -161,29 +142,15 @@ class _MeshPlan:
         return self.summary
 
 
-def _plan(
-    input: Path,
-    output: Path,
-    category: str | None,
-    up: str,
-    forward: str,
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
-    workers: int | None,
-    progress: bool,
-) -> _MeshPlan:
+def _plan(input: Path, output: Path, options: MeshFolderOptions, workers: int | None, progress: bool) -> _MeshPlan:
     """Find, try and share out the meshes of a folder."""
     files = find_meshes(input, output)
     for suffix in {path.suffix.lower() for path in files}:
-        frame(suffix, up, forward)
-    readable, skipped = _sift(files, input, up, forward, workers, progress)
-    splits = split_names(sorted(readable), val_fraction, test_fraction, seed)
-    category = re.sub(r"_(train|val|test)$", "", clean_name(category or input.resolve().name))
-    settings = {
-        **{"category": category, "up": up, "forward": forward, "seed": seed},
-        **{"val_fraction": val_fraction, "test_fraction": test_fraction, "meshes": _digest(files, input)},
-    }
+        frame(suffix, options.up, options.forward)
+    readable, skipped = _sift(files, input, options.up, options.forward, workers, progress)
+    splits = split_names(sorted(readable), options.val_fraction, options.test_fraction, options.seed)
+    category = re.sub(r"_(train|val|test)$", "", clean_name(options.category or input.resolve().name))
+    settings = {**asdict(options), "category": category, "meshes": _digest(files, input)}
     return _MeshPlan(readable, settings, MeshSummary(output, category, splits, skipped))
 
 
@@ -256,19 +223,3 @@ def _digest(files: list[Path], root: Path) -> str:
     """Number of files and a digest of their names and sizes, to notice that the folder changed."""
     listing = "\n".join(f"{path.relative_to(root).as_posix()} {path.stat().st_size}" for path in files)
     return f"{len(files)} files, {hashlib.sha256(listing.encode()).hexdigest()[:12]}"
-
-
-def _check_settings(
-    train_views: int, heldout_views: int, test_views: int, resolution: int, val: float, test: float, seed: int
-) -> None:
-    for name, count in (("train_views", train_views), ("test_views", test_views), ("resolution", resolution)):
-        if count < 1:
-            raise MNIFError(f"`{name}` {count}: must be 1 or more.")
-    for name, count in (("heldout_views", heldout_views), ("seed", seed)):
-        if count < 0:
-            raise MNIFError(f"`{name}` {count}: must be 0 or more.")
-    for name, share in (("val_fraction", val), ("test_fraction", test)):
-        if not 0 <= share < 1:
-            raise MNIFError(f"`{name}` {share}: must be at least 0 and below 1.")
-    if resolution > MAX_RESOLUTION:
-        raise MNIFError(f"`resolution` {resolution}: must be {MAX_RESOLUTION} or less.")

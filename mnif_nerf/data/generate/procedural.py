@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,15 @@ from mnif_nerf.data.generate.car_assembly import build_car
 from mnif_nerf.data.generate.car_design import SPLIT_CODES, CarParameters, body_type, sample_car
 from mnif_nerf.data.generate.car_parts import Part
 from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
+from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
-from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION, Camera, Surface
+from mnif_nerf.data.geometry.raytrace import Camera, Surface
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution, occupancy_of_mesh
-from mnif_nerf.errors import MNIFError
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives another car: folders of different versions are not mixed."""
 OCCUPANCY_RESOLUTION = 64
+CAR_VIEWS = ViewCounts(train_views=16, heldout_views=4, test_views=24, resolution=64)
 
 
 def normalised_parts(car: CarParameters) -> list[Part]:
@@ -72,14 +73,8 @@ class _CarJob:
 
 def make_procedural_cars(
     output: Path | str,
-    num_train: int = 128,
-    num_val: int = 8,
-    num_test: int = 16,
-    train_views: int = 16,
-    heldout_views: int = 4,
-    test_views: int = 24,
-    resolution: int = 64,
-    seed: int = 0,
+    counts: CarCounts | None = None,
+    views: ViewCounts = CAR_VIEWS,
     occupancy: bool = True,
     workers: int | None = None,
     progress: bool = True,
@@ -92,10 +87,8 @@ def make_procedural_cars(
 
     Args:
         output: the folder; one made earlier with the same settings is completed, scenes in it are kept.
-        num_train, num_val, num_test: cars per split; val and test may be 0.
-        train_views, heldout_views, test_views: pictures per car; heldout_views may be 0.
-        resolution: height and width in pixels.
-        seed: of everything; the splits draw from disjoint streams.
+        counts: cars per split and the seed; the defaults when None.
+        views: pictures of every car.
         occupancy: whether to write the occupancy files.
         workers: processes, None for one per core.
         progress: whether to show a bar.
@@ -107,17 +100,13 @@ def make_procedural_cars(
         MNIFError: a count that makes no sense, a folder that holds something else or was made with other
             settings, a full disk.
     """
-    settings = {
-        **{"num_train": num_train, "num_val": num_val, "num_test": num_test, "train_views": train_views},
-        **{"heldout_views": heldout_views, "test_views": test_views, "resolution": resolution, "seed": seed},
-        **{"occupancy": occupancy, "generator": GENERATOR_VERSION},
-    }
-    _check_settings(settings)
+    counts = counts or CarCounts()
+    settings = {**asdict(counts), **asdict(views), "occupancy": occupancy, "generator": GENERATOR_VERSION}
     output = Path(output)
     claim_output(output, "procedural-cars", settings)
-    plan = ViewPlan(output, "cars", train_views, heldout_views, test_views, resolution)
+    plan = ViewPlan(output, "cars", **asdict(views))
     jobs = []
-    for split, name, entropy, body in _cars(seed, num_train, num_val, num_test):
+    for split, name, entropy, body in _cars(counts):
         cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
         jobs.append(_CarJob(entropy, body, plan.pictures(split, name, (*entropy, 1)), plan.camera, cells))
     run_jobs(_draw_car, [job for job in jobs if _is_missing(job)], workers, progress, "Rendering cars")
@@ -127,11 +116,8 @@ def make_procedural_cars(
 
 def make_procedural_voxels(
     output: Path | str,
-    num_train: int = 128,
-    num_val: int = 8,
-    num_test: int = 16,
+    counts: CarCounts | None = None,
     resolution: int = 64,
-    seed: int = 0,
     workers: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -141,9 +127,8 @@ def make_procedural_voxels(
 
     Args:
         output: the folder; one made earlier with the same settings is completed, shapes in it are kept.
-        num_train, num_val, num_test: cars per split; val and test may be 0.
+        counts: cars per split and the seed; the defaults when None.
         resolution: cells along an edge.
-        seed: of everything; the splits draw from disjoint streams.
         workers: processes, None for one per core.
         progress: whether to show a bar.
 
@@ -154,15 +139,14 @@ def make_procedural_voxels(
         MNIFError: a count that makes no sense, a folder that holds something else or was made with other
             settings, a full disk.
     """
-    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test, "seed": seed}
-    _check_settings(counts)
+    counts = counts or CarCounts()
     check_voxel_resolution(resolution)
     output = Path(output)
-    settings = {**counts, "voxels": resolution, "generator": GENERATOR_VERSION}
+    settings = {**asdict(counts), "voxels": resolution, "generator": GENERATOR_VERSION}
     claim_output(output, "procedural-car-voxels", settings)
     jobs = [
         _VoxelJob(entropy, body, output / split / f"{name}.npz", resolution)
-        for split, name, entropy, body in _cars(seed, num_train, num_val, num_test)
+        for split, name, entropy, body in _cars(counts)
     ]
     run_jobs(_fill_car, [job for job in jobs if not job.path.exists()], workers, progress, "Filling cars")
     write_manifest(output, "procedural-car-voxels", settings, complete=True)
@@ -183,13 +167,13 @@ def _fill_car(job: _VoxelJob) -> None:
     write_occupancy(job.path, car_occupancy(sample_car(job.seed, job.body), job.resolution))
 
 
-def _cars(seed: int, num_train: int, num_val: int, num_test: int) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+def _cars(counts: CarCounts) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
     """Split, name, seed and body type of every car of a data set."""
-    for split, count in (("train", num_train), ("val", num_val), ("test", num_test)):
+    for split, count in (("train", counts.num_train), ("val", counts.num_val), ("test", counts.num_test)):
         for index in range(count):
-            body = body_type(seed, split, index)
+            body = body_type(counts.seed, split, index)
             name = f"{index:04d}-{body}" if split == "train" else f"{split}-{index:04d}-{body}"
-            yield split, name, (seed, SPLIT_CODES[split], index), body
+            yield split, name, (counts.seed, SPLIT_CODES[split], index), body
 
 
 def _draw_car(job: _CarJob) -> None:
@@ -202,14 +186,3 @@ def _draw_car(job: _CarJob) -> None:
 def _is_missing(job: _CarJob) -> bool:
     folders = [pictures.folder for pictures in job.pictures]
     return not all(path.exists() for path in (*folders, *([job.occupancy] if job.occupancy else [])))
-
-
-def _check_settings(settings: dict[str, int]) -> None:
-    for name in ("num_train", "train_views", "test_views", "resolution"):
-        if settings.get(name, 1) < 1:
-            raise MNIFError(f"`{name}` {settings[name]}: must be 1 or more.")
-    for name in ("num_val", "num_test", "heldout_views", "seed"):
-        if settings.get(name, 0) < 0:
-            raise MNIFError(f"`{name}` {settings[name]}: must be 0 or more.")
-    if settings.get("resolution", 1) > MAX_RESOLUTION:
-        raise MNIFError(f"`resolution` {settings['resolution']}: must be {MAX_RESOLUTION} or less.")
