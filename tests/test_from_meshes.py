@@ -358,7 +358,7 @@ def test_ctrl_c_leaves_no_temporary_folder(tmp_path):
         "--output",
         str(out),
         "--num-train",
-        "400",
+        "40",
         "--resolution",
         "32",
         "--workers",
@@ -366,7 +366,7 @@ def test_ctrl_c_leaves_no_temporary_folder(tmp_path):
     ]
     command = [sys.executable, "-c", "from mnif_nerf.cli.data import entrypoint; entrypoint()", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # two imports of torch, on a machine that may be busy
     while not list(out.glob("cars_train/0*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
@@ -374,7 +374,7 @@ def test_ctrl_c_leaves_no_temporary_folder(tmp_path):
     assert process.returncode == 130
     assert errors.decode().strip().splitlines()[-1].startswith("interrupted")
     scenes = list(out.glob("cars_train/*"))
-    assert 0 < len(scenes) < 400
+    assert 0 < len(scenes) < 40
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
     assert all(len(list(scene.glob("rgb/*.png"))) == 16 for scene in scenes)
     assert json.loads((out / "dataset.json").read_text())["complete"] is False

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,10 +137,7 @@ def run_jobs(
     count = min(workers or num_cores(), len(jobs))
     if count <= 1:
         return [function(job) for job in tracked(jobs, title, len(jobs), progress)]
-    # Never forked from here: a thread of torch or Embree may hold a lock, which the child would wait for for ever.
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux":
-        context.set_forkserver_preload([function.__module__])  # once for all workers
+    context = _context(function.__module__)
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_worker)
     try:
         futures = [executor.submit(function, job) for job in jobs]
@@ -151,6 +150,25 @@ def run_jobs(
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _context(module: str) -> BaseContext:
+    """How workers start: never forked from here, where a thread of torch or Embree may hold a lock for ever."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    # Loaded once for all workers: the jobs hold cameras, whose module loads torch.
+    context.set_forkserver_preload([module, "mnif_nerf.rendering.cameras"])
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    try:
+        forkserver.ensure_running()  # it inherits what is ignored: Ctrl-C while it loads is the parent's alone
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+    return context
 
 
 def _raise_early(future: Future[Any]) -> None:
