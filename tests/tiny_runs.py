@@ -36,6 +36,7 @@ _SETTINGS = {
     "mnif-lite": _RADIANCE,
     "mnif-voxel-lite": {**_GRID, "pipeline.model.grid_resolution": 16, "pipeline.model.head": "signed"},
     "mnif-image-lite": _GRID,
+    "mnif-signal-lite": _GRID,
 }
 
 
