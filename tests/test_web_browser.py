@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +73,8 @@ def page(pipe: MNIFPipeline, path: Path, precision: Any = "float32", names: tupl
         item = pipe.instance(k)
         frames = [Image.new("RGB", (16, 16), (60 * k + 10, 40 * turn + 10, 90)) for turn in range(4)]
         objects.append(WebObject(names[k] if names else item.name, item.field, frames))
-    scene = WebScene(model.kind.drawing, model.camera, model.half_extent, model.cells)
+    shape = (model.grid or {}).get("shape", (1, 1))
+    scene = WebScene(model.kind.drawing, model.camera, model.half_extent, model.cells, shape=shape)
     return write_web_page(path, objects, scene, WebText("Things", "Made here.", "test"), precision)
 
 
@@ -98,8 +100,16 @@ def python_picture(pipe: MNIFPipeline, latent: torch.Tensor, elevation: float, a
     if pipe.modality != "image":
         return np.asarray(item.render(elevation, azimuth, SIZE), float)
     pose, camera = orbit_pose(elevation, azimuth, item.camera["radius"]), Intrinsics.default(2 * SIZE)
-    rgb = render_plane(item.field, *pixel_rays(pose, camera))["rgb"]
+    grid = item.facts.grid
+    assert grid is not None
+    rgb = render_plane(item.field, *pixel_rays(pose, camera), shape=grid.shape)["rgb"]
     return 255 * rgb.view(SIZE, 2, SIZE, 2, 3).mean(dim=(1, 3)).numpy()
+
+
+def wide_image_model() -> StoredModel:
+    """Pictures that are twice as wide as high."""
+    model = tiny_image_model()
+    return dataclasses.replace(model, grid={"resolution": 8, "channels": 3, "shape": [4, 8]})
 
 
 @pytest.mark.parametrize(
@@ -110,10 +120,11 @@ def python_picture(pipe: MNIFPipeline, latent: torch.Tensor, elevation: float, a
         lambda: tiny_voxel_model(head="logit"),
         tiny_image_model,
         lambda: tiny_image_model(channels=1),
+        wide_image_model,
         lambda: tiny_image_model(family="finer"),
         lambda: tiny_image_model(family="fourier-relu", modulation="shift"),
     ],
-    ids=["radiance", "voxel", "voxel-logit", "image", "image-grey", "finer", "fourier-relu"],
+    ids=["radiance", "voxel", "voxel-logit", "image", "image-grey", "image-wide", "finer", "fourier-relu"],
 )
 def test_the_shader_draws_what_python_draws(browser: Any, tmp_path: Path, model: Callable[[], StoredModel]) -> None:
     pipe = MNIFPipeline(model())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mnif_nerf.cli.generation_common import (
     check_choice,
@@ -19,6 +20,8 @@ from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mnif_nerf.export.web import WebObject
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
@@ -93,7 +96,7 @@ def main(options: WebOptions) -> Path:
         for item in objects:
             shown.append(_web_object(item, frames, camera["radius"]))
             advance()
-    scene = WebScene(drawing, camera, model.half_extent, model.cells, _FIRST_AZIMUTH)
+    scene = WebScene(drawing, camera, model.half_extent, model.cells, _FIRST_AZIMUTH, _proportions(model.grid))
     data = model.data_name
     text = WebText(
         options.title or _title(data, drawing.nouns, len(shown)),
@@ -163,8 +166,23 @@ def _web_object(item: NeuralObject, frames: int, radius: float) -> WebObject:
 
     turns = (_FIRST_AZIMUTH + 360.0 * k / frames for k in range(frames))
     if not isinstance(item, SolidObject):
-        return WebObject(item.name, item.field, [item.picture(FRAME_EDGE)] * frames)
+        return WebObject(item.name, item.field, [_on_square(item.picture(FRAME_EDGE), FRAME_EDGE)] * frames)
     return WebObject(item.name, item.field, [item.render(_ELEVATION, turn, FRAME_EDGE, radius) for turn in turns])
+
+
+def _proportions(grid: dict[str, Any] | None) -> Sequence[int]:
+    """(H, W) of pictures; a square where the model is of something else."""
+    shape = (grid or {}).get("shape", (1, 1))
+    return shape if len(shape) == 2 else (1, 1)
+
+
+def _on_square(picture: Image.Image, edge: int) -> Image.Image:
+    """A picture in the middle of a white square."""
+    from PIL import Image
+
+    square = Image.new("RGB", (edge, edge), "white")
+    square.paste(picture, ((edge - picture.width) // 2, (edge - picture.height) // 2))
+    return square
 
 
 def _title(data: str, nouns: str, count: int) -> str:

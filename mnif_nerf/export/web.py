@@ -137,6 +137,7 @@ class WebScene:
         half_extent: half the edge of the scene box, world units.
         bounds: bool `[g, g, g]` outside which nothing exists, or None.
         first_azimuth: degrees, of the first frame; the others follow evenly.
+        shape: of pictures (H, W), for their proportions.
     """
 
     drawing: Drawing
@@ -144,6 +145,7 @@ class WebScene:
     half_extent: float = 0.5
     bounds: Tensor | None = None
     first_azimuth: float = 45.0
+    shape: Sequence[int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,8 @@ def _sizes(field: CompactField) -> list[int]:
 
 def _constants(scene: WebScene) -> dict[str, float | Sequence[float]]:
     in_boxes = {name: scene.half_extent * value for name, value in scene.drawing.box_constants.items()}
-    return {**scene.drawing.constants, **in_boxes}
+    height, width = (count / max(scene.shape) for count in scene.shape)
+    return {**scene.drawing.constants, **in_boxes, "REACH": (height, width, 0.0)}
 
 
 def _numbers(item: WebObject, precision: Precision) -> str:

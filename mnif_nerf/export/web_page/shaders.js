@@ -263,7 +263,7 @@ void main() {
   float t = -o.x / d.x;
   vec3 p = o + t * d;
   vec2 at = vec2(-p.z, p.y) / HALF_EXTENT;
-  bool hit = t > 0.0 && max(abs(at.x), abs(at.y)) <= 1.0;
+  bool hit = t > 0.0 && all(lessThanEqual(abs(at), REACH.xy));
   result = vec4(uBackground, 1.0);
   if (hit) result.rgb = color(network(vec4(at, 0.0, 0.0)).CHANNELS);
 }
