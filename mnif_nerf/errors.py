@@ -115,7 +115,7 @@ def with_flags(text: str, paths: Sequence[tuple[str, ...]], other: Mapping[str, 
     Args:
         text: names arguments in backticks; where several options end alike, the outer ones tell which:
             "`latents.lr`" is --optimizers.latents.optimizer.lr.
-        paths: of `flag_paths`. A name without an option loses its backticks.
+        paths: what `flag_paths` returned. A name without an option loses its backticks.
         other: what an argument is called in the options, where the names differ.
     """
 

@@ -12,7 +12,7 @@ def stream(seed: int, name: str, *numbers: int) -> int:
     and a step meet: the jitter of one step was the choice of rays of another.
 
     Args:
-        seed: of the run, at least 0.
+        seed: random seed of the run, at least 0.
         name: what the stream is for, such as "jitter"; two purposes never share one.
         numbers: step, epoch or instance, at least 0 each.
 

@@ -74,7 +74,7 @@ class FromMeshes:
         voxels: write <split>/<mesh>.npz with so many cells along an edge, and nothing else; 0 makes pictures.
         val_fraction: share of the meshes for validation; at least one from 4 meshes on.
         test_fraction: share of the meshes for testing; at least one from 4 meshes on.
-        seed: of the split and the cameras.
+        seed: random seed of the split and the cameras.
         workers: processes; one per core by default.
     """
 
@@ -125,7 +125,7 @@ class Download:
     """Fetch a published data set (srn-cars, srn-chairs), check it and unpack it; an interrupted run goes on.
 
     Attributes:
-        name: of the data set, or any name together with --url.
+        name: name of the data set, or any name together with --url.
         output: the folder to put it in.
         url: address or local path of the archive; the environment variable MNIF_URL_SRN_CARS serves as well.
         sha256: the checksum that the archive must have.

@@ -36,7 +36,7 @@ class DemoConfig:
         num_cars: training cars; by default 128, of voxels 512. The digits are as many as there are.
         train_views: views of each car (radiance).
         resolution: pixels along an image's edge (radiance).
-        seed: of the cars, the training and the samples.
+        seed: random seed of the cars, the training and the samples.
         steps: training steps; 0 takes the method's own number.
         num_samples: generated objects on the sheet; by default 16, of digits 64.
     """

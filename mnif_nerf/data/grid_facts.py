@@ -19,7 +19,7 @@ class GridFacts:
         channels: numbers per cell.
         low, high: what the field's values -1 and +1 stand for, in the data's own units.
         rate: samples per second, of sounds.
-        dtype: of the numbers in the data's files ("int16"), where files are to be written back in it.
+        dtype: dtype of the numbers in the data's files ("int16"), where files are to be written back in it.
     """
 
     shape: tuple[int, ...]

@@ -89,7 +89,7 @@ class BasesDiagnosis:
     Attributes:
         points: number of coordinates the bases were evaluated at.
         most: the largest effective rank that coefficients can have: min(M, D, N - 1).
-        outputs: of the basis networks' values there.
+        outputs: the basis networks' values there.
         output_correlations: `[M, M]`.
         layers: from the input to the output.
     """
@@ -127,7 +127,7 @@ def data_points(pipe: MNIFPipeline, count: int, seed: int = 0) -> Tensor:
     Args:
         pipe: the model.
         count: how many points.
-        seed: of the random points.
+        seed: random seed of the random points.
 
     Returns:
         `[in, N]` float32 in the field's coordinates.
@@ -190,7 +190,7 @@ def diagnose_bases(
     Args:
         pipe: the model, with the latents of at least 2 training instances.
         points: coordinates to evaluate the bases at.
-        seed: of the coordinates and of the untrained field beside.
+        seed: random seed of the coordinates and of the untrained field beside.
         advance: called `bases_steps(pipe)` times.
 
     Raises:

@@ -145,7 +145,7 @@ def interpolation_strips(
 
     Args:
         pipe: the model.
-        diagnosis: of that model.
+        diagnosis: diagnosis of that model.
         size: pixels along an edge of one picture.
         advance: called once per picture, `strips_steps` times.
     """

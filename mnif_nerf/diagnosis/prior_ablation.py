@@ -46,7 +46,7 @@ class AblationConfig:
             what a model is trained with, but takes minutes for a few hundred latents.
         held_out: share of the latents that no prior sees, in (0, 1).
         draws: sets of samples, each as large as the held-out part, whose scores are averaged.
-        seed: of the split and of the samples (that of training is the base's).
+        seed: random seed of the split and of the samples (that of training is the base's).
     """
 
     base: PriorConfig = field(default_factory=lambda: PriorConfig(steps=500))

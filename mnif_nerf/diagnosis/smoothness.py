@@ -49,7 +49,7 @@ class SmoothnessSettings:
         num_pairs: paths of each kind.
         num_samples: samples of the prior, and as many training instances (all where there are fewer).
         points: coordinates at which values are compared.
-        seed: of samples, pairs, points and directions.
+        seed: random seed of samples, pairs, points and directions.
         positions: points of a path with both ends, 4k + 1: derivatives are taken at all, and shapes looked at in
             every second one.
     """

@@ -60,8 +60,8 @@ class SweepConfig:
         steps, instances_per_step, points_per_instance: of training; 0 points takes all.
         field_lr, latent_lr: peak rates of Adam; they fall to 3 % along a cosine.
         fit_steps, fit_lr: of fitting the latents of unseen instances.
-        prior_steps: of the latent prior that samples are drawn from.
-        seed: of everything.
+        prior_steps: training steps of the latent prior that samples are drawn from.
+        seed: random seed of everything.
     """
 
     bases: tuple[int, ...] = (1, 4, 16, 64)

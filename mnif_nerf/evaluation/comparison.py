@@ -72,7 +72,7 @@ class Comparison:
     Attributes:
         lines: in the protocol's order.
         references: how many reference instances.
-        distances: of the novelty plot: name of a set to its distances to the nearest training instance.
+        distances: the novelty plot's data: name of a set to its distances to the nearest training instance.
     """
 
     lines: list[Line]

@@ -98,8 +98,8 @@ def shapes_of_instances(
 
     Args:
         context: with the protocol.
-        instances: of voxels.
-        title: of the progress bar.
+        instances: voxel instances.
+        title: title of the progress bar.
         points: per shape; by default the protocol's. Cells are compared without any.
     """
     protocol = context.protocol

@@ -52,8 +52,8 @@ class EvaluationProtocol:
     Attributes:
         name: "small", "standard" or "paper".
         num_samples: N, generated objects per row, and instances of the data rows.
-        seed: of samples, points, subsets and resampling.
-        rows: of the generation tables.
+        seed: random seed of samples, points, subsets and resampling.
+        rows: rows of the generation tables.
         references: splits that samples are compared with, joined; those the data lacks are left out.
         max_references: at most so many reference instances, spread evenly over the splits.
         training_instances: for reconstruction, spread evenly.
@@ -65,7 +65,7 @@ class EvaluationProtocol:
         emd_points: points per shape for the exact earth mover's distance; 0 leaves it out.
         emd_rows: names of the lines that get the earth mover's distance, which costs more than all else; empty for all.
         neighbours: k of precision, recall, density and coverage.
-        resamples: of the bootstrap.
+        resamples: number of resamples of the bootstrap.
     """
 
     name: str
@@ -128,9 +128,9 @@ def choose_protocol(name: str, modality: Modality, num_samples: int | None, seed
 
     Args:
         name: "small" (every day, minutes on two cores), "standard" or "paper" (the authors' sizes: days).
-        modality: of the model.
+        modality: modality of the model.
         num_samples: N in place of the protocol's own.
-        seed: of all that is drawn.
+        seed: random seed of all that is drawn.
 
     Raises:
         MNIFError: no such protocol, fewer than 2 samples, or a seed below 0.

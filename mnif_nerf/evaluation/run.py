@@ -28,7 +28,7 @@ class Outcome:
     """What an evaluation left.
 
     Attributes:
-        paths: of the files; the JSON is the last one.
+        paths: paths of the files; the JSON is the last one.
         summaries: a sentence of every part.
         notes: what was left out, and warnings.
     """

@@ -76,7 +76,7 @@ def make_shape_set(
     Args:
         occupancies: bool `[X, Y, Z]` each; boxes are filled up to cubes.
         points: P, per shape; 0 leaves the surfaces out, which takes most of the time.
-        seed: of the points; shape i of a seed gets the same ones whatever the set.
+        seed: random seed of the points; shape i of a seed gets the same ones whatever the set.
         half_extent: half the edge of the scene box.
         advance: called after every shape.
 
@@ -105,8 +105,8 @@ def surface_points(cells: np.ndarray, count: int, seed: int, half_extent: float 
 
     Args:
         cells: bool `[G, G, G]`, index [x, y, z].
-        count: of points.
-        seed: of the points.
+        count: number of points.
+        seed: random seed of the points.
         half_extent: half the edge of the scene box.
     """
     if count == 0 or not cells.any():

@@ -45,8 +45,8 @@ class Section:
     """One part of a report.
 
     Attributes:
-        key: of its numbers in the JSON file.
-        title: of its part of the text.
+        key: key of its numbers in the JSON file.
+        title: title of its part of the text.
         summary: one sentence for the console.
         facts: its numbers, JSON-ready.
         body: paragraphs (with **bold** and *slanted*) and tables; the figures follow.
@@ -78,8 +78,8 @@ def write_document(
 
     Args:
         folder: where to.
-        name: of the JSON file, without suffix.
-        title: of the report.
+        name: name of the JSON file, without suffix.
+        title: title of the report.
         about: the beginning of the JSON file: format, settings, versions.
         lead: paragraphs before the first section.
         sections: in order.

@@ -55,7 +55,7 @@ def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
     """Write a figure as `<name>.png` and `<name>.svg`, each whole or not at all; the same figure gives the same files.
 
     Args:
-        figure: of matplotlib.
+        figure: a matplotlib figure.
         folder: made where it does not exist.
         name: without suffix.
 

@@ -28,7 +28,7 @@ def write_signal(
 
     Args:
         values: `[*shape]` or `[*shape, C]`.
-        path: of the file.
+        path: path of the file.
         dims: axes of the grid.
         rate: samples per second, of a .wav.
         dtype: whole numbers to round to ("int16"); float32 when None.

@@ -82,7 +82,7 @@ def write_voxels(occupancy: np.ndarray, path: Path | str, half_extent: float = 0
 
     Args:
         occupancy: cells of a centred box.
-        path: of the file.
+        path: path of the file.
         half_extent: half the longest edge of the box, world units.
 
     Raises:

@@ -55,8 +55,8 @@ class Drawing:
     """How the shader draws the objects of a page.
 
     Attributes:
-        name: of the way, as the shader knows it.
-        heads: of the fields that it can draw.
+        name: name of the way, as the shader knows it.
+        heads: heads of the fields that it can draw.
         what: what the page calls one of them.
         nouns: what the page calls several.
         grid_cells: along an edge of the grid that lets rays skip empty space; 0 for none.
@@ -170,7 +170,7 @@ def estimate_bytes(parameters: int, objects: int, frames: int, precision: Precis
         parameters: weights and biases of one collapsed network.
         objects: how many.
         frames: pictures in each object's strip.
-        precision: of the weights.
+        precision: precision of the weights.
     """
     numbers = parameters * (2 if precision == "float16" else 4)
     own = sum((_PARTS / name).stat().st_size for name in (*_SCRIPTS, "page.css", "page.html"))
@@ -187,7 +187,7 @@ def write_web_page(
         objects: at least one, of one model.
         scene: what they share.
         text: what the page says.
-        precision: of the weights in the file. The shader computes in float32 either way.
+        precision: precision of the weights in the file. The shader computes in float32 either way.
 
     Raises:
         MNIFError: no objects, networks of several shapes or with numbers that the precision cannot hold, a head

@@ -18,7 +18,7 @@ def evaluate(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tenso
     else, and within `kernel.reference_only()`, torch does.
 
     Args:
-        form: of all B networks.
+        form: form of all B networks.
         flat: weights, one `[B, out * in + out]` per layer (`mnif_nerf.fields.network`), constants multiplied in.
         points: `[B, in, N]`.
     """

@@ -41,7 +41,7 @@ def losses_and_gradients(
     points, targets or weights want a gradient too, or the family is another one, autograd does it all.
 
     Args:
-        form: of all B networks.
+        form: form of all B networks.
         flat: one `[B, out * in + out]` per layer, as `ModulatedField.flat_weights` yields them.
         points: `[B, in, N]`.
         loss: what to take, and the targets.

@@ -37,13 +37,13 @@ class FieldSpec:
         latent_dim: D.
         w0: sine frequency of every layer; of "fourier-relu" the bandwidth of its first layer.
         coefficients: of a mixture: "layer-wise" (one per basis and layer) or "network-wise" (one per basis).
-        init: of a mixture: "corrected" keeps the spread of the initial output independent of M; "authors" averages
+        init: initialisation of a mixture: "corrected" keeps the spread of the initial output independent of M; "authors" averages
             unscaled bases, whose mean has weights 1/sqrt(M) too small.
         final_activation: "linear" (radiance, logits) or "sine" (values in [-1, 1]).
         head: what the raw values mean, see `mnif_nerf.fields.heads`.
-        family: of the small networks, see `mnif_nerf.fields.families`.
+        family: family of the small networks, see `mnif_nerf.fields.families`.
         modulation: how a latent makes the small network, see `mnif_nerf.fields.modulations`.
-        rank: of the weights' change by a "low-rank" modulation.
+        rank: rank of the weights' change by a "low-rank" modulation.
         fourier_features: random directions of "fourier-relu", which gives each a sine and a cosine; 0: as many as the
             width.
     """

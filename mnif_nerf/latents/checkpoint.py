@@ -25,8 +25,8 @@ def check_checkpoint(state: Mapping[str, Any], spec: FieldSpec, adaptation: str)
     """Refuse a checkpoint (a model's state) that was written for another model.
 
     Args:
-        state: of the model, with what `describe_checkpoint` gave as `_extra_state`.
-        spec: of the field that shall take the weights.
+        state: state of the model, with what `describe_checkpoint` gave as `_extra_state`.
+        spec: specification of the field that shall take the weights.
         adaptation: how that model's latents are found.
 
     Raises:

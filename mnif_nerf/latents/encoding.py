@@ -62,7 +62,7 @@ def encode(
         config: number and size of the steps.
         batch_size: instances handled together.
         progress: whether a progress bar is shown where there is more than one batch.
-        title: of the progress bar.
+        title: title of the progress bar.
 
     Returns:
         `[N, D]`.

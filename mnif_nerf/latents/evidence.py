@@ -112,11 +112,11 @@ class ViewEvidence:
 
     Args:
         field: the trained mixture, of radiance.
-        rays: of `view_rays`.
+        rays: rays from `view_rays`.
         losses: weights and samples per ray.
         rays_per_step: R.
         outside: `[C, 3]` points that the silhouettes rule out; they have to be empty.
-        seed: of the draws.
+        seed: random seed of the draws.
 
     Raises:
         MNIFError: no ray meets the scene box.
@@ -166,7 +166,7 @@ class PointPool:
     Attributes:
         points: `[N, 3]` world units, or `[N, 2]` field coordinates of a picture (row, column).
         targets: `[N, C]` in [-1, 1]; of solids -1 outside, +1 inside, 0 on the surface.
-        share: of the points of a step.
+        share: share of a step's points.
     """
 
     points: Tensor
@@ -182,7 +182,7 @@ class PointEvidence:
         pools: where the points are drawn from.
         points_per_step: N; a step's draw.
         half_extent: half the edge of the scene box.
-        seed: of the draws.
+        seed: random seed of the draws.
 
     Raises:
         MNIFError: no points at all.

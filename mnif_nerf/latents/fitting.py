@@ -42,7 +42,7 @@ class FitConfig:
         lr: learning rate of the codes at the start; it decays to a tenth along a cosine.
         prior_weight: weight of the squared distance to the training codes' mean, in their standard deviations,
             which keeps a fit from few views near what the model knows.
-        seed: of the depth jitter.
+        seed: random seed of the depth jitter.
     """
 
     steps: int = 300

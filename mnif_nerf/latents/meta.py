@@ -50,7 +50,7 @@ class InnerRates(nn.Module):
     Args:
         dim: D.
         low, high: between which the rates start, uniformly.
-        seed: of the start.
+        seed: random seed of the start.
     """
 
     def __init__(self, dim: int, low: float = 0.005, high: float = 0.1, seed: int = 0) -> None:
@@ -80,7 +80,7 @@ class PointObjective:
     It is the mean squared error, or, of a field whose head is "logit", the binary cross entropy.
 
     Args:
-        field: of any family and modulation.
+        field: a field of any family and modulation.
         batch: points of B instances and their targets in [-1, 1] (of logits: -1 outside, +1 inside).
     """
 

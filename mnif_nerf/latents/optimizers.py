@@ -18,7 +18,7 @@ class OptimizerGroups:
     """Optimisers of a run by the name of their parameters.
 
     Attributes:
-        parameters: of every group.
+        parameters: the parameters of every group.
         optimizers: one each.
         schedules: at most one each, stepped after every training step.
         max_norms: at which the gradient of a group is clipped; None for no limit.

@@ -118,7 +118,7 @@ class PhotoEvidence:
     Attributes:
         image: `[H, W, 3]` in [0, 1], on white.
         silhouette: bool `[H, W]`, or None where the object was not cut out.
-        intrinsics: of the picture's camera.
+        intrinsics: intrinsics of the picture's camera.
         radius: the camera's usual distance from the origin, world units.
     """
 

@@ -41,7 +41,7 @@ def radiance_objective(
         field: the mixture.
         data: rays of B instances.
         losses: weights and sample counts.
-        seed: of the samples' jitter along the rays; None samples the middles.
+        seed: random seed of the samples' jitter along the rays; None samples the middles.
     """
 
     def losses_of(latents: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class SearchConfig:
     Attributes:
         steps: gradient steps.
         lr: Adam's rate for the coordinates, in standard deviations; it decays to a tenth along a cosine.
-        weight: of the mean squared coordinate, which is added to the loss.
+        weight: weight of the mean squared coordinate, which is added to the loss.
         regulariser: "whitened" (principal directions), "per-dimension" (the latents' own axes) or "none" (principal
             directions, weight 0).
     """
@@ -175,7 +175,7 @@ def choose_starts(
         training_latents: `[N, D]`.
         samples: `[S, D]` of the prior; may be empty.
         count: K >= 1.
-        seed: of which training latents are compared, where there are more than `compared`.
+        seed: random seed of which training latents are compared, where there are more than `compared`.
 
     Returns:
         latents `[K, D]` and what each is: "mean", "nearest <row>", "sample <row>".

@@ -47,7 +47,7 @@ class Stage1Task(Protocol):
         Args:
             field: the field.
             batch: of B instances.
-            seed: of what is random in the loss, the same in every inner step; None where nothing shall be.
+            seed: random seed of what is random in the loss, the same in every inner step; None where nothing shall be.
         """
         ...
 
@@ -58,7 +58,7 @@ class LatentSettings:
 
     Attributes:
         init_std: spread of the initial codes; 0 starts every instance from the average network.
-        weight: of the mean squared code in the loss (auto-decoding only).
+        weight: weight of the mean squared code in the loss (auto-decoding only).
         noise: standard deviation of the noise added to codes in training.
     """
 
@@ -71,13 +71,13 @@ class Stage1Model(nn.Module):
     """The field, and a latent per training instance: learned by auto-decoding, or computed by meta-learning.
 
     Args:
-        spec: of the field.
-        names: of the training instances.
+        spec: specification of the field.
+        names: names of the training instances.
         task: losses of the modality.
-        settings: of the latents.
+        settings: settings of the latents.
         meta: settings of the inner loop; None learns the latents (auto-decoding).
         bounds: bool `[G, G, G]` where objects can be, or None where they can be everywhere.
-        seed: of the initial weights.
+        seed: random seed of the initial weights.
 
     Attributes:
         field, latents, inner_rates: the learned modules (`inner_rates` after meta-learning only).
@@ -222,9 +222,9 @@ class Stage1Trainer:
 
     Args:
         model: what is learned; it stays on its device.
-        source: of the batches.
-        optimizers: of the model's `parameter_groups`.
-        seed: of jitter and noise.
+        source: source of the batches.
+        optimizers: optimizers of the model's `parameter_groups`.
+        seed: random seed of jitter and noise.
         encode_batch: instances whose latents are computed together (meta-learning); bounds the memory, no more.
         warn: called with a sentence where the inner loop leads upwards.
     """

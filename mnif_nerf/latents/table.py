@@ -17,7 +17,7 @@ class LatentTable(nn.Module):
         num_instances: rows N.
         dim: D.
         init_std: spread of the initial codes; 0 starts every instance from the average of the bases.
-        seed: of the initial codes.
+        seed: random seed of the initial codes.
     """
 
     def __init__(self, num_instances: int, dim: int, init_std: float = 0.0, seed: int = 0) -> None:

@@ -159,8 +159,8 @@ def as_cloud(points: np.ndarray, name: str) -> np.ndarray:
     """Points as float64 `[n, 3]`.
 
     Args:
-        points: of any floating type.
-        name: of the cloud, in messages.
+        points: points of any floating type.
+        name: name of the cloud, in messages.
 
     Raises:
         MNIFError: another shape, no points, or NaN or infinite ones.

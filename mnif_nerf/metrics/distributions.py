@@ -96,7 +96,7 @@ def kernel_distance(
         subsets: how many.
         subset_size: samples of each set in a subset; default 1,000, but half of the smaller set at most, since
             subsets that share all samples have no deviation.
-        seed: of the subsets.
+        seed: random seed of the subsets.
 
     Returns:
         Mean and standard deviation over the subsets. The deviation is that of a single subset, not of the mean.
@@ -151,7 +151,7 @@ def feature_scores(real: Tensor, fake: Tensor, network_name: str, k: int = 3, se
         fake: `[M, F]`, of the same network.
         network_name: `FeatureNetwork.name` of the network that made both.
         k: neighbours of precision, recall, density and coverage.
-        seed: of the kernel distance's subsets.
+        seed: random seed of the kernel distance's subsets.
 
     Returns:
         For Inception "fid", "kid", "kid_deviation", "precision_inception", "recall_inception", ...; for any other

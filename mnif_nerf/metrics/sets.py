@@ -140,7 +140,7 @@ def bootstrap(
         distances: sets of one size, at least 4.
         num: resamples.
         level: share of repetitions in which the interval should hold the mean, in (0, 1).
-        seed: of the resamples.
+        seed: random seed of the resamples.
 
     Returns:
         (low, high) for each score.

@@ -52,7 +52,7 @@ def local_lipschitz(
     Args:
         function: the map.
         at: `[B, K]`.
-        seed: of the start, which is random so that it is orthogonal to no singular vector.
+        seed: random seed of the start, which is random so that it is orthogonal to no singular vector.
         tolerance: relative.
         max_iterations: where two singular values are nearly equal, their common value is found long before.
 
@@ -87,7 +87,7 @@ def jacobian_norm(function: Map, at: Tensor, directions: int | None = None, seed
         at: `[B, K]`.
         directions: how many orthonormal directions are tried; all K (exact) when None or above K. With fewer the
             square is unbiased.
-        seed: of the directions.
+        seed: random seed of the directions.
 
     Returns:
         `[B]`, in the unit of `local_lipschitz`.

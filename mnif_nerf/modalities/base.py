@@ -112,7 +112,7 @@ class Modality(ABC):
         Args:
             raw: outputs of the field.
             head: what they mean.
-            thickness: of a surface, world units: the way over which radiance is taken to become opaque.
+            thickness: thickness of a surface, world units: the way over which radiance is taken to become opaque.
         """
 
     # --- pictures -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ class DataReport:
     """What a check found.
 
     Attributes:
-        modality: of the data.
+        modality: modality of the data.
         lines: that describe the data.
         problems: each by its path; none where the data is sound.
         max_problems: that `str` names.

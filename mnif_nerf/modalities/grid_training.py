@@ -229,10 +229,10 @@ class GridTraining(ModalityTraining):
         """How well a latent `[D]` gives back an instance.
 
         Args:
-            fields: of the model.
+            fields: fields of the model.
             latent: `[D]`.
             store: where the instance lies.
-            values: of the instance, as `GridStore.values` has them.
+            values: values of the instance, as `GridStore.values` has them.
         """
 
     @abstractmethod

@@ -35,7 +35,7 @@ class TrainingData(ABC):
     Args:
         settings: where it is, and how batches are drawn.
         device: where batches end up.
-        seed: of the draws.
+        seed: random seed of the draws.
     """
 
     def __init__(self, settings: Any, device: torch.device | str = "cpu", seed: int = 0) -> None:
@@ -108,9 +108,9 @@ class Evaluation(ABC):
     """Scores a model while it is trained, and a finished run.
 
     Args:
-        data: of the run.
-        settings: of the run.
-        split: of unseen instances: "val" while training, "test" afterwards; the other where one is missing.
+        data: data of the run.
+        settings: settings of the run.
+        split: split of unseen instances: "val" while training, "test" afterwards; the other where one is missing.
     """
 
     def __init__(self, data: Any, settings: Any, split: str = "val") -> None:
@@ -182,7 +182,7 @@ class ModalityTraining(ABC):
 
         Args:
             model: settings of the model.
-            grid: of `TrainingData.grid`.
+            grid: `TrainingData.grid`.
 
         Raises:
             MNIFError: a value out of range.
@@ -206,7 +206,7 @@ class ModalityTraining(ABC):
             compact: the field.
             bounds: bool `[G, G, G]`, where objects can be.
             model: settings of the model.
-            grid: of `TrainingData.grid`.
+            grid: `TrainingData.grid`.
         """
 
     @abstractmethod
@@ -227,10 +227,10 @@ class ModalityTraining(ABC):
         """The model of a run, with initial weights from `seed`.
 
         Args:
-            settings: of the run.
-            data: of the run.
-            bounds: of the data, where they matter (they open its store).
-            seed: of the initial weights.
+            settings: settings of the run.
+            data: data of the run.
+            bounds: bounds of the data, where they matter (they open its store).
+            seed: random seed of the initial weights.
 
         Raises:
             MNIFError: a value out of range, or settings of another version.
@@ -249,10 +249,10 @@ class FieldCache:
     """Collapsed fields, ready to render, kept until the networks change.
 
     Args:
-        training: of the modality.
+        training: the modality's training half.
         model: whose latents are collapsed.
-        settings: of the model.
-        grid: of `TrainingData.grid`.
+        settings: settings of the model.
+        grid: `TrainingData.grid`.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class Fitting:
     """What a model can be fitted to, and when two fits count as the same.
 
     Attributes:
-        kinds: of observations; none where nothing can be fitted.
+        kinds: kinds of observations; none where nothing can be fitted.
         picture: what a single picture is to such a model.
         surface_only: whether the field was trained near surfaces only, so that points deep inside a solid say nothing.
         agreement: the least likeness (`Modality.likeness`) of two objects that show the same thing.
@@ -63,7 +63,7 @@ class DemoData:
         num_cars: training cars, where they are generated.
         train_views: pictures of each.
         resolution: pixels along an edge of a picture.
-        seed: of the data.
+        seed: random seed of the data.
     """
 
     folder: Path

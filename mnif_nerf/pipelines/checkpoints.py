@@ -45,7 +45,7 @@ def write_checkpoint(state: dict[str, Any], folder: Path, only_latest: bool = Tr
 
     Args:
         state: "step", "pipeline", "optimizers", "schedulers" and "scalers", as nerfstudio has them.
-        folder: of the run's checkpoints.
+        folder: folder of the run's checkpoints.
         only_latest: whether older ones are removed.
 
     Raises:

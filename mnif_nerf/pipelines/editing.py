@@ -40,7 +40,7 @@ class Editor(Decoder):
             objects: K of them.
             weights: `[K]`, or `[K, L]` with one for each layer (the first one first); they sum to 1 in every layer.
                 Negative ones take away.
-            name: of the result.
+            name: name of the result.
 
         Returns:
             an object with a latent where every layer has the same weights (and all `objects` have one), else an object
@@ -63,7 +63,7 @@ class Editor(Decoder):
         Args:
             a, b: the objects.
             shares: `[L]`, how much of `b` each layer takes, the first one first: 0 is all `a`, 1 all `b`.
-            name: of the result.
+            name: name of the result.
 
         Raises:
             MNIFError: another number of shares than the networks have layers, or an object of another model.
@@ -87,7 +87,7 @@ class Editor(Decoder):
             color: whose colours.
             layers: how many of the last layers come from `color`, from 1 to L - 1. Fewer keep more of the shape and
                 reach less of the colour. By default two fifths of all.
-            name: of the result.
+            name: name of the result.
 
         Raises:
             MNIFError: a model of voxels or images, a number of layers out of range, or an object of another model.
@@ -109,7 +109,7 @@ class Editor(Decoder):
         Args:
             objects: at least one.
             weights: one for each, of any sum above 0; equal when None.
-            name: of the result.
+            name: name of the result.
 
         Raises:
             MNIFError: no objects, weights that do not fit them or sum to 0 or less, or an object of another model.
@@ -127,7 +127,7 @@ class Editor(Decoder):
             a: the object to change.
             minus, plus: two objects that differ in what is wanted.
             amount: 0 leaves `a` as it is; large ones leave the space of plausible objects.
-            name: of the result.
+            name: name of the result.
 
         Raises:
             MNIFError: an amount that is no number, or an object of another model.

@@ -23,9 +23,9 @@ def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int |
     """Latents `[K, D]` of K grids: by the inner loop where the model was meta-learned, else by a fit.
 
     Args:
-        model: of voxels or images.
+        model: a model of voxels or images.
         values: voxels bool `[G, G, G]`, or pictures uint8 `[H, W, C]`, of any resolution but all of one.
-        points: of each grid that the inner loop sees; 0 for all, None for as many as in training.
+        points: number of points of each grid that the inner loop sees; 0 for all, None for as many as in training.
 
     Raises:
         MNIFError: a radiance model, grids of another kind or shape, an inner loop that diverges, or a model that is
@@ -40,8 +40,8 @@ def encode_store(
     """Latents `[K, D]` of instances of a store of grids, found as `encode_grids` does.
 
     Args:
-        model: of voxels or images.
-        store: of the same modality and channels.
+        model: a model of voxels or images.
+        store: a store of the same modality and channels.
         instances: `[K]` int64; all when None.
         points: as in `encode_grids`.
 
@@ -59,7 +59,7 @@ def encode_views(model: StoredModel, unseen: UnseenViews) -> Tensor:
     """Latents `[K, D]` of scenes, from their conditioning views.
 
     Args:
-        model: of radiance fields.
+        model: a model of radiance fields.
         unseen: the scenes; what is scored of them is not looked at.
 
     Raises:

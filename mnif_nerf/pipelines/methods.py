@@ -34,9 +34,9 @@ class Method:
 
     Attributes:
         name: as on the command line.
-        modality: of its data.
+        modality: modality of its data.
         description: for the help text.
-        settings: of a run; copied for every use.
+        settings: settings of a run; copied for every use.
         with_viewer: whether `ns-train` opens its viewer beside it. On two cores a viewer takes its share of them, so
             the small forms start none.
     """

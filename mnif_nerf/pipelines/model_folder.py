@@ -69,7 +69,7 @@ class StoredModel:
         half_extent: half the edge of the scene box, world units.
         camera: "focal_over_width" and "radius" (world units) of the training views.
         training: settings worth keeping, JSON-ready.
-        versions: of the packages that wrote it.
+        versions: versions of the packages that wrote it.
         prior: the latent prior, or None until it is trained.
         modality: name of its modality; `kind` is the modality itself.
         grid: of voxels and images, "resolution" (cells along an edge) and "channels" of the training data; None for

@@ -39,7 +39,7 @@ class TrainingRun:
     """One run: data, model, optimisers and their loop.
 
     Args:
-        settings: of the run; a name and a time are filled in where they are left out.
+        settings: settings of the run; a name and a time are filled in where they are left out.
         say: prints a line.
 
     Raises:

@@ -25,9 +25,9 @@ class Run:
     Attributes:
         model: field and latents, the latter as they belong to the networks of this moment.
         data: what it was trained on.
-        settings: of the run.
-        folder: of the run.
-        seed: of the run.
+        settings: settings of the run.
+        folder: folder of the run.
+        seed: random seed of the run.
     """
 
     model: Stage1Model
@@ -70,7 +70,7 @@ def stored_model(model: Stage1Model, facts: dict[str, Any]) -> StoredModel:
 
     Args:
         model: field and latents.
-        facts: of the data, see `TrainingData.facts`.
+        facts: facts of the data, see `TrainingData.facts`.
     """
     adaptation: dict[str, Any] = {"method": model.adaptation}
     rates = None

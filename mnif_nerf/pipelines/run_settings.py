@@ -174,7 +174,7 @@ def update_settings(settings: Any, values: dict[str, Any]) -> None:
 
     Args:
         settings: a settings dataclass, changed in place.
-        values: of `read_config`.
+        values: what `read_config` returned.
     """
     for entry in dataclasses.fields(settings):
         if entry.name not in values:

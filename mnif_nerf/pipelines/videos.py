@@ -38,8 +38,8 @@ class Video:
         count: how many.
         objects: the object of a frame.
         cameras: camera-to-world `[4, 4]` and intrinsics of a frame; None for pictures, which have no camera.
-        resolution: of pictures, pixels along an edge at which the field is read; their own when None.
-        edge: of pictures, the least edge in pixels; smaller ones are enlarged by a whole factor.
+        resolution: pixels along an edge at which a picture's field is read; their own when None.
+        edge: least edge of a picture in pixels; smaller ones are enlarged by a whole factor.
     """
 
     count: int
@@ -107,8 +107,8 @@ def turning(
     The frame after the last would be the first again where `turns` is whole, so such a video loops.
 
     Args:
-        frames: of the video.
-        intrinsics: of every frame.
+        frames: frames of the video.
+        intrinsics: intrinsics of every frame.
         radius: distance from the centre, world units.
         elevation, azimuth: degrees, as in `NeuralObject.render`; the azimuth is that of the first frame.
         turns: 0 stands still.

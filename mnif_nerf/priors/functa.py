@@ -29,7 +29,7 @@ class FunctaSpec:
         width: features per layer, a multiple of `groups`.
         blocks: residual blocks, an even number.
         time_features: features of the sinusoidal time embedding, even.
-        groups: of every group normalisation.
+        groups: groups of every group normalisation.
     """
 
     dim: int

@@ -40,9 +40,9 @@ def check_shapes(path: Path, tensors: dict[str, Tensor], denoiser: nn.Module, si
     """Compare a prior's tensors with what its description asks for.
 
     Args:
-        path: of the tensors, for messages.
+        path: path of the tensors, for messages.
         tensors: by name, as `LatentPrior.state` gives them.
-        denoiser: of the described size.
+        denoiser: a denoiser of the described size.
         sizes: number of latents, their size, and the whitened dimensions.
 
     Raises:

@@ -34,7 +34,7 @@ class PriorConfig:
         prediction: what the denoiser predicts: "v_prediction", "sample" (the authors' choice) or "epsilon"; or "flow",
             the velocity of flow matching in place of diffusion.
         num_train_timesteps: T of the noising process.
-        schedule: of its noise, "cosine" or "linear"; flow matching has its own.
+        schedule: schedule of its noise, "cosine" or "linear"; flow matching has its own.
         width, blocks: size of the denoiser; None chooses it from the data (`DenoiserSpec.for_data`).
         dropout: share of features dropped in each block during training.
         steps: optimiser steps; None chooses them from the data (`default_steps`).
@@ -48,7 +48,7 @@ class PriorConfig:
         held_out: share of the latents kept out of training for the reported held-out loss (0, the default,
             trains on all: a rare kind of instance may be there only once). Above the Gaussian prior's loss it
             says that the denoiser has begun to memorise; it does not choose the number of steps.
-        seed: of everything random here.
+        seed: random seed of everything random here.
     """
 
     whitening: WhiteningMode = "pca"
@@ -156,7 +156,7 @@ class Noising:
     Args:
         prediction: as in `PriorConfig`.
         total: T.
-        schedule: of the noise.
+        schedule: schedule of the noise.
     """
 
     def __init__(self, prediction: str, total: int, schedule: str = "cosine") -> None:

@@ -21,7 +21,7 @@ def closed_walk(whitening: Whitening, stops: Tensor, frames: int) -> Tensor:
     from it: the typical object, over and over. On this one every frame is as far out as what the prior draws.
 
     Args:
-        whitening: of the prior.
+        whitening: whitening of the prior.
         stops: `[S, D]`, S >= 2 different latents, as the prior draws them; what the whitening drops of them is lost.
         frames: F; the walk begins at the first stop, and frame F would be frame 0 again.
 

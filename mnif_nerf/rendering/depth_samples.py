@@ -52,7 +52,7 @@ def render_view_at_depths(
     Args:
         field: the collapsed field.
         c2w: camera-to-world in the OpenCV convention, world units.
-        intrinsics: of the picture.
+        intrinsics: intrinsics of the picture.
         depths: where rays are sampled; the authors' when None.
         chunk: rays handled together, which bounds the memory.
 

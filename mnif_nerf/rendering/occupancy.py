@@ -83,7 +83,7 @@ class OccupancyGrid:
         Args:
             field: the collapsed field.
             resolution: G.
-            half_extent: of the scene box.
+            half_extent: half the edge of the scene box.
             threshold: density in 1/world unit. A cell of 1/48 unit that stays below a threshold of 1 is at most
                 2 % opaque.
             bounds: optional `[g, g, g]` bool of any resolution: nothing exists outside it (the training hulls' union).

@@ -57,7 +57,7 @@ def render_batch(
         evaluate: maps feature-major points `[B, 3, N]` to raw values `[B, 4, N]`.
         batch: R rays of each instance.
         samples: S.
-        generator: of the jitter (on the CPU, whatever the device, so that runs repeat across devices).
+        generator: random generator of the jitter (on the CPU, whatever the device, so that runs repeat across devices).
         extra_points: `[B, C, 3]` evaluated in the same pass.
         head: what the raw values mean (`FieldSpec.head`). It has no default, because a field rendered with another
             head than its own gives a wrong picture without an error.

@@ -97,7 +97,7 @@ def render_surface(
         shape: the solid.
         origins, directions: `[R, 3]` world units; directions of unit length.
         grid: where the solid can be; None makes a `SurfaceGrid` (which many views should share).
-        half_extent: of the scene box, which cuts the solid; the shape's own when None.
+        half_extent: half the edge of the scene box, which cuts the solid; the shape's own when None.
         chunk: rays handled together, which bounds the memory.
 
     Returns:

@@ -37,7 +37,7 @@ def render_rays(
         field: the collapsed field.
         origins, directions: `[R, 3]` world units; directions of unit length.
         grid: occupancy of the field; None samples the whole scene box.
-        half_extent: of the scene box.
+        half_extent: half the edge of the scene box.
         step: distance between samples, world units.
         chunk: rays handled together, which bounds the memory.
 

@@ -18,7 +18,7 @@ def render_cells(cells: Tensor, pose: Tensor, camera: Intrinsics, half_extent: f
     Args:
         cells: bool `[X, Y, Z]`, index [x, y, z]; the box that they fill is centred.
         pose: camera to world `[4, 4]`.
-        camera: of the picture.
+        camera: camera of the picture.
         half_extent: half the longest edge of that box, world units.
 
     Returns:

@@ -87,7 +87,7 @@ def wheel(
     """A tyre with a rim and a hub; the outer face looks along y times `side` (1 left, -1 right).
 
     Args:
-        center: of the wheel.
+        center: center of the wheel.
         radius, thickness: of the tyre.
         spokes: number of spokes; 0 makes a plain disc.
     """
@@ -161,7 +161,7 @@ def body_shell(
         levels: heights of the borders sill | lower | stripe | upper, in that order (3 values).
         shoulder: radius of the rounding between sides and top.
         crown: how much the top arches over its width.
-        colors: of the bands.
+        colors: colors of the bands.
     """
     lip, step = 0.05, 0.004
     widest = levels[1]

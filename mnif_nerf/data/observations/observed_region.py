@@ -145,7 +145,7 @@ def points_of_scan(cloud: PointCloud, scanner: np.ndarray | None = None, seed: i
     Args:
         cloud: at least 10 points.
         scanner: `[3]`, or None.
-        seed: of the places along the scanner's rays.
+        seed: random seed of the places along the scanner's rays.
 
     Returns:
         the points, and whether the cloud is whole.

@@ -31,7 +31,7 @@ class GridReader(ABC):
     """One kind of grids.
 
     Attributes:
-        name: of the modality.
+        name: name of the modality.
         values: how a store keeps a cell: "bits" (inside or not), "bytes" (0 to 255 per channel) or "floats".
         nouns: what messages call several instances.
         expected: the files, for messages.
@@ -79,7 +79,7 @@ class GridReader(ABC):
         data's own units.
 
         Args:
-            facts: of `settle`.
+            facts: what `settle` found.
             exact: whether an instance of another shape is refused, or brought to it.
         """
 

@@ -53,7 +53,7 @@ class PointSampler:
         points_per_instance: N; 0, or as many as there are cells, takes every cell in order.
         device: where batches end up. The store itself stays in (memory-mapped) host memory.
         seed: draws with the same seed and step are equal.
-        choice: of the points.
+        choice: how points are chosen.
 
     Raises:
         MNIFError: a batch larger than the data, or a setting that makes no sense.

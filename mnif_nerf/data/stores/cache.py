@@ -43,7 +43,7 @@ def open_or_build(
     Args:
         target: the packed folder.
         form: what its manifest must name.
-        fingerprint: of the source files as they are now.
+        fingerprint: fingerprint of the source files as they are now.
         title: what is packed, for the message when it is packed again.
         open_arrays: makes the store from the manifest; ValueError, KeyError and OSError mean damage.
         build: fills an empty folder with arrays and returns the rest of the manifest. Its "notes", a list of

@@ -60,7 +60,7 @@ def pack_grids(
     """Write <values>.npy and, for bits, surface.npy and surface_offsets.npy.
 
     Args:
-        reader: of the files.
+        reader: reader of the files.
         sources: the instances.
         folder: where to write.
         facts: the grid that all are brought to.

@@ -186,7 +186,7 @@ class GrowingArray:
     Args:
         path: the file.
         row: shape of one row.
-        dtype: of the elements.
+        dtype: dtype of the elements.
     """
 
     def __init__(self, path: Path, row: tuple[int, ...] = (), dtype: type = np.uint8) -> None:

@@ -23,6 +23,6 @@ def build_field(spec: FieldSpec, seed: int | None = None) -> ModulatedField:
 
     Args:
         spec: with the modulation.
-        seed: of the initial weights; None draws from torch's global generator.
+        seed: random seed of the initial weights; None draws from torch's global generator.
     """
     return _CLASSES[spec.modulation](spec, seed)

@@ -21,7 +21,7 @@ def as_mixture(field: ModulatedField, what: str) -> MixtureField:
     """The field, where it is a mixture.
 
     Args:
-        field: of any modulation.
+        field: a field of any modulation.
         what: what needs a mixture, to begin a sentence with.
 
     Raises:

@@ -152,10 +152,10 @@ def fit_observation(
 
     Args:
         pipe: the model; it is not changed.
-        observation: of `open_observation`, a path, or an array (see
+        observation: an observation from `open_observation`, a path, or an array (see
             `mnif_nerf.data.observations.observations.as_observation`).
         settings: how.
-        name: of the best object.
+        name: name of the best object.
         on_step: called `total_steps` times.
 
     Raises:

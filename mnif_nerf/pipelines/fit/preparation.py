@@ -53,7 +53,7 @@ class FitTask:
         evidence: None of a `Photo`, which has a search of its own.
         truth: all that is known, to score against; None where nothing beyond `seen` is.
         complete: whether all of the object was observed.
-        weight: of the prior.
+        weight: weight of the prior.
         notes: sentences for the report.
     """
 
@@ -74,8 +74,8 @@ def prepare(
         model: with the latents of training instances.
         observation: in the scene box.
         region: what counts as seen of it.
-        views: of posed pictures, the ones to fit to; the others are scored. All when empty.
-        seed: of the draws.
+        views: the posed pictures to fit to; the others are scored. All when empty.
+        seed: random seed of the draws.
 
     Raises:
         MNIFError: an observation of another modality, a region that does not fit it or leaves nothing.
@@ -150,7 +150,7 @@ def photo_intrinsics(photo: Photo, focal_over_width: float, field_of_view: float
 
     Args:
         photo: the picture.
-        focal_over_width: of the model.
+        focal_over_width: focal length over width of the model.
         field_of_view: horizontal, degrees.
 
     Raises:

@@ -33,9 +33,9 @@ class OfficialKind:
 
     Attributes:
         modality: the name of one of `mnif_nerf.modalities`.
-        out_features: of the field.
+        out_features: number of outputs of the field.
         head, final_activation: of the field's specification.
-        resolution: of the training grid; None for radiance.
+        resolution: resolution of the training grid; None for radiance.
         meta_learned: whether latents come from their inner loop (and the file holds its rates).
         turn, shift: their coordinates are `turn @ ours + shift`.
     """

@@ -205,7 +205,7 @@ class InstancePipeline(VanillaPipeline):
         """Mean metrics over all items to score; those of unseen instances of grids begin with "unseen_".
 
         Args:
-            step: of training.
+            step: step of training.
             output_path: folder for the pictures and the scores of every instance (`per_instance.json`).
             get_std: whether "<metric>_std" stands beside every mean.
 
