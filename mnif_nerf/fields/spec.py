@@ -37,8 +37,8 @@ class FieldSpec:
         latent_dim: D.
         w0: sine frequency of every layer; of "fourier-relu" the bandwidth of its first layer.
         coefficients: of a mixture: "layer-wise" (one per basis and layer) or "network-wise" (one per basis).
-        init: initialisation of a mixture: "corrected" keeps the spread of the initial output independent of M; "authors" averages
-            unscaled bases, whose mean has weights 1/sqrt(M) too small.
+        init: initialisation of a mixture: "corrected" keeps the spread of the initial output independent of M;
+            "authors" averages unscaled bases, whose mean has weights 1/sqrt(M) too small.
         final_activation: "linear" (radiance, logits) or "sine" (values in [-1, 1]).
         head: what the raw values mean, see `mnif_nerf.fields.heads`.
         family: family of the small networks, see `mnif_nerf.fields.families`.
