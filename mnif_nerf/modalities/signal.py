@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnif_nerf.data.grid_facts import GridFacts
+from mnif_nerf.metrics.signals import signal_scores
 from mnif_nerf.modalities.grids import GridModality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData
 from mnif_nerf.objects.signal import NeuralSignal
@@ -66,14 +66,7 @@ class Signal(GridModality):
     def reconstruction_scores(self, item: NeuralObject, truth: np.ndarray, lpips: Lpips | None) -> dict[str, float]:
         """PSNR, of the range of the data, and the root of the mean squared error in the data's own units."""
         assert isinstance(item, NeuralSignal)
-        return signal_scores(item.values(), truth, item.grid_facts)
-
-
-def signal_scores(made: np.ndarray, truth: np.ndarray, grid: GridFacts) -> dict[str, float]:
-    """How near `made` comes to `truth`, both `[*shape]` or `[*shape, C]` in the data's own units."""
-    error = float(np.square(made.astype(np.float64) - truth).mean())
-    span = (grid.high - grid.low) ** 2
-    return {"psnr": float(-10.0 * np.log10(max(error / span, 1e-20))), "rmse": error**0.5}
+        return signal_scores(item.values(), truth, item.grid_facts.low, item.grid_facts.high)
 
 
 def _make_days(options: DemoData) -> None:

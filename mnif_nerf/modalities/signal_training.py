@@ -13,9 +13,9 @@ from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.export.signals import signal_picture
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.metrics.signals import signal_scores
 from mnif_nerf.modalities.grid_settings import SignalModelSettings
 from mnif_nerf.modalities.grid_training import GridTraining, front_camera
-from mnif_nerf.modalities.signal import signal_scores
 from mnif_nerf.modalities.training import FieldCache
 from mnif_nerf.objects.base import ObjectFacts
 from mnif_nerf.objects.signal import NeuralSignal
@@ -62,7 +62,7 @@ class SignalTraining(GridTraining):
     def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:
         """ "psnr", of the range of the data, and "rmse", in the data's own units."""
         made = _object(fields.model.field.collapse(latent), fields.grid).values()
-        return signal_scores(made, values, store.facts)
+        return signal_scores(made, values, store.facts.low, store.facts.high)
 
     def comparison(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray, size: int) -> Tensor:
         """The picture of the given values beside that of the latent's."""
