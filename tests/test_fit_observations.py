@@ -185,10 +185,10 @@ def test_halves_are_those_of_the_axes() -> None:
         assert seen.sum() == 32
     box = Region(box=(-0.5, -0.5, -0.5, 0.0, 0.5, 0.5))
     np.testing.assert_array_equal(box.cells(4), Region("back").cells(4))
-    top = Region("top").pixels(4)
+    top = Region("top").pixels((4, 4))
     assert top[:2].all()
     assert not top[2:].any()
-    left = Region("left").pixels(4)
+    left = Region("left").pixels((4, 4))
     assert left[:, :2].all()
     assert not left[:, 2:].any()
 
@@ -340,7 +340,7 @@ def test_regions_that_make_no_sense(tmp_path: Path) -> None:
     with pytest.raises(MNIFError, match="`box`"):
         Region(box=(0, 0, 0, -1, 1, 1))
     with pytest.raises(MNIFError, match="a picture has top"):
-        Region("front").pixels(4)
+        Region("front").pixels((4, 4))
     np.save(tmp_path / "mask.npy", np.ones((4, 4, 4), dtype=bool))
     with pytest.raises(MNIFError, match=r"mask of \[4, 4, 4\], expected \[8, 8, 8\]"):
         read_mask(tmp_path / "mask.npy", (8, 8, 8))

@@ -14,9 +14,11 @@ from PIL import Image
 from scipy.io import wavfile
 from tiny_runs import tiny_settings
 
-from mnif_nerf.cli import data, diagnose, evaluate, export_mesh, export_web, publish, render, sample
+from mnif_nerf.cli import data, diagnose, evaluate, export_mesh, export_web, fit, publish, render, sample
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.objects import NeuralImage, NeuralObject, NeuralShape, NeuralSignal
+from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
+from mnif_nerf.pipelines.fit.scores import grid_iou
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.run import TrainingRun
 
@@ -94,6 +96,11 @@ def test_pictures_keep_their_proportions(tmp_path: Path, adaptation: str) -> Non
     found = pipe.encode(values)[0]
     assert isinstance(found, NeuralImage)
     assert found.image().size == (12, 8)
+    path = tmp_path / "data" / "test" / "p0.png"
+    quick = {"restarts": 1, "steps": 3, "observed_half": "left", "output": tmp_path / "fit", "device": "cpu"}
+    fitted = fit.main(fit.FitOptions(str(run.folder), path, resolution=24, **quick))  # type: ignore[arg-type]
+    assert Image.open(fitted / "fit.png").size == (24, 16)
+    assert set(json.loads((fitted / "report.json").read_text())["scores"]["fit"]) == {"psnr_seen", "psnr_unseen"}
     # A viewer that looks straight at the plane sees white above and below, and the picture between.
     out = run.fields.training.render(*run.fields(item.latent), *_rays(), run.settings.pipeline.model)
     seen = out["accumulation"][:, 0] > 0
@@ -125,6 +132,8 @@ def test_shapes_keep_their_proportions(tmp_path: Path, adaptation: str) -> None:
     scores = pipe.model.kind.reconstruction_scores(item, truth, None)
     assert scores["iou"] == pytest.approx((item.occupancy(12) & truth).sum() / (item.occupancy(12) | truth).sum())
     assert pipe.model.kind.picture_of_data(truth, 24).size == (24, 24)
+    observed = fit_observation(pipe, item.occupancy_in_cube(12), FitSettings(restarts=1, steps=3))
+    assert 0 <= grid_iou(observed.best, item.occupancy_in_cube(12)) <= 1
     found = pipe.encode(truth)[0]
     assert isinstance(found, NeuralShape)
     assert found.occupancy(12).shape == BOX

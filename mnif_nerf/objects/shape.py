@@ -118,11 +118,18 @@ class NeuralShape(SolidObject):
         Raises:
             MNIFError: a resolution that does not fit in memory, or a level out of range.
         """
-        from mnif_nerf.export.voxels import field_to_occupancy
-
         wanted = self._density_level(level)
         shape = (resolution,) * 3 if self.facts.grid is None else self.facts.grid.scaled(resolution)
-        return field_to_occupancy(self.solid, shape, wanted, self.cells, self.half_extent, skip_empty=False)
+        return self._inside(shape, wanted)
+
+    def occupancy_in_cube(self, resolution: int = 64) -> np.ndarray:
+        """See `SolidObject`."""
+        return self._inside((resolution,) * 3)
+
+    def _inside(self, shape: tuple[int, ...], level: float | None = None) -> np.ndarray:
+        from mnif_nerf.export.voxels import field_to_occupancy
+
+        return field_to_occupancy(self.solid, shape, level, self.cells, self.half_extent, skip_empty=False)
 
     def _density_level(self, level: float | None) -> float | None:
         """The density of `SolidField` that stands for an occupancy."""

@@ -69,6 +69,10 @@ class SolidObject(NeuralObject):
         """Which cells are inside: bool `[X, Y, Z]`, index [x, y, z], z up, +x forward; the longest edge has
         `resolution` cells."""
 
+    def occupancy_in_cube(self, resolution: int = 64) -> np.ndarray:
+        """`occupancy` over the whole scene box, whatever the training data's proportions: bool `[G, G, G]`."""
+        return self.occupancy(resolution)
+
     def picture(self, resolution: int = 256) -> Image.Image:
         """See `NeuralObject`: the view from the front left, from a little above."""
         return self.render(resolution=resolution)

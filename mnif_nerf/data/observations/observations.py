@@ -75,7 +75,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels uint8 [R, R, C]; `known` bool [R, R] says which were observed, None all."""
+    """Pixels uint8 [H, W, C]; `known` bool [H, W] says which were observed, None all."""
 
     pixels: np.ndarray
     known: np.ndarray | None = None

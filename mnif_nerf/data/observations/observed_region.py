@@ -79,22 +79,22 @@ class Region:
             return np.asarray(((points >= self.box[:3]) & (points <= self.box[3:])).all(axis=1))
         return np.ones(len(points), dtype=bool)
 
-    def pixels(self, resolution: int) -> np.ndarray:
-        """Seen pixels of a picture: bool [R, R].
+    def pixels(self, shape: tuple[int, int]) -> np.ndarray:
+        """Seen pixels of a picture: bool [H, W].
 
         Raises:
             MNIFError: a box, or a half that pictures do not have.
         """
         if self.mask is not None:
-            return read_mask(self.mask, (resolution, resolution))
+            return read_mask(self.mask, shape)
         if self.box is not None:
             raise MNIFError("`box` is for shapes in space; for a picture give `half` or `mask`.")
-        seen = np.ones((resolution, resolution), dtype=bool)
+        seen = np.ones(shape, dtype=bool)
         if self.half is not None:
             if self.half not in _PICTURE_HALVES:
                 raise MNIFError(f"`half` {self.half}: a picture has {', '.join(_PICTURE_HALVES)}.")
             axis, sign = _PICTURE_HALVES[self.half]
-            place = np.arange(resolution) - (resolution - 1) / 2
+            place = np.arange(shape[axis]) - (shape[axis] - 1) / 2
             seen &= (sign * place > 0)[:, None] if axis == 0 else (sign * place > 0)[None, :]
         return seen
 

@@ -78,7 +78,7 @@ def _photo_rows(
 
 
 def _picture_rows(fit: Fit, seen: Picture, truth: Picture | None) -> tuple[list[list[Any]], list[list[str]]]:
-    size = len(seen.pixels)
+    size = max(seen.pixels.shape[:2])
     shown = np.repeat(seen.pixels, 3 // seen.pixels.shape[2], axis=2).copy()
     captions = ["observed", "start (mean)", "fit"]
     if seen.known is not None:

@@ -24,6 +24,7 @@ from mnif_nerf.data.observations.observed_region import Region, SolidPoints, poi
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.evidence import PointPool, ViewEvidence, view_rays
 from mnif_nerf.latents.search import Evidence
+from mnif_nerf.rendering import grids
 from mnif_nerf.rendering.cameras import Intrinsics
 
 if TYPE_CHECKING:
@@ -235,14 +236,14 @@ def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> FitTask:
 
 
 def _picture(model: StoredModel, picture: Picture, region: Region, seed: int) -> FitTask:
-    size = len(picture.pixels)
-    known = np.ones((size, size), dtype=bool) if picture.known is None else picture.known
-    seen = known if region.everything else known & region.pixels(size)
+    height, width = picture.pixels.shape[:2]
+    known = np.ones((height, width), dtype=bool) if picture.known is None else picture.known
+    seen = known if region.everything else known & region.pixels((height, width))
     rows, columns = np.nonzero(seen)
-    places = (np.stack([rows, columns], axis=1).astype(np.float32) + 0.5) * (2.0 / size) - 1.0
+    places = grids.cell_centres((height, width)).T[torch.from_numpy(seen.flatten())].contiguous()
     targets = picture.pixels[rows, columns].astype(np.float32) * (2.0 / 255.0) - 1.0
     device = model.latents.device
-    pool = PointPool(torch.from_numpy(places).to(device), torch.from_numpy(targets).to(device), 1.0)
+    pool = PointPool(places.to(device), torch.from_numpy(targets).to(device), 1.0)
     evidence = model.kind.point_evidence(model.field, [pool], min(1024, max(1, len(rows))), seed=seed)
     truth = picture if picture.known is None else None
     complete = bool(seen.all())

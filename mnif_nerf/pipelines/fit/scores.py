@@ -110,7 +110,10 @@ def cells_scores(item: NeuralObject, seen: Cells, truth: Cells | None) -> dict[s
     Raises:
         MNIFError: a truth of another size.
     """
-    made, known = torch.from_numpy(require_solid(item).occupancy(min(len(seen.values), _MOST_CELLS))), seen.known
+    made, known = (
+        torch.from_numpy(require_solid(item).occupancy_in_cube(min(len(seen.values), _MOST_CELLS))),
+        seen.known,
+    )
     values = torch.from_numpy(_reduced(seen.values, len(made)))
     mask = torch.ones_like(values) if known is None else torch.from_numpy(_reduced(known, len(made)))
     found = {"iou_seen": float(iou(made[mask], values[mask]))}
@@ -144,7 +147,7 @@ def require_same_size(truth: Cells, wanted: int) -> None:
 
 def grid_iou(item: NeuralObject, values: np.ndarray, known: np.ndarray | None = None) -> float:
     """IoU with voxels bool [G, G, G], over the cells `known` (bool [G, G, G]; all when None)."""
-    made = torch.from_numpy(require_solid(item).occupancy(min(len(values), _MOST_CELLS)))
+    made = torch.from_numpy(require_solid(item).occupancy_in_cube(min(len(values), _MOST_CELLS)))
     every = torch.from_numpy(_reduced(values, len(made)))
     counted = torch.ones_like(every) if known is None else torch.from_numpy(_reduced(known, len(made)))
     return float(iou(made[counted], every[counted]))
@@ -152,10 +155,10 @@ def grid_iou(item: NeuralObject, values: np.ndarray, known: np.ndarray | None = 
 
 def picture_scores(item: NeuralObject, seen: Picture, truth: Picture | None) -> dict[str, float]:
     """PSNR over the pixels that were seen and, given a truth, over the others."""
-    size = len(seen.pixels)
-    made = np.asarray(item.picture(size), dtype=np.float32) / 255
+    shape = seen.pixels.shape[:2]
+    made = np.asarray(item.picture(max(shape)), dtype=np.float32) / 255
     made = made[..., : seen.pixels.shape[2]]
-    known = np.ones((size, size), dtype=bool) if seen.known is None else seen.known
+    known = np.ones(shape, dtype=bool) if seen.known is None else seen.known
     found = {"psnr_seen": _masked_psnr(made, seen.pixels, known)}
     if truth is not None and not known.all():
         found["psnr_unseen"] = _masked_psnr(made, truth.pixels, ~known)
