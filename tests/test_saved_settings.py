@@ -66,5 +66,5 @@ def test_missing_keys_get_defaults_and_retired_ones_are_dropped() -> None:
 
 def test_unknown_keys_are_refused() -> None:
     pytest.importorskip("nerfstudio")
-    with pytest.raises(MNIFError, match="does not know .*from_the_future of VoxelModelSettings"):
+    with pytest.raises(MNIFError, match=r"does not know .*from_the_future of VoxelModelSettings"):
         yaml.load(OLD_MODEL + "from_the_future: 1\n", Loader=yaml.Loader)
