@@ -15,9 +15,10 @@ from scipy.io import wavfile
 from tiny_runs import tiny_settings
 
 from mnif_nerf.cli import data, diagnose, evaluate, export_mesh, export_web, fit, publish, render, sample
+from mnif_nerf.data.observations.observations import Cells
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.objects import NeuralImage, NeuralObject, NeuralShape, NeuralSignal
-from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
+from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation, open_observation
 from mnif_nerf.pipelines.fit.scores import grid_iou
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.run import TrainingRun
@@ -132,6 +133,9 @@ def test_shapes_keep_their_proportions(tmp_path: Path, adaptation: str) -> None:
     scores = pipe.model.kind.reconstruction_scores(item, truth, None)
     assert scores["iou"] == pytest.approx((item.occupancy(12) & truth).sum() / (item.occupancy(12) | truth).sum())
     assert pipe.model.kind.picture_of_data(truth, 24).size == (24, 24)
+    box = open_observation(tmp_path / "data" / "test" / "s0.npy", pipe)
+    assert isinstance(box, Cells)
+    np.testing.assert_array_equal(box.values[3:9, 2:10], np.load(tmp_path / "data" / "test" / "s0.npy"))
     observed = fit_observation(pipe, item.occupancy_in_cube(12), FitSettings(restarts=1, steps=3))
     assert 0 <= grid_iou(observed.best, item.occupancy_in_cube(12)) <= 1
     found = pipe.encode(truth)[0]

@@ -205,10 +205,10 @@ def _upright(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def read_cells(path: Path) -> Cells:
-    """Voxels; cells that are NaN in an array of floats (.npy, or the only one of an .npz) are unknown.
+    """Voxels, boxes filled up to cubes. Cells that are NaN in an array of floats (.npy, .npz with one) are unknown.
 
     Raises:
-        MNIFError: unreadable, no cube, all unknown, or all cells alike.
+        MNIFError: unreadable, a box that lacks an odd number of cells, all unknown, or all cells alike.
     """
     if path.suffix.lower() in (".npy", ".npz"):
         values = _float_array(path)
@@ -221,6 +221,9 @@ def read_cells(path: Path) -> Cells:
                 raise MNIFError(f"{path}: no known cell is inside, so there is no shape in it; see more of it.")
             return Cells(inside, known)
     values = read_voxels(path)
+    missing = [max(values.shape) - count for count in values.shape]
+    if not any(count % 2 for count in missing):  # a box lies in the middle of the scene box
+        values = np.pad(values, [(count // 2, count // 2) for count in missing])
     require_cube(values, path)
     require_shape(values, path)
     return Cells(values)
