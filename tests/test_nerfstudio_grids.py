@@ -71,7 +71,7 @@ def test_checkpoint_and_model_folder_hold_rates_and_computed_latents(runs: dict[
     model = read_model(runs[method].folder / "model")
     modality, stem, channels = ("voxel", "shape", 1) if method == VOXEL else ("image", "picture", 3)
     assert model.modality == modality
-    assert model.grid == {"resolution": 12, "channels": channels}
+    assert model.grid == {"resolution": 12, "channels": channels, "shape": [12] * model.field.spec.in_features}
     assert model.names == tuple(f"{stem}{i:03d}" for i in range(6))
     assert torch.equal(model.latents, latents)
     assert model.rates is not None
@@ -290,7 +290,7 @@ def test_the_front_camera_sees_the_image_pixel_by_pixel(runs: dict[str, Run], da
     truth = np.asarray(Image.open(data[IMAGE] / "train" / "picture000.png"))
     assert (dataset.get_numpy_image(0) == truth).all()
     outputs = pipeline.model.get_outputs_for_camera(dataset.cameras[0:1])
-    expected = render_image(pipeline.model.collapsed(pipeline.model.latent_of(0))[0], 12)
+    expected = render_image(pipeline.model.collapsed(pipeline.model.latent_of(0))[0].field, (12, 12))
     torch.testing.assert_close(outputs["rgb"], expected, atol=1e-4, rtol=0)
     assert bool((outputs["accumulation"] == 1).all())
 

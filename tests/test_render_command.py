@@ -189,7 +189,7 @@ def test_images(pictures: Path, tmp_path: Path) -> None:
     for options, words in (
         ({"path": "orbit"}, "nothing for a camera"),
         ({"path": "walk", "turns": 1.0}, "nothing for a camera"),
-        ({"path": "walk", "width": 20, "height": 10}, "square"),
+        ({"path": "walk", "width": 20, "height": 10}, "proportions"),
     ):
         with pytest.raises(MNIFError, match=words):
             render.main(_options(pictures, **options))

@@ -367,7 +367,7 @@ def test_sample_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "mnif-export-mesh" not in printed
     fine = sample.main(_sample(run, resolution=40, output=run / "fine"))
     assert Image.open(fine / "images" / "sample000.png").size == (40, 40)
-    with pytest.raises(MNIFError, match="`views`"):
+    with pytest.raises(MNIFError, match="--views"):
         sample.main(_sample(run, views=2))
 
 
