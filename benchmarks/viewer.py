@@ -148,10 +148,10 @@ def baseline(pipeline: Any) -> dict[str, float]:
         model.render(*rays, None)
 
     def without() -> None:
-        model._kept.clear()
-        if pipeline.datamanager.storage().get("modality", "radiance") == "radiance":
+        model.collapsed.clear()
+        if pipeline.datamanager.facts().get("modality", "radiance") == "radiance":
             model.field.collapse(model.latent_of(None))
-            model.render_field(field, None, *rays)
+            model.modality.render(field, None, *rays, model.config)
         else:
             model.render(*rays, None)
 

@@ -169,10 +169,10 @@ def test_settings_are_those_of_the_nerfstudio_methods() -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_losses_are_those_of_the_nerfstudio_model(data: Path, noise: float) -> None:
-    pytest.importorskip("nerfstudio")
-    from mnif_nerf.models.radiance import MNIFModelConfig
-    from nerfstudio.data.scene_box import SceneBox
+def test_losses_are_those_of_stage_1(data: Path, noise: float) -> None:
+    from mnif_nerf.latents.stage1 import Stage1Model
+    from mnif_nerf.modalities.radiance_settings import RadianceModelSettings
+    from mnif_nerf.modalities.radiance_training import RadianceTraining
 
     store = open_store(data, "train", progress=False)
     method = dataclasses.replace(TINY, latent_noise=noise)
@@ -180,13 +180,13 @@ def test_losses_are_those_of_the_nerfstudio_model(data: Path, noise: float) -> N
     for _ in range(2):
         trainer.step()
     shape = {name: getattr(method, name) for name in ("width", "hidden_layers", "num_bases", "latent_dim")}
-    config = MNIFModelConfig(**shape, latent_noise=noise)
-    box = SceneBox(aabb=torch.tensor([[-0.5] * 3, [0.5] * 3]))
-    model = config.setup(scene_box=box, num_train_data=12, metadata={"scene_names": store.names})
+    settings, training = RadianceModelSettings(**shape, latent_noise=noise), RadianceTraining()
+    spec = training.field_spec(settings, None)
+    model = Stage1Model(spec, store.names, training.task(settings), settings.latents())
     model.field.load_state_dict(trainer.field.state_dict())
     model.latents.load_state_dict(trainer.latents.state_dict())
     batch = trainer.sampler.draw(5)
-    theirs, ours = model.get_training_outputs(batch, 77)["losses"], trainer.losses(batch, 77)
+    theirs, ours = model(batch, 77)["losses"], trainer.losses(batch, 77)
     assert theirs.keys() == ours.keys() == {"rgb", "mask", "carve", "latent"}
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], msg=name)

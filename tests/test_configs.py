@@ -108,7 +108,8 @@ def test_names_and_ways() -> None:
     assert {config.method_name.replace("-", "_") for config in METHODS.values()} == set(METHODS)
     ways = {name: config.pipeline.adaptation for name, config in METHODS.items()}
     radiance = {"mnif", "mnif_lite", "mnif_srn_cars_s"}
-    assert {name for name, way in ways.items() if way == "auto-decoding"} == radiance
+    signals = {"mnif_signal", "mnif_signal_lite"}
+    assert {name for name, way in ways.items() if way == "auto-decoding"} == radiance | signals
     assert {kind(config) for name, config in METHODS.items() if name in radiance} == {"scene_data"}
     assert {kind(config) for name, config in METHODS.items() if name not in radiance} == {"grid_data"}
     assert {c.pipeline.datamanager.modality for n, c in METHODS.items() if "image" in n or "celeba" in n} == {"image"}

@@ -233,7 +233,7 @@ def test_demo_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert re.search(r"Unseen digits, reconstructed: [\d.]+ dB over 3", page)
     assert Image.open(output / "overview.png").width > 3 * 24
     model = read_model(config.run_folder() / "model")
-    assert (model.modality, model.grid) == ("image", {"resolution": 8, "channels": 1})
+    assert (model.modality, model.grid) == ("image", {"resolution": 8, "channels": 1, "shape": [8, 8]})
     is_done(config, commands, capsys)
 
 

@@ -71,7 +71,7 @@ def test_posed_pictures(radiance: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert Image.open(output / "before_after.png").width > 400
     assert len(list((output / "views").iterdir())) == 4
     loaded = trimesh.load(output / "mesh.glb", force="mesh")
-    assert len(loaded.faces) > 100
+    assert len(loaded.faces) > 20  # a few steps from a random model: some closed thing
     said = capsys.readouterr().out
     assert "PSNR, not observed" in said
     assert f"--latent-file {output / 'latent.safetensors'}" in said
@@ -134,7 +134,7 @@ def test_a_mesh_for_a_radiance_model_is_rendered(radiance: str, tmp_path: Path) 
     half = dataclasses.replace(FitOptions(radiance, tmp_path / "box.ply", **FAST), observed_half="left")  # type: ignore[arg-type]
     report = json.loads((main(half) / "report.json").read_text())
     assert report["observation"] == "Cells"
-    assert any("colours from the prior" in note for note in report["notes"])
+    assert any("colours are those of the prior" in note for note in report["notes"])
     np.save(tmp_path / "cells.npy", np.eye(8, dtype=bool)[None].repeat(8, 0))
     whole = FitOptions(radiance, tmp_path / "box.ply", truth=tmp_path / "cells.npy", **FAST)  # type: ignore[arg-type]
     report = json.loads((main(whole) / "report.json").read_text())

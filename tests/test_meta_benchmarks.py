@@ -146,7 +146,7 @@ def test_a_worker_of_the_step_counts_its_own_memory() -> None:
 
 def test_settings_are_those_of_the_lite_methods() -> None:
     pytest.importorskip("nerfstudio")
-    from mnif_nerf import configs
+    from mnif_nerf import configs, modalities
 
     registered: dict[str, Any] = {
         "voxel": configs.mnif_voxel_lite.config,
@@ -158,8 +158,8 @@ def test_settings_are_those_of_the_lite_methods() -> None:
         model, manager = config.pipeline.model, config.pipeline.datamanager
         for name in ("width", "hidden_layers", "num_bases", "latent_dim", "coefficients", "init"):
             assert getattr(settings.field, name) == getattr(model, name), (modality, name)
-        w0 = model.sine_frequency(settings.resolution) if modality == "image" else model.w0
-        assert settings.field.w0 == w0
+        grid = None if modality == "radiance" else {"resolution": settings.resolution, "channels": 1}
+        assert settings.field.w0 == modalities.get(modality).training.field_spec(model, grid).w0
         kind = ("scenes", "rays", "scene") if modality == "radiance" else ("instances", "points", "instance")
         assert settings.batch == getattr(manager, f"{kind[0]}_per_step")
         if modality != "image":  # the method also draws between the pixels
