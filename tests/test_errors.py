@@ -9,6 +9,7 @@ from mnif_nerf.errors import MNIFError, first_line, require
 
 def test_a_missing_extra_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)  # another test may have imported it
     with pytest.raises(MNIFError) as caught:
         require("matplotlib.figure", "plots")
     said = "matplotlib cannot be imported; it needs the plots extra: pip install 'mnif_nerf[plots]'."

@@ -29,7 +29,11 @@ def stop_when_half_written(program: str, *arguments: str, how: signal.Signals) -
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        said = [line for line in iter(process.stdout.readline, "half\n") if line]
+        said = []
+        for line in process.stdout:  # ends where the program does: a failure is told below, and not waited for
+            said.append(line)
+            if line == "half\n":
+                break
         process.send_signal(how)
         errors = process.stderr.read()
         assert process.wait(timeout=60) is not None, said
@@ -40,9 +44,9 @@ TRAINING = """
 import sys, time
 from pathlib import Path
 from nerfstudio_runs import Run, tiny_config
-from mnif_nerf.pipelines.training import trainer
+import torch
 
-whole = trainer.save
+whole = torch.save
 
 def save(state, file):
     whole(state, file)
@@ -52,7 +56,7 @@ def save(state, file):
         print("\\nhalf", flush=True)
         time.sleep(600)
 
-trainer.save = save
+torch.save = save
 Run(tiny_config(Path(sys.argv[1]), Path(sys.argv[2]), steps=20, **{"steps_per_save": 8}))
 """
 
