@@ -79,9 +79,9 @@ def test_training_lowers_the_loss_of_every_choice(family: str, modulation: str, 
     data = families.make("diverse", families.chosen("diverse", quick=True), tmp_path, seed=0)
     run = families.Run("diverse", (family, modulation, 0.5), str(data), 1, "cpu", 0, True)
     losses = []
-    for step in range(100):
+    for step in range(150):
         with torch.no_grad():
             instances, objective = run.task.draw(step)
             losses.append(float(objective.losses(run.latents(instances)).mean()))
         run.step(0.0)
-    assert sum(losses[-20:]) < 0.9 * sum(losses[:20])
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])

@@ -289,8 +289,12 @@ class Stage1Trainer:
                 f"lower `inner_lr` (now {self.model.meta.inner_lr:g})."
             )
 
-    def choose_threads(self, threads: int = 0) -> int | None:
+    def choose_threads(self, threads: int = 0, say: Callable[[str], None] = print) -> int | None:
         """Set the threads of CPU training: `threads`, or, for 0, the faster setting of a few timed steps.
+
+        Args:
+            threads: how many; 0 chooses.
+            say: prints a line where a number was found by timing.
 
         Returns:
             the number that was found by timing; None where nothing was timed.
@@ -311,6 +315,7 @@ class Stage1Trainer:
 
         chosen = tune_threads(gradient)
         self.model.zero_grad(set_to_none=True)
+        say(f"Training on {chosen} thread{'s' if chosen > 1 else ''}, the faster choice just now.")
         return chosen
 
     @torch.no_grad()

@@ -37,6 +37,8 @@ from mnif_nerf.rendering.occupancy import dilate
 
 _MARGIN = 2  # cells beyond the union of all training shapes where a new one may still be
 
+_HIGHEST_W0, _W0_PER_CELL = 30.0, 0.75
+
 
 class GridTask:
     """The loss at points: squared errors, or cross entropy where the field's head is "logit"."""
@@ -150,26 +152,27 @@ class GridEvaluation(Evaluation):
         assert self.unseen is not None
         return self.encoder(model).grids(self.unseen, torch.from_numpy(self.chosen(self.unseen)))
 
-    def items(self, model: Stage1Model) -> dict[str, list[ScoredItem]]:
+    def _known(self, model: Stage1Model) -> list[tuple[int, int]]:
+        """Index and row of the scored training instances that the model knows."""
+        rows = known_rows(model, self.data.store.names)
+        return [(i, rows[i]) for i in self.chosen(self.data.store).tolist() if rows[i] >= 0]
+
+    def rows(self, model: Stage1Model) -> list[int]:
+        """See `Evaluation`."""
+        return [row for _, row in self._known(model)]
+
+    def seen(self, model: Stage1Model) -> list[ScoredItem]:
         """See `Evaluation`."""
         store, table = self.data.store, model.latents.weight.detach()
-        rows = known_rows(model, store.names)
-        known = [int(i) for i in self.chosen(store) if rows[int(i)] >= 0]
-        items = {}
-        if known:
-            items[""] = [ScoredItem(store.names[i], table[rows[i]], (store, i)) for i in known]
-        if self.unseen is not None:
-            latents = self.latents_of_unseen(model)
-            chosen = self.chosen(self.unseen).tolist()
-            items["unseen_"] = [
-                ScoredItem(self.unseen.names[i], latents[k], (self.unseen, i)) for k, i in enumerate(chosen)
-            ]
-        if not items:
-            raise MNIFError(
-                f"{self.data.root}: the model was trained on none of its instances, and it has no split val or test; "
-                "evaluate on the training data."
-            )
-        return items
+        return [ScoredItem(store.names[i], table[row], (store, i)) for i, row in self._known(model)]
+
+    def unseen_items(self, model: Stage1Model) -> list[ScoredItem]:
+        """See `Evaluation`."""
+        store = self.unseen
+        if store is None:
+            return []
+        latents = self.latents_of_unseen(model)
+        return [ScoredItem(store.names[i], latents[k], (store, i)) for k, i in enumerate(self.chosen(store).tolist())]
 
     @torch.no_grad()
     def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:
@@ -247,6 +250,12 @@ class GridTraining(ModalityTraining):
     @abstractmethod
     def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
         """What such a camera sees of an instance: uint8 `[H, W, 3]`."""
+
+
+def sine_frequency(asked: float, resolution: int) -> float:
+    """w0 of a field of pictures or signals: what is asked for, or, for 0, three quarters of the cells along the longest
+    axis, 30 at most. A higher one lets the field swing between the cells."""
+    return asked or min(_HIGHEST_W0, _W0_PER_CELL * resolution)
 
 
 def front_camera(shape: tuple[int, ...]) -> tuple[Tensor, Intrinsics]:

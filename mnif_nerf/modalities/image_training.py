@@ -14,14 +14,11 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.images import psnr, ssim
 from mnif_nerf.modalities.grid_settings import ImageModelSettings
-from mnif_nerf.modalities.grid_training import GridTraining, front_camera
+from mnif_nerf.modalities.grid_training import GridTraining, front_camera, sine_frequency
 from mnif_nerf.modalities.training import FieldCache
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.plane import render_image, render_plane
-
-_HIGHEST_W0 = 30.0
-_W0_PER_PIXEL = 0.75
 
 
 class Picture(NamedTuple):
@@ -45,7 +42,7 @@ class ImageTraining(GridTraining):
             out_features=grid.get("channels", 1),
             final_activation=model.final_activation,
             head="signed",
-            w0=model.w0 or min(_HIGHEST_W0, _W0_PER_PIXEL * grid.get("resolution", 64)),
+            w0=sine_frequency(model.w0, grid.get("resolution", 64)),
         )
 
     def prepare(self, compact: CompactField, bounds: Tensor, model: Any, grid: Any) -> tuple[Picture, None]:

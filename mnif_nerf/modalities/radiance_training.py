@@ -194,11 +194,18 @@ class ViewEvaluation(Evaluation):
         latents = model.latents.weight.detach()[torch.from_numpy(rows.clip(min=0))]
         return views.where(known), names, latents
 
-    def items(self, model: Stage1Model) -> dict[str, list[ScoredItem]]:
-        """See `Evaluation`: one item for every view."""
+    def rows(self, model: Stage1Model) -> list[int]:
+        """See `Evaluation`."""
+        if self.on_unseen:
+            return []
+        rows = known_rows(model, self.data.names)
+        return sorted({rows[scene] for scene in self.data.evaluation_views.scenes.tolist()} - {-1})
+
+    def seen(self, model: Stage1Model) -> list[ScoredItem]:
+        """See `Evaluation`: one item for every view, of unseen scenes where those are asked for."""
         views, names, latents = self.views(model)
         scenes = views.scenes.tolist()
-        return {"": [ScoredItem(names[s], latents[s], (views, index)) for index, s in enumerate(scenes)]}
+        return [ScoredItem(names[s], latents[s], (views, index)) for index, s in enumerate(scenes)]
 
     @torch.no_grad()
     def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:

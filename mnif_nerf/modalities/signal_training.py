@@ -15,7 +15,7 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.signals import signal_scores
 from mnif_nerf.modalities.grid_settings import SignalModelSettings
-from mnif_nerf.modalities.grid_training import GridTraining, front_camera
+from mnif_nerf.modalities.grid_training import GridTraining, front_camera, sine_frequency
 from mnif_nerf.modalities.training import FieldCache
 from mnif_nerf.objects.base import ObjectFacts
 from mnif_nerf.objects.signal import NeuralSignal
@@ -23,8 +23,6 @@ from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.plane import render_texture
 
-_HIGHEST_W0 = 30.0
-_W0_PER_CELL = 0.75
 _PIXELS = 256  # of the picture that a viewer shows
 
 
@@ -43,7 +41,7 @@ class SignalTraining(GridTraining):
             out_features=grid["channels"],
             final_activation="linear",
             head="signed",
-            w0=model.w0 or min(_HIGHEST_W0, _W0_PER_CELL * grid["resolution"]),
+            w0=sine_frequency(model.w0, grid["resolution"]),
         )
 
     def prepare(

@@ -118,12 +118,35 @@ class Evaluation(ABC):
         self._found: tuple[int, Tensor] | None = None
 
     @abstractmethod
-    def items(self, model: Stage1Model) -> dict[str, list[ScoredItem]]:
-        """What is scored, by the prefix of its metrics: "" for training instances, "unseen_" for others.
+    def rows(self, model: Stage1Model) -> list[int]:
+        """Rows of the training latents that are scored: those that have to be up to date before."""
+
+    @abstractmethod
+    def seen(self, model: Stage1Model) -> list[ScoredItem]:
+        """What is scored without a prefix, in most cases of training instances; may be empty.
 
         Raises:
             MNIFError: there is nothing to score.
         """
+
+    def unseen_items(self, model: Stage1Model) -> list[ScoredItem]:
+        """What is scored beside it, of unseen instances; their latents are found, which takes a while."""
+        return []
+
+    def items(self, model: Stage1Model) -> dict[str, list[ScoredItem]]:
+        """What is scored, by the prefix of its metrics: "" for `seen`, "unseen_" for `unseen_items`.
+
+        Raises:
+            MNIFError: there is nothing to score.
+        """
+        parts = {"": self.seen(model), "unseen_": self.unseen_items(model)}
+        found = {prefix: items for prefix, items in parts.items() if items}
+        if not found:
+            raise MNIFError(
+                f"{self.data.root}: the model was trained on none of its instances, and it has no split val or test; "
+                "evaluate on the training data."
+            )
+        return found
 
     @abstractmethod
     def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:

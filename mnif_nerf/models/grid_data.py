@@ -18,8 +18,11 @@ from torch import Tensor
 
 from mnif_nerf import modalities
 from mnif_nerf.data.sampling.views import choose_scene
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.grid_settings import GridDataSettings
 from mnif_nerf.modalities.grid_training import GridData, GridTraining
+from mnif_nerf.modalities.training import Evaluation
+from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
 from mnif_nerf.random import stream
@@ -98,6 +101,20 @@ class GridDataManager(InstanceDataManager):
         cameras = make_cameras(poses.numpy(), intrinsics, camera.height, camera.width, np.full(len(poses), shown))
         paths = [Path(store.names[shown]) / f"{view:06d}.png" for view in range(len(poses))]
         return ShownInstance(make_outputs(paths, cameras, store.names, shown), self.source, shown, (poses, camera))
+
+    @torch.no_grad()
+    def eval_losses(
+        self, model: InstanceModel, evaluation: Evaluation, step: int
+    ) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """See `InstanceDataManager`: the loss of the evaluated training instances at points drawn for this step."""
+        stage1, items = model.stage1, evaluation.seen(model.stage1)
+        if not items:
+            raise MNIFError(f"{self.get_datapath()}: the model was trained on none of its instances.")
+        instances = torch.tensor([item.truth[1] for item in items])
+        batch = self.source.points.fixed(instances, self.config.points_per_instance, salt=step + 1)
+        latents = torch.stack([item.latent for item in items])
+        outputs = stage1.task.losses(stage1.field, latents, batch, torch.Generator())
+        return outputs, outputs["losses"], {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
 
     @cached_property
     def fixed_indices_eval_dataloader(self) -> FixedIndicesEvalDataloader:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mnif_nerf.modalities.training import Evaluation, TrainingData
+from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.saved_settings import SavedSettings
 
@@ -95,6 +96,12 @@ class InstanceDataManager(VanillaDataManager):
     def facts(self) -> dict[str, Any]:
         """What a model folder must know of the data: fields of `StoredModel`."""
         return self.source.facts()
+
+    def eval_losses(
+        self, model: InstanceModel, evaluation: Evaluation, step: int
+    ) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """Outputs, losses and metrics of what `evaluation` looks at, at rays or points drawn for this step."""
+        raise NotImplementedError
 
     def replacement_eval_dataset(self, evaluation: Evaluation) -> InputDataset:
         """What stands for `eval_dataset` where that is empty."""

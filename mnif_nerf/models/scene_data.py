@@ -18,12 +18,14 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+from torch import Tensor
 
 from mnif_nerf.data.readers.images import composite_white, read_image
 from mnif_nerf.data.sampling.views import ViewList
 from mnif_nerf.modalities.radiance_settings import SceneDataSettings
 from mnif_nerf.modalities.radiance_training import SceneData, ViewEvaluation
 from mnif_nerf.modalities.training import Evaluation
+from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import SrnDataParser, SrnDataParserConfig, make_cameras, make_outputs
 from mnif_nerf.models.instance_data import InstanceDataManager, InstanceDataManagerConfig, ray_bundle
 from mnif_nerf.random import stream
@@ -88,6 +90,17 @@ class MNIFDataManager(InstanceDataManager):
         """See `InstanceDataManager`; in test modes the camera is that of the shown scene, for which no store is
         opened."""
         return self.source.facts() if self.test_mode == "val" else {"camera": self.camera()}
+
+    def eval_losses(
+        self, model: InstanceModel, evaluation: Evaluation, step: int
+    ) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+        """See `InstanceDataManager`: the mean squared error of random rays of the views to score."""
+        assert isinstance(evaluation, ViewEvaluation)
+        views, _, latents = evaluation.views(model.stage1)
+        bundle, batch = self.random_rays(views, self.get_eval_rays_per_batch(), step)
+        with model.rendering_latents(latents):
+            outputs = model(bundle)
+        return outputs, model.get_loss_dict(outputs, batch), model.get_metrics_dict(outputs, batch)
 
     def replacement_eval_dataset(self, evaluation: Evaluation) -> InputDataset:
         """The views of unseen scenes, where those are to be scored."""

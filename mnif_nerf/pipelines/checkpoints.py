@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,26 @@ def how_to_resume(folder: Path, step: int) -> str:
     return (
         f"interrupted at step {step}; {kept} is kept: go on from there with the same command and --load-dir {folder}."
     )
+
+
+def nothing_left(steps: int) -> str:
+    """What to tell a user whose run has all its steps already."""
+    return f"The run has its {steps} steps; --max-num-iterations N goes on to step N."
+
+
+def require_instances(trained: Sequence[str], present: Sequence[str], root: Path) -> None:
+    """Refuse to go on with other instances than those of the checkpoint.
+
+    Args:
+        trained: names in the checkpoint.
+        present: names in the data.
+        root: the data folder.
+
+    Raises:
+        MNIFError: they differ.
+    """
+    if tuple(trained) != tuple(present):
+        raise MNIFError(
+            f"the checkpoint holds {len(trained)} instances, and {root} holds {len(present)} others; go on with the "
+            "data it was trained on."
+        )

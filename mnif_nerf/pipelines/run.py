@@ -22,7 +22,9 @@ from mnif_nerf.pipelines.checkpoints import (
     checkpoint_in,
     damaged_checkpoint,
     how_to_resume,
+    nothing_left,
     read_checkpoint,
+    require_instances,
     write_checkpoint,
 )
 from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
@@ -90,17 +92,13 @@ class TrainingRun:
             for name, value in state["pipeline"].items()
             if name.startswith(_PREFIX) and name != _PREFIX + _NOT_OURS
         }
-        names = self.model.names
+        names = self.model.names  # of the data; loading replaces them
         try:
             self.model.load_state_dict(weights)
             self.optimizers.load_state_dict(state, settings.load_scheduler)
         except DAMAGED as error:
             raise error if isinstance(error, MNIFError) else damaged_checkpoint(file, error) from error
-        if self.model.names != names:
-            raise MNIFError(
-                f"the checkpoint holds {len(self.model.names)} instances, and {self.data.root} holds {len(names)} "
-                "others; go on with the data it was trained on."
-            )
+        require_instances(self.model.names, names, self.data.root)
         self.first_step = int(state["step"]) + 1
         self.say(f"Resuming after step {state['step']} of {file}")
 
@@ -133,26 +131,18 @@ class TrainingRun:
             temporary.write_text(dump_settings(self.settings), encoding="utf-8")
         self.say(f"Run folder: {self.folder}")
         if self.first_step >= total:
-            self.say(f"The run has its {total} steps; --max-num-iterations N goes on to step N.")
+            self.say(nothing_left(total))
         try:
             if self.first_step < total:
                 self._train(total)
             self.save(self.last_step)
         except KeyboardInterrupt:
             raise SystemExit(how_to_resume(self.settings.checkpoint_folder(), self.last_step)) from None
-        try:
-            finish_run(self.written(), self.last_step, self.say)
-        except KeyboardInterrupt:
-            raise SystemExit(
-                "interrupted after the last step, before the latent prior was trained: go on with "
-                f"mnif-train-prior --load-config {self.folder / 'config.yml'}."
-            ) from None
+        finish_run(self.written(), self.last_step, self.say)
         return self.folder
 
     def _train(self, total: int) -> None:
-        chosen = self.trainer.choose_threads(self.settings.pipeline.threads)
-        if chosen is not None:
-            self.say(f"Training on {chosen} thread{'s' if chosen > 1 else ''}, the faster choice just now.")
+        self.trainer.choose_threads(self.settings.pipeline.threads, self.say)
         self.model.train()
         with _Reports(self, total) as reports:
             self.trainer.train(self.first_step, total, reports)
@@ -163,7 +153,7 @@ class TrainingRun:
         was_training = self.model.training
         self.model.eval()
         try:
-            self.trainer.refresh_latents()
+            self.trainer.refresh_latents(self.evaluation.rows(self.model))
             with torch.enable_grad():  # of fits
                 parts = self.evaluation.items(self.model)
             rows = {

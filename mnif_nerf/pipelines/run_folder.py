@@ -95,9 +95,23 @@ def finish_run(run: Run, step: int, say: Callable[[str], None] = print) -> None:
         run: what is written.
         step: the last step taken.
         say: prints a line.
+
+    Raises:
+        MNIFError: see `write_run_model`.
+        SystemExit: interrupted by the user; the sentence says how to go on.
     """
-    folder = write_run_model(run, step, finished=True)
     config = run.folder / "config.yml"
+    try:
+        _finish(run, step, config, say)
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "interrupted after the last step, before the latent prior was trained: go on with "
+            f"mnif-train-prior --load-config {config}."
+        ) from None
+
+
+def _finish(run: Run, step: int, config: Path, say: Callable[[str], None]) -> None:
+    folder = write_run_model(run, step, finished=True)
     with_prior = False
     if run.settings.train_prior:
         try:

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mnif_nerf.data.generate.writer import claim_output, write_manifest
+from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_splits
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder
 
 SPLIT_SIZES = {"train": 1500, "val": 97, "test": 200}
 
@@ -37,16 +36,11 @@ def make_digits(output: Path | str, seed: int = 0) -> Path:
     if claim_output(output, "digits", settings):
         return output
     levels = np.rint(images * (255.0 / 16.0)).astype(np.uint8)
-    order = np.random.default_rng(seed).permutation(len(levels))
-    first = 0
-    for split, count in SPLIT_SIZES.items():
-        rows = np.sort(order[first : first + count])
-        first += count
-        if (output / split).exists():  # appeared whole, in a run that was interrupted later
-            continue
-        with atomic_folder(output / split) as temporary:
-            for row in rows:
-                Image.fromarray(levels[row]).save(temporary / f"{row:04d}-{labels[row]}.png")
+
+    def write(row: int, folder: Path) -> None:
+        Image.fromarray(levels[row]).save(folder / f"{row:04d}-{labels[row]}.png")
+
+    write_splits(output, SPLIT_SIZES, np.random.default_rng(seed).permutation(len(levels)), write)
     source = "scikit-learn's load_digits (UCI, optical recognition of handwritten digits)"
     write_manifest(output, "digits", settings, complete=True, modality="image", resolution=8, channels=1, source=source)
     return output

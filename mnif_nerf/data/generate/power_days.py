@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mnif_nerf.data.generate.writer import claim_output, write_manifest
+from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_splits
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder
 
 HOURS = 24
 SPLIT_SIZES = {"train": 896, "val": 100, "test": 100}
@@ -42,16 +41,11 @@ def make_power_days(output: Path | str, seed: int = 0) -> Path:
     settings = {"seed": seed, "splits": SPLIT_SIZES}
     if claim_output(output, "power days", settings):
         return output
-    order = np.random.default_rng(seed).permutation(len(days))
-    first = 0
-    for split, count in SPLIT_SIZES.items():
-        rows = np.sort(order[first : first + count])
-        first += count
-        if (output / split).exists():  # appeared whole, in a run that was interrupted later
-            continue
-        with atomic_folder(output / split) as temporary:
-            for row in rows:
-                np.save(temporary / f"{row:04d}-{seasons[row]}.npy", days[row])
+
+    def write(row: int, folder: Path) -> None:
+        np.save(folder / f"{row:04d}-{seasons[row]}.npy", days[row])
+
+    write_splits(output, SPLIT_SIZES, np.random.default_rng(seed).permutation(len(days)), write)
     source = "sktime's ItalyPowerDemand"
     write_manifest(output, "power days", settings, complete=True, modality="signal", shape=[HOURS], source=source)
     return output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,23 @@ def write_manifest(output: Path | str, kind: str, settings: dict[str, Any], comp
     """Write `dataset.json`: what made the data set, with which settings, and whether all of it is there."""
     content = {"format": "mnif_nerf dataset", "format_version": FORMAT_VERSION, "kind": kind}
     write_json(Path(output) / MANIFEST, {**content, "complete": complete, "settings": settings, **more})
+
+
+def write_splits(output: Path, sizes: Mapping[str, int], order: np.ndarray, write: Callable[[int, Path], None]) -> None:
+    """Write rows into one folder for each split; a split appears whole, and one that is there is kept.
+
+    Args:
+        output: the folder of the splits.
+        sizes: rows of each split.
+        order: int `[N]`, the rows, of which each split takes the next ones.
+        write: writes one row into a folder.
+    """
+    first = 0
+    for split, count in sizes.items():
+        rows = np.sort(order[first : first + count])
+        first += count
+        if (output / split).exists():  # appeared whole, in a run that was interrupted later
+            continue
+        with atomic_folder(output / split) as temporary:
+            for row in rows:
+                write(int(row), temporary)

@@ -18,12 +18,13 @@ from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import write_json
 from mnif_nerf.latents.optimizers import OptimizerGroups
-from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
 from mnif_nerf.modalities.settings import PipelineSettings
 from mnif_nerf.modalities.training import ScoredItem, Scores, means
 from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.instance_data import InstanceDataManager
+from mnif_nerf.pipelines.checkpoints import require_instances
 from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
 from mnif_nerf.pipelines.training.viewer_adapter import ViewerModel
 from mnif_nerf.viewer.panel import ViewerPanel
@@ -132,15 +133,9 @@ class InstancePipeline(VanillaPipeline):
         def at_end(step: int) -> None:
             if not comms.is_main_process():
                 return
-            try:
-                self.refresh_latents()
-                finish_run(run, step, lambda text: CONSOLE.print(text, soft_wrap=True))
-                self.viewer_panel.refresh(locked=False)
-            except KeyboardInterrupt:
-                raise SystemExit(
-                    "interrupted after the last step, before the latent prior was trained: go on with "
-                    f"mnif-train-prior --load-config {trainer.base_dir / 'config.yml'}."
-                ) from None
+            self.refresh_latents()
+            finish_run(run, step, lambda text: CONSOLE.print(text, soft_wrap=True))
+            self.viewer_panel.refresh(locked=False)
 
         def at_view(step: int) -> None:
             self.refresh_latents([self.model.shown_scene])
@@ -163,12 +158,8 @@ class InstancePipeline(VanillaPipeline):
             MNIFError: it is of another version or shape, or training would go on with other instances.
         """
         super().load_pipeline(loaded_state, step)
-        if self.test_mode == "val" and self.model.names != self.model.data_names:
-            raise MNIFError(
-                f"the checkpoint holds {len(self.model.names)} instances, and "
-                f"{self.datamanager.get_datapath()} holds {len(self.model.data_names)} others; "
-                "go on with the data it was trained on."
-            )
+        if self.test_mode == "val":
+            require_instances(self.model.names, self.model.data_names, self.datamanager.get_datapath())
 
     def refresh_latents(self, instances: list[int] | None = None) -> None:
         """See `Stage1Trainer.refresh_latents`."""
@@ -177,21 +168,22 @@ class InstancePipeline(VanillaPipeline):
 
     # --------------------------------------------------------------------------------------------- evaluation
 
-    def _items(self) -> dict[str, list[ScoredItem]]:
-        self.refresh_latents()
-        return self.evaluation.items(self.model.stage1)
+    def _evaluated(self) -> Stage1Model:
+        """The model, with the latents up to date that evaluation looks at, and those alone."""
+        self.refresh_latents(self.evaluation.rows(self.model.stage1))
+        return self.model.stage1
 
     @tell_user
     def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of one batch that training draws, without a gradient."""
-        with torch.no_grad():
-            outputs = self.model.stage1(self.datamanager.source.draw(step), step)
-        return outputs, outputs["losses"], {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
+        """Loss and metrics of what evaluation looks at, at rays or points drawn for this step."""
+        self._evaluated()
+        return self.datamanager.eval_losses(self.model, self.evaluation, step)
 
     @tell_user
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Metrics and pictures of one of the items to score, another at every call."""
-        items = next(iter(self._items().values()))
+        stage1 = self._evaluated()
+        items = self.evaluation.seen(stage1) or self.evaluation.items(stage1)["unseen_"]
         picked = items[self.datamanager.eval_count % len(items)]
         self.datamanager.eval_count += 1
         scores = self.evaluation.score(self.model.collapsed, picked, with_pictures=True)
@@ -215,7 +207,7 @@ class InstancePipeline(VanillaPipeline):
         was_training = self.training
         self.eval()
         try:
-            parts = self._items()
+            parts = self.evaluation.items(self._evaluated())
             rows: dict[str, list[dict[str, float]]] = defaultdict(list)
             for prefix, items in parts.items():
                 for index, item in enumerate(items):

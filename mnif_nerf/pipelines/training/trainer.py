@@ -21,7 +21,14 @@ from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.models.errors import tell_user
-from mnif_nerf.pipelines.checkpoints import DAMAGED, checkpoint_in, damaged_checkpoint, how_to_resume, write_checkpoint
+from mnif_nerf.pipelines.checkpoints import (
+    DAMAGED,
+    checkpoint_in,
+    damaged_checkpoint,
+    how_to_resume,
+    nothing_left,
+    write_checkpoint,
+)
 from mnif_nerf.saved_settings import SavedSettings
 
 
@@ -107,12 +114,10 @@ class MNIFTrainer(Trainer):
         self.step = max(self._start_step - 1, 0)  # what is saved if nothing is left to do
         self.config.max_num_iterations = max(total - self._start_step, 0)
         if self.config.max_num_iterations == 0:
-            CONSOLE.print(f"The run has its {total} steps; --max-num-iterations N goes on to step N.")
+            CONSOLE.print(nothing_left(total))
             writer.GLOBAL_BUFFER["step"] = self.step  # nerfstudio's writer fails without a step
         else:
-            chosen = self.stage1.choose_threads(self.config.pipeline.threads)  # type: ignore[attr-defined]
-            if chosen is not None:
-                CONSOLE.print(f"Training on {chosen} thread{'s' if chosen > 1 else ''}, the faster choice just now.")
+            self.stage1.choose_threads(self.config.pipeline.threads, CONSOLE.print)  # type: ignore[attr-defined]
         try:
             super().train()
         except KeyboardInterrupt:

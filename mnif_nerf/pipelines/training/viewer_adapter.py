@@ -16,7 +16,6 @@ from mnif_nerf.viewer.nerfstudio_patches import Framing, field_of_view
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline
-    from mnif_nerf.pipelines.model_folder import StoredModel
     from mnif_nerf.pipelines.training.base import InstancePipeline
     from mnif_nerf.priors.prior import LatentPrior
 
@@ -34,7 +33,6 @@ class ViewerModel:
 
     def __init__(self, pipeline: InstancePipeline) -> None:
         self.pipeline = pipeline
-        self._stored: StoredModel | None = None
         self._generation: MNIFPipeline | None = None
         self._prior: tuple[float, LatentPrior | None, str] | None = None
 
