@@ -15,7 +15,7 @@ from mnif_nerf.diagnosis.bases import diagnose_bases
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import CompactField, FieldSpec, ModulatedField, build_field, kernel
 from mnif_nerf.fields.families import FAMILIES, forward_reference
-from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.losses import PointLoss
 from mnif_nerf.fields.point_loss import losses_and_gradients, point_losses
 from mnif_nerf.fields.spec import MODULATIONS
 from mnif_nerf.latents.meta import InnerRates, LossObjective, MetaConfig, PointObjective, adapt

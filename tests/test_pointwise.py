@@ -15,11 +15,15 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.families import forward_reference
-from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.losses import DistanceLoss, PointLoss
 from mnif_nerf.fields.network import NetworkForm, layer_shapes
 from mnif_nerf.fields.point_loss import hessian_product, loss_and_gradient, losses_and_gradients
 
 needs_kernel = pytest.mark.skipif(not kernel.available(), reason="the kernel was not built")
+
+
+# Other numbers than the defaults, and of a size that random values meet both sides of them.
+LOSS = DistanceLoss(truncation=0.06, near=0.04, color_weight=3.0)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Problem:
 
     @property
     def given(self) -> tuple[Tensor, PointLoss]:
-        return self.points, PointLoss(self.kind, self.targets, self.weights)
+        return self.points, PointLoss(self.kind, self.targets, self.weights, LOSS)
 
     def double(self) -> Problem:
         return replace(
@@ -54,12 +58,31 @@ class Problem:
     def loss(self, rows: list[Tensor]) -> Tensor:
         """Losses `[B]`, by torch's own loss functions and autograd."""
         values = forward_reference(self.form, rows, self.points)
+        if self.kind == "sdf":
+            each = self.distance_losses(values)
+            return (each if self.weights is None else each * self.weights).mean(dim=1)
         each = (
             F.mse_loss(values, self.targets, reduction="none")
             if self.kind == "mse"
             else F.binary_cross_entropy_with_logits(values, self.targets, reduction="none")
         )
         return (each if self.weights is None else each * self.weights.unsqueeze(1)).mean(dim=(1, 2))
+
+    def distance_losses(self, values: Tensor) -> Tensor:
+        """The loss "sdf" of every point `[B, N]`, point by point as its definition says it."""
+        rows = []
+        for value, target in zip(values, self.targets):
+            row = []
+            for raw, truth in zip(value.T, target.T):
+                told, known = -0.1 * raw[-1], float(truth[-1])
+                off = told - min(max(known, -LOSS.truncation), LOSS.truncation)
+                beyond = (known >= LOSS.truncation and off > 0) or (known <= -LOSS.truncation and off < 0)
+                loss = torch.zeros_like(told) if beyond else off.abs() / LOSS.truncation
+                if abs(known) < LOSS.near and len(raw) > 1:
+                    loss = loss + LOSS.color_weight * (raw[:-1].sigmoid() - truth[:-1]).square().mean()
+                row.append(loss)
+            rows.append(torch.stack(row))
+        return torch.stack(rows)
 
     def results(self) -> list[Tensor]:
         """Loss, gradient and Hessian-vector product, one after the other."""
@@ -92,6 +115,13 @@ def problem(
     targets = torch.rand(batch, count, out, generator=generator).transpose(1, 2)
     weights = torch.rand(batch, count, generator=generator) * 2 if weighted else None
     points = points.expand(batch, -1, -1)
+    if kind == "sdf":
+        form = NetworkForm(tuple(shapes), final_sine)
+        told = -0.1 * forward_reference(form, [row.double() for row in rows], points.double())[:, -1]
+        known = 0.3 * targets[:, -1] - 0.15
+        # Its slope jumps where it is zero: no point may lie so near that rounding or a finite difference crosses that.
+        crossing = (told - known.clamp(-LOSS.truncation, LOSS.truncation)).abs() < 1e-3
+        targets[:, -1] = torch.where(crossing, torch.where(told.abs() < 0.01, 0.03, 0.0), known)
     return Problem(shapes, rows, along, points, targets, kind, final_sine, weights)
 
 
@@ -103,7 +133,7 @@ problems = st.builds(
     hidden=st.integers(0, 3),
     out=st.integers(1, 4),
     count=st.one_of(st.integers(1, 140), st.sampled_from([769, 1600])),
-    kind=st.sampled_from(["mse", "bce"]),
+    kind=st.sampled_from(["mse", "bce", "sdf"]),
     final_sine=st.booleans(),
     weighted=st.booleans(),
     expanded=st.booleans(),
@@ -116,7 +146,7 @@ small_problems = st.builds(
     hidden=st.integers(0, 3),
     out=st.integers(1, 4),
     count=st.integers(1, 9),
-    kind=st.sampled_from(["mse", "bce"]),
+    kind=st.sampled_from(["mse", "bce", "sdf"]),
     final_sine=st.booleans(),
     weighted=st.booleans(),
     seed=st.integers(0, 1000),
@@ -161,7 +191,9 @@ def test_the_reference_equals_finite_differences(case):
 
 
 @pytest.mark.parametrize("by_kernel", [pytest.param(True, marks=needs_kernel), False])
-@pytest.mark.parametrize(("kind", "final_sine", "weighted"), [("mse", True, False), ("bce", False, True)])
+@pytest.mark.parametrize(
+    ("kind", "final_sine", "weighted"), [("mse", True, False), ("bce", False, True), ("sdf", False, True)]
+)
 def test_both_results_backpropagate_as_autograd_would(by_kernel, kind, final_sine, weighted, monkeypatch):
     monkeypatch.setenv("MNIF_KERNEL", "" if by_kernel else "torch")
     case = problem(batch=3, kind=kind, final_sine=final_sine, weighted=weighted, expanded=True)

@@ -21,7 +21,7 @@
 
 #include "_siren_sine.h"
 
-#define VERSION 2          /* of this interface; kernel.py holds the same number */
+#define VERSION 3          /* of this interface; kernel.py holds the same number */
 #define MAX_LAYERS 32
 #define MAX_THREADS 64
 #ifndef BLOCK
@@ -52,13 +52,15 @@ typedef int32_t shuffle_order __attribute__((vector_size(16)));
 enum mode { FORWARD, GRADIENT, SECOND };
 
 /* What the gradient is of: the values times grad_out, or a loss between values and targets. */
-enum loss { NO_LOSS, SQUARED_ERROR, CROSS_ENTROPY };
+enum loss { NO_LOSS, SQUARED_ERROR, CROSS_ENTROPY, SIGNED_DISTANCE };
 
 /* One call; kernel.py mirrors this struct. Strides are in floats. */
 struct call {
     int32_t mode, loss;
     int32_t layers, final_sine, threads;
     int32_t restraint;              /* 1: no AVX-512, 2: no AVX2 either; to try out what a lesser machine runs */
+    /* Of SIGNED_DISTANCE: world units per raw unit, and of the distances; the weight of the colours. */
+    float distance_scale, truncation, near_surface, color_weight;
     int64_t batch, points;
     int64_t x_batch, x_feature, x_point;
     int64_t target_batch, target_output, target_point;
@@ -68,7 +70,8 @@ struct call {
     const float *grad_out;          /* [batch, outputs, points], for NO_LOSS */
     const float *targets;           /* any strides, for a loss */
     const float *point_weights;     /* any strides, or NULL */
-    float *losses;                  /* [batch], each the weighted mean over points and outputs, in GRADIENT */
+    float *losses;                  /* [batch], each the weighted mean over points and outputs, in GRADIENT (of
+                                     * SIGNED_DISTANCE: over points) */
     int32_t sizes[MAX_LAYERS + 1];  /* features before and after every layer */
     const float *weights[MAX_LAYERS];
     const float *biases[MAX_LAYERS];

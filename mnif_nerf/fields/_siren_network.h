@@ -15,6 +15,7 @@ struct buffers {
     float *grad_weights[MAX_LAYERS];           /* [out, padded in]; the first layer: [in, padded out] */
     float *grad_bias[MAX_LAYERS];
     float *zeros;                              /* one row */
+    float *curvature;                          /* one row: second derivative of a point's loss */
     float *delta[2];                           /* gradient of a layer's pre-activations */
     float *delta_slope[2];
     double loss;                               /* of the blocks of this item so far */
@@ -63,6 +64,7 @@ static size_t plan(const struct call *call, struct buffers *to, float *arena)
         to->delta_slope[i] = take(arena, &used, second ? BLOCK : 0, widest);
     }
     to->zeros = take(arena, &used, 1, widest);
+    to->curvature = take(arena, &used, 1, widest);
     to->grads_from = used;
     for (int l = 0; gradient && l < layers; l++) {
         to->grad_weights[l] = l == 0 ? take(arena, &used, call->sizes[0], to->width[1])
@@ -178,6 +180,59 @@ static void block_forward(const struct call *call, const struct operations *op, 
 
 /* ---- backward ---- */
 
+/* The loss of one point's colours (all outputs but the last, where there are any) and signed distance. What is
+ * farther than the truncation only has to be at least as far on the right side. Returns the loss times `scale`. */
+static double seed_distance(const struct call *call, const float *value, const float *target, float scale,
+                            float *gradient, float *curvature)
+{
+    const int64_t colors = call->sizes[call->layers] - 1;
+    const float bound = call->truncation, given = target[colors * call->target_output];
+    const float wanted = given > bound ? bound : given < -bound ? -bound : given;
+    const float error = -call->distance_scale * value[colors] - wanted; /* raw values are positive inside */
+    const int far = (given >= bound && error > 0.0f) || (given <= -bound && error < 0.0f);
+    double loss = far ? 0.0 : (double)(scale / bound * fabsf(error));
+    gradient[colors] = far || error == 0.0f ? 0.0f
+                                            : (error < 0.0f ? 1.0f : -1.0f) * scale * call->distance_scale / bound;
+    curvature[colors] = isnan(error) ? error : 0.0f;
+    if (isnan(error))
+        gradient[colors] = error;
+    const float weight = fabsf(given) < call->near_surface ? scale * call->color_weight / (float)colors : 0.0f;
+    for (int64_t o = 0; o < colors; o++) {
+        gradient[o] = curvature[o] = 0.0f;
+        if (weight == 0.0f)
+            continue;
+        const float e = expf(-fabsf(value[o])), share = (value[o] < 0.0f ? e : 1.0f) / (1.0f + e);
+        const float off = share - target[o * call->target_output], slope = share * (1.0f - share);
+        loss += (double)(weight * off * off);
+        gradient[o] = 2.0f * weight * off * slope;
+        curvature[o] = 2.0f * weight * slope * (slope + off * (1.0f - 2.0f * share));
+    }
+    return loss;
+}
+
+/* Adds the block's share of a loss of signed distances; see `seed`. */
+static void seed_distances(const struct call *call, struct buffers *own, int64_t instance, int64_t first,
+                           int64_t count, float *delta, float *slope)
+{
+    const int64_t outputs = call->sizes[call->layers], width = own->width[call->layers];
+    const float *value = own->value[call->layers], *value_slope = own->value_slope[call->layers];
+    float *curvature = own->curvature;
+    double loss = 0.0;
+    for (int64_t p = 0; p < count; p++) {
+        float scale = 1.0f / (float)call->points;
+        if (call->point_weights)
+            scale *= call->point_weights[instance * call->point_weight_batch +
+                                         (first + p) * call->point_weight_point];
+        const float *target = call->targets + instance * call->target_batch + (first + p) * call->target_point;
+        loss += seed_distance(call, value + p * width, target, scale, delta + p * width, curvature);
+        for (int64_t o = outputs; o < width; o++)
+            delta[p * width + o] = 0.0f;
+        for (int64_t o = 0; slope && o < width; o++)
+            slope[p * width + o] = o < outputs ? curvature[o] * value_slope[p * width + o] : 0.0f;
+    }
+    own->loss += loss;
+}
+
 /* Adds the block's share of the loss; its gradient in the values goes to delta, that gradient's slope to slope. */
 static void seed(const struct call *call, struct buffers *own, int64_t instance, int64_t first, int64_t count,
                  float *delta, float *slope)
@@ -186,6 +241,10 @@ static void seed(const struct call *call, struct buffers *own, int64_t instance,
     const float *value = own->value[call->layers], *value_slope = own->value_slope[call->layers];
     const float mean = 1.0f / (float)(outputs * call->points);
     double loss = 0.0;
+    if (call->loss == SIGNED_DISTANCE) {
+        seed_distances(call, own, instance, first, count, delta, slope);
+        return;
+    }
     for (int64_t p = 0; p < count; p++) {
         float scale = mean;
         if (call->point_weights)

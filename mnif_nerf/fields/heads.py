@@ -4,6 +4,7 @@
 "radiance-authors"  the same with the authors' activations (for their checkpoints): colours are not bounded
 "signed"            values in about [-1, 1]: voxels are occupied where positive; a colour is (value + 1) / 2
 "logit"             voxels: the logit of the occupancy, again positive inside
+"sdf"               red, green, blue and, last (or alone), the signed distance to the surface, positive inside
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-HEADS = ("radiance", "radiance-authors", "signed", "logit")
+HEADS = ("radiance", "radiance-authors", "signed", "logit", "sdf")
 
 # density = SCALE * softplus(GAIN * raw - SHIFT), in 1 / world unit. Objects have a diagonal of one unit, so a ray
 # starts almost transparent (2.5 per unit) and a raw value of 3 already stops it within two hundredths of a unit.
 DENSITY_SCALE = 20.0
 DENSITY_GAIN = 1.5
 DENSITY_SHIFT = 2.0
+# World units per raw unit of a signed distance: a fresh network, whose outputs are about 1, says a tenth of the box.
+DISTANCE_SCALE = 0.1
 
 
 def density_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
@@ -46,3 +49,8 @@ def color_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
 def occupancy_from_raw(raw: Tensor, head: str) -> Tensor:
     """Raw occupancy channel `[...]` to an occupancy in [0, 1]; above one half is inside."""
     return raw.sigmoid() if head == "logit" else (0.5 * raw + 0.5).clamp(0.0, 1.0)
+
+
+def distance_from_raw(raw: Tensor) -> Tensor:
+    """Raw distance channel `[...]` of a field with head "sdf" to signed distances in world units, positive outside."""
+    return -DISTANCE_SCALE * raw

@@ -26,10 +26,12 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.families import forward_reference
+from mnif_nerf.fields.heads import DISTANCE_SCALE
+from mnif_nerf.fields.losses import KINDS, PointLoss
 from mnif_nerf.fields.network import NetworkForm, num_parameters
 from mnif_nerf.machine import num_cores
 
-_VERSION = 2
+_VERSION = 3
 MAX_LAYERS = 32
 _MAX_THREADS = 64
 # Multiplications one thread does in about a tenth of a millisecond; for less, starting another does not pay.
@@ -37,7 +39,6 @@ _WORK_PER_THREAD = 4_000_000
 # The modes of a call, and how many products of a weight matrix with all points each of them takes.
 _FORWARD, _GRADIENT, _SECOND = range(3)
 _PRODUCTS = (1, 3, 8)
-_LOSSES = ("", "mse", "bce")
 
 _log = logging.getLogger(__name__)
 _reference: ContextVar[bool] = ContextVar("mnif_reference", default=False)
@@ -54,6 +55,10 @@ class _Call(ctypes.Structure):
         ("final_sine", ctypes.c_int32),
         ("threads", ctypes.c_int32),
         ("restraint", ctypes.c_int32),
+        ("distance_scale", ctypes.c_float),
+        ("truncation", ctypes.c_float),
+        ("near", ctypes.c_float),
+        ("color_weight", ctypes.c_float),
         ("batch", ctypes.c_int64),
         ("points", ctypes.c_int64),
         ("x_batch", ctypes.c_int64),
@@ -198,26 +203,6 @@ def run(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:
     return _values(form, points, flat)
 
 
-@dataclass(frozen=True)
-class PointLoss:
-    """A loss per instance: the mean, over points and outputs, of how far values lie from targets.
-
-    Attributes:
-        kind: "mse", the squared error, or "bce", the binary cross entropy of logits.
-        targets: `[B, out, N]`, any strides; for "bce" in [0, 1].
-        weights: `[B, N]` of mean 1 per instance, any strides, or None.
-    """
-
-    kind: str
-    targets: Tensor
-    weights: Tensor | None = None
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Targets, and weights where there are any."""
-        return [self.targets] if self.weights is None else [self.targets, self.weights]
-
-
 def loss_and_gradient(
     form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> tuple[Tensor, list[Tensor]]:
@@ -350,7 +335,10 @@ def _call(task: _Task) -> None:
     work = batch * count * _PRODUCTS[task.mode] * sum(out * fan_in for out, fan_in in form.shapes)
     call.threads = max(1, min(num_threads(), work // _WORK_PER_THREAD))
     if isinstance(seed, PointLoss):
-        call.loss, call.targets = _LOSSES.index(seed.kind), seed.targets.data_ptr()
+        call.loss, call.targets = 1 + KINDS.index(seed.kind), seed.targets.data_ptr()
+        call.distance_scale = DISTANCE_SCALE
+        call.truncation, call.near = seed.distance.truncation, seed.distance.near
+        call.color_weight = seed.distance.color_weight
         call.target_batch, call.target_output, call.target_point = seed.targets.stride()
         if seed.weights is not None:
             call.point_weights = seed.weights.data_ptr()

@@ -18,10 +18,9 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.evaluate import evaluate
 from mnif_nerf.fields.families import forward_reference
-from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.heads import DISTANCE_SCALE, distance_from_raw
+from mnif_nerf.fields.losses import KINDS, PointLoss
 from mnif_nerf.fields.network import NetworkForm, join_flat, split_flat
-
-KINDS = ("mse", "bce")
 
 
 def point_losses(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss) -> Tensor:
@@ -78,7 +77,7 @@ class _PointLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, form: NetworkForm, points: Tensor, loss: PointLoss, *flat: Tensor) -> tuple[Tensor, ...]:
         losses, gradient = loss_and_gradient(form, flat, points, loss)
-        ctx.form, ctx.kind = form, loss.kind
+        ctx.form, ctx.kind, ctx.distance = form, loss.kind, loss.distance
         ctx.given = len(loss.tensors)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(points, *loss.tensors, *flat, *gradient)
@@ -93,7 +92,8 @@ class _PointLosses(torch.autograd.Function):
             )
         form, layers = ctx.form, len(ctx.form.shapes)
         points, *rest = ctx.saved_tensors
-        loss, rest = PointLoss(ctx.kind, *rest[: ctx.given]), rest[ctx.given :]
+        weights = rest[1] if ctx.given > 1 else None
+        loss, rest = PointLoss(ctx.kind, rest[0], weights, ctx.distance), rest[ctx.given :]
         flat, gradient = rest[:layers], rest[layers:]
         total: list[Tensor] | None = None
         if any(direction is not None for direction in directions):
@@ -219,6 +219,10 @@ def _losses(values: Tensor, loss: PointLoss) -> Tensor:
         each = (values - loss.targets).square()
     elif loss.kind == "bce":
         each = F.binary_cross_entropy_with_logits(values, loss.targets, reduction="none")
+    elif loss.kind == "sdf":
+        off, near = _distance_errors(values, loss), _color_weights(values, loss)
+        colors = near * (values[:, :-1].sigmoid() - loss.targets[:, :-1]).square()
+        each = torch.cat([colors, off.abs() / loss.distance.truncation], dim=1)
     else:
         raise ValueError(f"kind {loss.kind!r}; one of {KINDS}")
     return (_scale(values, loss) * each).sum(dim=(1, 2))
@@ -229,10 +233,40 @@ def _derivatives(values: Tensor, loss: PointLoss) -> tuple[Tensor, Tensor | floa
     scale = _scale(values, loss)
     if loss.kind == "mse":
         return 2.0 * scale * (values - loss.targets), 2.0 * scale
+    if loss.kind == "sdf":
+        first, second = _distance_derivatives(values, loss)
+        return scale * first, scale * second
     share = values.sigmoid()
     return scale * (share - loss.targets), scale * share * (1.0 - share)
 
 
+def _distance_derivatives(values: Tensor, loss: PointLoss) -> tuple[Tensor, Tensor]:
+    """First and second derivative of each point's loss, kind "sdf", in its values."""
+    raw, share = values[:, -1:], values[:, :-1].sigmoid()
+    off, slope = share - loss.targets[:, :-1], share * (1.0 - share)
+    weight = 2.0 * _color_weights(values, loss)
+    distance = -DISTANCE_SCALE / loss.distance.truncation * _distance_errors(values, loss).sign()
+    first = torch.cat([weight * off * slope, distance], dim=1)
+    second = torch.cat([weight * slope * (slope + off * (1.0 - 2.0 * share)), 0.0 * raw], dim=1)
+    return first, second
+
+
+def _distance_errors(values: Tensor, loss: PointLoss) -> Tensor:
+    """What the distances `[B, 1, N]` are too large by, world units; 0 where both lie beyond the truncation."""
+    truth, bound = loss.targets[:, -1:], loss.distance.truncation
+    error = distance_from_raw(values[:, -1:]) - truth.clamp(-bound, bound)
+    # Not a clamp of both: a field that is wrong by more than the truncation has to be led back.
+    far = ((truth >= bound) & (error > 0)) | ((truth <= -bound) & (error < 0))
+    return error.masked_fill(far, 0.0)
+
+
+def _color_weights(values: Tensor, loss: PointLoss) -> Tensor:
+    """Weight `[B, 1, N]` of every squared error of a colour: 0 away from the surface."""
+    near = loss.targets[:, -1:].abs() < loss.distance.near
+    return near * (loss.distance.color_weight / max(values.shape[1] - 1, 1))
+
+
 def _scale(values: Tensor, loss: PointLoss) -> Tensor | float:
-    mean = 1.0 / (values.shape[1] * values.shape[2])
+    parts = 1 if loss.kind == "sdf" else values.shape[1]
+    mean = 1.0 / (parts * values.shape[2])
     return mean if loss.weights is None else mean * loss.weights.unsqueeze(1)

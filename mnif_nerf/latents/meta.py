@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.kernel import PointLoss
+from mnif_nerf.fields.losses import PointLoss
 from mnif_nerf.fields.modulations.base import ModulatedField
 from mnif_nerf.fields.point_loss import losses_and_gradients, point_losses
 from mnif_nerf.rendering.batch import PointBatch
