@@ -235,20 +235,23 @@ def test_export_refuses(run: Path, options: dict, words: str) -> None:
     assert not list(run.glob("meshes/*/*.glb"))
 
 
-def test_one_empty_object_does_not_stop_the_others(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_empty_object_does_not_stop_the_others(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mnif_nerf.objects.radiance import NeuralRadiance
 
     whole = NeuralRadiance.mesh
 
     def mesh(self: NeuralRadiance, *arguments: object) -> object:
         if self.name == "sample000":
-            raise MNIFError("nothing in the field reaches the density level.")
+            raise MNIFError("nothing in the field reaches the density level; lower it with `level`.")
         return whole(self, *arguments)
 
     monkeypatch.setattr(NeuralRadiance, "mesh", mesh)
     output = export_mesh.main(_export(run))
     assert [p.name for p in output.glob("*.glb")] == ["sample001.glb"]
     assert "reaches" in json.loads((output / "report.json").read_text())["objects"][0]["error"]
+    assert "lower it with --level" in capsys.readouterr().out
 
 
 def test_format_lists() -> None:

@@ -17,7 +17,7 @@ from mnif_nerf.cli.generation_common import (
     load_pipeline,
     prepare_output,
 )
-from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
     Console().print(table)
     for report in reports:
         if "error" in report:
-            print(f"{report['name']}: not written, {report['error']}")
+            print(with_flags(f"{report['name']}: not written, {report['error']}", flag_paths(ExportOptions)))
     print(f"wrote {sum(len(r['files']) for r in reports)} files and report.json to {output}")
     print("next: open a .glb in Blender, Windows 3D Viewer, or any glTF viewer")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,11 +133,9 @@ class CompactField(nn.Module):
         require("onnx", "onnx")
         path = Path(path)
         example = torch.zeros(2, self.weights[0].shape[1])
-        # A copy: this field stays on its device.
-        exported = copy.deepcopy(self).cpu().eval()
         with atomic_file(path) as temporary:
             torch.onnx.export(
-                exported,
+                _Layers(self),
                 (example,),
                 str(temporary),
                 input_names=["points"],
@@ -147,3 +144,17 @@ class CompactField(nn.Module):
                 dynamo=False,
             )
         return path
+
+
+class _Layers(nn.Module):
+    """The layers of a field one by one, for an ONNX graph without the flat weights of `evaluate`."""
+
+    def __init__(self, field: CompactField) -> None:
+        super().__init__()
+        self.form = field.form
+        self.weights = [weight.detach().cpu().unsqueeze(0) for weight in field.weights]
+        self.biases = [bias.detach().cpu().view(1, -1, 1) for bias in field.biases]
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Raw values `[N, out]` at points `[N, in]`."""
+        return families.forward_layers(self.form, self.weights, self.biases, points.T.unsqueeze(0))[0].T

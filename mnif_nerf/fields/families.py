@@ -115,8 +115,13 @@ def fourier_features(count: int, in_features: int, w0: float, generator: torch.G
 
 def forward_reference(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:
     """Values `[B, out, N]` at `points` `[B, in, N]` in plain torch: any device and type, as differentiable as torch."""
+    return forward_layers(form, *split_flat(flat, form.shapes), points)
+
+
+def forward_layers(form: NetworkForm, weights: Sequence[Tensor], biases: Sequence[Tensor], points: Tensor) -> Tensor:
+    """The same of weights `[B, out, in]` and biases `[B, out, 1]`."""
     family, hidden, last = get(form.family), points, len(form.shapes) - 1
-    for layer, (weight, bias) in enumerate(zip(*split_flat(flat, form.shapes))):
+    for layer, (weight, bias) in enumerate(zip(weights, biases)):
         hidden = torch.baddbmm(bias, weight, hidden)
         if layer < last:
             hidden = (family.hidden if layer else family.first)(hidden, form.w0)
