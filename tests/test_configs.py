@@ -89,7 +89,7 @@ def test_the_frequency_of_pictures_follows_their_resolution() -> None:
     assert spec_of(METHODS["mnif_image_lite"], resolution=16).w0 == 12.0
 
 
-@pytest.mark.parametrize("name", ["mnif_lite", "mnif_voxel_lite", "mnif_image_lite"])
+@pytest.mark.parametrize("name", ["mnif_lite", "mnif_sdf_lite", "mnif_voxel_lite", "mnif_image_lite"])
 @pytest.mark.parametrize("adaptation", ["auto-decoding", "meta-learning"])
 def test_every_adaptation_of_every_modality_has_its_optimisers(name: str, adaptation: str) -> None:
     import dataclasses
@@ -108,10 +108,11 @@ def test_names_and_ways() -> None:
     assert {config.method_name.replace("-", "_") for config in METHODS.values()} == set(METHODS)
     ways = {name: config.pipeline.adaptation for name, config in METHODS.items()}
     radiance = {"mnif", "mnif_lite", "mnif_srn_cars_s"}
-    signals = {"mnif_signal", "mnif_signal_lite"}
-    assert {name for name, way in ways.items() if way == "auto-decoding"} == radiance | signals
+    signals, surfaces = {"mnif_signal", "mnif_signal_lite"}, {"mnif_sdf", "mnif_sdf_lite"}
+    assert {name for name, way in ways.items() if way == "auto-decoding"} == radiance | signals | surfaces
     assert {kind(config) for name, config in METHODS.items() if name in radiance} == {"scene_data"}
-    assert {kind(config) for name, config in METHODS.items() if name not in radiance} == {"grid_data"}
+    assert {kind(config) for name, config in METHODS.items() if name in surfaces} == {"surface_data"}
+    assert {kind(config) for name, config in METHODS.items() if name not in radiance | surfaces} == {"grid_data"}
     assert {c.pipeline.datamanager.modality for n, c in METHODS.items() if "image" in n or "celeba" in n} == {"image"}
     assert {c.pipeline.datamanager.modality for n, c in METHODS.items() if "voxel" in n or "shapenet" in n} == {"voxel"}
 

@@ -211,7 +211,7 @@ def test_entry_points_load() -> None:
     }
     found = {(point.group, point.name): point.load() for point in distribution("mnif_nerf").entry_points}
     names = {name for group, name in found if group in kinds}
-    sizes = {f"mnif{kind}{size}" for kind in ("", "-voxel", "-image", "-signal") for size in ("", "-lite")}
+    sizes = {f"mnif{kind}{size}" for kind in ("", "-sdf", "-voxel", "-image", "-signal") for size in ("", "-lite")}
     paper = {"mnif-srn-cars-s", "mnif-shapenet-s", "mnif-shapenet-l", "mnif-celebahq-s", "mnif-celebahq-l"}
     assert names == {*sizes, *paper, "srn"}
     for (group, name), thing in found.items():

@@ -18,12 +18,14 @@ from mnif_nerf.modalities.traits import OBSERVATION_WORDS, Card, Fitting
 from mnif_nerf.objects.base import NeuralObject
 
 ROOT = Path(mnif_nerf.__file__).parent
-NAMES = {"radiance", "voxel", "image", "signal"}
+NAMES = {"radiance", "sdf", "voxel", "image", "signal"}
 # Files where such a word is compared with, or is a key, and means something else.
 OTHER_WORDS = {
     "cli/sample.py": "a key of samples.json",
     "models/grid_data.py": "a key of nerfstudio's batches",
     "models/scene_data.py": "a key of nerfstudio's batches",
+    "fields/point_loss.py": "a kind of loss",
+    "latents/meta.py": "a head",
 }
 # Below the modalities' floor, where stores and readers of grids still tell solids from pictures by name.
 NOT_YET = ("data/check/grids.py", "data/sampling/point_sampler.py", "data/stores")

@@ -83,7 +83,7 @@ def encode(
 
 
 class PointSource(Protocol):
-    """Where the points of grids come from: `mnif_nerf.data.sampling.point_sampler.PointSampler`."""
+    """Where points come from: `PointSampler` and `SurfaceSampler` of `mnif_nerf.data.sampling`."""
 
     def fixed(self, instances: Tensor, points: int, salt: int = 0) -> PointBatch:
         """Points that depend on the instance and `salt` alone."""
@@ -108,11 +108,11 @@ class GridAdaptation:
 
 
 def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tensor, how: GridAdaptation) -> Tensor:
-    """Latents `[K, D]` of voxel grids or pictures that the field was not trained on; the field is not changed.
+    """Latents `[K, D]` of grids or surfaces that the field was not trained on; the field is not changed.
 
     Args:
         field: the trained mixture.
-        source: the points of the grids.
+        source: their points.
         instances: `[K]` int64, which of them.
         how: inner loop or fit.
 
@@ -122,7 +122,9 @@ def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tens
     if how.meta is not None:
         assert how.rates is not None
         return encode(
-            lambda chosen: PointObjective(field, source.fixed(chosen, how.settings.encode_points)),
+            lambda chosen: PointObjective(
+                field, source.fixed(chosen, how.settings.encode_points), how.settings.distance
+            ),
             instances,
             how.rates,
             how.meta,
@@ -133,7 +135,8 @@ def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tens
         for part in instances.split(_FIT_BATCH):
 
             def loss(codes: Tensor, step: int, part: Tensor = part) -> Tensor:
-                return PointObjective(field, source.fixed(part, how.settings.fit_points, salt=step)).losses(codes)
+                batch = source.fixed(part, how.settings.fit_points, salt=step)
+                return PointObjective(field, batch, how.settings.distance).losses(codes)
 
             config = FitConfig(steps=how.settings.fit_steps, lr=GRID_FIT_LR)
             parts.append(fit(loss, len(part), how.training_latents, config))

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.rendering.radiance_losses import LossConfig
 
 
@@ -21,14 +22,15 @@ class EncodingSettings:
     The names are those of the training settings in a model folder; what a folder does not name has the value here.
 
     Attributes:
-        encode_points: grids: cells or pixels of an instance that the inner loop sees; 0 for all.
+        encode_points: grids: cells, pixels or points of an instance that the inner loop sees; 0 for all.
         encode_batch: instances that the inner loop handles together, which bounds the memory and no more.
-        fit_points: grids: cells or pixels of an instance in one step of a fit; 0 for all.
+        fit_points: grids: cells, pixels or points of an instance in one step of a fit; 0 for all.
         fit_steps: gradient steps of a fit.
         surface_share, reweight, jitter: how these points are drawn; see `PointSampler`.
         fit_rays_per_scene: radiance: rays of a scene in one step.
         fit_samples_per_ray: radiance: samples of each; more than in training, for want of a hull.
         mask_weight, carve_weight, carve_length: radiance: see `LossConfig`.
+        truncation, near, color_weight: signed distances: see `DistanceLoss`.
     """
 
     encode_points: int = 4096
@@ -43,6 +45,9 @@ class EncodingSettings:
     mask_weight: float = LossConfig.mask_weight
     carve_weight: float = LossConfig.carve_weight
     carve_length: float = LossConfig.carve_length
+    truncation: float = DistanceLoss.truncation
+    near: float = DistanceLoss.near
+    color_weight: float = DistanceLoss.color_weight
 
     @classmethod
     def from_training(cls, training: Mapping[str, Any]) -> EncodingSettings:
@@ -58,6 +63,11 @@ class EncodingSettings:
                 raise MNIFError(f"training setting {name} is {value!r}, expected a value like {usual!r}.")
             given[name] = type(usual)(value)
         return cls(**given)
+
+    @property
+    def distance(self) -> DistanceLoss:
+        """The loss of signed distances and colours."""
+        return DistanceLoss(self.truncation, self.near, self.color_weight)
 
     def losses(self, samples_per_ray: int | None = None) -> LossConfig:
         """The radiance losses of a fit.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.losses import PointLoss
+from mnif_nerf.fields.losses import DistanceLoss, PointLoss
 from mnif_nerf.fields.modulations.base import ModulatedField
 from mnif_nerf.fields.point_loss import losses_and_gradients, point_losses
 from mnif_nerf.rendering.batch import PointBatch
@@ -74,26 +74,34 @@ class Objective(Protocol):
         ...
 
 
+_DISTANCE = DistanceLoss()
+
+
 class PointObjective:
     """The loss of a field at given points; of SIRENs, its second derivative needs no more memory than its first.
 
-    It is the mean squared error, or, of a field whose head is "logit", the binary cross entropy.
+    It is the mean squared error; of a field whose head is "logit", the binary cross entropy; of one whose head is
+    "sdf", the truncated error of distances and that of colours.
 
     Args:
         field: a field of any family and modulation.
-        batch: points of B instances and their targets in [-1, 1] (of logits: -1 outside, +1 inside).
+        batch: points of B instances and their targets in [-1, 1] (of logits: -1 outside, +1 inside; of distances: see
+            `PointLoss`).
+        distance: what the loss of distances leaves to choose.
     """
 
-    def __init__(self, field: ModulatedField, batch: PointBatch) -> None:
+    def __init__(self, field: ModulatedField, batch: PointBatch, distance: DistanceLoss = _DISTANCE) -> None:
         self.field, self.points = field, batch.points
-        if field.spec.head == "logit":
+        if field.spec.head == "sdf":
+            self._loss = PointLoss("sdf", batch.targets, batch.weights, distance)
+        elif field.spec.head == "logit":
             self._loss = PointLoss("bce", 0.5 * (batch.targets + 1.0), batch.weights)
         else:
             self._loss = PointLoss("mse", batch.targets, batch.weights)
 
     @property
     def kind(self) -> str:
-        """ "mse" or "bce"."""
+        """ "mse", "bce" or "sdf"."""
         return self._loss.kind
 
     def losses(self, latents: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ __all__ = ["Modality", "from_data", "get", "names"]
 # Module and class of each; loaded on first use, so that a command pays for its own modality only.
 _REGISTRY = {
     "radiance": ("mnif_nerf.modalities.radiance", "Radiance"),
+    "sdf": ("mnif_nerf.modalities.sdf", "Sdf"),
     "voxel": ("mnif_nerf.modalities.voxel", "Voxel"),
     "image": ("mnif_nerf.modalities.image", "Image"),
     "signal": ("mnif_nerf.modalities.signal", "Signal"),

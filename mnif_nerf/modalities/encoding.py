@@ -4,7 +4,7 @@ Python API and fits go."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.meta import MetaConfig
 from mnif_nerf.latents.scenes import latents_of_scenes
+
+if TYPE_CHECKING:
+    from mnif_nerf.data.stores.surface_store import SurfaceStore
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,19 @@ class Encoder:
         )
         instances = torch.arange(store.num_instances) if instances is None else instances
         how = GridAdaptation(self.meta, self.rates, self.training_latents, settings)
+        return latents_of_grids(self.field, sampler, instances, how)
+
+    def surfaces(self, store: SurfaceStore, instances: Tensor | None = None) -> Tensor:
+        """Latents `[K, D]` of objects `[K]` int64 of a store of surfaces; of all where None.
+
+        Raises:
+            MNIFError: the inner loop or the fit diverged.
+        """
+        from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
+
+        sampler = SurfaceSampler(store, 1, self.settings.encode_points, self.training_latents.device)
+        instances = torch.arange(store.num_instances) if instances is None else instances
+        how = GridAdaptation(self.meta, self.rates, self.training_latents, self.settings)
         return latents_of_grids(self.field, sampler, instances, how)
 
     def views(self, unseen: UnseenViews) -> Tensor:

@@ -247,6 +247,10 @@ class GridTraining(ModalityTraining):
     def cameras(self, store: GridStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
         """Poses `[V, 4, 4]` and the camera by which nerfstudio's tools look at an instance."""
 
+    def picture_of(self, store: GridStore, instance: int, pose: Tensor, camera: Intrinsics) -> np.ndarray:
+        """What such a camera sees of an instance of a store: uint8 `[H, W, 3]`."""
+        return self.picture(store, store.values(instance), pose, camera)
+
     @abstractmethod
     def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
         """What such a camera sees of an instance: uint8 `[H, W, 3]`."""

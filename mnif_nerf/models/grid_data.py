@@ -1,4 +1,4 @@
-"""nerfstudio's data manager of grids: points grouped by instance, and one instance to look at."""
+"""nerfstudio's data manager of grids and surfaces: points grouped by instance, and one instance to look at."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mnif_nerf.data.sampling.views import choose_scene
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.grid_settings import GridDataSettings
 from mnif_nerf.modalities.grid_training import GridData, GridTraining
+from mnif_nerf.modalities.sdf_training import SurfaceData, SurfaceTraining
 from mnif_nerf.modalities.training import Evaluation
 from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
@@ -37,6 +38,9 @@ class GridDataManagerConfig(GridDataSettings, InstanceDataManagerConfig):
     dataparser: tyro.conf.Suppress[Any] = None
 
 
+PointData = GridData | SurfaceData
+
+
 class ShownInstance(InputDataset):
     """Pictures of the shown instance, made when they are asked for.
 
@@ -48,7 +52,7 @@ class ShownInstance(InputDataset):
     """
 
     def __init__(
-        self, outputs: DataparserOutputs, source: GridData, shown: int, view: tuple[Tensor, Intrinsics]
+        self, outputs: DataparserOutputs, source: PointData, shown: int, view: tuple[Tensor, Intrinsics]
     ) -> None:
         super().__init__(outputs)
         self.poses, self.camera = view
@@ -58,16 +62,16 @@ class ShownInstance(InputDataset):
     def get_numpy_image(self, image_idx: int) -> np.ndarray:
         """uint8 `[H, W, 3]`."""
         if image_idx not in self._made:
-            store, training = self.source.store, training_of(self.source)
-            values = store.values(self.shown)
-            self._made[image_idx] = training.picture(store, values, self.poses[image_idx], self.camera)
+            training: Any = training_of(self.source)
+            pose = self.poses[image_idx]
+            self._made[image_idx] = training.picture_of(self.source.store, self.shown, pose, self.camera)
         return self._made[image_idx]
 
 
-def training_of(source: GridData) -> GridTraining:
+def training_of(source: PointData) -> GridTraining | SurfaceTraining:
     """The modality's side of training for this data."""
     training = modalities.get(source.settings.modality).training
-    assert isinstance(training, GridTraining)
+    assert isinstance(training, (GridTraining, SurfaceTraining))
     return training
 
 
@@ -75,7 +79,7 @@ class GridDataManager(InstanceDataManager):
     """See the module."""
 
     config: GridDataManagerConfig
-    source: GridData
+    source: PointData
 
     def open(self) -> None:
         """Open (and pack, where that was not done yet) the training split, and choose what is shown.
@@ -85,9 +89,8 @@ class GridDataManager(InstanceDataManager):
         """
         if self.config.data is not None:
             self.config.data = Path(self.config.data)
-        training = modalities.get(self.config.modality).training
-        source = training.open(self.config, self.device, self.seed)
-        assert isinstance(source, GridData)
+        source = modalities.get(self.config.modality).training.open(self.config, self.device, self.seed)
+        assert isinstance(source, (GridData, SurfaceData))
         self.source = source
         shown = choose_scene(source.names, self.config.instance)
         self.train_dataset = self._pictures("train", shown)
@@ -95,8 +98,8 @@ class GridDataManager(InstanceDataManager):
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
 
     def _pictures(self, split: str, shown: int) -> ShownInstance:
-        store = self.source.store
-        poses, camera = training_of(self.source).cameras(store, split, self.config.picture_size)
+        store, training = self.source.store, training_of(self.source)
+        poses, camera = training.cameras(store, split, self.config.picture_size)
         intrinsics = np.tile(np.float32([camera.focal, camera.cx, camera.cy]), (len(poses), 1))
         cameras = make_cameras(poses.numpy(), intrinsics, camera.height, camera.width, np.full(len(poses), shown))
         paths = [Path(store.names[shown]) / f"{view:06d}.png" for view in range(len(poses))]

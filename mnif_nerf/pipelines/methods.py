@@ -24,6 +24,11 @@ from mnif_nerf.modalities.radiance_settings import (
     RadiancePipelineSettings,
     SceneDataSettings,
 )
+from mnif_nerf.modalities.sdf_settings import (
+    SurfaceDataSettings,
+    SurfaceModelSettings,
+    SurfacePipelineSettings,
+)
 from mnif_nerf.modalities.settings import PipelineSettings
 from mnif_nerf.pipelines.run_settings import RunSettings
 
@@ -93,6 +98,28 @@ _FORMS = [
         RadiancePipelineSettings(
             datamanager=SceneDataSettings(scenes_per_step=16, rays_per_scene=64, carve_points=64),
             model=RadianceModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
+        ),
+        optimizer_settings(**_LITE),
+    ),
+    _method(
+        "mnif-sdf",
+        "sdf",
+        "Mixtures of neural implicit functions for meshes: signed distance and colour; new ones are sampled.",
+        100_000,
+        SurfacePipelineSettings(
+            datamanager=SurfaceDataSettings(instances_per_step=32, points_per_instance=4096),
+            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256),
+        ),
+        optimizer_settings(**{**_LARGE, "projection_lr": 4e-5}),
+    ),
+    _method(
+        "mnif-sdf-lite",
+        "sdf",
+        "The small mnif-sdf for a CPU: minutes for a hundred coloured meshes.",
+        4000,
+        SurfacePipelineSettings(
+            datamanager=SurfaceDataSettings(instances_per_step=16, points_per_instance=1024),
+            model=SurfaceModelSettings(width=64, hidden_layers=4, num_bases=64, latent_dim=64),
         ),
         optimizer_settings(**_LITE),
     ),

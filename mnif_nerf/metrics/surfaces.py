@@ -1,0 +1,58 @@
+"""How well a field of signed distance and colour gives back the points of a mesh."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.heads import color_from_raw, distance_from_raw
+from mnif_nerf.metrics.grids import iou
+from mnif_nerf.metrics.images import psnr
+
+# Kinds of points, as `mnif_nerf.data.stores.surface_store` counts them.
+UNIFORM, ON_SURFACE = 0, 3
+_CHUNK = 1 << 15  # points evaluated together
+
+
+class KnownPoints(Protocol):
+    """Points of an object with what is true there: `mnif_nerf.data.stores.surface_store.SurfacePoints`."""
+
+    points: np.ndarray
+    distance: np.ndarray
+    color: np.ndarray | None
+    kind: np.ndarray
+
+
+@torch.no_grad()
+def surface_scores(compact: CompactField, known: KnownPoints, half_extent: float = 0.5) -> dict[str, float]:
+    """Scores of a field with head "sdf".
+
+    Args:
+        compact: the field.
+        known: points in world units, of all kinds.
+        half_extent: half the edge of the scene box, world units.
+
+    Returns:
+        "iou" at the points that are spread evenly over the box; on the surface, "color" (PSNR of sRGB colours, dB;
+        absent without colours) and "distance", the mean size of what the field says there, in world units.
+    """
+    uniform, surface = known.kind == UNIFORM, known.kind == ON_SURFACE
+    said = distance_from_raw(raw_values(compact, known.points[uniform], half_extent)[-1])
+    scores = {"iou": float(iou(said < 0, torch.from_numpy(known.distance[uniform] < 0)))}
+    raw = raw_values(compact, known.points[surface], half_extent)
+    if known.color is not None:
+        truth = torch.from_numpy(np.ascontiguousarray(known.color[surface]).T).float()
+        scores["color"] = float(psnr(color_from_raw(raw[:-1], compact.head), truth))
+    scores["distance"] = float(distance_from_raw(raw[-1]).abs().mean())
+    return scores
+
+
+def raw_values(compact: CompactField, points: np.ndarray, half_extent: float = 0.5) -> Tensor:
+    """Raw values `[out, P]` of a field at points `[P, 3]` in world units, on the CPU."""
+    device = compact.weights[0].device
+    columns = torch.from_numpy(np.ascontiguousarray(points, np.float32)).T.to(device) / half_extent
+    return torch.cat([compact.evaluate(part).cpu() for part in columns.split(_CHUNK, dim=1)], dim=1)

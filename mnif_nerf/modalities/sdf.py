@@ -1,0 +1,69 @@
+"""The modality "sdf": coloured solids, learned from signed distance and colour at points of meshes."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities.base import Modality
+from mnif_nerf.modalities.traits import Card, Fitting
+from mnif_nerf.objects.solid import require_solid
+from mnif_nerf.objects.surface import NeuralSurface
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from mnif_nerf.modalities.sdf_training import SurfaceTraining
+    from mnif_nerf.objects.base import NeuralObject
+
+_ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
+
+
+class Sdf(Modality):
+    """See the module."""
+
+    name, noun, nouns, method = "sdf", "object", "objects", "mnif-sdf"
+    dims, channels, heads = 3, (1, 4), ("sdf",)
+    object_class = NeuralSurface
+    is_grid = False
+    has_surface = has_views = True
+    view_count = 2
+    white_margins = True
+    fitting = Fitting()
+    card = Card(("3d",), "coloured solids", 'mesh(resolution=128).export("object.glb")')
+
+    @cached_property
+    def training(self) -> SurfaceTraining:
+        """See `Modality`."""
+        from mnif_nerf.modalities.sdf_training import SurfaceTraining
+
+        return SurfaceTraining()
+
+    def seen_values(self, raw: Tensor, head: str, thickness: float) -> Tensor:
+        """Colours inside, and the occupancy: both go to 0 over `thickness` through the surface."""
+        from mnif_nerf.fields.heads import color_from_raw, distance_from_raw
+
+        inside = torch.sigmoid(-4.0 / thickness * distance_from_raw(raw[:, -1:]))
+        return torch.cat([color_from_raw(raw[:, :-1], head) * inside, inside], dim=1)
+
+    def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
+        """From the front-left and above."""
+        return require_solid(item).render(*_ANGLES, pixels)
+
+    def locate_data(self, root: Path) -> None:
+        """Points with signed distances."""
+        try:  # the store lands beside this
+            from mnif_nerf.data.stores.surface_store import surface_splits
+        except ImportError:
+            raise MNIFError(f"{root}: holds no points of meshes.") from None
+        if not surface_splits(root):
+            raise MNIFError(f"{root}: holds no points of meshes; make them with mnif-data from-meshes --sdf.")
+
+    def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
+        """Number and content of the objects."""
+        raise NotImplementedError

@@ -1,0 +1,77 @@
+"""Settings of training on points of meshes: signed distance and colour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import tyro
+
+from mnif_nerf.modalities.settings import DataSettings, ModelSettings, PipelineSettings
+
+if TYPE_CHECKING:
+    from mnif_nerf.fields.losses import DistanceLoss
+
+
+@dataclass
+class SurfaceDataSettings(DataSettings):
+    """Points of several objects per step."""
+
+    config_class: ClassVar[str] = "mnif_nerf.models.surface_data.SurfaceDataManagerConfig"
+    retired: ClassVar[frozenset[str]] = DataSettings.retired | {"dataparser"}
+
+    modality: Annotated[str, tyro.conf.Suppress] = "sdf"
+    """Name of the modality."""
+    instance: str = ""
+    """Object to show: its index or its name; empty means the environment's MNIF_SCENE, or else the first."""
+    instances_per_step: int = 16
+    """Objects per training step."""
+    points_per_instance: int = 1024
+    """Points of each of them."""
+    encode_points: int = 4096
+    """Meta-learning: points of an object that its latent is computed from after training; 0 takes all."""
+    eval_num_instances: int = 8
+    """Objects an evaluation looks at, spread evenly over the set, and as many unseen ones."""
+    picture_size: int = 128
+    """Pixels along an edge of the pictures of the shown object."""
+
+
+@dataclass
+class SurfacePipelineSettings(PipelineSettings):
+    """Points of meshes, and the latent prior at its end."""
+
+    config_class: ClassVar[str] = "mnif_nerf.pipelines.training.surfaces.SurfacePipelineConfig"
+    own_settings: ClassVar[tuple[str, ...]] = ("fit_points",)
+
+    datamanager: SurfaceDataSettings = field(default_factory=SurfaceDataSettings)
+    """The data."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    """Field, latents and losses."""
+    fit_points: int = 1024
+    """Auto-decoding: points of each unseen object in one of the steps that fit its latent; 0 takes all."""
+
+
+@dataclass
+class SurfaceModelSettings(ModelSettings):
+    """Signed distance and colour near a surface."""
+
+    own_settings: ClassVar[tuple[str, ...]] = ("truncation", "near", "color_weight")
+
+    latent_dim: int = 64
+    """Size of a latent code."""
+    w0: float = 15.0
+    """Sine frequency, for coordinates in [-1, 1]."""
+    truncation: float = 0.05
+    """Distances are learned up to here, in world units (an object's diagonal is 1)."""
+    near: float = 0.02
+    """Colours are learned up to this distance from the surface, world units."""
+    color_weight: float = 10.0
+    """Weight of the mean squared error of colours; that of distances, in units of `truncation`, has 1."""
+    grid_resolution: int = 64
+    """Cells per side of the grid that rendering skips empty space with."""
+
+    def distance_loss(self) -> DistanceLoss:
+        """Weights and lengths of the loss."""
+        from mnif_nerf.fields.losses import DistanceLoss
+
+        return DistanceLoss(self.truncation, self.near, self.color_weight)

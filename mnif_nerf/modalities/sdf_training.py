@@ -1,0 +1,266 @@
+"""Stage 1 of coloured solids: signed distance and colour at points of meshes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.sampling.views import evenly_spaced
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.losses import DistanceLoss
+from mnif_nerf.fields.modulations import ModulatedField
+from mnif_nerf.fields.solid import SolidField
+from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.latents.meta import PointObjective
+from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.metrics.surfaces import ON_SURFACE, surface_scores
+from mnif_nerf.modalities.sdf_settings import SurfaceDataSettings, SurfaceModelSettings, SurfacePipelineSettings
+from mnif_nerf.modalities.training import (
+    Evaluation,
+    FieldCache,
+    ModalityTraining,
+    ScoredItem,
+    Scores,
+    TrainingData,
+    known_rows,
+    means,
+)
+from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.splats import render_splats
+from mnif_nerf.rendering.surface import SurfaceGrid, render_surface, render_surface_view
+
+if TYPE_CHECKING:
+    from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
+    from mnif_nerf.data.stores.surface_store import SurfaceStore
+
+_HALF_EXTENT = 0.5  # of the scene box, world units
+
+
+@dataclass(frozen=True)
+class SurfaceTask:
+    """The loss of distances and colours at points.
+
+    Attributes:
+        distance: its lengths and weights.
+    """
+
+    distance: DistanceLoss
+
+    def losses(self, field: ModulatedField, latents: Tensor, batch: PointBatch, generator: torch.Generator) -> dict:
+        """See `Stage1Task`."""
+        return {"losses": {"sdf": self.objective(field, batch).losses(latents).mean()}}
+
+    def objective(self, field: ModulatedField, batch: PointBatch, seed: int | None = None) -> PointObjective:
+        """See `Stage1Task`; nothing in it is random."""
+        return PointObjective(field, batch, self.distance)
+
+
+class SurfaceData(TrainingData):
+    """Packed points of meshes; see `TrainingData`."""
+
+    settings: SurfaceDataSettings
+
+    @cached_property
+    def store(self) -> SurfaceStore:
+        """The training split, packed where that was not done yet."""
+        return self.open("train")
+
+    def open(self, split: str) -> SurfaceStore:
+        """A split."""
+        from mnif_nerf.data.stores.surface_store import open_surface_store
+
+        return open_surface_store(self.root, split)
+
+    def unseen(self, split: str) -> SurfaceStore | None:
+        """Objects never trained on: the split `split`, else the other one; None without either."""
+        from mnif_nerf.data.stores.surface_store import surface_splits
+
+        present = surface_splits(self.root)
+        found = next((name for name in (split, "test", "val") if name in present), None)
+        return None if found is None else self.open(found)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `TrainingData`."""
+        return tuple(self.store.names)
+
+    @cached_property
+    def points(self) -> SurfaceSampler:
+        """Draws the training batches."""
+        from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
+
+        config = self.settings
+        return SurfaceSampler(self.store, config.instances_per_step, config.points_per_instance, self.device, self.seed)
+
+    def draw(self, step: int) -> PointBatch:
+        """See `TrainingData`."""
+        return self.points.draw(step)
+
+    def fixed(self, instances: Tensor) -> PointBatch:
+        """See `TrainingData`."""
+        return self.points.fixed(instances, self.settings.encode_points)
+
+    def drawn_per_step(self) -> int:
+        """Points of one training step."""
+        return self.settings.instances_per_step * self.settings.points_per_instance
+
+    def bounds(self) -> Tensor | None:
+        """None: where there is nothing, the distance says so."""
+        return None
+
+    def grid(self) -> dict[str, Any]:
+        """The channels of the field: the distance alone, or three colours too."""
+        return {"channels": 4 if self.store.has_color else 1}
+
+    def facts(self) -> dict[str, Any]:
+        """The modality."""
+        return {"modality": self.settings.modality}
+
+    def stored(self) -> dict[str, Any]:
+        """Objects and points of a step."""
+        names = ("instances_per_step", "points_per_instance", "encode_points")
+        return {name: getattr(self.settings, name) for name in names}
+
+
+class SurfaceEvaluation(Evaluation):
+    """Reconstruction at the data's points: of a few training objects from their latents, and of as many unseen ones
+    from the latents that a fit or the inner loop finds."""
+
+    data: SurfaceData
+    settings: SurfacePipelineSettings
+
+    def __init__(self, data: Any, settings: Any, split: str, training: SurfaceTraining) -> None:
+        super().__init__(data, settings, split)
+        self.training = training
+
+    @cached_property
+    def unseen(self) -> SurfaceStore | None:
+        """Objects never trained on; None where the data has no such split."""
+        return self.data.unseen(self.split)
+
+    def chosen(self, store: SurfaceStore) -> np.ndarray:
+        """`[K]` int64 objects of a store that are scored."""
+        return evenly_spaced(store.num_instances, self.data.settings.eval_num_instances)
+
+    def find_unseen(self, model: Stage1Model) -> Tensor:
+        """See `Evaluation`."""
+        assert self.unseen is not None
+        return self.encoder(model).surfaces(self.unseen, torch.from_numpy(self.chosen(self.unseen)))
+
+    def _known(self, model: Stage1Model) -> list[tuple[int, int]]:
+        """Index and row of the scored training objects that the model knows."""
+        rows = known_rows(model, self.data.names)
+        return [(i, rows[i]) for i in self.chosen(self.data.store).tolist() if rows[i] >= 0]
+
+    def rows(self, model: Stage1Model) -> list[int]:
+        """See `Evaluation`."""
+        return [row for _, row in self._known(model)]
+
+    def seen(self, model: Stage1Model) -> list[ScoredItem]:
+        """See `Evaluation`."""
+        store, table = self.data.store, model.latents.weight.detach()
+        return [ScoredItem(store.names[i], table[row], (store, i)) for i, row in self._known(model)]
+
+    def unseen_items(self, model: Stage1Model) -> list[ScoredItem]:
+        """See `Evaluation`."""
+        store = self.unseen
+        if store is None:
+            return []
+        latents = self.latents_of_unseen(model)
+        return [ScoredItem(store.names[i], latents[k], (store, i)) for k, i in enumerate(self.chosen(store).tolist())]
+
+    @torch.no_grad()
+    def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:
+        """ "iou" at the uniform points, "color" in dB and "distance" (world units) on the surface; the picture shows
+        the data's points beside the reconstruction."""
+        store, instance = item.truth
+        compact = fields.model.field.collapse(item.latent).to(item.latent.device)
+        metrics = surface_scores(compact, store.points(instance), _HALF_EXTENT)
+        if not with_pictures:
+            return Scores(metrics)
+        size = self.data.settings.picture_size
+        return Scores(metrics, {"img": self.training.comparison(fields, item.latent, store, instance, size)})
+
+    def report(self, rows: dict[str, list[dict[str, float]]]) -> str:
+        """One line, such as: IoU 0.981, colour 25.3 dB, distance 0.0008 over 8 training objects; unseen: ..."""
+        parts = []
+        for prefix, part in rows.items():
+            mean = means(part)
+            numbers = [f"IoU {mean['iou']:.3f}"]
+            if "color" in mean:
+                numbers.append(f"colour {mean['color']:.1f} dB")
+            numbers.append(f"distance {mean['distance']:.4f}")
+            start, end = ("unseen: ", "") if prefix else ("", " training objects")
+            parts.append(f"{start}{', '.join(numbers)} over {len(part)}{end}")
+        return "; ".join(parts)
+
+
+class SurfaceTraining(ModalityTraining):
+    """See `ModalityTraining`."""
+
+    pipeline_settings = SurfacePipelineSettings
+    data_settings = SurfaceDataSettings
+    model_settings = SurfaceModelSettings
+
+    def open(self, settings: SurfaceDataSettings, device: torch.device | str = "cpu", seed: int = 0) -> SurfaceData:
+        """See `ModalityTraining`."""
+        if settings.data is None:
+            raise MNIFError("there is no data to train on; name a folder of meshes, or of their points, by `data`.")
+        return SurfaceData(settings, device, seed)
+
+    def field_spec(self, model: SurfaceModelSettings, grid: dict[str, Any] | None) -> FieldSpec:
+        """Three coordinates in; colours, where there are any, and the distance out."""
+        channels = 4 if grid is None else grid["channels"]
+        return model.field_spec(in_features=3, out_features=channels, head="sdf")
+
+    def task(self, model: SurfaceModelSettings) -> SurfaceTask:
+        """See `ModalityTraining`."""
+        return SurfaceTask(model.distance_loss())
+
+    def evaluation(self, data: Any, settings: Any, split: str = "val") -> SurfaceEvaluation:
+        """See `ModalityTraining`."""
+        return SurfaceEvaluation(data, settings, split, self)
+
+    def prepare(self, compact: CompactField, bounds: Tensor, model: Any, grid: Any) -> tuple[SolidField, SurfaceGrid]:
+        """The solid, and the grid that its rays leap over empty space by."""
+        shape = SolidField(compact)
+        return shape, SurfaceGrid.from_shape(shape, model.grid_resolution, bounds)
+
+    def render(
+        self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
+    ) -> dict[str, Tensor]:
+        """The shaded surface over white."""
+        return render_surface(field, origins, directions, grid, chunk=model.eval_num_rays_per_chunk)
+
+    @torch.no_grad()
+    def comparison(self, fields: FieldCache, latent: Tensor, store: SurfaceStore, instance: int, size: int) -> Tensor:
+        """The data's points beside the surface of the latent: `[size, 2 * size, 3]` in [0, 1]."""
+        pose, camera = orbit_pose(20.0, 45.0), Intrinsics.default(size)
+        shape, grid = fields(latent)
+        rendered = render_surface_view(shape, pose.to(latent.device), camera, grid)["rgb"].cpu()
+        return torch.cat([self._splats(store, instance, pose, camera), rendered], dim=1)
+
+    def cameras(self, store: SurfaceStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
+        """Cameras around an object: eight for "train", four others, from higher up, for all else."""
+        count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
+        poses = [orbit_pose(elevation, first + 360.0 * k / count) for k in range(count)]
+        return torch.stack(poses), Intrinsics.default(size)
+
+    def picture_of(self, store: SurfaceStore, instance: int, pose: Tensor, camera: Intrinsics) -> np.ndarray:
+        """What such a camera sees of an object's points: uint8 `[H, W, 3]`."""
+        return (255 * self._splats(store, instance, pose, camera)).round().byte().numpy()
+
+    def _splats(self, store: SurfaceStore, instance: int, pose: Tensor, camera: Intrinsics) -> Tensor:
+        points = store.points(instance)
+        chosen = points.kind == ON_SURFACE
+        parts = (points.points, points.normals, points.color)
+        place, normal, color = (None if part is None else torch.from_numpy(part[chosen]) for part in parts)
+        return render_splats(place, normal, color, pose, camera)
