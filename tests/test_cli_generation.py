@@ -171,7 +171,7 @@ def test_export_every_format(run: Path, capsys: pytest.CaptureFixture[str]) -> N
         voxels = trimesh.load(output / entry["files"][4])
         assert voxels.matrix.sum() == entry["occupied_voxels"]
         assert (voxels.matrix == read_npz(output / entry["files"][5])[0]).all()
-    assert "y up" in report["axes"]["meshes"]
+    assert "y up" in report["axes"]["glb, obj"]
     assert "watertight" in capsys.readouterr().out
 
 

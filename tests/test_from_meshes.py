@@ -388,6 +388,6 @@ def test_a_mesh_we_exported_comes_back_in_its_own_colours(tmp_path):
 
     mesh = field_to_mesh(Ball(), resolution=16)
     seen = np.asarray(mesh.visual.vertex_colors)[np.asarray(mesh.faces), :3] / 255.0
-    for suffix, up in (("glb", "auto"), ("ply", "y")):  # glTF keeps linear light, PLY what is seen
-        surface = read_surface(write_mesh(mesh, tmp_path / f"ball.{suffix}"), up)
+    for suffix in ("glb", "ply"):  # glTF keeps linear light, PLY what is seen
+        surface = read_surface(write_mesh(mesh, tmp_path / f"ball.{suffix}"))
         np.testing.assert_allclose(surface.corner_colors.mean(axis=(0, 1)), seen.mean(axis=(0, 1)), atol=0.01)

@@ -31,8 +31,8 @@ _VOXELS = ("binvox", "npz")
 class ExportOptions:
     """Write objects as meshes (glb, ply, obj, stl) or voxels (binvox, npz), and report.json about them.
 
-    Mesh files have y up and +z forward, as glTF asks. Voxels keep the library's axes: [x, y, z], z up, +x
-    forward.
+    GLB and OBJ have y up and +z forward, as glTF asks; PLY and STL z up and +x forward. Voxels keep the library's
+    axes: [x, y, z], z up, +x forward.
     """
 
     load_config: str
@@ -166,7 +166,8 @@ def _write_report(reports: list[dict[str, Any]], output: Path, options: ExportOp
 
     settings = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("output", "device")}
     settings["latent_file"] = None if options.latent_file is None else str(options.latent_file)
-    axes = {"meshes": "y up, +z forward, +x left", "voxels": "[x, y, z], z up, +x forward, +y left"}
+    ours = "z up, +x forward, +y left"
+    axes = {"glb, obj": "y up, +z forward, +x left", "ply, stl": ours, "voxels": f"[x, y, z], {ours}"}
     write_json(output / "report.json", {"settings": settings, "axes": axes, "objects": reports})
 
 

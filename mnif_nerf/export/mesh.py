@@ -1,7 +1,7 @@
 """A field's surface as a coloured, closed triangle mesh (marching cubes on log density).
 
 The mesh of `field_to_mesh` is in the library's own axes (z up, +x forward, +y left). `to_export_axes` turns
-it to the axes of glTF (y up, +z forward); `mnif_nerf.export.mesh_files.write_mesh` does so by itself.
+it to the axes of glTF (y up, +z forward); `mnif_nerf.export.mesh_files.write_mesh` writes each format in its own.
 """
 
 from __future__ import annotations
