@@ -223,7 +223,7 @@ def test_export_saved_latents(run: Path, tmp_path: Path) -> None:
         ({"level": 1e9}, "reaches the density level"),
         ({"level": 1e9, "format": "npz"}, "not one voxel"),
         ({"smooth": -1}, "smooth"),
-        ({"max_faces": 0}, "max-faces"),
+        ({"max_faces": 0}, "`max_faces` 0"),
         ({"source": "latent"}, "--latent-file"),
         ({"instance": ("car_00",)}, "--source training"),
         ({"latent_file": Path("x")}, "--source latent"),

@@ -14,6 +14,7 @@ from tiny_model import Ball, Balls
 from mnif_nerf import machine
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export import density
+from mnif_nerf.export.decimate import decimate
 from mnif_nerf.export.density import density_grid, surface_level
 from mnif_nerf.export.mesh import MeshOptions, field_to_mesh, mesh_report, surface_colors
 from mnif_nerf.export.mesh_files import linear_from_srgb, to_export_axes, write_mesh
@@ -200,7 +201,7 @@ def test_object_meshes_export_through_the_same_writer(tmp_path) -> None:
         ({"level": 1e9}, "reaches"),
         ({"keep": "some"}, "keep"),
         ({"smooth": -1}, "smooth"),
-        ({"max_faces": 1}, "max-faces"),
+        ({"max_faces": 1}, "`max_faces` 1"),
         ({"resolution": 1}, "resolution"),
         ({"resolution": 100_000}, "GiB"),
     ],
@@ -234,3 +235,23 @@ def test_damaged_fields_and_meshes_are_refused(tmp_path) -> None:
     with pytest.raises(MNIFError, match="NaN"):
         write_mesh(broken, tmp_path / "broken.glb")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_decimation_keeps_every_shell_closed_or_says_what_it_takes() -> None:
+    field = Balls(Ball(0.2, (-0.2, 0, 0)), Ball(0.1, (0.3, 0, 0)))
+    for faces in (200, 9):
+        mesh = field_to_mesh(field, 32, options=MeshOptions(keep="all", max_faces=faces))
+        assert len(mesh.faces) == faces - faces % 2  # a closed surface has an even number
+        assert mesh_report(mesh)["components"] == 2
+        assert mesh.is_watertight
+    with pytest.raises(MNIFError, match=r"`max_faces` 6 is fewer than this surface can keep .* at least 8"):
+        field_to_mesh(field, 32, options=MeshOptions(keep="all", max_faces=6))
+
+
+def test_decimation_of_an_edge_with_three_triangles() -> None:
+    ball = trimesh.creation.icosphere(3)
+    fin = [*ball.faces[0][:2], len(ball.vertices)]
+    finned = trimesh.Trimesh(
+        np.concatenate([ball.vertices, [[0, 0, 3.0]]]), np.concatenate([ball.faces, [fin]]), process=False
+    )
+    assert 0 < len(decimate(finned, 300).faces) <= 300

@@ -14,7 +14,8 @@ import torch
 import trimesh
 from torch import Tensor
 
-from mnif_nerf.errors import MNIFError, require
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.decimate import check_faces, decimate
 from mnif_nerf.export.density import (
     CHUNK,
     check_resolution,
@@ -119,7 +120,7 @@ def field_to_mesh(
     if options.smooth:
         trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=options.smooth)
     if options.max_faces is not None and len(mesh.faces) > options.max_faces:
-        mesh = _decimate(mesh, options.max_faces)
+        mesh = decimate(mesh, options.max_faces)
     if options.colors:
         rgb = surface_colors(field, mesh.vertices, mesh.vertex_normals, half_extent, chunk)
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_to_rgba8(rgb))
@@ -206,8 +207,8 @@ def check_request(resolution: int, options: MeshOptions) -> None:
         raise MNIFError(f"keep {keep!r} is not known; use largest or all.")
     if smooth < 0:
         raise MNIFError(f"smooth {smooth} is negative; use 0 for none, or about 10.")
-    if max_faces is not None and max_faces < 4:
-        raise MNIFError(f"max-faces {max_faces} cannot close a surface; use at least 4 (20000 is usual).")
+    if max_faces is not None:
+        check_faces("max_faces", max_faces)
 
 
 def check_level(level: float | None) -> None:
@@ -260,17 +261,6 @@ def _select(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> tupl
     faces = faces[chosen]
     used, index = np.unique(faces, return_inverse=True)
     return vertices[used], index.reshape(faces.shape)
-
-
-def _decimate(mesh: ExportMesh, max_faces: int) -> ExportMesh:
-    fast_simplification = require("fast_simplification", "meshes")
-    reduction = 1.0 - max_faces / len(mesh.faces)
-    vertices, faces = fast_simplification.simplify(
-        np.asarray(mesh.vertices, dtype=np.float32), np.asarray(mesh.faces, dtype=np.int32), reduction
-    )
-    smaller = ExportMesh(vertices, faces, process=False)
-    smaller.metadata.update(mesh.metadata)
-    return smaller
 
 
 def _to_rgba8(rgb: np.ndarray) -> np.ndarray:

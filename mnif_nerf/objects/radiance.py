@@ -75,6 +75,12 @@ class NeuralRadiance(SolidObject):
         """See `SolidObject`; `level` is a density (1/world unit)."""
         return solid_mesh(self, self.field, resolution, level, (keep, smooth, max_faces, colors))
 
+    def surface_colors(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """See `SolidObject`: what a camera sees that looks straight down at the surface."""
+        from mnif_nerf.export.mesh import surface_colors
+
+        return surface_colors(self.field, points, normals, self.half_extent)
+
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
         """See `SolidObject`; a cell is inside where the density at its centre is above `level`."""
         from mnif_nerf.export.voxels import field_to_occupancy

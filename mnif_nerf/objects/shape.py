@@ -12,7 +12,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import field_device
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.solid import GAIN, SolidField, surface_level
+from mnif_nerf.fields.solid import GAIN, NEUTRAL_GREY, SolidField, surface_level
 from mnif_nerf.objects.base import ObjectFacts, check_pixels, check_size
 from mnif_nerf.objects.solid import SolidObject, solid_mesh
 from mnif_nerf.rendering.cameras import Intrinsics
@@ -107,6 +107,15 @@ class NeuralShape(SolidObject):
                 f"{self.name}: nothing is inside at the level {0.5 if level is None else level:.3g} (its highest "
                 f"occupancy is {0.5 + 0.5 * value:.3g}); lower it with `level`, or train for longer."
             ) from None
+
+    @property
+    def has_color(self) -> bool:
+        """See `SolidObject`: a model of voxels has none."""
+        return False
+
+    def surface_colors(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """See `SolidObject`: the same grey everywhere."""
+        return np.full((len(points), 3), NEUTRAL_GREY, dtype=np.float32)
 
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
         """Which cells are inside: bool `[X, Y, Z]`, index [x, y, z], z up, +x forward.

@@ -64,6 +64,20 @@ class SolidObject(NeuralObject):
             MNIFError: a resolution that does not fit in memory, or nothing that reaches the level.
         """
 
+    @property
+    def has_color(self) -> bool:
+        """Whether `surface_colors` says more than a neutral grey."""
+        return True
+
+    @abstractmethod
+    def surface_colors(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Colours at the surface: sRGB, float32 `[N, 3]` in [0, 1].
+
+        Args:
+            points: `[N, 3]` on the surface or a little off it, world units (z up).
+            normals: `[N, 3]`, unit length, outward.
+        """
+
     @abstractmethod
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
         """Which cells are inside: bool `[X, Y, Z]`, index [x, y, z], z up, +x forward; the longest edge has
