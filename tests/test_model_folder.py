@@ -71,6 +71,11 @@ DAMAGES = {
     "other format": (lambda f: _edit_config(f, format="other"), "not a model of mnif_nerf"),
     "not json": (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
     "no names": (lambda f: _edit_config(f, names=None), "incomplete"),
+    "unknown camera key": (lambda f: _edit_config(f, camera={"shift": 2}), "camera: unknown 'shift'"),
+    "unknown adaptation key": (
+        lambda f: _edit_config(f, adaptation={"method": "auto-decoding", "outer_steps": 3}),
+        "adaptation: unknown 'outer_steps'",
+    ),
     "unknown field key": (lambda f: _edit_config(f, field={"wings": 2}), "wings"),
     "fewer names": (lambda f: _edit_config(f, names=["one"]), "12 latents for 1 instance names"),
     "no field": (lambda f: (f / "field.safetensors").unlink(), "field.safetensors: no such file; copy the"),

@@ -329,6 +329,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     known = ("format", "format_version", *(field.name for field in dataclasses.fields(StoredModel)))
     check_keys(config, known, folder / "config.json", _REMEDY)
+    for part, parts in {"camera": tuple(default_camera()), "adaptation": ("method", "inner_steps", "inner_lr")}.items():
+        check_keys(config.get(part, {}), parts, f"{folder / 'config.json'}: {part}", _REMEDY)
     return config
 
 
@@ -387,9 +389,7 @@ def _read_cells(path: Path) -> Tensor | None:
         return None
     cells = _read_tensor(path, "cells").bool()
     if cells.ndim != 3 or len(set(cells.shape)) != 1:
-        raise MNIFError(
-            f"{path}: cells of shape {list(cells.shape)}, expected [G, G, G]; delete the file to go without bounds."
-        )
+        raise MNIFError(f"{path}: cells of shape {list(cells.shape)}, expected [G, G, G]; delete it to go without.")
     return cells
 
 
