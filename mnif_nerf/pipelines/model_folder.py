@@ -72,8 +72,7 @@ class StoredModel:
         versions: versions of the packages that wrote it.
         prior: the latent prior, or None until it is trained.
         modality: name of its modality; `kind` is the modality itself.
-        grid: of voxels and images, "resolution" (cells along an edge) and "channels" of the training data; None for
-            radiance.
+        grid: shape and channels of the training data (`GridFacts`); None where they are no grid.
         rates: `[D]` float32, the learned step sizes of the inner loop; None after auto-decoding.
         adaptation: how latents are found: {"method": "auto-decoding"}, or "meta-learning" with "inner_steps",
             "inner_lr" and optionally "first_order".
@@ -327,10 +326,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder / 'config.json'}: format version {config.get('format_version')} (written by mnif_nerf "
             f"{written}), but this version reads {FORMAT_VERSION}; install the matching one, or train again."
         )
-    known = ("format", "format_version", *(field.name for field in dataclasses.fields(StoredModel)))
-    check_keys(config, known, folder / "config.json", _REMEDY)
-    for part, parts in {"camera": tuple(default_camera()), "adaptation": ("method", "inner_steps", "inner_lr")}.items():
-        check_keys(config.get(part, {}), parts, f"{folder / 'config.json'}: {part}", _REMEDY)
+    fields = ("format", "format_version", *(field.name for field in dataclasses.fields(StoredModel)))
+    check_keys(config, fields, folder / "config.json", _REMEDY)
+    parts = {"camera": set(default_camera()), "adaptation": {"method", "inner_steps", "inner_lr", "first_order"}}
+    for part, known in parts.items():
+        check_keys(config.get(part, {}), known, f"{folder / 'config.json'}: {part}", _REMEDY)
     return config
 
 
