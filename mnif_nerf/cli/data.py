@@ -13,7 +13,7 @@ from mnif_nerf.errors import run_command
 if TYPE_CHECKING:
     from mnif_nerf.data.generate.settings import ViewCounts
 
-_VOXEL_BATCH = 16  # shapes per step of mnif-voxel-lite
+_BATCH = 16  # instances per step of mnif-voxel-lite and mnif-sdf-lite
 Axis = Literal["auto", "x", "y", "z"]
 Direction = Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"]
 
@@ -22,8 +22,8 @@ Direction = Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"]
 class ProceduralCars:
     """Make coloured cars of seven body types and render them in the SRN layout, with 64^3 occupancy.
 
-    With --voxels there are no pictures, only the voxels of each car, for mnif-voxel. A folder that an earlier run with
-    the same settings left unfinished is completed.
+    With --voxels there are no pictures, only the voxels of each car, for mnif-voxel; with --sdf only points with signed
+    distance and colour, for mnif-sdf. A folder that an earlier run with the same settings left unfinished is completed.
 
     Attributes:
         output: the folder to write.
@@ -37,6 +37,8 @@ class ProceduralCars:
         seed: random seed of everything.
         occupancy: write occupancy/<split>/<car>.npz.
         voxels: write <split>/<car>.npz with so many cells along an edge, and nothing else; 0 makes pictures.
+        sdf: write points/<split>, points with signed distance and colour, and nothing else.
+        points: points of each car with --sdf; a tenth more lie on the surface.
         workers: processes; one per core by default.
     """
 
@@ -51,6 +53,8 @@ class ProceduralCars:
     seed: int = 0
     occupancy: bool = True
     voxels: int = 0
+    sdf: bool = False
+    points: int = 100_000
     workers: int | None = None
 
 
@@ -200,13 +204,18 @@ def _procedural_cars(command: ProceduralCars) -> None:
 
     voxels = command.voxels
     counts = CarCounts(command.num_train, command.num_val, command.num_test, command.seed)
-    if voxels:
+    if command.sdf:
+        from mnif_nerf.data.generate.points import make_procedural_points
+
+        folder = make_procedural_points(command.output, counts, command.points, command.workers)
+    elif voxels:
         folder = make_procedural_voxels(command.output, counts, voxels, command.workers)
     else:
         folder = make_procedural_cars(command.output, counts, _views(command), command.occupancy, command.workers)
     cars = command.num_train + command.num_val + command.num_test
     print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
-    print(f"Next: {_training(folder, command.num_train, voxels > 0)}")
+    method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"
+    print(f"Next: {_training(folder, command.num_train, method)}")
 
 
 def _views(command: ProceduralCars | FromMeshes) -> ViewCounts:
@@ -233,15 +242,14 @@ def _from_meshes(command: FromMeshes) -> None:
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
     instances = len(summary.splits.get("train", ()))  # none where not one of its meshes can be voxelised
-    print(f"Next: {_training(summary.output, instances, voxels > 0)}")
+    print(f"Next: {_training(summary.output, instances, 'mnif-voxel-lite' if voxels else 'mnif-lite')}")
 
 
-def _training(folder: Path, instances: int, voxels: bool) -> str:
+def _training(folder: Path, instances: int, method: str) -> str:
     """The command that trains on a new data set."""
-    if not voxels:
-        return f"ns-train mnif-lite --data {folder}"
-    fewer = f" --pipeline.datamanager.instances-per-step {instances}" if 0 < instances < _VOXEL_BATCH else ""
-    return f"ns-train mnif-voxel-lite --data {folder}{fewer}"
+    batched = method != "mnif-lite" and 0 < instances < _BATCH
+    fewer = f" --pipeline.datamanager.instances-per-step {instances}" if batched else ""
+    return f"ns-train {method} --data {folder}{fewer}"
 
 
 def entrypoint() -> None:

@@ -106,7 +106,7 @@ def make_procedural_cars(
     claim_output(output, "procedural-cars", settings)
     plan = ViewPlan(output, "cars", **asdict(views))
     jobs = []
-    for split, name, entropy, body in _cars(counts):
+    for split, name, entropy, body in cars_of(counts):
         cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
         jobs.append(_CarJob(entropy, body, plan.pictures(split, name, (*entropy, 1)), plan.camera, cells))
     run_jobs(_draw_car, [job for job in jobs if _is_missing(job)], workers, progress, "Rendering cars")
@@ -146,7 +146,7 @@ def make_procedural_voxels(
     claim_output(output, "procedural-car-voxels", settings)
     jobs = [
         _VoxelJob(entropy, body, output / split / f"{name}.npz", resolution)
-        for split, name, entropy, body in _cars(counts)
+        for split, name, entropy, body in cars_of(counts)
     ]
     run_jobs(_fill_car, [job for job in jobs if not job.path.exists()], workers, progress, "Filling cars")
     write_manifest(output, "procedural-car-voxels", settings, complete=True)
@@ -167,7 +167,7 @@ def _fill_car(job: _VoxelJob) -> None:
     write_occupancy(job.path, car_occupancy(sample_car(job.seed, job.body), job.resolution))
 
 
-def _cars(counts: CarCounts) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
+def cars_of(counts: CarCounts) -> Iterator[tuple[str, str, tuple[int, ...], str]]:
     """Split, name, seed and body type of every car of a data set."""
     for split, count in (("train", counts.num_train), ("val", counts.num_val), ("test", counts.num_test)):
         for index in range(count):

@@ -1,0 +1,133 @@
+"""Batches of points with signed distance and colour, grouped by instance, drawn from a packed store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.sampling.epochs import InstanceShuffle
+from mnif_nerf.data.stores.surface_store import SurfaceStore
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.rendering.batch import PointBatch
+
+
+@dataclass(frozen=True)
+class KindShares:
+    """Which share of a batch's points is of each kind (see `SurfacePoints`); they need not sum to 1.
+
+    Attributes:
+        uniform, wide, near, surface: 0 or more each.
+    """
+
+    uniform: float = 0.30
+    wide: float = 0.25
+    near: float = 0.45
+    surface: float = 0.0
+
+    def counts(self, points: int) -> tuple[int, int, int, int]:
+        """How many of `points` are of each kind."""
+        shares = np.array([self.uniform, self.wide, self.near, self.surface])
+        ends = np.round(np.cumsum(shares) / shares.sum() * points).astype(int)
+        uniform, wide, near, surface = np.diff(ends, prepend=0).tolist()
+        return uniform, wide, near, surface
+
+
+class SurfaceSampler:
+    """Draws `PointBatch`es: points in field coordinates [-1, 1]; targets are colours in [0, 1], where the store has
+    them, and, last, the signed distance in world units, positive outside.
+
+    Args:
+        store: one split.
+        instances_per_step: B.
+        points_per_instance: N; 0, or as many as the store has, takes all in order.
+        device: where batches end up. The store itself stays in (memory-mapped) host memory.
+        seed: draws with the same seed and step are equal.
+        shares: of the kinds of points.
+
+    Raises:
+        MNIFError: a batch larger than the data, or a setting that makes no sense.
+    """
+
+    def __init__(
+        self,
+        store: SurfaceStore,
+        instances_per_step: int,
+        points_per_instance: int,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        shares: KindShares = KindShares(),
+    ) -> None:
+        if instances_per_step < 1 or points_per_instance < 0:
+            raise MNIFError("instances per step must be at least 1, points per instance at least 0 (0 takes all).")
+        if instances_per_step > store.num_instances:
+            raise MNIFError(
+                f"{store.root}: {instances_per_step} instances per step, but the {store.split} split has"
+                f" {store.num_instances}; lower the instances per step to {store.num_instances} or less"
+                f" (`instances_per_step` {store.num_instances})."
+            )
+        by_kind = (shares.uniform, shares.wide, shares.near, shares.surface)
+        if min(by_kind) < 0 or sum(by_kind) <= 0:
+            raise MNIFError(f"shares of points {by_kind}: must be 0 or more each, and one above 0.")
+        for share, count, kind in zip(by_kind, store.counts.by_kind, ("uniform", "wide", "near", "surface")):
+            if share > 0 and not count:
+                raise MNIFError(f"{store.root}: has no {kind} points to draw; set their share to 0.")
+        self.store = store
+        self.instances_per_step = instances_per_step
+        self.points_per_instance = points_per_instance
+        self.device = torch.device(device)
+        self.seed = seed
+        self.shares = shares
+        self._shuffle = InstanceShuffle(store.num_instances, seed)
+
+    def draw(self, step: int) -> PointBatch:
+        """The batch of training step `step` (0, 1, 2, ...): a function of seed and step alone.
+
+        Instances come from an endless shuffle (`InstanceShuffle`).
+        """
+        instances = self._shuffle.take(step * self.instances_per_step, self.instances_per_step)
+        if self._takes_all(self.points_per_instance):
+            return self._all(instances)
+        generator = np.random.default_rng([self.seed, 1, step])
+        return self._batch(instances, self._places(len(instances), self.points_per_instance, generator))
+
+    def fixed(self, instances: Tensor, count: int, salt: int = 0) -> PointBatch:
+        """Points that depend on the instance, the seed and `salt` only, never on the rest of the batch.
+
+        Args:
+            instances: `[B]` int64.
+            count: N, with the meaning of `points_per_instance`.
+            salt: other numbers give other points.
+        """
+        instances = instances.cpu()
+        if self._takes_all(count):
+            return self._all(instances)
+        generators = (np.random.default_rng([self.seed, 2, salt, int(number)]) for number in instances)
+        return self._batch(instances, np.concatenate([self._places(1, count, each) for each in generators]))
+
+    def _takes_all(self, count: int) -> bool:
+        return count == 0 or count >= self.store.num_points
+
+    def _places(self, rows: int, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Numbers of points int64 [rows, count], kind after kind.
+
+        Within a kind they follow each other from a random one on: the store holds them in random order, and what lies
+        together is read fast.
+        """
+        found, first = [], 0
+        for stored, wanted in zip(self.store.counts.by_kind, self.shares.counts(count)):
+            if wanted:
+                start = generator.integers(stored, size=(rows, 1))
+                found.append(first + (start + np.arange(wanted)) % stored)
+            first += stored
+        return np.concatenate(found, axis=1)
+
+    def _all(self, instances: Tensor) -> PointBatch:
+        places = np.arange(self.store.num_points)
+        return self._batch(instances, np.broadcast_to(places, (len(instances), len(places))))
+
+    def _batch(self, instances: Tensor, places: np.ndarray) -> PointBatch:
+        coordinates, targets = self.store.targets(instances.numpy(), places)
+        return PointBatch(instances, torch.from_numpy(coordinates), torch.from_numpy(targets)).to(self.device)

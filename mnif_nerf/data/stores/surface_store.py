@@ -1,0 +1,191 @@
+"""The packed store of points with signed distance and colour: one split as memory-mapped arrays.
+
+On disk (`<root>/points/<split>/`, as `mnif-data` writes it):
+
+    manifest.json            format version, counts of points by kind, whether there is colour, names
+    points.array             uint16 [N, P, 3], places in the cube, see `from_lattice`
+    distance.array           float16 [N, P], world units, positive outside; of the points as they are kept
+    color.array              uint8 [N, P, 3], sRGB; absent without colour
+    normals.array            int8 [N, S, 3], outward normals of the points on the surface, times 127
+
+Each is in numpy's .npy format. The points of an instance are sorted by kind, and in random order within a kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints, from_lattice
+from mnif_nerf.data.readers.splits import GRID_SPLITS
+from mnif_nerf.data.stores.cache import PackedFormat, map_array
+from mnif_nerf.data.stores.surface_pack import decode_normals, pack_parts, rows
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import atomic_folder, read_json, recover_folder, write_json
+
+FORMAT = PackedFormat("mnif_nerf surface points", 1)
+FOLDER = "points"
+"""Below a data set's folder, where its splits are."""
+
+
+@dataclass(frozen=True)
+class SurfaceStore:
+    """One split; N instances of P points each.
+
+    Attributes:
+        folder, root: of the packed arrays, and of the data.
+        split, names: of the instances.
+        counts: points of an instance by kind.
+        places: uint16 [N, P, 3].
+        distances: float16 [N, P].
+        colors: uint8 [N, P, 3], or None without colour.
+        normals: int8 [N, S, 3].
+    """
+
+    folder: Path
+    root: Path
+    split: str
+    names: tuple[str, ...]
+    counts: PointCounts
+    places: np.ndarray
+    distances: np.ndarray
+    colors: np.ndarray | None
+    normals: np.ndarray
+
+    @property
+    def num_instances(self) -> int:
+        """Instances."""
+        return len(self.names)
+
+    @property
+    def num_points(self) -> int:
+        """Points of an instance."""
+        return self.counts.total
+
+    @property
+    def has_color(self) -> bool:
+        """Whether colours are known."""
+        return self.colors is not None
+
+    @property
+    def channels(self) -> int:
+        """Numbers per point that a field learns: three colours and the distance, or the distance alone."""
+        return 4 if self.has_color else 1
+
+    def points(self, instance: int) -> SurfacePoints:
+        """All points of one instance.
+
+        Raises:
+            MNIFError: no such instance.
+        """
+        if not 0 <= instance < self.num_instances:
+            last = self.num_instances - 1
+            raise MNIFError(f"instance {instance}: the {self.split} split of {self.root} has instances 0 to {last}.")
+        normals = np.full((self.num_points, 3), np.nan, np.float32)
+        if self.counts.surface:
+            normals[-self.counts.surface :] = decode_normals(self.normals[instance])
+        return SurfacePoints(
+            points=from_lattice(self.places[instance]),
+            distance=self.distances[instance].astype(np.float32),
+            color=None if self.colors is None else self.colors[instance].astype(np.float32) / np.float32(255),
+            kind=np.repeat(np.arange(4, dtype=np.uint8), self.counts.by_kind),
+            normals=normals,
+        )
+
+    def targets(self, instances: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Some points, and what the field should say there.
+
+        Args:
+            instances: int64 [B].
+            places: int64 [B, N], numbers of points.
+
+        Returns:
+            Field coordinates float32 [B, 3, N] in [-1, 1]; colours in [0, 1] (where there are) and, last, the signed
+            distance in world units: float32 [B, 4 or 1, N].
+        """
+        rows, channels = instances[:, None], self.channels
+        coordinates = np.moveaxis(self.places[rows, places], 2, 1) * np.float32(2 / 65535) - np.float32(1)
+        targets = np.empty((len(instances), channels, places.shape[1]), np.float32)
+        if self.colors is not None:
+            np.multiply(np.moveaxis(self.colors[rows, places], 2, 1), np.float32(1 / 255), out=targets[:, :3])
+        targets[:, -1] = self.distances[rows, places]
+        return coordinates, targets
+
+
+def surface_splits(root: Path | str) -> tuple[str, ...]:
+    """The splits of a data set, in the order train, val, test; empty where it holds none."""
+    place = Path(root) / FOLDER
+    return tuple(split for split in GRID_SPLITS if (place / split / "manifest.json").is_file())
+
+
+def open_surface_store(root: Path | str, split: str) -> SurfaceStore:
+    """Open a split.
+
+    Raises:
+        MNIFError: there is none, or it is damaged or of another version.
+    """
+    root = Path(root)
+    folder = root / FOLDER / split
+    recover_folder(folder)
+    found = surface_splits(root)
+    if split not in found:
+        told = f"name a split that is there ({', '.join(found)})" if found else "make them with mnif-data"
+        raise MNIFError(f"{root}: no {split} split of points with signed distance in it; {told}.")
+    return open_packed(root, folder)
+
+
+def open_packed(root: Path, folder: Path) -> SurfaceStore:
+    """Open a folder that `write_store` wrote.
+
+    Raises:
+        MNIFError: it is damaged or of another version.
+    """
+    manifest = read_json(folder / "manifest.json")
+    version = manifest.get("format_version") if manifest.get("format") == FORMAT.name else None
+    if version != FORMAT.version:
+        raise MNIFError(f"{folder}: has format version {version}, this program reads {FORMAT.version}; make it again.")
+    try:
+        return open_arrays(root, folder, manifest)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MNIFError(f"{folder}: damaged ({error}); remove it and make it again with mnif-data.") from None
+
+
+def open_arrays(root: Path, folder: Path, manifest: dict[str, Any]) -> SurfaceStore:
+    """The store in a folder; ValueError, KeyError, TypeError and OSError mean damage."""
+    names, counts = tuple(manifest["names"]), PointCounts(**manifest["counts"])
+    # As plain arrays over the maps: indexing a memmap object costs more than the reading does.
+    arrays = {
+        name: np.asarray(map_array(folder / f"{name}.array", (len(names), *shape), dtype))
+        for name, shape, dtype in rows(counts, bool(manifest["color"]))
+    }
+    return SurfaceStore(
+        folder=folder,
+        root=root,
+        split=str(manifest["split"]),
+        names=names,
+        counts=counts,
+        places=arrays["points"],
+        distances=arrays["distance"],
+        colors=arrays.get("color"),
+        normals=arrays["normals"],
+    )
+
+
+def describe_store(split: str, names: list[str], counts: PointCounts, has_color: bool) -> dict[str, Any]:
+    """The manifest of a store, but for its format."""
+    return {"split": split, "counts": asdict(counts), "color": has_color, "names": names}
+
+
+def write_store(folder: Path, split: str, parts: dict[str, Path], counts: PointCounts, has_color: bool) -> None:
+    """Pack instances, by name, each a file of `write_part`, into a store that appears whole.
+
+    Raises:
+        MNIFError: a part is damaged, or the disk is full.
+    """
+    with atomic_folder(folder, replace=True) as temporary:
+        pack_parts(list(parts.values()), temporary, counts, has_color, f"{len(parts)} objects")
+        head = {"format": FORMAT.name, "format_version": FORMAT.version}
+        write_json(temporary / "manifest.json", {**head, **describe_store(split, list(parts), counts, has_color)})
