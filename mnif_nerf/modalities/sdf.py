@@ -57,10 +57,8 @@ class Sdf(Modality):
 
     def locate_data(self, root: Path) -> None:
         """Points with signed distances."""
-        try:  # the store lands beside this
-            from mnif_nerf.data.stores.surface_store import surface_splits
-        except ImportError:
-            raise MNIFError(f"{root}: holds no points of meshes.") from None
+        from mnif_nerf.data.stores.surface_store import surface_splits
+
         if not surface_splits(root):
             raise MNIFError(f"{root}: holds no points of meshes; make them with mnif-data from-meshes --sdf.")
 

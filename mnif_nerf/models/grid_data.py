@@ -98,7 +98,8 @@ class GridDataManager(InstanceDataManager):
         self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
 
     def _pictures(self, split: str, shown: int) -> ShownInstance:
-        store, training = self.source.store, training_of(self.source)
+        store: Any = self.source.store  # of the kind that its own training takes
+        training = training_of(self.source)
         poses, camera = training.cameras(store, split, self.config.picture_size)
         intrinsics = np.tile(np.float32([camera.focal, camera.cx, camera.cy]), (len(poses), 1))
         cameras = make_cameras(poses.numpy(), intrinsics, camera.height, camera.width, np.full(len(poses), shown))
