@@ -13,6 +13,7 @@ _EXPORTS = {
     "NeuralObject": "mnif_nerf.objects.base",
     "NeuralRadiance": "mnif_nerf.objects.radiance",
     "NeuralShape": "mnif_nerf.objects.shape",
+    "NeuralSurface": "mnif_nerf.objects.surface",
     "NeuralImage": "mnif_nerf.objects.image",
     "NeuralSignal": "mnif_nerf.objects.signal",
     "MixtureField": "mnif_nerf.fields.modulations.mixture",

@@ -156,3 +156,37 @@ def _lively_field(spec: FieldSpec, seed: int, gain: float) -> ModulatedField:
 def _latents(count: int, seed: int, name: str) -> tuple[Tensor, tuple[str, ...]]:
     latents = torch.randn(count, 5, generator=torch.Generator().manual_seed(seed))
     return latents, tuple(f"{name}_{k:02d}" for k in range(count))
+
+
+class Rounded:
+    """A box with rounded edges as a field of head "sdf": exact distances in a box of half extent 0.5, cut as learned.
+
+    Args:
+        half: half edges of the box, world units; zeros for a ball.
+        radius: of the rounding, world units.
+        center: world units.
+        stretch: how much too fast distances grow.
+        channels: 4, or 1 without colour.
+    """
+
+    head = "sdf"
+
+    def __init__(
+        self,
+        half: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        radius: float = 0.3,
+        center: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        stretch: float = 1.0,
+        channels: int = 4,
+    ) -> None:
+        self.half, self.radius, self.center = torch.tensor(half), radius, torch.tensor(center)
+        self.stretch, self.channels = stretch, channels
+
+    def evaluate(self, points: Tensor) -> Tensor:
+        """Raw values `[channels, N]` at field coordinates `[3, N]`; red grows with x, green with y, blue with z."""
+        world = 0.5 * points
+        beyond = (world - self.center.to(points).unsqueeze(1)).abs() - self.half.to(points).unsqueeze(1)
+        most = beyond.amax(dim=0)
+        distance = torch.where(most > 0, beyond.clamp(min=0).norm(dim=0), most) - self.radius
+        solid = -(self.stretch * distance).clamp(-0.06, 0.06) / 0.1
+        return torch.cat([4.0 * world, solid.unsqueeze(0)])[-self.channels :]

@@ -111,10 +111,7 @@ def field_to_mesh(
     level = level_of(field, half_extent) if options.level is None else options.level
     values = density_grid(field, resolution, half_extent, cells, chunk, level).numpy()
     vertices, faces = _marching_cubes(values, level, half_extent)
-    labels, volumes = _components(vertices, faces)
-    found = len(volumes)
-    if options.keep == "largest" and found > 1:
-        vertices, faces = _select(vertices, faces, labels[faces[:, 0]] == int(np.argmax(np.abs(volumes))))
+    vertices, faces, found, _ = largest_shell(vertices, faces, options.keep)
     mesh = ExportMesh(vertices, faces, process=False)
     mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found})
     if options.smooth:
@@ -123,7 +120,7 @@ def field_to_mesh(
         mesh = decimate(mesh, options.max_faces)
     if options.colors:
         rgb = surface_colors(field, mesh.vertices, mesh.vertex_normals, half_extent, chunk)
-        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=_to_rgba8(rgb))
+        mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=to_rgba8(rgb))
     return mesh
 
 
@@ -257,12 +254,23 @@ def _components(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np
     return renumber[labels], np.bincount(face_labels, weights=volumes)
 
 
-def _select(vertices: np.ndarray, faces: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    faces = faces[chosen]
-    used, index = np.unique(faces, return_inverse=True)
-    return vertices[used], index.reshape(faces.shape)
+def largest_shell(
+    vertices: np.ndarray, faces: np.ndarray, keep: Literal["largest", "all"] = "largest"
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """The shell that encloses most, or all of them.
+
+    Returns:
+        its vertices `[V, 3]` and faces `[F, 3]`, how many shells there are, and which vertices are its, int `[V]`.
+    """
+    labels, volumes = _components(vertices, faces)
+    chosen = np.ones(len(faces), dtype=bool)
+    if keep == "largest" and len(volumes) > 1:
+        chosen = labels[faces[:, 0]] == int(np.argmax(np.abs(volumes)))
+    used, index = np.unique(faces[chosen], return_inverse=True)
+    return vertices[used], index.reshape(-1, 3), len(volumes), used
 
 
-def _to_rgba8(rgb: np.ndarray) -> np.ndarray:
+def to_rgba8(rgb: np.ndarray) -> np.ndarray:
+    """Colours `[N, 3]` in [0, 1] as opaque uint8 `[N, 4]`."""
     opaque = np.full((len(rgb), 1), 255, dtype=np.uint8)
     return np.concatenate([np.rint(rgb.clip(0, 1) * 255).astype(np.uint8), opaque], axis=1)

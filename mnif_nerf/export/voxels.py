@@ -17,9 +17,11 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import CHUNK, check_resolution, density_grid, field_device, level_of
+from mnif_nerf.fields.distance import DistanceField
 from mnif_nerf.files import atomic_file
 from mnif_nerf.rendering.grids import cell_coordinates
 from mnif_nerf.rendering.intervals import cell_index
+from mnif_nerf.rendering.near_cells import cell_points, distances_at, near_cells
 from mnif_nerf.rendering.occupancy import RadianceField
 
 VOXEL_FORMATS = ("binvox", "npz")
@@ -55,6 +57,31 @@ def field_to_occupancy(
         resolution = resolution[0]
     density = density_grid(field, resolution, half_extent, cells, level=level, skip_empty=skip_empty)
     return (density > level).numpy()
+
+
+@torch.no_grad()
+def distance_occupancy(
+    field: DistanceField, resolution: int, level: float = 0.0, cells: Tensor | None = None
+) -> np.ndarray:
+    """Which cells of the scene box are inside: bool `[G, G, G]`, where the distance at the centre is below `level`.
+
+    Args:
+        field: the field; only cells near its surface are evaluated.
+        resolution: G.
+        level: world units.
+        cells: bool `[C, C, C]` where the object can be, or None.
+
+    Raises:
+        MNIFError: the resolution does not fit in memory, or the field is damaged.
+    """
+    check_resolution(resolution, bytes_per_cell=5)
+    near, inside = near_cells(field, resolution, level, cells)
+    index = near.flatten().nonzero().flatten()
+    distance = distances_at(field, cell_points(index, resolution, field.half_extent))
+    if not torch.isfinite(distance).all():
+        raise MNIFError("the field gives NaN or infinite distances; its weights are damaged, so train it again.")
+    inside.view(-1)[index] = distance < level
+    return inside.cpu().numpy()
 
 
 @torch.no_grad()

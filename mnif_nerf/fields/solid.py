@@ -1,4 +1,7 @@
-"""A voxel field as a solid in the scene box: what its one channel says about inside, outside and the surface."""
+"""A voxel field as a solid in the scene box: what its one channel says about inside, outside and the surface.
+
+`mnif_nerf.fields.distance` has the same of fields that say distances.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ NEUTRAL_GREY = 0.75
 
 
 class ValueField(Protocol):
-    """A field of one channel: `CompactField` is one, and so can an analytic test object be."""
+    """A field of raw values: `CompactField` is one, and so can an analytic test object be."""
 
     def evaluate(self, points: Tensor) -> Tensor:
-        """Raw values `[1, N]` at feature-major points `[3, N]` in field coordinates [-1, 1]."""
+        """Raw values `[C, N]` at feature-major points `[3, N]` in field coordinates [-1, 1]; C is 1 without colours."""
         ...
 
 
@@ -49,7 +52,12 @@ class SolidField(nn.Module):
     Args:
         compact: the field, with `evaluate`, and its `head` ("signed" where it has none): see `mnif_nerf.fields.heads`.
         half_extent: half the edge of the scene box, which the field knows as [-1, 1]^3.
+
+    Attributes:
+        has_color: whether `color` says more than a neutral grey.
     """
+
+    has_color = False
 
     def __init__(self, compact: ValueField, half_extent: float = 0.5) -> None:
         super().__init__()
@@ -72,14 +80,19 @@ class SolidField(nn.Module):
 
     def density(self, points: Tensor) -> Tensor:
         """Densities `[N]` (1/world unit) at points `[N, 3]`: above `surface_level` where the point is inside."""
-        value = self.value(points)
+        return self._density(self.value(points))
+
+    def _density(self, value: Tensor) -> Tensor:
         value = torch.where(value > 0, value.clamp(min=_LEAST_INSIDE), value)
         return surface_level(self.half_extent) * torch.exp(GAIN * value)
 
+    def color(self, points: Tensor) -> Tensor:
+        """A neutral grey `[N, 3]` at points `[N, 3]`."""
+        return torch.full_like(points, NEUTRAL_GREY)
+
     def radiance(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """A neutral grey `[N, 3]` and densities `[N]` at points `[N, 3]`."""
-        density = self.density(points)
-        return torch.full_like(points, NEUTRAL_GREY), density
+        return self.color(points), self.density(points)
 
     def gradient(self, points: Tensor) -> Tensor:
         """How `value` grows: `[N, 3]` (1/world unit) at points `[N, 3]`, by differentiation; it points inwards.

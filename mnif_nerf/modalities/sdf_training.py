@@ -13,9 +13,9 @@ from torch import Tensor
 from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.fields.distance import DistanceField
 from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.fields.modulations import ModulatedField
-from mnif_nerf.fields.solid import SolidField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.stage1 import Stage1Model
@@ -34,8 +34,9 @@ from mnif_nerf.modalities.training import (
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.rendering.sphere_tracing import distance_grid, render_distance, render_distance_view
 from mnif_nerf.rendering.splats import render_splats
-from mnif_nerf.rendering.surface import SurfaceGrid, render_surface, render_surface_view
+from mnif_nerf.rendering.surface import SurfaceGrid
 
 if TYPE_CHECKING:
     from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
@@ -229,23 +230,26 @@ class SurfaceTraining(ModalityTraining):
         """See `ModalityTraining`."""
         return SurfaceEvaluation(data, settings, split, self)
 
-    def prepare(self, compact: CompactField, bounds: Tensor, model: Any, grid: Any) -> tuple[SolidField, SurfaceGrid]:
+    def prepare(
+        self, compact: CompactField, bounds: Tensor, model: Any, grid: Any
+    ) -> tuple[DistanceField, SurfaceGrid]:
         """The solid, and the grid that its rays leap over empty space by."""
-        shape = SolidField(compact)
-        return shape, SurfaceGrid.from_shape(shape, model.grid_resolution, bounds)
+        shape = DistanceField(compact)
+        return shape, distance_grid(shape, model.grid_resolution, bounds)
 
     def render(
         self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
     ) -> dict[str, Tensor]:
-        """The shaded surface over white."""
-        return render_surface(field, origins, directions, grid, chunk=model.eval_num_rays_per_chunk)
+        """The shaded surface in its colours, over white."""
+        assert grid is None or isinstance(grid, SurfaceGrid)
+        return render_distance(field, origins, directions, grid, chunk=model.eval_num_rays_per_chunk)
 
     @torch.no_grad()
     def comparison(self, fields: FieldCache, latent: Tensor, store: SurfaceStore, instance: int, size: int) -> Tensor:
         """The data's points beside the surface of the latent: `[size, 2 * size, 3]` in [0, 1]."""
         pose, camera = orbit_pose(20.0, 45.0), Intrinsics.default(size)
         shape, grid = fields(latent)
-        rendered = render_surface_view(shape, pose.to(latent.device), camera, grid)["rgb"].cpu()
+        rendered = render_distance_view(shape, pose.to(latent.device), camera, grid)["rgb"].cpu()
         return torch.cat([self._splats(store, instance, pose, camera), rendered], dim=1)
 
     def cameras(self, store: SurfaceStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:

@@ -7,6 +7,7 @@ from mnif_nerf.objects.radiance import NeuralRadiance
 from mnif_nerf.objects.shape import NeuralShape
 from mnif_nerf.objects.signal import NeuralSignal
 from mnif_nerf.objects.solid import SolidObject
+from mnif_nerf.objects.surface import NeuralSurface
 
 __all__ = [
     "NeuralImage",
@@ -14,6 +15,7 @@ __all__ = [
     "NeuralRadiance",
     "NeuralShape",
     "NeuralSignal",
+    "NeuralSurface",
     "ObjectFacts",
     "ObjectList",
     "SolidObject",

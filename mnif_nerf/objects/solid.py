@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class SolidObject(NeuralObject):
-    """An object in the scene box that cameras look at: `NeuralRadiance` or `NeuralShape`."""
+    """An object in the scene box that cameras look at: `NeuralRadiance`, `NeuralShape` or `NeuralSurface`."""
 
     has_surface: ClassVar[bool] = True
 

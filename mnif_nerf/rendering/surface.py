@@ -8,6 +8,9 @@ gradient by differentiation, at the hit points alone: no slower than central dif
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +34,13 @@ _PAINT = (0.73, 0.76, 0.81)
 _AMBIENT, _SKY, _KEY, _GLOSS = 0.24, 0.20, 0.62, 0.10
 
 
+# What finds the first crossing of each ray: arguments and outputs of `first_inside`.
+March = Callable[
+    [Any, Tensor, Tensor, Tensor, Tensor, "SurfaceGrid"],
+    tuple[Tensor, Tensor, Tensor],
+]
+
+
 class SurfaceGrid(OccupancyGrid):
     """An occupancy grid that also knows how far a ray may leap from each cell.
 
@@ -44,7 +54,7 @@ class SurfaceGrid(OccupancyGrid):
         reached = cells
         for _ in range(_LONGEST_LEAP):
             distance += ~reached
-            reached = _grow(reached)
+            reached = grow_cells(reached)
         # Between a cell and one that is k cells away lie k - 1 whole ones.
         self.leap = (distance - 1).clamp(min=0) * (2 * half_extent / self.resolution)
 
@@ -72,7 +82,7 @@ class SurfaceGrid(OccupancyGrid):
         return grid if isinstance(grid, cls) else cls(grid.cells, grid.least_density, grid.half_extent)
 
 
-def _grow(cells: Tensor) -> Tensor:
+def grow_cells(cells: Tensor) -> Tensor:
     """`dilate` by one cell, axis by axis on booleans, which is many times quicker on the CPU."""
     for axis in range(3):
         grown = cells.clone()
@@ -90,6 +100,7 @@ def render_surface(
     grid: OccupancyGrid | None = None,
     half_extent: float | None = None,
     chunk: int = 65536,
+    march: March | None = None,
 ) -> dict[str, Tensor]:
     """Where rays meet a solid, and its shaded picture over a white background.
 
@@ -99,6 +110,7 @@ def render_surface(
         grid: where the solid can be; None makes a `SurfaceGrid` (which many views should share).
         half_extent: half the edge of the scene box, which cuts the solid; the shape's own when None.
         chunk: rays handled together, which bounds the memory.
+        march: finds where rays enter the solid; `first_inside` when None.
 
     Returns:
         `rgb` `[R, 3]` in [0, 1], `depth` `[R, 1]` (distance along the ray; the far side of the box where nothing is
@@ -106,6 +118,7 @@ def render_surface(
         where nothing is hit).
     """
     half_extent = shape.half_extent if half_extent is None else half_extent
+    march = first_inside if march is None else march
     leaps = SurfaceGrid.from_shape(shape) if grid is None else SurfaceGrid.from_occupancy(grid)
     near, far = box_interval(origins, directions, half_extent)
     out = {
@@ -115,23 +128,24 @@ def render_surface(
         "normal": origins.new_zeros(len(origins), 3),
     }
     for rays in (far > near).nonzero().flatten().split(chunk):
-        found, before, after = _first_inside(shape, origins[rays], directions[rays], near[rays], far[rays], leaps)
+        found, before, after = march(shape, origins[rays], directions[rays], near[rays], far[rays], leaps)
         rays, before, after = rays[found], before[found], after[found]
         if len(rays) == 0:
             continue
         o, d = origins[rays], directions[rays]
-        depth, is_cut = _refine(shape, o, d, before, after)
+        depth, is_cut = refine_crossing(shape, o, d, before, after)
         points = o + depth.unsqueeze(-1) * d
-        normal = _normals(shape, points)
+        normal = outward_normals(shape, points)
         if bool(is_cut.any()):  # where the scene box cuts the solid open, the surface is the side of the box
             side = F.one_hot(points.abs().argmax(dim=-1), 3) * points.sign()
             normal = torch.where(is_cut.unsqueeze(-1), side, normal)
-        out["rgb"][rays], out["normal"][rays] = shade(normal, d), normal
+        paint = shape.color(points) if shape.has_color else None
+        out["rgb"][rays], out["normal"][rays] = shade(normal, d, paint), normal
         out["depth"][rays, 0], out["accumulation"][rays] = depth, 1.0
     return out
 
 
-def _first_inside(
+def first_inside(
     shape: SolidField, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, grid: SurfaceGrid
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which rays `[R]` enter the solid, and distances `[R]` one sample before and at the first sample inside."""
@@ -165,7 +179,7 @@ def _first_inside(
     return found, before, after
 
 
-def _refine(
+def refine_crossing(
     shape: SolidField, origins: Tensor, directions: Tensor, before: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Distances `[H]` of the crossings between `before` and `after`, by the Illinois variant of false position.
@@ -201,18 +215,19 @@ def _values(shape: SolidField, points: Tensor) -> Tensor:
     return torch.cat([shape.value(part) for part in points.split(limit)])
 
 
-def _normals(shape: SolidField, points: Tensor) -> Tensor:
+def outward_normals(shape: SolidField, points: Tensor) -> Tensor:
     """Outward unit normals `[N, 3]`; a few thousand points at a time stay in the processor's cache."""
     limit = 1 << 18 if points.is_cuda else 1 << 12
     return -F.normalize(torch.cat([shape.gradient(part) for part in points.split(limit)]), dim=-1, eps=1e-9)
 
 
-def shade(normals: Tensor, directions: Tensor) -> Tensor:
-    """Colours `[N, 3]` in [0, 1] of matt grey paint under a key light and the sky.
+def shade(normals: Tensor, directions: Tensor, paint: Tensor | None = None) -> Tensor:
+    """Colours `[N, 3]` in [0, 1] of matt paint under a key light and the sky.
 
     Args:
         normals: `[N, 3]` outward, of unit length.
         directions: `[N, 3]` of the rays that see the points, of unit length.
+        paint: its colours `[N, 3]` in [0, 1]; grey when None.
     """
     up = torch.tensor([0.0, 0.0, 1.0], device=normals.device).expand_as(directions)
     # Level and to the camera's left; it fades out, and does not spin round, where the camera looks straight down.
@@ -224,7 +239,7 @@ def shade(normals: Tensor, directions: Tensor) -> Tensor:
     sky = 0.5 + 0.5 * normals[:, 2]
     gloss = (normals * halfway).sum(-1).clamp(min=0.0) ** 24
     light = _AMBIENT + _SKY * sky + _KEY * lit
-    paint = torch.tensor(_PAINT, device=normals.device)
+    paint = torch.tensor(_PAINT, device=normals.device) if paint is None else paint
     return (light.unsqueeze(-1) * paint + _GLOSS * gloss.unsqueeze(-1)).clamp(0.0, 1.0)
 
 
