@@ -70,7 +70,7 @@ class _Place:
 
 
 class _Offset:
-    """A distance field's value with another level, for `refine_crossing`."""
+    """What `refine_crossing` asks of a distance field with another level."""
 
     def __init__(self, field: DistanceField, level: float) -> None:
         self.field, self.level = field, level
@@ -145,8 +145,9 @@ def nearest_colors(field: DistanceField, points: np.ndarray) -> np.ndarray:
 
 def _marching_cubes(
     field: DistanceField, resolution: int, level: float, bounds: Tensor | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices `[V, 3]` (world units) and outward faces `[F, 3]`; the grid's nodes are the centres of its cells."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Place]:
+    """Vertices `[V, 3]` (cells) and outward faces `[F, 3]`, and which way the solid ends along each vertex's edge `[V]`
+    (1 or -1). The grid's nodes are the centres of its cells."""
     import mcubes
 
     near, inside = near_cells(field, resolution, level, bounds)

@@ -9,7 +9,7 @@ gradient by differentiation, at the hit points alone: no slower than central dif
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,14 @@ _REFINEMENTS = 4
 # turning object is never seen from its dark side.
 _PAINT = (0.73, 0.76, 0.81)
 _AMBIENT, _SKY, _KEY, _GLOSS = 0.24, 0.20, 0.62, 0.10
+
+
+class Solid(Protocol):
+    """All that a search for the surface asks: `SolidField` has it."""
+
+    def value(self, points: Tensor) -> Tensor:
+        """Values `[N]`, positive inside, at points `[N, 3]`."""
+        ...
 
 
 # What finds the first crossing of each ray: arguments and outputs of `first_inside`.
@@ -180,7 +188,7 @@ def first_inside(
 
 
 def refine_crossing(
-    shape: SolidField, origins: Tensor, directions: Tensor, before: Tensor, after: Tensor
+    shape: Solid, origins: Tensor, directions: Tensor, before: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Distances `[H]` of the crossings between `before` and `after`, by the Illinois variant of false position.
 
@@ -209,7 +217,7 @@ def refine_crossing(
     return torch.where(is_cut, before, depth), is_cut
 
 
-def _values(shape: SolidField, points: Tensor) -> Tensor:
+def _values(shape: Solid, points: Tensor) -> Tensor:
     """Values `[N]` at `[N, 3]` points, some ten thousand at a time, which bounds the memory without the kernel."""
     limit = 1 << 20 if points.is_cuda else 1 << 15
     return torch.cat([shape.value(part) for part in points.split(limit)])
