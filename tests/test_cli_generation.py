@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -175,6 +176,44 @@ def test_export_every_format(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "watertight" in capsys.readouterr().out
 
 
+def test_export_levels_of_detail_with_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = {
+        "lods": "120, 40",
+        "texture": 64,
+        "scale": 4.2,
+        "origin": "bottom",
+        "format": "glb,ply,obj,npz",
+        "resolution": 24,
+    }
+    output = export_mesh.main(_export(run, num_samples=1, source="training", **wanted))
+    meshes = {f"car_00_lod{k}.{kind}" for k in (0, 1) for kind in ("glb", "ply", "obj", "mtl")}
+    pictures = {f"car_00_lod{k}_color.png" for k in (0, 1)}
+    assert {p.name for p in output.iterdir()} == meshes | pictures | {"car_00.npz", "report.json"}
+    (entry,) = json.loads((output / "report.json").read_text())["objects"]
+    assert [(lod["triangles"], lod["watertight"]) for lod in entry["lods"]] == [(120, True), (40, True)]
+    glb, ply = (trimesh.load(output / f"car_00_lod0.{kind}", force="mesh") for kind in ("glb", "ply"))
+    assert glb.visual.material.baseColorTexture.size == (64, 64)
+    assert glb.extents.max() == pytest.approx(4.2)
+    assert glb.bounds[0, 1] == pytest.approx(0, abs=1e-6)  # y up
+    assert ply.bounds[0, 2] == pytest.approx(0, abs=1e-6)  # z up
+    assert len(np.unique(ply.visual.vertex_colors, axis=0)) > 1
+    printed = capsys.readouterr().out
+    assert "120, 40" in printed
+    assert "no picture in ply" in printed
+
+
+@pytest.mark.parametrize("flag", ["--max-faces", "--faces"])
+def test_the_former_name_of_faces_is_understood(
+    flag: str, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mnif-export-mesh", "--load-config", str(run), flag, "3"])
+    with pytest.raises(SystemExit):
+        export_mesh.entrypoint()
+    assert capsys.readouterr().err == (
+        "error: --faces 3 cannot close a surface; use at least 4 triangles (20000 is usual).\n"
+    )
+
+
 def test_export_training_instances(run: Path) -> None:
     output = export_mesh.main(_export(run, source="training", instance=("car_03", "7")))
     assert {p.name for p in output.iterdir()} == {"car_03.glb", "car_07.glb", "report.json"}
@@ -223,7 +262,15 @@ def test_export_saved_latents(run: Path, tmp_path: Path) -> None:
         ({"level": 1e9}, "reaches the density level"),
         ({"level": 1e9, "format": "npz"}, "not one voxel"),
         ({"smooth": -1}, "smooth"),
-        ({"max_faces": 0}, "`max_faces` 0"),
+        ({"faces": 0}, "`faces` 0"),
+        ({"faces": 4, "lods": "9"}, "give one of them"),
+        ({"lods": "100,many"}, "--lods 100,many: many is no number of triangles"),
+        ({"lods": "100,200"}, "`lods` 100,200: must descend"),
+        ({"texture": 1}, "`texture` 1 is out of range"),
+        ({"texture": 64, "format": "ply,stl,npz"}, "`texture` 64: ply and stl cannot carry a picture"),
+        ({"texture": 64, "format": "npz"}, "--texture is for meshes, and --format npz writes none"),
+        ({"scale": -1.0}, "`scale` -1.0 is no length"),
+        ({"up": "z", "format": "ply,glb"}, "y up by definition"),
         ({"source": "latent"}, "--latent-file"),
         ({"instance": ("car_00",)}, "--source training"),
         ({"latent_file": Path("x")}, "--source latent"),

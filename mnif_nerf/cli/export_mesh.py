@@ -6,7 +6,9 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from mnif_nerf.cli.generation_common import (
     check_choice,
@@ -21,10 +23,12 @@ from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
+    from mnif_nerf.export.assets import AssetOptions
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
 _VOXELS = ("binvox", "npz")
+_ARGUMENTS = {"max_faces": "faces"}  # as the library calls it
 
 
 @dataclass
@@ -63,8 +67,21 @@ class ExportOptions:
     default 0.5). Lower is fatter."""
     smooth: int = 0
     """Smoothing steps that do not shrink the mesh; 10 is visible."""
-    max_faces: int | None = None
-    """Decimate to at most this many triangles."""
+    faces: Annotated[int | None, tyro.conf.arg(aliases=("--max-faces",))] = None
+    """Decimate to at most this many triangles, before colours are taken from the field; formerly --max-faces."""
+    lods: str = ""
+    """Levels of detail in one call, triangles of each, descending: 20000,5000,1000 writes <name>_lod0, _lod1, _lod2."""
+    texture: int | None = None
+    """Bake colours into a picture of so many texels along an edge (glb, obj), in place of colours at vertices. 2,000
+    triangles with --texture 1024 carry the field's detail; unwrapping takes 2 s for 20,000."""
+    scale: float | None = None
+    """Length of the object's longest side in mesh files (metres in glTF); by default the scene's units, in which the
+    diagonal of an object of the training data is 1."""
+    up: Literal["y", "z"] | None = None
+    """The upward axis in obj, ply and stl files; by default y for glb and obj, z for ply and stl."""
+    origin: Literal["bottom", "centre"] | None = None
+    """Put the middle of the bounding box's lowest face, or its centre, at the origin of mesh files; by default the
+    origin is the scene's."""
     keep: Literal["largest", "all"] = "largest"
     """Keep the largest connected shell, or everything."""
     output: Path | None = None
@@ -81,7 +98,7 @@ def main(options: ExportOptions) -> Path:
             resolution that does not fit, a folder that cannot be written, or not one object with a surface.
     """
     formats = parse_formats(options.format)
-    _check(options)
+    wanted = _check(options, formats)
     pipe = load_pipeline(options.load_config, options.device)
     _check_model(options, pipe)
     objects = chosen_objects(pipe, options)
@@ -90,10 +107,11 @@ def main(options: ExportOptions) -> Path:
     reports: list[dict[str, Any]] = []
     with progress_bar("exporting", len(objects)) as advance:
         for item in objects:
-            reports.append(_export(item, formats, output, options))
+            reports.append(_export(item, formats, output, wanted))
             advance()
     _write_report(reports, output, options)
     _say(reports, output)
+    _say_uncoloured(formats, wanted)
     failures = [report["error"] for report in reports if "error" in report]
     if len(failures) == len(reports):
         raise MNIFError(failures[0])
@@ -114,11 +132,32 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return formats
 
 
-def _check(options: ExportOptions) -> None:
-    from mnif_nerf.export.mesh import MeshOptions, check_request
+def parse_lods(text: str) -> tuple[int, ...]:
+    """Numbers of triangles from a comma-separated list.
+
+    Raises:
+        MNIFError: something that is no whole number.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    wrong = [part for part in parts if not part.isascii() or not part.isdigit()]
+    if wrong:
+        raise MNIFError(f"--lods {text}: {wrong[0]} is no number of triangles; write them as in 20000,5000,1000.")
+    return tuple(map(int, parts))
+
+
+def _check(options: ExportOptions, formats: tuple[str, ...]) -> AssetOptions:
+    """Refuse what cannot be done, before anything is loaded; returns what the library is asked for."""
+    from mnif_nerf.export.assets import AssetOptions, check_assets
 
     check_choice(options)
-    check_request(options.resolution, MeshOptions(None, options.keep, options.smooth, options.max_faces))
+    shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(AssetOptions)}
+    wanted = AssetOptions(**{**shared, "lods": parse_lods(options.lods)})
+    meshes = [kind for kind in formats if kind not in _VOXELS]
+    check_assets(wanted, meshes or ("obj",))
+    given = [name for name in ("faces", "lods", "texture", "scale", "up", "origin") if getattr(wanted, name)]
+    if given and not meshes:
+        raise MNIFError(f"--{given[0]} is for meshes, and --format {options.format} writes none; add glb.")
+    return wanted
 
 
 def _check_model(options: ExportOptions, pipe: MNIFPipeline) -> None:
@@ -129,9 +168,10 @@ def _check_model(options: ExportOptions, pipe: MNIFPipeline) -> None:
     kind.check_level(options.level)
 
 
-def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options: ExportOptions) -> dict[str, Any]:
+def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, wanted: AssetOptions) -> dict[str, Any]:
     """Write one object in every format; a surface that cannot be made is reported, not raised."""
-    from mnif_nerf.export.mesh import mesh_report, write_mesh
+    from mnif_nerf.export.assets import make_assets
+    from mnif_nerf.export.mesh import mesh_report
     from mnif_nerf.export.voxels import write_voxels
     from mnif_nerf.objects.solid import require_solid
 
@@ -140,21 +180,22 @@ def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, options:
     report: dict[str, Any] = {"name": item.name, "files": []}
     mesh_formats = [kind for kind in formats if kind not in _VOXELS]
     voxel_formats = [kind for kind in formats if kind in _VOXELS]
+    assets = []
     try:
         if mesh_formats:
-            mesh = require_solid(item).mesh(
-                options.resolution, options.level, options.keep, options.smooth, options.max_faces
-            )
-            report.update(mesh_report(mesh))
+            assets = make_assets(require_solid(item), wanted)
+            report.update(mesh_report(assets[0].mesh))
         if voxel_formats:
-            occupancy = require_solid(item).occupancy(options.resolution, options.level)
+            occupancy = require_solid(item).occupancy(wanted.resolution, wanted.level)
             report["occupied_voxels"] = int(occupancy.sum())
             if not occupancy.any():
-                raise MNIFError(f"{item.name}: not one voxel reaches the level; lower it with --level.")
+                raise MNIFError(f"{item.name}: not one voxel reaches the level; lower it with `level`.")
     except MNIFError as error:
         return {**report, "error": str(error)}
-    for kind in mesh_formats:
-        report["files"].append(write_mesh(mesh, output / f"{name}.{kind}").name)
+    for asset in assets:
+        report["files"] += [path.name for path in asset.write(output / name, mesh_formats, wanted.up)]
+    if wanted.lods:
+        report["lods"] = [mesh_report(asset.mesh) for asset in assets]
     for kind in voxel_formats:
         report["files"].append(write_voxels(occupancy, output / f"{name}.{kind}", item.half_extent).name)
     report["seconds"] = round(time.perf_counter() - start, 2)
@@ -183,26 +224,36 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
         volume, known = report.get("volume"), "triangles" in report
         table.add_row(
             report["name"],
-            f"{report['triangles']:,}" if known else f"{report['occupied_voxels']:,} voxels",
+            ", ".join(f"{lod['triangles']:,}" for lod in report.get("lods", [report]))
+            if known
+            else f"{report['occupied_voxels']:,} voxels",
             ("yes" if report["watertight"] else "no") if known else "",
             "" if volume is None else f"{volume:.4f}",
             f"{report['components']} / {report['components_found']}" if known else "",
-            " ".join(Path(name).suffix[1:] for name in report["files"]),
+            " ".join(dict.fromkeys(Path(name).suffix[1:] for name in report["files"])),
             f"{report['seconds']:.1f}",
         )
     Console().print(table)
     for report in reports:
         if "error" in report:
-            print(with_flags(f"{report['name']}: not written, {report['error']}", flag_paths(ExportOptions)))
+            print(
+                with_flags(f"{report['name']}: not written, {report['error']}", flag_paths(ExportOptions), _ARGUMENTS)
+            )
     print(f"wrote {sum(len(r['files']) for r in reports)} files and report.json to {output}")
     print("next: open a .glb in Blender, Windows 3D Viewer, or any glTF viewer")
 
 
+def _say_uncoloured(formats: tuple[str, ...], wanted: AssetOptions) -> None:
+    from mnif_nerf.export.mesh_files import TEXTURED_FORMATS
+
+    without = [kind for kind in formats if kind not in (*TEXTURED_FORMATS, *_VOXELS)]
+    if wanted.texture is not None and without:
+        print(f"no picture in {' and '.join(without)}: PLY has the colours at its vertices, STL has none")
+
+
 def entrypoint() -> None:
     """The console script."""
-    import tyro
-
-    run_command(lambda: main(tyro.cli(ExportOptions)), [ExportOptions])
+    run_command(lambda: main(tyro.cli(ExportOptions)), [ExportOptions], _ARGUMENTS)
 
 
 if __name__ == "__main__":

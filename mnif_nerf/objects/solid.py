@@ -18,6 +18,7 @@ from mnif_nerf.rendering.occupancy import OccupancyGrid
 if TYPE_CHECKING:
     from PIL import Image
 
+    from mnif_nerf.export.assets import AssetOptions
     from mnif_nerf.export.mesh_files import ExportMesh
     from mnif_nerf.rendering.occupancy import RadianceField
 
@@ -82,6 +83,22 @@ class SolidObject(NeuralObject):
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
         """Which cells are inside: bool `[X, Y, Z]`, index [x, y, z], z up, +x forward; the longest edge has
         `resolution` cells."""
+
+    def export(self, path: Path | str, options: AssetOptions | None = None) -> list[Path]:
+        """Write the surface as .glb, .obj, .ply or .stl: decimated, with a baked picture, scaled, in levels of detail.
+
+        `car.export("car.glb", AssetOptions(faces=2000, texture=1024, scale=4.2, origin="bottom"))`; the options are
+        those of `mnif_nerf.export.assets`. With `lods` the files are `car_lod0.glb`, `car_lod1.glb`, ...
+
+        Returns:
+            the files, the most detailed first.
+
+        Raises:
+            MNIFError: see `mnif_nerf.export.assets.write_assets`.
+        """
+        from mnif_nerf.export.assets import write_assets
+
+        return write_assets(self, path, options)
 
     def occupancy_in_cube(self, resolution: int = 64) -> np.ndarray:
         """`occupancy` over the whole scene box, whatever the training data's proportions: bool `[G, G, G]`."""
