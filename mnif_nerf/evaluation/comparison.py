@@ -29,6 +29,7 @@ from mnif_nerf.metrics.features import FeatureNetwork
 from mnif_nerf.metrics.histograms import jsd_of_clouds
 from mnif_nerf.metrics.sets import Distances, bootstrap, coverage, novelty, set_scores
 from mnif_nerf.priors.baselines import BASELINES
+from mnif_nerf.scene_box import HALF_EXTENT
 
 _FLOW = Row(MAIN_ROWS[1], "flow matching, Heun", sampler="flow-heun")
 LEAST_REFERENCES = 4  # that sets can be compared by
@@ -136,7 +137,7 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
             _add_set_scores(context, line, kept, spread_real, metric, among_real[metric])
         solid = [cloud for cloud, empty in zip(kept.points, kept.empty) if not empty]
         if solid:
-            jsd = jsd_of_clouds(solid, list(spread_real.points), half_extent=target.pipe.model.half_extent)
+            jsd = jsd_of_clouds(solid, list(spread_real.points))
             line.scores["jsd"] = (jsd, float("nan"), float("nan"))
         if row.kind == "samples" and yardstick is not None:
             to_train = one_minus_iou_of(made, train)
@@ -184,7 +185,7 @@ def shape_distances(
         # Points are in random order along the surface, so the first of them are an even sample too.
         left = [cloud[:count] for cloud, empty in zip(rows.points, rows.empty) if not empty]
         right = left if same else [cloud[:count] for cloud, empty in zip(columns.points, columns.empty) if not empty]
-        diagonal = 2 * context.target.pipe.model.half_extent * 3**0.5
+        diagonal = 2 * HALF_EXTENT * 3**0.5
         matrix = np.full((len(rows), len(columns)), 2 * diagonal**2 if metric == CHAMFER else diagonal)
         if left and right:
             with context.stage(title, len(left)) as advance:

@@ -81,12 +81,11 @@ def shapes_of_row(context: EvaluationContext, row: Row, resolution: int) -> Shap
         row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, resolution=resolution,
         points=protocol.surface_points, version=SHAPES_VERSION,
     )  # fmt: skip
-    half_extent = context.target.pipe.model.half_extent
 
     def make() -> dict[str, np.ndarray]:
         with context.stage(f"shapes: {row.label}", protocol.num_samples) as advance:
             cells = (require_solid(item).occupancy(resolution) for item in row_objects(context, row))
-            return make_shape_set(cells, protocol.surface_points, protocol.seed, half_extent, advance).to_arrays()
+            return make_shape_set(cells, protocol.surface_points, protocol.seed, advance).to_arrays()
 
     return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 
@@ -115,8 +114,7 @@ def shapes_of_instances(
     def make() -> dict[str, np.ndarray]:
         with context.stage(title, len(instances)) as advance:
             cells = iter(instances.values())
-            half_extent = context.target.pipe.model.half_extent
-            return make_shape_set(cells, points, protocol.seed, half_extent, advance).to_arrays()
+            return make_shape_set(cells, points, protocol.seed, advance).to_arrays()
 
     return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 

@@ -15,6 +15,7 @@ import numpy as np
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Arrays
 from mnif_nerf.export.voxels import padded_to_cube
+from mnif_nerf.scene_box import HALF_EXTENT
 
 _LEVEL = 0.5  # between a cell that is filled and one that is not
 
@@ -68,7 +69,6 @@ def make_shape_set(
     occupancies: Iterable[np.ndarray],
     points: int,
     seed: int,
-    half_extent: float = 0.5,
     advance: Callable[[], None] | None = None,
 ) -> ShapeSet:
     """Cells and surface points of shapes.
@@ -77,7 +77,6 @@ def make_shape_set(
         occupancies: bool `[X, Y, Z]` each; boxes are filled up to cubes.
         points: P, per shape; 0 leaves the surfaces out, which takes most of the time.
         seed: random seed of the points; shape i of a seed gets the same ones whatever the set.
-        half_extent: half the edge of the scene box.
         advance: called after every shape.
 
     Raises:
@@ -90,7 +89,7 @@ def make_shape_set(
             raise MNIFError(f"shape {index}: a grid of {cells.shape}, the others have {resolution}^3 cells.")
         resolution = len(cells)
         bits.append(np.packbits(cells.reshape(-1), bitorder="little"))
-        clouds.append(surface_points(cells, points, seed * 1_000_003 + index, half_extent))
+        clouds.append(surface_points(cells, points, seed * 1_000_003 + index))
         if advance is not None:
             advance()
     if not bits:
@@ -98,7 +97,7 @@ def make_shape_set(
     return ShapeSet(np.stack(bits), resolution, np.stack(clouds))
 
 
-def surface_points(cells: np.ndarray, count: int, seed: int, half_extent: float = 0.5) -> np.ndarray:
+def surface_points(cells: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Points evenly over the surface that marching cubes finds around cells: float32 `[count, 3]`, world units.
 
     NaN where there are no cells.
@@ -107,7 +106,6 @@ def surface_points(cells: np.ndarray, count: int, seed: int, half_extent: float 
         cells: bool `[G, G, G]`, index [x, y, z].
         count: number of points.
         seed: random seed of the points.
-        half_extent: half the edge of the scene box.
     """
     if count == 0 or not cells.any():
         return np.full((count, 3), np.nan, dtype=np.float32)
@@ -116,7 +114,7 @@ def surface_points(cells: np.ndarray, count: int, seed: int, half_extent: float 
 
     padded = np.pad(cells, 1).astype(np.float32)
     vertices, faces = mcubes.marching_cubes(padded, _LEVEL)
-    vertices = (vertices - 0.5) * (2 * half_extent / len(cells)) - half_extent
+    vertices = (vertices - 0.5) * (2 * HALF_EXTENT / len(cells)) - HALF_EXTENT
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     points, _ = trimesh.sample.sample_surface(mesh, count, seed=np.random.default_rng(seed))
     return np.asarray(points, dtype=np.float32)

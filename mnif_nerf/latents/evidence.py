@@ -19,6 +19,7 @@ from mnif_nerf.rendering.batch import PointBatch, RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
 from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
+from mnif_nerf.scene_box import HALF_EXTENT
 
 _MARCH_STEPS = 48
 _MARCHED = 1 << 15  # rays marched together, which bounds the memory
@@ -34,7 +35,6 @@ def view_rays(
     poses: Tensor,
     intrinsics: Tensor,
     cells: Tensor | None = None,
-    half_extent: float = 0.5,
 ) -> RayBatch:
     """Every ray of V posed pictures that meets the scene box (and, given `cells`, one of them), as one instance.
 
@@ -44,7 +44,6 @@ def view_rays(
         poses: `[V, 4, 4]` camera-to-world, OpenCV axes.
         intrinsics: `[V, 3]` focal, cx, cy in pixels.
         cells: bool `[G, G, G]` where the object can be; rays are cut to the span inside.
-        half_extent: half the edge of the scene box.
 
     Returns:
         a batch of one instance, R rays, without carve points.
@@ -55,9 +54,9 @@ def view_rays(
     focal, cx, cy = intrinsics.T.unsqueeze(-1)
     directions = pixel_directions(pixels.expand(count, -1, -1), poses[:, None, :3, :3], focal, cx, cy).reshape(-1, 3)
     origins = poses[:, None, :3, 3].expand(-1, height * width, -1).reshape(-1, 3)
-    near, far = box_interval(origins, directions, half_extent)
+    near, far = box_interval(origins, directions, HALF_EXTENT)
     if cells is not None:
-        near, far = _spans(origins, directions, near, far, cells, half_extent)
+        near, far = _spans(origins, directions, near, far, cells)
     mask = torch.ones_like(near) if silhouettes is None else silhouettes.reshape(-1).to(near)
     kept = (far > near).nonzero().flatten()
     return RayBatch(
@@ -72,9 +71,7 @@ def view_rays(
     )
 
 
-def _spans(
-    origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, cells: Tensor, half_extent: float
-) -> tuple[Tensor, Tensor]:
+def _spans(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
     """The stretch of each ray from its first to its last cell; near = far where it meets none."""
     flat, size = cells.flatten().to(origins.device), len(cells)
     far = torch.maximum(far, near)
@@ -82,7 +79,7 @@ def _spans(
     for part in torch.arange(len(origins), device=origins.device).split(_MARCHED):
         t, width = step_positions(near[part], far[part], _MARCH_STEPS)
         points = origins[part, None] + directions[part, None] * t.unsqueeze(-1)
-        start, end, hit = occupied_span(flat[cell_index(points, size, half_extent)], near[part], width)
+        start, end, hit = occupied_span(flat[cell_index(points, size, HALF_EXTENT)], near[part], width)
         margin = 0.5 * width.squeeze(-1)  # the march can step over a grazed cell
         starts.append(torch.where(hit, torch.maximum(start - margin, near[part]), near[part]))
         ends.append(torch.where(hit, torch.minimum(end + margin, far[part]), near[part]))
@@ -181,7 +178,6 @@ class PointEvidence:
         field: the trained mixture.
         pools: where the points are drawn from.
         points_per_step: N; a step's draw.
-        half_extent: half the edge of the scene box.
         seed: random seed of the draws.
 
     Raises:
@@ -198,14 +194,13 @@ class PointEvidence:
         field: ModulatedField,
         pools: Sequence[PointPool],
         points_per_step: int = 2048,
-        half_extent: float = 0.5,
         seed: int = 0,
     ) -> None:
         self.pools = [pool for pool in pools if len(pool.points)]
         if not self.pools:
             raise MNIFError("nothing was observed: no cell, point or pixel is known; widen the observed region.")
         self.field, self.points_per_step, self.seed = field, points_per_step, seed
-        self.half_extent = half_extent if field.spec.in_features == 3 else 1.0
+        self.scale = HALF_EXTENT if field.spec.in_features == 3 else 1.0
 
     def draw(self, count: int, step: int, points: int | None = None) -> PointBatch:
         """Points of step `step`, the same for `count` instances."""
@@ -222,7 +217,7 @@ class PointEvidence:
             rows = rows.to(pool.points.device)
             where.append(pool.points[rows])
             targets.append(pool.targets[rows])
-        coordinates = torch.cat(where).T / self.half_extent
+        coordinates = torch.cat(where).T / self.scale
         return PointBatch(
             torch.arange(count, device=coordinates.device),
             coordinates.unsqueeze(0).expand(count, -1, -1),
@@ -251,7 +246,7 @@ class OpacityEvidence(PointEvidence):
     def losses(self, latents: Tensor, step: int, points: int | None = None) -> Tensor:
         """See `Evidence`."""
         batch = self.draw(len(latents), step, points)
-        raw = self.field.evaluate(latents, batch.points * self.half_extent)
+        raw = self.field.evaluate(latents, batch.points * self.scale)
         density = density_from_raw(raw[:, 3], self.field.spec.head)
         opacity = 1.0 - torch.exp(-_OPAQUE_WITHIN * density)
         return (opacity - 0.5 * (batch.targets[:, 0] + 1.0)).square().mean(dim=1)

@@ -23,6 +23,7 @@ from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
+from mnif_nerf.scene_box import HALF_EXTENT
 
 # What one unit of a pose coordinate is, so that Adam's one rate suits all: radians (azimuth, elevation, roll),
 # logarithm of the distance, and shares of the distance for the two shifts.
@@ -137,7 +138,6 @@ class PhotoSearch:
         space: coordinates of the latents.
         config: learning rate of the latents and weight of their prior.
         poses: settings of the search over cameras.
-        half_extent: half the edge of the scene box, world units.
         seed: seed of the draws.
     """
 
@@ -148,11 +148,10 @@ class PhotoSearch:
         space: LatentSpace,
         config: SearchConfig,
         poses: PoseSearchConfig,
-        half_extent: float = 0.5,
         seed: int = 0,
     ) -> None:
         self.field, self.space, self.config, self.poses = field, space, config, poses
-        self.radius, self.half_extent, self.seed = photo.radius, half_extent, seed
+        self.radius, self.seed = photo.radius, seed
         image, silhouette, intrinsics = photo.image, photo.silhouette, photo.intrinsics
         self.rgb = image.reshape(-1, 3)
         self.mask = torch.ones(len(self.rgb), device=image.device)
@@ -234,7 +233,7 @@ class PhotoSearch:
         count = len(codes)
         directions = torch.einsum("pij,rj->pri", pose[:, :3, :3], self.looked[pixels])
         origins = pose[:, None, :3, 3].expand_as(directions)
-        near, far = box_interval(origins, directions, self.half_extent)
+        near, far = box_interval(origins, directions, HALF_EXTENT)
         batch = RayBatch(
             torch.arange(count, device=codes.device), origins, directions, near, torch.maximum(far, near),
             self.rgb[pixels].expand(count, -1, -1), self.mask[pixels].expand(count, -1), codes.new_zeros(count, 0, 3),

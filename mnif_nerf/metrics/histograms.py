@@ -9,6 +9,7 @@ from scipy.spatial.distance import jensenshannon
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.clouds import as_cloud
+from mnif_nerf.scene_box import HALF_EXTENT
 
 RESOLUTION = 28
 
@@ -16,8 +17,6 @@ RESOLUTION = 28
 def jsd_of_clouds(
     generated: Sequence[np.ndarray],
     reference: Sequence[np.ndarray],
-    half_extent: float = 0.5,
-    resolution: int = RESOLUTION,
 ) -> float:
     """Jensen-Shannon divergence of where two sets of clouds have their points.
 
@@ -26,8 +25,6 @@ def jsd_of_clouds(
 
     Args:
         generated, reference: clouds `[n, 3]`, world units.
-        half_extent: half the edge of the scene box.
-        resolution: cells along an axis.
 
     Returns:
         in [0, 1] (base-2 logarithm): 0 for equal histograms, 1 where no cell is shared.
@@ -38,14 +35,10 @@ def jsd_of_clouds(
     Source: Achlioptas et al. 2018. Their code also leaves out the cells beyond the sphere in the box;
     here points there count.
     """
-    return jensen_shannon(
-        occupancy_histogram(generated, half_extent, resolution), occupancy_histogram(reference, half_extent, resolution)
-    )
+    return jensen_shannon(occupancy_histogram(generated), occupancy_histogram(reference))
 
 
-def occupancy_histogram(
-    clouds: Sequence[np.ndarray], half_extent: float = 0.5, resolution: int = RESOLUTION
-) -> np.ndarray:
+def occupancy_histogram(clouds: Sequence[np.ndarray], resolution: int = RESOLUTION) -> np.ndarray:
     """Points of all clouds counted at the nearest cell centre of a grid over the scene box.
 
     Centres stand from face to face of the box, so cells at the faces reach half a cell beyond it; points further out
@@ -53,7 +46,6 @@ def occupancy_histogram(
 
     Args:
         clouds: `[n, 3]` each, world units; a cloud weighs as many points as it has.
-        half_extent: half the edge of the scene box.
         resolution: centres along an axis, at least 2.
 
     Returns:
@@ -66,7 +58,7 @@ def occupancy_histogram(
         raise MNIFError("no clouds have no histogram; give at least one.")
     counts = np.zeros(resolution**3, dtype=np.int64)
     for index, points in enumerate(clouds):
-        position = (as_cloud(points, f"cloud {index}") / (2 * half_extent) + 0.5) * (resolution - 1)
+        position = (as_cloud(points, f"cloud {index}") / (2 * HALF_EXTENT) + 0.5) * (resolution - 1)
         cell = np.clip(np.floor(position + 0.5), 0, resolution - 1).astype(np.int64)
         flat = np.ravel_multi_index(tuple(cell.T), (resolution,) * 3)
         counts += np.bincount(flat, minlength=len(counts))

@@ -19,10 +19,10 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
-from mnif_nerf.data.geometry.hull import HALF_EXTENT
 from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, choose_scene, heldout_positions
 from mnif_nerf.modalities.radiance_settings import SceneSource
 from mnif_nerf.models.errors import tell_user
+from mnif_nerf.scene_box import HALF_EXTENT
 
 
 @dataclass
@@ -105,11 +105,9 @@ def make_cameras(
     )
 
 
-def make_outputs(
-    paths: list[Path], cameras: Cameras, names: tuple[str, ...], shown: int, half_extent: float = HALF_EXTENT
-) -> DataparserOutputs:
+def make_outputs(paths: list[Path], cameras: Cameras, names: tuple[str, ...], shown: int) -> DataparserOutputs:
     """Outputs over a white background, with what the model must know of the whole set in `metadata`."""
-    corner = torch.full((3,), half_extent)
+    corner = torch.full((3,), HALF_EXTENT)
     return DataparserOutputs(
         image_filenames=paths,
         cameras=cameras,

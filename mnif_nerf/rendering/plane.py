@@ -1,6 +1,6 @@
 """Pictures of image fields: pixel by pixel, and as a plane in the world that a camera looks at.
 
-The plane is x = 0, from -half_extent to half_extent along y and z, and faces +x. Seen from there, rows run down
+The plane is x = 0, from -0.5 to 0.5 along y and z, and faces +x. Seen from there, rows run down
 (-z) and columns to the right (+y); from behind the picture is mirrored, like a slide.
 """
 
@@ -15,6 +15,7 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import color_from_raw
 from mnif_nerf.rendering.grids import cell_coordinates
 from mnif_nerf.rendering.intervals import box_interval
+from mnif_nerf.scene_box import HALF_EXTENT
 
 _CHUNK = 65536  # points evaluated together, which bounds the memory
 
@@ -42,7 +43,6 @@ def render_plane(
     compact: CompactField,
     origins: Tensor,
     directions: Tensor,
-    half_extent: float = 0.5,
     shape: Sequence[int] = (1, 1),
 ) -> dict[str, Tensor]:
     """Rays that meet the picture on its plane, over a white background.
@@ -50,8 +50,7 @@ def render_plane(
     Args:
         compact: a field of two coordinates (row, column) and one or three channels.
         origins, directions: `[R, 3]` world units; directions of unit length.
-        half_extent: half the longer edge of the picture.
-        shape: (H, W) of the picture, for its proportions.
+        shape: (H, W) of the picture, for its proportions; its longer edge is one unit long.
 
     Returns:
         `rgb` `[R, 3]` in [0, 1], grey repeated; `depth` `[R, 1]`, the distance to the plane (where the ray misses
@@ -60,10 +59,10 @@ def render_plane(
     """
     distance = -origins[:, 0] / directions[:, 0]  # infinite or NaN along the plane, which no comparison lets pass
     points = origins + distance.unsqueeze(1) * directions
-    at = torch.stack([-points[:, 2], points[:, 1]]) / half_extent
+    at = torch.stack([-points[:, 2], points[:, 1]]) / HALF_EXTENT
     reach = torch.tensor([count / max(shape) for count in shape], dtype=at.dtype, device=at.device).unsqueeze(1)
     hit = (distance > 0) & (at.abs() <= reach).all(dim=0)
-    near, far = box_interval(origins, directions, half_extent)
+    near, far = box_interval(origins, directions, HALF_EXTENT)
     rgb = origins.new_ones(len(origins), 3)
     for rays in hit.nonzero().flatten().split(_CHUNK):
         if len(rays):
@@ -96,6 +95,6 @@ def render_texture(picture: Tensor, origins: Tensor, directions: Tensor) -> dict
     row, column = place[hit].floor().long().minimum(size.long() - 1).unbind(dim=1)
     rgb = origins.new_ones(len(origins), 3)
     rgb[hit] = picture[row, column].to(rgb.dtype)
-    near, far = box_interval(origins, directions, 0.5)
+    near, far = box_interval(origins, directions, HALF_EXTENT)
     depth = torch.where(hit, distance, torch.maximum(far, near))
     return {"rgb": rgb, "depth": depth.unsqueeze(1), "accumulation": hit.unsqueeze(1).to(rgb.dtype)}

@@ -8,24 +8,25 @@ from torch import Tensor
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.surface import shade
+from mnif_nerf.scene_box import HALF_EXTENT
 
 
-def render_cells(cells: Tensor, pose: Tensor, camera: Intrinsics, half_extent: float = 0.5) -> Tensor:
+def render_cells(cells: Tensor, pose: Tensor, camera: Intrinsics) -> Tensor:
     """The faces of the occupied cells, shaded as the model's surfaces are, on white.
 
     Every ray walks from cell to cell (Amanatides and Woo 1987), all rays at once.
 
     Args:
-        cells: bool `[X, Y, Z]`, index [x, y, z]; the box that they fill is centred.
+        cells: bool `[X, Y, Z]`, index [x, y, z]; the box that they fill is centred, its longest
+            edge that of the scene box.
         pose: camera to world `[4, 4]`.
         camera: camera of the picture.
-        half_extent: half the longest edge of that box, world units.
 
     Returns:
         `[H, W, 3]` in [0, 1].
     """
     size = torch.tensor(cells.shape)
-    edge = 2 * half_extent / max(cells.shape)
+    edge = 2 * HALF_EXTENT / max(cells.shape)
     half = 0.5 * edge * size
     origins, directions = pixel_rays(pose, camera)
     directions = torch.where(directions.abs() < 1e-7, 1e-7, directions)

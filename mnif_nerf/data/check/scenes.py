@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mnif_nerf.data.geometry.hull import HALF_EXTENT, carve_scene
+from mnif_nerf.data.geometry.hull import carve_scene
 from mnif_nerf.data.readers.images import Background, inspect_background, read_image, silhouette
 from mnif_nerf.data.readers.srn import SplitIndex, make_index, read_scene
 from mnif_nerf.data.readers.srn_layout import Layout, locate, scene_folders
 from mnif_nerf.data.stores.packing import ordered_results
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.progress import tracked
+from mnif_nerf.scene_box import HALF_EXTENT
 
 
 @dataclass

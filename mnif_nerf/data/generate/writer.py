@@ -14,6 +14,7 @@ from PIL import Image
 from mnif_nerf.data.geometry.raytrace import Camera
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, write_json
+from mnif_nerf.scene_box import HALF_EXTENT
 
 MANIFEST = "dataset.json"
 FORMAT_VERSION = 1
@@ -52,7 +53,7 @@ def write_scene(folder: Path | str, images: np.ndarray, poses: np.ndarray, camer
         (temporary / "intrinsics.txt").write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
-def write_occupancy(path: Path | str, cells: np.ndarray, half_extent: float = 0.5) -> None:
+def write_occupancy(path: Path | str, cells: np.ndarray) -> None:
     """Write bool cells [G, G, G] (x, y, z order) as .npz with `packed`, `resolution` and `half_extent`.
 
     `packed` holds eight cells a byte, the first in the lowest bit.
@@ -63,7 +64,7 @@ def write_occupancy(path: Path | str, cells: np.ndarray, half_extent: float = 0.
     with atomic_file(path) as temporary:
         packed = np.packbits(np.asarray(cells, bool).reshape(-1), bitorder="little")
         np.savez_compressed(
-            temporary, packed=packed, resolution=np.int64(cells.shape[0]), half_extent=np.float64(half_extent)
+            temporary, packed=packed, resolution=np.int64(cells.shape[0]), half_extent=np.float64(HALF_EXTENT)
         )
 
 

@@ -13,8 +13,10 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from mnif_nerf.scene_box import HALF_EXTENT
+
 HULL_RESOLUTION = 32
-HALF_EXTENT = 0.5
+_HALF_CELL = HALF_EXTENT / HULL_RESOLUTION
 _MAX_RADIUS = 40  # pixels; a cell that projects larger is too near the camera to be judged, and stays
 _COVERAGE = 0.97  # share of a silhouette that a sound hull explains; anti-aliased edge pixels may differ
 
@@ -40,13 +42,7 @@ def cell_centres(resolution: int = HULL_RESOLUTION, half_extent: float = HALF_EX
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-def carve_scene(
-    silhouettes: np.ndarray,
-    poses: np.ndarray,
-    intrinsics: np.ndarray,
-    resolution: int = HULL_RESOLUTION,
-    half_extent: float = HALF_EXTENT,
-) -> SceneHull:
+def carve_scene(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> SceneHull:
     """Carve one scene, and check the hull against the silhouettes it came from.
 
     Args:
@@ -55,66 +51,57 @@ def carve_scene(
         intrinsics: (f, cx, cy) in pixels.
     """
     _, height, width = silhouettes.shape
-    cube = np.ones((resolution,) * 3, dtype=bool)
-    cells = carve(silhouettes, poses, intrinsics, resolution, half_extent)
-    touching = project(cells, poses, intrinsics, height, width, half_extent)
+    cube = np.ones((HULL_RESOLUTION,) * 3, dtype=bool)
+    cells = carve(silhouettes, poses, intrinsics)
+    touching = project(cells, poses, intrinsics, height, width)
     if cells.any() and _explains(touching, silhouettes):
         return SceneHull(cells, touching | silhouettes, "strict", True)
-    reachable = project(cube, poses, intrinsics, height, width, half_extent)
+    reachable = project(cube, poses, intrinsics, height, width)
     fits = _explains(reachable, silhouettes)
     if not fits and cells.any():
         # A larger hull tells an object that reaches outside from masks and poses that contradict each other.
         # It ends well before the cameras: cells that are too near to be judged would explain anything.
-        larger = carve(silhouettes, poses, intrinsics, 2 * resolution, 2 * half_extent)
-        distance = np.linalg.norm(cell_centres(2 * resolution, 2 * half_extent), axis=1).reshape(larger.shape)
+        larger = carve(silhouettes, poses, intrinsics, times=2)
+        distance = np.linalg.norm(cell_centres(2 * HULL_RESOLUTION, 2 * HALF_EXTENT), axis=1).reshape(larger.shape)
         larger &= distance < 0.6 * np.linalg.norm(poses[:, :3, 3], axis=1).min()
-        if _explains(project(larger, poses, intrinsics, height, width, 2 * half_extent), silhouettes):
+        if _explains(project(larger, poses, intrinsics, height, width, times=2), silhouettes):
             return SceneHull(cells, touching | silhouettes, "strict", fits)
     if silhouettes.any():
-        votes = excluding_views(silhouettes, poses, intrinsics, resolution, half_extent)
+        votes = excluding_views(silhouettes, poses, intrinsics)
         for tolerance in range(1, len(poses) // 16 + 1):
             cells = votes <= tolerance
-            touching = project(cells, poses, intrinsics, height, width, half_extent)
+            touching = project(cells, poses, intrinsics, height, width)
             if cells.any() and _explains(touching, silhouettes & reachable, tolerance):
                 return SceneHull(cells, touching | silhouettes, "loose", fits)
     return SceneHull(cube, reachable | silhouettes, "full", fits)
 
 
-def carve(
-    silhouettes: np.ndarray,
-    poses: np.ndarray,
-    intrinsics: np.ndarray,
-    resolution: int = HULL_RESOLUTION,
-    half_extent: float = HALF_EXTENT,
-) -> np.ndarray:
-    """bool [G, G, G]: cells that no view excludes. A cell outside a view's image is not judged by it."""
-    limit = _radius_limit(silhouettes, poses, intrinsics, half_extent / resolution, half_extent)
+def carve(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray, times: int = 1) -> np.ndarray:
+    """bool [G, G, G]: cells that no view excludes. A cell outside a view's image is not judged by it.
+
+    The cube's edge is `times` that of the scene box, and G `times` HULL_RESOLUTION.
+    """
+    limit = _radius_limit(silhouettes, poses, intrinsics, times)
     distances = silhouette_distance(silhouettes, limit)
-    centres = cell_centres(resolution, half_extent)
+    centres = cell_centres(times * HULL_RESOLUTION, times * HALF_EXTENT)
     alive = np.arange(len(centres))
     for view in _spread_order(len(poses)):  # opposite views first, so that few cells are left for the others
-        keep = _touches(centres[alive], poses[view], intrinsics, distances[view], half_extent / resolution, limit)
+        keep = _touches(centres[alive], poses[view], intrinsics, distances[view], limit)
         alive = alive[keep]
     cells = np.zeros(len(centres), dtype=bool)
     cells[alive] = True
-    return cells.reshape((resolution,) * 3)
+    return cells.reshape((times * HULL_RESOLUTION,) * 3)
 
 
-def excluding_views(
-    silhouettes: np.ndarray,
-    poses: np.ndarray,
-    intrinsics: np.ndarray,
-    resolution: int = HULL_RESOLUTION,
-    half_extent: float = HALF_EXTENT,
-) -> np.ndarray:
+def excluding_views(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """int [G, G, G]: how many views exclude each cell; `carve` is where this is 0."""
-    limit = _radius_limit(silhouettes, poses, intrinsics, half_extent / resolution, half_extent)
+    limit = _radius_limit(silhouettes, poses, intrinsics)
     distances = silhouette_distance(silhouettes, limit)
-    centres = cell_centres(resolution, half_extent)
+    centres = cell_centres()
     votes = np.zeros(len(centres), dtype=np.int32)
     for view, distance in enumerate(distances):
-        votes += ~_touches(centres, poses[view], intrinsics, distance, half_extent / resolution, limit)
-    return votes.reshape((resolution,) * 3)
+        votes += ~_touches(centres, poses[view], intrinsics, distance, limit)
+    return votes.reshape((HULL_RESOLUTION,) * 3)
 
 
 def project(
@@ -123,18 +110,20 @@ def project(
     intrinsics: np.ndarray,
     height: int,
     width: int,
-    half_extent: float = HALF_EXTENT,
+    times: int = 1,
 ) -> np.ndarray:
     """bool [V, H, W]: every pixel whose centre ray meets a kept cell, and few others.
 
     Cells are drawn as squares of their projected size: points first, largest squares first, growing by one
     pixel per round, so that the work does not depend on the squares' area.
+
+    Args:
+        cells: bool [G, G, G] of a cube whose edge is `times` that of the scene box.
     """
-    resolution = cells.shape[0]
-    points = cell_centres(resolution, half_extent)[_surface(cells).reshape(-1)]
+    points = cell_centres(len(cells), times * HALF_EXTENT)[_surface(cells).reshape(-1)]
     if not len(points):
         return np.zeros((len(poses), height, width), dtype=bool)
-    column, row, reach, in_front = _project_points(points, poses, intrinsics, half_extent / resolution)
+    column, row, reach, in_front = _project_points(points, poses, intrinsics, times * HALF_EXTENT / len(cells))
     too_near = (in_front & (reach > _MAX_RADIUS)).any(1) | (~in_front).any(1)
     radius = np.floor(np.minimum(reach, _MAX_RADIUS) + 0.5).astype(np.int32)
     margin = int(radius.max()) + 1
@@ -179,11 +168,10 @@ def _touches(
     pose: np.ndarray,
     intrinsics: np.ndarray,
     distance: np.ndarray,
-    half_cell: float,
     limit: int,
 ) -> np.ndarray:
     """bool [N]: does each cell's projection touch the silhouette, or leave the view undecided?"""
-    column, row, reach, in_front = _project_points(points, pose[None], intrinsics, half_cell)
+    column, row, reach, in_front = _project_points(points, pose[None], intrinsics, _HALF_CELL)
     height, width = distance.shape
     x = np.clip(column[0], -1, width - 2).astype(np.int32, copy=False)
     y = np.clip(row[0], -1, height - 2).astype(np.int32, copy=False)
@@ -219,14 +207,12 @@ def _project_points(
     return focal * slope_x + cx, focal * slope_y + cy, focal * spread / depth, in_front
 
 
-def _radius_limit(
-    silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray, half_cell: float, half_extent: float
-) -> int:
+def _radius_limit(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray, times: int = 1) -> int:
     """Pixels that the nearest cell in any picture reaches (about: larger cells are simply not judged)."""
     focal = float(intrinsics[0])
-    nearest = np.linalg.norm(poses[:, :3, 3], axis=1).min() - 3**0.5 * half_extent
+    nearest = np.linalg.norm(poses[:, :3, 3], axis=1).min() - 3**0.5 * times * HALF_EXTENT
     slope = max(silhouettes.shape[1:]) / focal
-    reach = focal * 3**0.5 * half_cell * (1 + slope) / max(float(nearest), 1e-3)
+    reach = focal * 3**0.5 * _HALF_CELL * (1 + slope) / max(float(nearest), 1e-3)
     return int(min(np.ceil(reach), _MAX_RADIUS))
 
 

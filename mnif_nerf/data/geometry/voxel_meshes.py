@@ -22,6 +22,7 @@ import numpy as np
 
 from mnif_nerf.data.geometry.voxelise import column_crossings
 from mnif_nerf.data.readers.mesh_files import read_surface
+from mnif_nerf.scene_box import HALF_EXTENT
 
 _WELD = 1e-5
 _SMALLEST_VOLUME = 1e-9
@@ -39,15 +40,12 @@ def voxelise_file(path: Path | str, resolution: int = 64, up: str = "auto", forw
     return voxelise_solid(surface.vertices, surface.faces, resolution)
 
 
-def voxelise_solid(
-    vertices: np.ndarray, faces: np.ndarray, resolution: int = 64, half_extent: float = 0.5
-) -> np.ndarray:
+def voxelise_solid(vertices: np.ndarray, faces: np.ndarray, resolution: int = 64) -> np.ndarray:
     """Which cells a mesh fills, by the method in the module's text.
 
     Args:
         vertices, faces: [V, 3] float and [F, 3] int; need not be closed, nor turned outwards, nor free of overlaps.
-        resolution: G, cells along each axis.
-        half_extent: the grid covers [-half_extent, half_extent]^3.
+        resolution: G, cells of the scene box along each axis.
 
     Returns:
         bool [G, G, G] in x, y, z order.
@@ -60,10 +58,10 @@ def voxelise_solid(
     around = np.ones((3, 3, 3), dtype=bool)
     vertices, faces = _weld(np.asarray(vertices, np.float64), np.asarray(faces, np.int64))
     closed, faces = _turn_closed_pieces(vertices, faces)
-    solid = _windings(vertices, faces[closed], resolution, half_extent)[0] != 0
+    solid = _windings(vertices, faces[closed], resolution)[0] != 0
     if not closed.all():
-        solid |= _vote(vertices, faces[~closed], resolution, half_extent)
-    passed = _passed_cells(vertices, faces, resolution, half_extent)
+        solid |= _vote(vertices, faces[~closed], resolution)
+    passed = _passed_cells(vertices, faces, resolution)
     thin = passed & ~ndimage.binary_dilation(solid, around)
     solid |= passed & ndimage.binary_dilation(thin, around)  # back by a cell to where they meet what is solid
     walls = solid | passed
@@ -98,9 +96,9 @@ def _turn_closed_pieces(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.nda
     return closed[piece], np.where(turned[:, None], faces[:, ::-1], faces)
 
 
-def _windings(vertices: np.ndarray, faces: np.ndarray, resolution: int, half_extent: float) -> np.ndarray:
+def _windings(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarray:
     """Surfaces around every cell, counted along z from below and from above: int32 [2, G, G, G]."""
-    columns, first_above, signs = column_crossings(vertices, faces, resolution, half_extent)
+    columns, first_above, signs = column_crossings(vertices, faces, resolution)
     size = (resolution, resolution, resolution + 1)
     place = np.ravel_multi_index((columns[:, 0], columns[:, 1], first_above), size)
     change = np.bincount(place, weights=signs, minlength=int(np.prod(size))).reshape(size)
@@ -108,21 +106,21 @@ def _windings(vertices: np.ndarray, faces: np.ndarray, resolution: int, half_ext
     return np.stack([from_below[..., :-1], from_below[..., :-1] - from_below[..., -1:]])
 
 
-def _vote(vertices: np.ndarray, faces: np.ndarray, resolution: int, half_extent: float) -> np.ndarray:
+def _vote(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarray:
     """Cells that at least four of the six axis directions find inside: bool [G, G, G]."""
     edges = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2) @ np.array([len(vertices), 1])
     alike = len(np.unique(edges)) >= _TURNED_ALIKE * len(edges)  # neighbours run along their edge in opposite ways
     votes = np.zeros((resolution,) * 3, dtype=np.int8)
     for turn in range(3):
-        counts = _windings(np.roll(vertices, turn, axis=1), faces, resolution, half_extent)
+        counts = _windings(np.roll(vertices, turn, axis=1), faces, resolution)
         inside = (counts if alike else counts & 1) != 0
         votes += np.moveaxis(inside.sum(axis=0, dtype=np.int8), (0, 1, 2), [(k - turn) % 3 for k in range(3)])
     return votes >= 4
 
 
-def _passed_cells(vertices: np.ndarray, faces: np.ndarray, resolution: int, half_extent: float) -> np.ndarray:
+def _passed_cells(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarray:
     """Cells that faces pass through, by points on them at most half a cell apart: bool [G, G, G]."""
-    corners = (vertices[faces] + half_extent) * (resolution / (2 * half_extent))
+    corners = (vertices[faces] + HALF_EXTENT) * (resolution / (2 * HALF_EXTENT))
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
     pieces = np.maximum(np.ceil(2 * longest).astype(np.int64), 1)
     passed = np.zeros((resolution,) * 3, dtype=bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.scene_box import HALF_EXTENT
 
 MAX_VOXELS = 512
 """Largest resolution that the commands make."""
@@ -20,25 +21,22 @@ def check_voxel_resolution(resolution: int) -> None:
         raise MNIFError(f"{resolution} voxels along an edge: must be 4 to {MAX_VOXELS}.")
 
 
-def occupancy_of_mesh(
-    vertices: np.ndarray, faces: np.ndarray, resolution: int = 64, half_extent: float = 0.5
-) -> np.ndarray:
+def occupancy_of_mesh(vertices: np.ndarray, faces: np.ndarray, resolution: int = 64) -> np.ndarray:
     """Which cell centres lie inside one closed mesh, by counting crossings along vertical lines.
 
     Args:
         vertices, faces: [V, 3] and [F, 3]; every edge must be shared by two faces. The surface may touch
             itself but not overlap itself (overlapping shells cancel: do each alone and join the results).
-        resolution: cells along each axis.
-        half_extent: the grid covers [-half_extent, half_extent]^3.
+        resolution: cells of the scene box along each axis.
 
     Returns:
-        bool [G, G, G] in x, y, z order; cell (i, j, k) has its centre at -half_extent + (i + 0.5) * cell.
+        bool [G, G, G] in x, y, z order; cell (i, j, k) has its centre at -0.5 + (i + 0.5) / G.
 
     Raises:
         MNIFError: `resolution` is below 1.
     """
     cells = np.zeros((resolution,) * 3, dtype=bool)
-    columns, first_above, _ = column_crossings(vertices, faces, resolution, half_extent)
+    columns, first_above, _ = column_crossings(vertices, faces, resolution)
     if not len(columns):
         return cells
     # Only where the mesh is: a part of a car covers a small piece of the grid.
@@ -51,14 +49,13 @@ def occupancy_of_mesh(
 
 
 def column_crossings(
-    vertices: np.ndarray, faces: np.ndarray, resolution: int, half_extent: float = 0.5
+    vertices: np.ndarray, faces: np.ndarray, resolution: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the vertical lines through cell centres cross triangles.
 
     Args:
         vertices, faces: [V, 3] and [F, 3].
-        resolution: cells along each axis.
-        half_extent: the grid covers [-half_extent, half_extent]^3.
+        resolution: cells of the scene box along each axis.
 
     Returns: for each of M crossings its column [M, 2] (x, y), the lowest cell in 0 ... G whose centre lies above it,
         and the sign by which the number of surrounding surfaces changes there, going up: +1 where the triangle faces
@@ -69,10 +66,10 @@ def column_crossings(
     """
     if resolution < 1:
         raise MNIFError(f"occupancy resolution {resolution}: must be 1 or more.")
-    cell = 2 * half_extent / resolution
+    cell = 2 * HALF_EXTENT / resolution
     # Grid units, with a shift far below a cell, so that no centre falls exactly on an edge or a vertex.
     shift = np.array([1.7e-6, 2.9e-6, 0.0])
-    corners = ((np.asarray(vertices, np.float64) + half_extent) / cell - 0.5 - shift)[faces]
+    corners = ((np.asarray(vertices, np.float64) + HALF_EXTENT) / cell - 0.5 - shift)[faces]
     low = np.clip(np.ceil(corners[..., :2].min(1)), 0, resolution).astype(np.int64)
     high = np.clip(np.floor(corners[..., :2].max(1)) + 1, 0, resolution).astype(np.int64)
     sizes = np.maximum(high - low, 0)

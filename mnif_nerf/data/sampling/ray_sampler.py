@@ -22,6 +22,7 @@ from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
+from mnif_nerf.scene_box import HALF_EXTENT
 
 if TYPE_CHECKING:
     from mnif_nerf.data.stores.scene_store import PackedStore
@@ -60,7 +61,6 @@ class RayBatchSampler:
             raise MNIFError("scenes per step and rays per scene must be at least 1, carve points at least 0.")
         self.device = torch.device(device)
         self.seed = seed
-        self.half_extent = store.half_extent
         self.num_scenes = store.num_scenes
         self.scenes_per_step = min(scenes_per_step, store.num_scenes)
         self.rays_per_scene = rays_per_scene
@@ -153,7 +153,7 @@ class RayBatchSampler:
         return (packed[row, position >> 3] >> (position & 7).to(torch.uint8)) & 1 == 1
 
     def _hull_span(self, scenes: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        near, far = box_interval(origins, directions, self.half_extent)
+        near, far = box_interval(origins, directions, HALF_EXTENT)
         far = torch.maximum(far, near)
         if self.hulls is None:
             return near, far
@@ -169,10 +169,10 @@ class RayBatchSampler:
         """Whether points at `t` `[B, R, S]` lie in a hull cell: `cell_index`, one axis at a time in half the memory."""
         assert self.hulls is not None
         size = self.hull_resolution
-        scale = size / (2 * self.half_extent)
+        scale = size / (2 * HALF_EXTENT)
         flat = torch.zeros(t.shape, dtype=torch.int32)
         for axis in range(3):
-            start = (origins[..., axis, None] + self.half_extent) * scale
+            start = (origins[..., axis, None] + HALF_EXTENT) * scale
             cell = torch.addcmul(start, t, directions[..., axis, None], value=scale).clamp_(0, size - 1)
             flat = flat.mul_(size).add_(cell.int())
         rows = torch.arange(len(scenes), dtype=torch.int32)[:, None, None] * size**3
@@ -185,9 +185,9 @@ class RayBatchSampler:
         if self.hulls is None or self.carve_points == 0:
             return torch.zeros(len(scenes), 0, 3)
         shape = (len(scenes), 2 * self.carve_points, 3)
-        points = (2 * torch.rand(shape, generator=generator) - 1) * self.half_extent
-        inside = self._bit(self.hulls, scenes[:, None], cell_index(points, self.hull_resolution, self.half_extent))
+        points = (2 * torch.rand(shape, generator=generator) - 1) * HALF_EXTENT
+        inside = self._bit(self.hulls, scenes[:, None], cell_index(points, self.hull_resolution, HALF_EXTENT))
         order = inside.to(torch.uint8).argsort(dim=1, stable=True)[:, : self.carve_points]
         outside = (~inside).gather(1, order)
         points = points.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
-        return torch.where(outside.unsqueeze(-1), points, torch.full_like(points, self.half_extent))
+        return torch.where(outside.unsqueeze(-1), points, torch.full_like(points, HALF_EXTENT))

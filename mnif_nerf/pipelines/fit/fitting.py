@@ -253,7 +253,5 @@ def _search_photo(
         photo_intrinsics(photo, model.camera["focal_over_width"], settings.field_of_view),
         model.camera["radius"] if settings.radius is None else settings.radius,
     )
-    searcher = PhotoSearch(
-        model.field, evidence, space, config, _pose_config(settings), model.half_extent, settings.seed
-    )
+    searcher = PhotoSearch(model.field, evidence, space, config, _pose_config(settings), settings.seed)
     return searcher.run(pipe.latents.mean(dim=0, keepdim=True), settings.restarts, on_step)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.geometry.hull import HULL_RESOLUTION, carve_scene, cell_centres
+from mnif_nerf.data.geometry.hull import carve_scene, cell_centres
 from mnif_nerf.data.observations.observations import (
     Cells,
     Kind,
@@ -179,12 +179,12 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
     if seen.silhouettes is None:
         notes.append("the background is neither white nor transparent: it is fitted as if it were part of the object.")
     elif same_camera:
-        hull = carve_scene(seen.silhouettes, seen.poses, seen.intrinsics[0], half_extent=model.half_extent)
+        hull = carve_scene(seen.silhouettes, seen.poses, seen.intrinsics[0])
         if not hull.fits:
             notes.append("the object reaches beyond the scene box; normalise it, or choose a smaller scale.")
         if hull.state != "full":
             cells, samples = torch.from_numpy(hull.cells), _SAMPLES
-            centres = cell_centres(HULL_RESOLUTION, model.half_extent)
+            centres = cell_centres()
             outside = torch.from_numpy(centres[~hull.cells.reshape(-1)]).to(device)
     rays = view_rays(
         torch.from_numpy(seen.images).to(device),
@@ -192,7 +192,6 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
         torch.from_numpy(seen.poses).to(device),
         torch.from_numpy(seen.intrinsics).to(device),
         None if cells is None else cells.to(device),
-        model.half_extent,
     )
     losses = model.encoding.losses(samples)
     if seen.silhouettes is None:
@@ -209,7 +208,7 @@ def _cells(model: StoredModel, given: Cells, region: Region, seed: int) -> FitTa
         raise MNIFError("the observed region holds no cell that is inside, so there is nothing to go by; widen it.")
     surface_only = model.kind.fitting.surface_only
     pools = _pools(points_of_cells(given.values, seen, shell_only=surface_only), model.latents.device)
-    evidence = model.kind.point_evidence(model.field, pools, half_extent=model.half_extent, seed=seed)
+    evidence = model.kind.point_evidence(model.field, pools, seed=seed)
     truth = given if given.known is None else None
     notes = ("only the shape is learned from it; the colours are those of the prior.",) if surface_only else ()
     complete = bool(seen.all())
@@ -226,7 +225,7 @@ def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> FitTask:
     points, whole = points_of_scan(cloud, scan.scanner, seed)
     near = 0.7 if len(points.far) else 1.0
     pools = _pools(points, model.latents.device, near)
-    evidence = model.kind.point_evidence(model.field, pools, half_extent=model.half_extent, seed=seed)
+    evidence = model.kind.point_evidence(model.field, pools, seed=seed)
     notes = ["the scan encloses a volume: all outside it counts as empty." if whole else "the scan is partial."]
     notes.extend(cloud.notes)
     if cloud.normals is None:
