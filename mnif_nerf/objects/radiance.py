@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
 from mnif_nerf.export.density import field_device
-from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.objects.base import ObjectFacts, check_size
+from mnif_nerf.objects.base import check_size
 from mnif_nerf.objects.solid import SolidObject, solid_mesh
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.depth_samples import DepthSamples, render_view_at_depths
@@ -31,27 +31,12 @@ class NeuralRadiance(SolidObject):
     """
 
     modality: ClassVar[str] = "radiance"
+    depth_samples: DepthSamples | None = None
 
-    def __init__(
-        self,
-        latent: Tensor | None,
-        field: CompactField,
-        name: str = "object",
-        facts: ObjectFacts | None = None,
-        coefficients: Tensor | None = None,
-    ) -> None:
-        super().__init__(latent, field, name, facts, coefficients)
-        self.depth_samples: DepthSamples | None = None
-        self._grid: OccupancyGrid | None = None
-
-    @property
+    @cached_property
     def grid(self) -> OccupancyGrid:
         """See `SolidObject`."""
-        if self._grid is None:
-            self._grid = OccupancyGrid.from_field(
-                self.field, half_extent=self.half_extent, bounds=self.cells, device=field_device(self.field)
-            )
-        return self._grid
+        return OccupancyGrid.from_field(self.field, bounds=self.cells, device=field_device(self.field))
 
     def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
         """See `SolidObject`: volume rendering over white."""
@@ -61,7 +46,7 @@ class NeuralRadiance(SolidObject):
         pose = pose.to(field_device(self.field))
         if self.depth_samples is not None:
             return to_image(render_view_at_depths(self.field, pose, intrinsics, self.depth_samples)["rgb"])
-        return to_image(render_view(self.field, pose, intrinsics, self.grid, self.half_extent)["rgb"])
+        return to_image(render_view(self.field, pose, intrinsics, self.grid)["rgb"])
 
     def mesh(
         self,
@@ -85,4 +70,4 @@ class NeuralRadiance(SolidObject):
         """See `SolidObject`; a cell is inside where the density at its centre is above `level`."""
         from mnif_nerf.export.voxels import field_to_occupancy
 
-        return field_to_occupancy(self.field, resolution, level, self.cells, self.half_extent)
+        return field_to_occupancy(self.field, resolution, level, self.cells)

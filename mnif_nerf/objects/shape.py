@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -11,9 +12,8 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import field_device
-from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.solid import GAIN, NEUTRAL_GREY, SolidField, surface_level
-from mnif_nerf.objects.base import ObjectFacts, check_pixels, check_size
+from mnif_nerf.objects.base import check_pixels, check_size
 from mnif_nerf.objects.solid import SolidObject, solid_mesh
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.surface import SurfaceGrid, render_surface_view
@@ -34,24 +34,15 @@ class NeuralShape(SolidObject):
 
     modality: ClassVar[str] = "voxel"
 
-    def __init__(
-        self,
-        latent: Tensor | None,
-        field: CompactField,
-        name: str = "object",
-        facts: ObjectFacts | None = None,
-        coefficients: Tensor | None = None,
-    ) -> None:
-        super().__init__(latent, field, name, facts, coefficients)
-        self.solid = SolidField(self.field, self.half_extent)
-        self._surface: SurfaceGrid | None = None
+    @cached_property
+    def solid(self) -> SolidField:
+        """The field as a density."""
+        return SolidField(self.field)
 
-    @property
+    @cached_property
     def grid(self) -> SurfaceGrid:
-        """Where the surface can be, for quick renders; built once, on first use."""
-        if self._surface is None:
-            self._surface = SurfaceGrid.from_shape(self.solid, bounds=self.cells)
-        return self._surface
+        """Where the surface can be, for quick renders."""
+        return SurfaceGrid.from_shape(self.solid, bounds=self.cells)
 
     @torch.no_grad()
     def value(self, points: Tensor) -> Tensor:
@@ -76,7 +67,7 @@ class NeuralShape(SolidObject):
         check_size(intrinsics, _SUPERSAMPLING**2)
         pose = pose.to(field_device(self.field))
         finer = intrinsics.scaled(_SUPERSAMPLING)
-        rgb = render_surface_view(self.solid, pose, finer, self.grid, self.half_extent)["rgb"]
+        rgb = render_surface_view(self.solid, pose, finer, self.grid)["rgb"]
         return to_image(F.avg_pool2d(rgb.permute(2, 0, 1), _SUPERSAMPLING).permute(1, 2, 0))
 
     def mesh(
@@ -102,7 +93,7 @@ class NeuralShape(SolidObject):
             wanted = self._density_level(level)
             return solid_mesh(self, self.solid, resolution, wanted, (keep, smooth, max_faces, colors))
         except NoSurfaceError as error:
-            value = max(-1.0, float(np.log(max(error.highest, 1e-9) / surface_level(self.half_extent))) / GAIN)
+            value = max(-1.0, float(np.log(max(error.highest, 1e-9) / surface_level())) / GAIN)
             raise MNIFError(
                 f"{self.name}: nothing is inside at the level {0.5 if level is None else level:.3g} (its highest "
                 f"occupancy is {0.5 + 0.5 * value:.3g}); lower it with `level`, or train for longer."
@@ -138,7 +129,7 @@ class NeuralShape(SolidObject):
     def _inside(self, shape: tuple[int, ...], level: float | None = None) -> np.ndarray:
         from mnif_nerf.export.voxels import field_to_occupancy
 
-        return field_to_occupancy(self.solid, shape, level, self.cells, self.half_extent, skip_empty=False)
+        return field_to_occupancy(self.solid, shape, level, self.cells, skip_empty=False)
 
     def _density_level(self, level: float | None) -> float | None:
         """The density of `SolidField` that stands for an occupancy."""
@@ -146,4 +137,4 @@ class NeuralShape(SolidObject):
             return None
         if not 0.0 < level < 1.0:
             raise MNIFError(f"level {level} is not an occupancy; use a number between 0 and 1 (the default is 0.5).")
-        return surface_level(self.half_extent) * float(np.exp(GAIN * (2.0 * level - 1.0)))
+        return surface_level() * float(np.exp(GAIN * (2.0 * level - 1.0)))

@@ -14,6 +14,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.objects.base import NeuralObject, check_pixels
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
+from mnif_nerf.scene_box import HALF_EXTENT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,8 +129,8 @@ class SolidObject(NeuralObject):
         """
         check_pixels(resolution)
         radius = self.camera["radius"] if radius is None else radius
-        if radius <= self.half_extent:
-            raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {self.half_extent}.")
+        if radius <= HALF_EXTENT:
+            raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {HALF_EXTENT}.")
         intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
         return self.view(orbit_pose(elevation, azimuth, radius), intrinsics)
 
@@ -185,4 +186,4 @@ def solid_mesh(
     """The mesh of a solid's density `field` in glTF's axes; `options` are keep, smooth, max_faces and colors."""
     from mnif_nerf.export.mesh import MeshOptions, field_to_mesh, to_export_axes
 
-    return to_export_axes(field_to_mesh(field, resolution, item.cells, MeshOptions(level, *options), item.half_extent))
+    return to_export_axes(field_to_mesh(field, resolution, item.cells, MeshOptions(level, *options)))

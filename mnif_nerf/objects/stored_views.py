@@ -33,4 +33,4 @@ def render_view(
         intrinsics = Intrinsics(focal, cx, cy, *size)
     where = pose if isinstance(pose, Tensor) else torch.from_numpy(np.array(pose))
     where = where.to(field_device(item.field))
-    return render_field(item.field, where, intrinsics, item.grid, item.half_extent)["rgb"].cpu()
+    return render_field(item.field, where, intrinsics, item.grid)["rgb"].cpu()
