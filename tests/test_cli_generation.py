@@ -19,8 +19,8 @@ from mnif_nerf.cli import export_mesh, sample, train_prior
 from mnif_nerf.cli.export_mesh import ExportOptions, parse_formats
 from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
+from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.voxels import read_npz
 from mnif_nerf.files import read_json
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import read_model
@@ -171,7 +171,7 @@ def test_export_every_format(run: Path, capsys: pytest.CaptureFixture[str]) -> N
             assert read.volume == pytest.approx(entry["volume"], rel=1e-3)
         voxels = trimesh.load(output / entry["files"][4])
         assert voxels.matrix.sum() == entry["occupied_voxels"]
-        assert (voxels.matrix == read_npz(output / entry["files"][5])[0]).all()
+        assert (voxels.matrix == read_voxels(output / entry["files"][5])).all()
     assert "y up" in report["axes"]["glb, obj"]
     assert "watertight" in capsys.readouterr().out
 

@@ -23,7 +23,7 @@ from nerfstudio_runs import Run, tiny_config
 
 from mnif_nerf.cli import demo, demo_pages, export_mesh, sample, train_prior
 from mnif_nerf.data.generate import digits
-from mnif_nerf.export.voxels import read_npz
+from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.modalities import voxel
 from mnif_nerf.pipelines.model_folder import read_model
 
@@ -106,7 +106,7 @@ def test_meshes_of_the_run_in_every_format(run: Path, tmp_path: Path) -> None:
             assert other.bounds == pytest.approx(glb.bounds, abs=1e-4)
         assert glb.extents[2] > 1.2 * glb.extents[0], "the bodies are longer (z) than they are wide (x)"
         assert (others[0].visual.vertex_colors[:, :3].astype(int).std(axis=0) > 0).any()
-        occupancy = read_npz(output / f"{entry['name']}.npz")[0]
+        occupancy = read_voxels(output / f"{entry['name']}.npz")
         assert occupancy.sum() == entry["occupied_voxels"] > 20
         assert (trimesh.load(output / f"{entry['name']}.binvox").matrix == occupancy).all()
 

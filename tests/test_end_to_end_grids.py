@@ -23,8 +23,8 @@ from nerfstudio_runs import Run
 from tiny_runs import write_tiny_pictures, write_tiny_shapes
 
 from mnif_nerf.cli import export_mesh, sample, train_prior
+from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.data.stores.grid_store import open_grid_store
-from mnif_nerf.export.voxels import read_npz
 from mnif_nerf.objects.image import NeuralImage
 from mnif_nerf.objects.shape import NeuralShape
 from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -137,7 +137,7 @@ def test_voxels_export_as_they_are(runs: dict[str, Path], tmp_path: Path) -> Non
         assert isinstance(item, NeuralShape)
         inside = item.occupancy(30)
         np.testing.assert_array_equal(trimesh.load(output / f"{item.name}.binvox").matrix, inside)
-        np.testing.assert_array_equal(read_npz(output / f"{item.name}.npz")[0], inside)
+        np.testing.assert_array_equal(read_voxels(output / f"{item.name}.npz"), inside)
         glb = trimesh.load(output / f"{item.name}.glb", force="mesh")
         assert glb.is_watertight
         assert glb.volume == pytest.approx(inside.mean(), rel=0.15)

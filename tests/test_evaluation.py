@@ -62,6 +62,7 @@ def quiet(title: str, total: int) -> Iterator[Callable[[], None]]:
 
 def with_prior(model: StoredModel) -> StoredModel:
     model.prior = LatentPrior.fit(model.latents, PriorConfig(steps=3), progress=False)
+    model.training = {**model.training, "fit_steps": 20}
     return model
 
 
@@ -197,20 +198,26 @@ def test_features_of_another_network_in_the_cache(tmp_path: Path) -> None:
 
 
 def test_references_that_are_the_training_set_are_warned_of(voxels: ModelAndData, tmp_path: Path) -> None:
-    outcome = evaluate(voxels, dataclasses.replace(TINY, references=("train",)), tmp_path / "out", quiet)
+    protocol = dataclasses.replace(TINY, references=("train",), training_instances=1, unseen_instances=1)
+    outcome = evaluate(voxels, protocol, tmp_path / "out", quiet)
     assert any("training data itself" in note for note in outcome.notes)
     assert "training data itself" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_model_without_a_prior(voxels: ModelAndData, tmp_path: Path) -> None:
     bare = ModelAndData(MNIFPipeline(dataclasses.replace(voxels.pipe.model, prior=None)), voxels.data)
-    outcome = evaluate(bare, TINY, tmp_path / "out", quiet)
+    protocol = dataclasses.replace(TINY, training_instances=1, unseen_instances=1)
+    outcome = evaluate(bare, protocol, tmp_path / "out", quiet)
     assert any("mnif-train-prior" in note for note in outcome.notes)
     lines = json.loads((tmp_path / "out" / "metrics.json").read_text())["shapes"]["lines"]
     assert [line["row"] for line in lines] == ["training-data", "training-latents"]
 
 
-def test_the_command(voxels: ModelAndData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    voxels: ModelAndData, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"training_instances": 2, "unseen_instances": 2, "surface_points": 64, "emd_points": 16, "resamples": 20}
+    monkeypatch.setitem(PROTOCOLS, "small", dataclasses.replace(PROTOCOLS["small"], **sizes))
     folder = write_model(voxels.pipe.model, tmp_path / "run" / "model")
     options = EvalOptions(folder, data=voxels.data, num_samples=4, device="cpu")
     output = main(options)

@@ -21,7 +21,6 @@ from mnif_nerf.metrics.sets import (
     coverage,
     min_distances,
     mmd,
-    nearest_neighbour_accuracy,
     novelty,
     set_scores,
 )
@@ -118,9 +117,10 @@ def test_of_equally_near_references_the_first_is_covered() -> None:
 def test_a_copy_of_a_reference_counts_as_wrong_however_often_it_is_made() -> None:
     """Three copies of reference 0 are each other's neighbours at distance 0 as well, which must not excuse them."""
     reference = line(0.0, 10.0, 20.0, 30.0)
-    real, fake = nearest_neighbour_accuracy(between_sets(line(0.0, 0.0, 0.0, 100.0), reference))
-    assert fake == 0  # and 100 is nearest to 30
-    assert real == 0.75 - 0.125  # 0 has copies; 10 is as far from 20 as from a sample (half); 20 and 30 are right
+    scores = set_scores(between_sets(line(0.0, 0.0, 0.0, 100.0), reference))
+    assert scores["1nna_fake"] == 0  # and 100 is nearest to 30
+    # 0 has copies; 10 is as far from 20 as from a sample (half); 20 and 30 are right
+    assert scores["1nna_real"] == 0.75 - 0.125
 
 
 def test_copied_training_data_does_not_pass_for_a_perfect_model() -> None:
@@ -134,7 +134,8 @@ def test_copied_training_data_does_not_pass_for_a_perfect_model() -> None:
 
 def test_ties_without_copies_count_as_half() -> None:
     between, within = np.ones((4, 4)), 1.0 - np.eye(4)  # as of grids that share no cell: 1 - IoU is 1 for all pairs
-    assert nearest_neighbour_accuracy(Distances(between, within, within)) == (0.5, 0.5)
+    scores = set_scores(Distances(between, within, within))
+    assert (scores["1nna_real"], scores["1nna_fake"]) == (0.5, 0.5)
 
 
 # The four models whose scores are known
@@ -352,7 +353,7 @@ def test_intervals_of_a_half_at_its_end_are_not_empty() -> None:
 
 def test_sets_of_unequal_size_are_told_how_many_to_draw() -> None:
     distances = between_sets(normal(14, 5), normal(15, 7))
-    for function in (set_scores, bootstrap, nearest_neighbour_accuracy):
+    for function in (set_scores, bootstrap):
         with pytest.raises(MNIFError, match=r"5 generated items against 7 of reference: .* equally many; draw 7"):
             function(distances)
     assert min(coverage(distances.between), mmd(distances.between)) > 0  # these need no equal sizes

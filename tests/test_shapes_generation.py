@@ -19,8 +19,8 @@ from mnif_nerf.cli import export_mesh, sample
 from mnif_nerf.cli.export_mesh import ExportOptions
 from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.data.grid_facts import GridFacts
+from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.export.voxels import read_npz
 from mnif_nerf.files import read_tensors
 from mnif_nerf.objects.base import NeuralObject, object_class
 from mnif_nerf.objects.image import NeuralImage
@@ -387,7 +387,7 @@ def test_exported_voxels_are_the_fields_own_occupancy(run: Path) -> None:
         inside = (pipe.instance(name).value(grid_points(40, 0.5)) > 0).view(40, 40, 40).numpy()
         read = trimesh.load(output / f"{name}.binvox")
         assert (read.matrix == inside).all()  # intersection over union of 1
-        assert (read_npz(output / f"{name}.npz")[0] == inside).all()
+        assert (read_voxels(output / f"{name}.npz") == inside).all()
         assert entry["watertight"]
         assert entry["occupied_voxels"] == inside.sum()
 

@@ -6,10 +6,8 @@ Voxels stay in the library's axes: index order [x, y, z], z up, +x forward, +y l
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -161,30 +159,6 @@ def padded_to_cube(occupancy: np.ndarray) -> tuple[np.ndarray, tuple[float, ...]
     missing = [size - count for count in occupancy.shape]
     padded = np.pad(occupancy, [(each // 2, each - each // 2) for each in missing])
     return padded, tuple(0.5 * (each % 2) for each in missing)
-
-
-def read_npz(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read back a .npz of `write_voxels`.
-
-    Returns:
-        bool `[X, Y, Z]`, and its metadata: bounds `[2, 3]` (world units) and axes (a sentence).
-
-    Raises:
-        MNIFError: the file is missing or of another kind.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise MNIFError(f"{path}: no such file.")
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            shape = tuple(int(n) for n in content["shape"])
-            bits = np.unpackbits(content["occupancy"], count=int(np.prod(shape)), bitorder="little")
-            return bits.reshape(shape).astype(bool), {
-                "bounds": content["bounds"],
-                "axes": str(content["axes"]),
-            }
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise MNIFError(f"{path}: not voxels written by mnif-export-mesh ({error}).") from None
 
 
 def _write_npz(occupancy: np.ndarray, path: Path, half_extent: float) -> None:

@@ -27,49 +27,6 @@ _CHUNK_BYTES = 64 * 2**20
 
 
 @denormals_flushed(False)  # cKDTree overflows the stack otherwise
-def chamfer(cloud: np.ndarray, other: np.ndarray) -> float:
-    """Squared Chamfer distance: the mean over either cloud of the squared distance to the other, both added.
-
-    Differences are taken point by point (a k-d tree), never as |x|^2 + |y|^2 - 2xy: that is negative for near
-    duplicates in float32. So this is 0 for equal sets of points and at least 0 for all.
-
-    Args:
-        cloud: `[n, 3]`.
-        other: `[m, 3]`.
-
-    Returns:
-        squared units of the coordinates.
-
-    Raises:
-        MNIFError: a cloud of another shape, without points, or with NaN or infinite ones.
-
-    Source: as PointFlow (Yang et al. 2019) and mNIF evaluate it; other papers take roots, sums or halves.
-    """
-    return _chamfer(
-        *(_Cloud.from_points(as_cloud(points, name)) for points, name in ((cloud, "cloud"), (other, "other")))
-    )
-
-
-def emd(cloud: np.ndarray, other: np.ndarray) -> float:
-    """Earth mover's distance: the mean distance (not squared) of matched points, over the best of all bijections.
-
-    Exact, by SciPy's `linear_sum_assignment`; time grows with the third power of n.
-
-    Args:
-        cloud, other: `[n, 3]`.
-
-    Returns:
-        units of the coordinates.
-
-    Raises:
-        MNIFError: as `chamfer`, or clouds of unequal size.
-    """
-    pair = [as_cloud(cloud, "cloud"), as_cloud(other, "other")]
-    _check_sizes(pair[:1], pair[1:])
-    return _emd(*pair)
-
-
-@denormals_flushed(False)
 def distance_matrix(
     rows: Sequence[np.ndarray],
     columns: Sequence[np.ndarray],
@@ -83,6 +40,12 @@ def distance_matrix(
     do not depend on `workers`. Chamfer distances of clouds in float32 take the compiled kernel where it was built
     (0.6 against 5 ms for 2,048 points and one thread), all others k-d trees.
 
+    Chamfer is squared: the mean over either cloud of the squared distance to the other, both added, in squared units
+    of the coordinates, as PointFlow (Yang et al. 2019) and mNIF evaluate it; other papers take roots, sums or halves.
+    Differences are taken point by point, never as |x|^2 + |y|^2 - 2xy, which is negative for near duplicates in
+    float32. EMD is the mean distance (not squared) of matched points over the best of all bijections, exact by
+    SciPy's `linear_sum_assignment`; time grows with the third power of n.
+
     Args:
         rows: R clouds `[n, 3]`.
         columns: C clouds `[n, 3]`.
@@ -95,7 +58,8 @@ def distance_matrix(
         `[R, C]` float64.
 
     Raises:
-        MNIFError: an unknown metric, no clouds, or a cloud as in `chamfer` and `emd`, named by its index.
+        MNIFError: an unknown metric or no clouds; or, named by its index, a cloud of another shape, without points,
+            with NaN or infinite ones, or (EMD) of another size than the others.
     """
     if metric not in (CHAMFER, EMD):
         raise MNIFError(f"there is no distance {metric!r} between clouds; use {CHAMFER!r} or {EMD!r}.")

@@ -79,12 +79,13 @@ def coverage(between: np.ndarray) -> float:
     return len(np.unique(matrix.argmin(axis=1))) / matrix.shape[1]
 
 
-def nearest_neighbour_accuracy(distances: Distances) -> tuple[float, float]:
-    """1-NNA by class: how often the nearest other item of both sets together is of the item's own set.
+def set_scores(distances: Distances) -> dict[str, float]:
+    """MMD, COV and 1-NNA of two sets of equal size.
 
-    0.5 and 0.5: the sets cannot be told apart. Near 1: they can. Near 0: items lie closer to the other set than
-    independent draws would, as copies do. Their mean alone may be 0.5 for a bad model (real 0 and fake 1: samples
-    shrunk towards the mean), so both are always given.
+    1-NNA by class: how often the nearest other item of both sets together is of the item's own set. 0.5 and 0.5: the
+    sets cannot be told apart. Near 1: they can. Near 0: items lie closer to the other set than independent draws
+    would, as copies do. Their mean alone may be 0.5 for a bad model (real 0 and fake 1: samples shrunk towards the
+    mean), so both are always given.
 
     Ties. Where the nearest item of the own set and of the other are at the same distance,
     - 0, the item is an exact copy of one in the other set and counts as wrong: further copies of it in its own set
@@ -93,26 +94,13 @@ def nearest_neighbour_accuracy(distances: Distances) -> tuple[float, float]:
     So scores do not depend on the order of the items.
 
     Returns:
-        share of reference ("real") items and of generated ("fake") items that are classified rightly, in [0, 1].
+        "mmd" in the distances' unit; "cov", "1nna" and its halves in [0, 1]: the share of reference items
+        ("1nna_real") and of generated items ("1nna_fake") that are classified rightly.
 
     Raises:
         MNIFError: sets of unequal size, which would shift 0.5, or of fewer than 2.
 
-    Source: Lopez-Paz and Oquab 2017; for shapes Yang et al. 2019 (PointFlow).
-    """
-    _check_equal_sizes(distances)
-    scores = _scores(distances.between, distances.generated, distances.reference)
-    return scores["1nna_real"], scores["1nna_fake"]
-
-
-def set_scores(distances: Distances) -> dict[str, float]:
-    """MMD, COV and 1-NNA of two sets of equal size.
-
-    Returns:
-        "mmd" in the distances' unit; "cov", "1nna" and its halves "1nna_real" and "1nna_fake" in [0, 1].
-
-    Raises:
-        MNIFError: as `nearest_neighbour_accuracy`.
+    Source of 1-NNA: Lopez-Paz and Oquab 2017; for shapes Yang et al. 2019 (PointFlow).
     """
     _check_equal_sizes(distances)
     return _scores(distances.between, distances.generated, distances.reference)
