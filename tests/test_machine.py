@@ -107,14 +107,14 @@ import sys
 import numpy as np, torch
 from scipy.spatial import cKDTree
 from mnif_nerf.cli.generation_common import load_pipeline
-from mnif_nerf.metrics.clouds import chamfer, distance_matrix
+from mnif_nerf.metrics.clouds import distance_matrix
 
 plane = np.zeros((64, 3))  # 40 points share the coordinate 0 exactly, as points of marching cubes may
-plane[40:, 2] = 0.25
+plane[40:, 2] = 0.3  # no float32 number, so trees are used
 load_pipeline(sys.argv[1], "cpu")
 cKDTree(plane, leafsize=32)
 torch.set_flush_denormal(True)  # by the user
-assert chamfer(plane, plane) == 0 and not distance_matrix([plane], [plane]).any()
+assert not distance_matrix([plane], [plane.copy()]).any()
 print("alive")
 """
 
