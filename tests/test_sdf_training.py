@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tiny_runs import tiny_settings, write_tiny_surfaces
 
 from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.stage1 import LatentSettings, Stage1Model
 from mnif_nerf.metrics.surfaces import surface_scores
 from mnif_nerf.modalities.sdf_training import SurfaceTask
+from mnif_nerf.pipelines.model_folder import read_model
+from mnif_nerf.pipelines.run import TrainingRun
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.splats import render_splats
@@ -109,3 +114,37 @@ def test_splats_show_the_near_side_of_a_surface_in_its_colours() -> None:
     assert covered.sum() == pytest.approx(np.pi * radius**2, rel=0.15)
     grey = render_splats(points, normals, None, orbit_pose(0.0, 0.0), camera)
     assert (grey[24, 24] - grey[24, 24, 0]).abs().max() < 1e-6
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_surfaces(tmp_path_factory.mktemp("data") / "balls", {"train": 6, "test": 3})
+
+
+@pytest.mark.parametrize("adaptation", ["auto-decoding", "meta-learning"])
+def test_a_run_trains_scores_and_leaves_a_model(data: Path, tmp_path: Path, adaptation: str) -> None:
+    changes = {"pipeline.adaptation": adaptation, "pipeline.datamanager.on_surface_share": 0.2}
+    run = TrainingRun(tiny_settings(data, tmp_path, 60, method="mnif-sdf-lite", **changes), say=lambda text: None)
+    before = run.evaluate(0)
+    run.train()
+    after = run.evaluate(60)
+    assert set(after) == {f"{prefix}{name}" for prefix in ("", "unseen_") for name in ("iou", "color", "distance")}
+    assert after["distance"] < before["distance"]
+    item = run.evaluation.seen(run.model)[0]
+    picture = run.evaluation.score(run.fields, item, with_pictures=True).pictures["img"]
+    assert picture.shape == (16, 32, 3)
+    assert (picture[:, :16] < 0.99).any(), "the data's points stand beside the reconstruction"
+    stored = read_model(run.folder / "model")
+    assert (stored.modality, stored.grid, stored.adaptation["method"]) == ("sdf", None, adaptation)
+    assert stored.field.spec.head == "sdf"
+    kept = json.loads((run.folder / "model" / "config.json").read_text())["training"]
+    assert (kept["truncation"], kept["on_surface_share"]) == (stored.encoding.truncation, 0.2)
+    assert stored.encoding.distance == run.settings.pipeline.model.distance_loss()
+
+
+def test_data_without_colour_trains_a_field_of_one_channel(tmp_path: Path) -> None:
+    data = write_tiny_surfaces(tmp_path / "balls", {"train": 4}, color=False)
+    run = TrainingRun(tiny_settings(data, tmp_path, 5, method="mnif-sdf-lite"), say=lambda text: None)
+    run.train()
+    assert read_model(run.folder / "model").field.spec.out_features == 1
+    assert set(run.evaluate(5)) == {"iou", "distance"}

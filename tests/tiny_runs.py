@@ -9,6 +9,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mnif_nerf.data.geometry.surface_points import (
+    NEAR_NOISE,
+    WIDE_NOISE,
+    PointCounts,
+    SurfacePoints,
+    from_lattice,
+    to_lattice,
+)
+from mnif_nerf.data.stores.surface_pack import encode, write_part
+from mnif_nerf.data.stores.surface_store import write_store
 from mnif_nerf.pipelines.methods import get_method
 from mnif_nerf.pipelines.run_settings import RunSettings
 
@@ -32,7 +42,18 @@ _GRID = {
     "pipeline.fit_points": 64,
     "pipeline.inner_lr": 1 / 32,
 }
+_SURFACE = {
+    "pipeline.datamanager.instances_per_step": 4,
+    "pipeline.datamanager.points_per_instance": 64,
+    "pipeline.datamanager.encode_points": 128,
+    "pipeline.datamanager.eval_num_instances": 2,
+    "pipeline.datamanager.picture_size": 16,
+    "pipeline.fit_points": 64,
+    "pipeline.inner_lr": 1 / 32,
+    "pipeline.model.grid_resolution": 16,
+}
 _SETTINGS = {
+    "mnif-sdf-lite": _SURFACE,
     "mnif-lite": _RADIANCE,
     "mnif-voxel-lite": {**_GRID, "pipeline.model.grid_resolution": 16, "pipeline.model.head": "signed"},
     "mnif-image-lite": _GRID,
@@ -92,6 +113,30 @@ def write_tiny_shapes(root: Path, counts: dict[str, int], resolution: int = 12) 
             cells = np.zeros((resolution,) * 3, dtype=bool)
             cells[tuple(slice(a, b) for a, b in zip(low, high))] = True
             np.save(root / split / f"shape{index:03d}.npy", cells)
+    return root
+
+
+def write_tiny_surfaces(root: Path, counts: dict[str, int], color: bool = True) -> Path:
+    """Balls of random sizes and colours as points with signed distance, `<root>/points/<split>`."""
+    generator = np.random.default_rng(0)
+    numbers = PointCounts(200, 100, 200, 100)
+    kind = np.repeat(np.arange(4, dtype=np.uint8), numbers.by_kind)
+    noise = np.array([0.0, WIDE_NOISE, NEAR_NOISE, 0.0])[kind, None]
+    for split, count in counts.items():
+        parts = {}
+        for index in range(count):
+            radius, paint = generator.uniform(0.2, 0.4), generator.random(3)
+            way = generator.normal(size=(numbers.total, 3))
+            way /= np.linalg.norm(way, axis=1, keepdims=True)
+            points = radius * way + noise * generator.normal(size=way.shape)
+            points[kind == 0] = generator.uniform(-0.5, 0.5, (numbers.uniform, 3))
+            points = from_lattice(to_lattice(points))
+            distance = (np.linalg.norm(points, axis=1) - radius).astype(np.float32)
+            colors = np.tile(paint.astype(np.float32), (len(points), 1)) if color else None
+            normals = np.where(kind[:, None] == 3, way, np.nan).astype(np.float32)
+            parts[f"ball{index:03d}"] = root / f"{split}{index}.npz"
+            write_part(parts[f"ball{index:03d}"], encode(SurfacePoints(points, distance, colors, kind, normals)))
+        write_store(root / "points" / split, split, parts, numbers, color)
     return root
 
 

@@ -31,6 +31,7 @@ class EncodingSettings:
         fit_samples_per_ray: radiance: samples of each; more than in training, for want of a hull.
         mask_weight, carve_weight, carve_length: radiance: see `LossConfig`.
         truncation, near, color_weight: signed distances: see `DistanceLoss`.
+        uniform_share, wide_share, near_share, on_surface_share: signed distances: see `KindShares`.
     """
 
     encode_points: int = 4096
@@ -48,6 +49,10 @@ class EncodingSettings:
     truncation: float = DistanceLoss.truncation
     near: float = DistanceLoss.near
     color_weight: float = DistanceLoss.color_weight
+    uniform_share: float = 0.30
+    wide_share: float = 0.25
+    near_share: float = 0.45
+    on_surface_share: float = 0.0
 
     @classmethod
     def from_training(cls, training: Mapping[str, Any]) -> EncodingSettings:

@@ -4,23 +4,22 @@ Python API and fits go."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
+from mnif_nerf.data.sampling.surface_sampler import KindShares, SurfaceSampler
 from mnif_nerf.data.sampling.views import UnseenViews, pictures_of
 from mnif_nerf.data.stores.grid_store import GridStore
+from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.encoding import GridAdaptation, latents_of_grids
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.meta import MetaConfig
 from mnif_nerf.latents.scenes import latents_of_scenes
-
-if TYPE_CHECKING:
-    from mnif_nerf.data.stores.surface_store import SurfaceStore
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,11 @@ class Encoder:
         Raises:
             MNIFError: the inner loop or the fit diverged.
         """
-        from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
-
-        sampler = SurfaceSampler(store, 1, self.settings.encode_points, self.training_latents.device)
+        settings = self.settings
+        shares = KindShares(settings.uniform_share, settings.wide_share, settings.near_share, settings.on_surface_share)
+        sampler = SurfaceSampler(store, 1, settings.encode_points, self.training_latents.device, shares=shares)
         instances = torch.arange(store.num_instances) if instances is None else instances
-        how = GridAdaptation(self.meta, self.rates, self.training_latents, self.settings)
+        how = GridAdaptation(self.meta, self.rates, self.training_latents, settings)
         return latents_of_grids(self.field, sampler, instances, how)
 
     def views(self, unseen: UnseenViews) -> Tensor:

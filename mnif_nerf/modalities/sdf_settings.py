@@ -28,6 +28,14 @@ class SurfaceDataSettings(DataSettings):
     """Objects per training step."""
     points_per_instance: int = 1024
     """Points of each of them."""
+    uniform_share: float = 0.30
+    """Share of these points that lie anywhere in the box."""
+    wide_share: float = 0.25
+    """Share of those around the surface, at about 0.03 world units (an object's diagonal is 1)."""
+    near_share: float = 0.45
+    """Share of those at about 0.006."""
+    on_surface_share: float = 0.0
+    """Share of those on it."""
     encode_points: int = 4096
     """Meta-learning: points of an object that its latent is computed from after training; 0 takes all."""
     eval_num_instances: int = 8

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.sampling.surface_sampler import KindShares, SurfaceSampler
 from mnif_nerf.data.sampling.views import evenly_spaced
+from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store, surface_splits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.distance import DistanceField
@@ -37,10 +39,6 @@ from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.sphere_tracing import distance_grid, render_distance, render_distance_view
 from mnif_nerf.rendering.splats import render_splats
 from mnif_nerf.rendering.surface import SurfaceGrid
-
-if TYPE_CHECKING:
-    from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
-    from mnif_nerf.data.stores.surface_store import SurfaceStore
 
 _HALF_EXTENT = 0.5  # of the scene box, world units
 
@@ -76,14 +74,10 @@ class SurfaceData(TrainingData):
 
     def open(self, split: str) -> SurfaceStore:
         """A split."""
-        from mnif_nerf.data.stores.surface_store import open_surface_store
-
         return open_surface_store(self.root, split)
 
     def unseen(self, split: str) -> SurfaceStore | None:
         """Objects never trained on: the split `split`, else the other one; None without either."""
-        from mnif_nerf.data.stores.surface_store import surface_splits
-
         present = surface_splits(self.root)
         found = next((name for name in (split, "test", "val") if name in present), None)
         return None if found is None else self.open(found)
@@ -96,10 +90,10 @@ class SurfaceData(TrainingData):
     @cached_property
     def points(self) -> SurfaceSampler:
         """Draws the training batches."""
-        from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
-
         config = self.settings
-        return SurfaceSampler(self.store, config.instances_per_step, config.points_per_instance, self.device, self.seed)
+        instances, points = config.instances_per_step, config.points_per_instance
+        shares = KindShares(config.uniform_share, config.wide_share, config.near_share, config.on_surface_share)
+        return SurfaceSampler(self.store, instances, points, self.device, self.seed, shares)
 
     def draw(self, step: int) -> PointBatch:
         """See `TrainingData`."""
@@ -127,7 +121,10 @@ class SurfaceData(TrainingData):
 
     def stored(self) -> dict[str, Any]:
         """Objects and points of a step."""
-        names = ("instances_per_step", "points_per_instance", "encode_points")
+        names = (
+            "instances_per_step", "points_per_instance", "encode_points", "uniform_share", "wide_share", "near_share",
+            "on_surface_share",
+        )  # fmt: skip
         return {name: getattr(self.settings, name) for name in names}
 
 
