@@ -15,7 +15,7 @@ import pytest
 import torch
 from browser import chromium
 from PIL import Image
-from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
+from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
 
 from mnif_nerf.export.web import RADIANCE, WebObject, WebScene, WebText, write_web_page
 from mnif_nerf.fields.compact import CompactField
@@ -118,25 +118,40 @@ def wide_image_model() -> StoredModel:
         tiny_model,
         tiny_voxel_model,
         lambda: tiny_voxel_model(head="logit"),
+        tiny_surface_model,
+        lambda: tiny_surface_model(channels=1),
         tiny_image_model,
         lambda: tiny_image_model(channels=1),
         wide_image_model,
         lambda: tiny_image_model(family="finer"),
         lambda: tiny_image_model(family="fourier-relu", modulation="shift"),
     ],
-    ids=["radiance", "voxel", "voxel-logit", "image", "image-grey", "image-wide", "finer", "fourier-relu"],
+    ids=[
+        "radiance",
+        "voxel",
+        "voxel-logit",
+        "sdf",
+        "sdf-grey",
+        "image",
+        "image-grey",
+        "image-wide",
+        "finer",
+        "fourier-relu",
+    ],
 )
 def test_the_shader_draws_what_python_draws(browser: Any, tmp_path: Path, model: Callable[[], StoredModel]) -> None:
     pipe = MNIFPipeline(model())
     path = page(pipe, tmp_path / "page.html")
     open_page(browser, path)
     start, end = pipe.latents[0], pipe.latents[1]
+    # Random distances are none: rays that graze such a surface may take other steps in the shader.
+    least = 40 if pipe.modality == "sdf" else 45
     for view, blend in ((0, 0.0), (1, 0.5), (0, 1.0)):
         elevation, azimuth = VIEWS[view]
         wanted = python_picture(pipe, torch.lerp(start, end, blend), elevation, azimuth)
         drawn = pixels(browser, object=0, other=1, blend=blend, elevation=elevation, azimuth=azimuth)
         assert wanted.std() > 5, "an empty picture proves nothing"
-        assert psnr(drawn, wanted) > 45, (view, blend)
+        assert psnr(drawn, wanted) > least, (view, blend)
     assert psnr(pixels(browser, object=2, elevation=20, azimuth=45), wanted) < 30  # another object is another picture
 
 

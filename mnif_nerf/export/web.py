@@ -24,19 +24,20 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields import heads
+from mnif_nerf.fields import distance, heads
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.network import num_parameters
 from mnif_nerf.files import atomic_file
 from mnif_nerf.rendering import surface
+from mnif_nerf.rendering.sphere_tracing import LEAST_STEP
 from mnif_nerf.rendering.views import DEFAULT_STEP
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    "PICTURE", "RADIANCE", "SOLID", "Drawing", "Precision", "WebObject", "WebScene", "WebText", "estimate_bytes",
-    "write_web_page",
+    "DISTANCE", "PICTURE", "RADIANCE", "SOLID", "Drawing", "Precision", "WebObject", "WebScene", "WebText",
+    "estimate_bytes", "write_web_page",
 ]  # fmt: skip
 
 Precision = Literal["float16", "float32"]
@@ -92,6 +93,14 @@ RADIANCE = Drawing(
         "OCCUPIED_ABOVE": 1.0,
     },
 )
+_SHADING: dict[str, float | tuple[float, ...]] = {
+    "AMBIENT": surface._AMBIENT,
+    "SKY": surface._SKY,
+    "KEY": surface._KEY,
+    "GLOSS": surface._GLOSS,
+    "PAINT": tuple(surface._PAINT),
+}
+_NUDGE = 1.0 / 1024  # on either side of a point, for the gradient
 SOLID = Drawing(
     "voxel",
     ("signed", "logit"),
@@ -99,15 +108,18 @@ SOLID = Drawing(
     "objects",
     surface.GRID_RESOLUTION,
     2,
-    {
-        "OCCUPIED_ABOVE": surface._EMPTY_BELOW,
-        "AMBIENT": surface._AMBIENT,
-        "SKY": surface._SKY,
-        "KEY": surface._KEY,
-        "GLOSS": surface._GLOSS,
-        "PAINT": tuple(surface._PAINT),
-    },
-    {"NUDGE": 1.0 / 1024},  # on either side of a point, for the gradient
+    {"OCCUPIED_ABOVE": surface._EMPTY_BELOW, **_SHADING},
+    {"NUDGE": _NUDGE},
+)
+DISTANCE = Drawing(
+    "distance",
+    ("sdf",),
+    "a coloured surface",
+    "objects",
+    surface.GRID_RESOLUTION,
+    2,
+    {"DISTANCE_SCALE": heads.DISTANCE_SCALE, "TRUNCATION": distance.TRUNCATION, "TRUST": distance.TRUST, **_SHADING},
+    {"NUDGE": _NUDGE, "LEAST_STEP": 2 * LEAST_STEP},
 )
 PICTURE = Drawing("image", ("signed", "logit"), "a picture", "pictures", 0, 2)
 

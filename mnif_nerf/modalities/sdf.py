@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from mnif_nerf.export.web import Drawing
     from mnif_nerf.modalities.sdf_training import SurfaceTraining
     from mnif_nerf.objects.base import NeuralObject
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
+_RADIUS = 1.05  # nearer than the cameras of radiance fields, which leave a wide margin
 
 
 class Sdf(Modality):
@@ -34,6 +36,8 @@ class Sdf(Modality):
     has_surface = has_views = True
     view_count = 2
     white_margins = True
+    rays_per_pixel = 4
+    no_repainting = ""
     fitting = Fitting()
     card = Card(("3d",), "coloured solids", 'mesh(resolution=128).export("object.glb")')
 
@@ -53,7 +57,20 @@ class Sdf(Modality):
 
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """From the front-left and above."""
-        return require_solid(item).render(*_ANGLES, pixels)
+        return require_solid(item).render(*_ANGLES, pixels, _RADIUS)
+
+    @property
+    def drawing(self) -> Drawing:
+        """Sphere tracing."""
+        from mnif_nerf.export.web import DISTANCE
+
+        return DISTANCE
+
+    def check_level(self, level: float | None) -> None:
+        """A distance, near enough to the surface to be learned."""
+        from mnif_nerf.objects.surface import check_distance_level
+
+        check_distance_level(level)
 
     def locate_data(self, root: Path) -> None:
         """Points with signed distances."""

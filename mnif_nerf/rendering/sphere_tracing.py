@@ -122,9 +122,8 @@ def render_distance_view(
 
 
 def _busy_pixels(rgb: Tensor) -> Tensor:
-    """Flat index `[K]` of the pixels of `[H, W, 3]` that differ from one of their neighbours."""
-    planes = rgb.permute(2, 0, 1)[None]
-    padded = F.pad(planes, (1, 1, 1, 1), mode="replicate")
+    """Flat index `[K]` of the pixels of `[H, W, 3]` that differ from a neighbour, or have none on one side."""
+    padded = F.pad(rgb.permute(2, 0, 1)[None], (1, 1, 1, 1), value=-1.0)
     spread = F.max_pool2d(padded, 3, stride=1) + F.max_pool2d(-padded, 3, stride=1)
     return (spread[0].amax(dim=0) > _BUSY).flatten().nonzero().flatten()
 

@@ -92,6 +92,7 @@ vec4 chirp(vec4 x) { return x * (1.0 + abs(x) / W0); }
 
 const COLORS = {
   radiance: "vec3 color(vec3 raw) { return 1.0 / (1.0 + exp(-raw)); }",
+  sdf: "vec3 color(vec3 raw) { return 1.0 / (1.0 + exp(-raw)); }",
   logit: "vec3 color(vec3 raw) { return 1.0 / (1.0 + exp(-raw)); }",
   "radiance-authors": "vec3 color(vec3 raw) { return 0.5 * raw + 0.5; }", // VOLUME_MAIN clamps the pixel
   signed: "vec3 color(vec3 raw) { return clamp(0.5 * raw + 0.5, 0.0, 1.0); }",
@@ -175,19 +176,26 @@ void main() {
 }
 `;
 
-// Walks to the first sample inside, refines the crossing by false position (Illinois), takes the gradient there by
-// central differences, and shades. One loop asks the network for all of it, since a network written out four times
-// compiles four times as long: `phase` says what the next value is for.
-const SURFACE_MAIN = `
-vec3 shade(vec3 n, vec3 d) {
+const SHADE = `
+vec3 shade(vec3 n, vec3 d, vec3 paint) {
   vec3 up = vec3(0.0, 0.0, 1.0);
   vec3 key = normalize(-0.7 * d + 0.9 * up + 0.6 * cross(up, d));
   float lit = max(0.7 * dot(n, key) + 0.3, 0.0);
   float gloss = pow(max(dot(n, normalize(key - d)), 0.0), 24.0);
   float light = AMBIENT + SKY * (0.5 + 0.5 * n.z) + KEY * lit;
-  return clamp(light * PAINT + GLOSS * gloss, 0.0, 1.0);
+  return clamp(light * paint + GLOSS * gloss, 0.0, 1.0);
 }
+vec3 boxSide(vec3 q) {
+  vec3 size = abs(q);
+  return size.x >= max(size.y, size.z) ? vec3(sign(q.x), 0.0, 0.0)
+    : size.y >= size.z ? vec3(0.0, sign(q.y), 0.0) : vec3(0.0, 0.0, sign(q.z));
+}
+`;
 
+// Walks to the first sample inside, refines the crossing by false position (Illinois), takes the gradient there by
+// central differences, and shades. One loop asks the network for all of it, since a network written out four times
+// compiles four times as long: `phase` says what the next value is for.
+const SURFACE_MAIN = `
 void main() {
   vec3 o = uPosition, d = rayDirection();
   vec2 span = boxInterval(o, d);
@@ -227,10 +235,7 @@ void main() {
       outside = v;
       phase = 2;
       if (v > 0.0) { // the box cuts the solid open
-        vec3 size = abs(q);
-        vec3 side = size.x >= max(size.y, size.z) ? vec3(sign(q.x), 0.0, 0.0)
-          : size.y >= size.z ? vec3(0.0, sign(q.y), 0.0) : vec3(0.0, 0.0, sign(q.z));
-        result = vec4(shade(side, d), 1.0);
+        result = vec4(shade(boxSide(q), d, PAINT), 1.0);
         return;
       }
     } else if (phase < 7) {
@@ -249,9 +254,82 @@ void main() {
       slope += axis * v;
       phase += 1;
       if (phase == 13) {
-        result = vec4(shade(-slope / max(length(slope), 1e-9), d), 1.0);
+        result = vec4(shade(-slope / max(length(slope), 1e-9), d, PAINT), 1.0);
         return;
       }
+    }
+  }
+}
+`;
+
+// Sphere tracing: steps as long as the distance says (a share of it, and within what was learned), to the first step
+// inside; then as SURFACE_MAIN, and in the end the colour.
+const DISTANCE_MAIN = `
+void main() {
+  vec3 o = uPosition, d = rayDirection();
+  vec2 span = boxInterval(o, d);
+  float stride = HALF_EXTENT / float(uCells);
+  result = vec4(uBackground, 1.0);
+  float t = span.x, low = t, high = t, outside = -1.0, inside = 1.0, last = 0.0;
+  vec3 slope = vec3(0.0);
+  int phase = 0;
+  for (;;) {
+    if (phase == 0) {
+      while (t < span.y && !occupied(o + t * d)) {
+        low = t;
+        t += stride;
+      }
+      if (t >= span.y) return;
+    } else if (phase == 1) {
+      t = low;
+    } else if (phase < 7) {
+      t = low + clamp(outside / min(outside - inside, -1e-9), 0.0, 1.0) * (high - low);
+      if (phase == 6) phase = 7;
+    }
+    vec3 q = o + t * d;
+    vec3 axis = vec3(0.0);
+    if (phase >= 7 && phase < 13) {
+      int k = phase - 7;
+      axis[k / 2] = k % 2 == 0 ? 1.0 : -1.0;
+      q += axis * NUDGE;
+    }
+    vec4 raw = network(vec4(q / HALF_EXTENT, 0.0));
+    float away = distanceOf(raw);
+    float v = clamp(-away / TRUNCATION, -1.0, 1.0);
+    if (phase == 0) {
+      if (v > 0.0) {
+        high = t;
+        inside = v;
+        phase = 1;
+      } else {
+        low = t;
+        t += max(TRUST * min(away, TRUNCATION), LEAST_STEP);
+      }
+    } else if (phase == 1) {
+      outside = v;
+      phase = 2;
+      if (v > 0.0) { // the box cuts the solid open
+        result = vec4(shade(boxSide(q), d, paintOf(raw)), 1.0);
+        return;
+      }
+    } else if (phase < 7) {
+      if (v > 0.0) {
+        high = t;
+        inside = v;
+        if (last > 0.0) outside *= 0.5;
+      } else {
+        low = t;
+        outside = v;
+        if (last < 0.0) inside *= 0.5;
+      }
+      last = v > 0.0 ? 1.0 : -1.0;
+      phase += 1;
+    } else if (phase < 13) {
+      slope -= axis * away;
+      phase += 1;
+    } else {
+      result = vec4(shade(-slope / max(length(slope), 1e-9), d, paintOf(raw)), 1.0);
+      return;
     }
   }
 }
@@ -341,16 +419,32 @@ function fragmentSources(model, layout, source) {
         : `#define ${name} ${glslNumber(number)}\n`,
     )
     .join("");
-  const channels = model.sizes[model.sizes.length - 1] === 1 ? "xxx" : "xyz";
+  const grey = model.sizes[model.sizes.length - 1] === 1;
   const occupied = { radiance: "density(network(vec4(p, 0.0)).w) > OCCUPIED_ABOVE" };
   occupied.voxel = "value(network(vec4(p / HALF_EXTENT, 0.0)).x) > OCCUPIED_ABOVE";
+  // As near as half a cell's diagonal, if distances are believed to a share of TRUST.
+  occupied.distance =
+    "distanceOf(network(vec4(p / HALF_EXTENT, 0.0))) < min(1.7320508 * HALF_EXTENT / float(uCells) / TRUST, TRUNCATION)";
   const names =
-    `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${channels}\n#define W0 ${glslNumber(model.w0)}\n` +
+    `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${grey ? "xxx" : "xyz"}\n#define W0 ${glslNumber(model.w0)}\n` +
     `#define OCCUPIED (${occupied[model.modality] || "true"})\n`;
-  const head = model.modality === "voxel" ? VALUES[model.head] : COLORS[model.head] + (DENSITIES[model.head] || "");
+  const distance =
+    `float distanceOf(vec4 raw) { return -DISTANCE_SCALE * raw.${grey ? "x" : "w"}; }\n` +
+    `vec3 paintOf(vec4 raw) { return ${grey ? "PAINT" : "color(raw.xyz)"}; }\n`;
+  const head = {
+    radiance: COLORS[model.head] + DENSITIES[model.head],
+    voxel: VALUES[model.head],
+    distance: COLORS[model.head] + distance,
+    image: COLORS[model.head],
+  }[model.modality];
   const waves = WAVE + (model.family === "finer" ? CHIRP : "");
   const field = [HEADER, defines, names, source.declarations, waves, head, networkSource(layout, model, source)];
-  const main = { radiance: BOX + GRID + VOLUME_MAIN, voxel: BOX + GRID + SURFACE_MAIN, image: PLANE_MAIN };
+  const main = {
+    radiance: BOX + GRID + VOLUME_MAIN,
+    voxel: BOX + GRID + SHADE + SURFACE_MAIN,
+    distance: BOX + GRID + SHADE + DISTANCE_MAIN,
+    image: PLANE_MAIN,
+  };
   return {
     picture: [...field, CAMERA, main[model.modality]].join("\n"),
     cells: model.modality === "image" ? null : [...field, CELLS_MAIN].join("\n"),
