@@ -63,7 +63,8 @@ class FromMeshes:
     """Render a folder of .glb, .gltf, .obj, .ply, .off or .stl files in the SRN layout, or fill them with voxels.
 
     Meshes are centred and scaled to a bounding-box diagonal of 1. What cannot be read is skipped and named. With
-    --voxels there are no pictures: solids are written for mnif-voxel, also of meshes that are not closed.
+    --voxels there are no pictures: solids are written for mnif-voxel, also of meshes that are not closed. With --sdf
+    there are points with signed distance and colour for mnif-sdf, likewise.
 
     Attributes:
         input: folder that holds the meshes, at any depth.
@@ -76,6 +77,8 @@ class FromMeshes:
         test_views: pictures of each validation and test mesh, from a spiral above.
         resolution: height and width of a picture in pixels.
         voxels: write <split>/<mesh>.npz with so many cells along an edge, and nothing else; 0 makes pictures.
+        sdf: write points/<split>, points with signed distance and colour, and nothing else.
+        points: points of each mesh with --sdf; a tenth more lie on the surface.
         val_fraction: share of the meshes for validation; at least one from 4 meshes on.
         test_fraction: share of the meshes for testing; at least one from 4 meshes on.
         seed: random seed of the split and the cameras.
@@ -92,6 +95,8 @@ class FromMeshes:
     test_views: int = 24
     resolution: int = 128
     voxels: int = 0
+    sdf: bool = False
+    points: int = 100_000
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     seed: int = 0
@@ -231,18 +236,25 @@ def _from_meshes(command: FromMeshes) -> None:
     voxels = command.voxels
     names = ("up", "forward", "val_fraction", "test_fraction", "seed")
     options = MeshFolderOptions(
-        None if voxels else command.category, **{name: getattr(command, name) for name in names}
+        None if voxels or command.sdf else command.category, **{name: getattr(command, name) for name in names}
     )
-    if voxels:
+    if command.sdf:
+        from mnif_nerf.data.generate.mesh_points import sample_mesh_folder
+
+        summary = sample_mesh_folder(command.input, command.output, command.points, options, command.workers)
+    elif voxels:
         summary = voxelise_mesh_folder(command.input, command.output, voxels, options, command.workers)
     else:
         summary = render_mesh_folder(command.input, command.output, options, _views(command), command.workers)
     for path, reason in summary.skipped:
         print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
+    for note in summary.notes:
+        print(note)
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
     instances = len(summary.splits.get("train", ()))  # none where not one of its meshes can be voxelised
-    print(f"Next: {_training(summary.output, instances, 'mnif-voxel-lite' if voxels else 'mnif-lite')}")
+    method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"
+    print(f"Next: {_training(summary.output, instances, method)}")
 
 
 def _training(folder: Path, instances: int, method: str) -> str:

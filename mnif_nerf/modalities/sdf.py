@@ -74,11 +74,13 @@ class Sdf(Modality):
 
     def locate_data(self, root: Path) -> None:
         """Points with signed distances."""
-        from mnif_nerf.data.stores.surface_store import surface_splits
+        from mnif_nerf.data.stores.surface_store import packed_splits
 
-        if not surface_splits(root):
+        if not packed_splits(root):
             raise MNIFError(f"{root}: holds no points of meshes; make them with mnif-data from-meshes --sdf.")
 
     def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
         """Number and content of the objects."""
-        raise NotImplementedError
+        from mnif_nerf.data.check.surfaces import check_surfaces
+
+        return check_surfaces(root, progress)

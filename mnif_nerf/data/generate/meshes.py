@@ -21,12 +21,14 @@ from mnif_nerf.errors import MNIFError
 
 @dataclass
 class MeshSummary:
-    """What `render_mesh_folder` made: scene names per split, and (file, reason) of what was skipped."""
+    """What `render_mesh_folder` made: scene names per split, (file, reason) of what was skipped, and sentences on the
+    others."""
 
     output: Path
     category: str
     splits: dict[str, list[str]] = field(default_factory=dict)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def render_mesh_folder(
     """
     input, output = Path(input), Path(output)
     options, views = options or MeshFolderOptions(), views or ViewCounts()
-    plan = _plan(input, output, options, workers, progress)
+    plan = plan_meshes(input, output, options, workers, progress)
     settings = {**plan.settings, **asdict(views)}
     claim_output(output, "from-meshes", settings)
     view_plan = ViewPlan(output, plan.summary.category, **asdict(views))
@@ -102,7 +104,7 @@ def voxelise_mesh_folder(
     input, output = Path(input), Path(output)
     check_voxel_resolution(resolution)
     options = options or MeshFolderOptions()
-    plan = _plan(input, output, options, workers, progress)
+    plan = plan_meshes(input, output, options, workers, progress)
     settings = {**plan.settings, "voxels": resolution}
     claim_output(output, "from-meshes-voxels", settings)
     jobs = {}
@@ -119,7 +121,7 @@ def voxelise_mesh_folder(
 
 
 @dataclass
-class _MeshPlan:
+class MeshPlan:
     """Readable meshes by scene name, the settings that decide the data set, and what is reported of it."""
 
     readable: dict[str, Path]
@@ -142,8 +144,12 @@ class _MeshPlan:
         return self.summary
 
 
-def _plan(input: Path, output: Path, options: MeshFolderOptions, workers: int | None, progress: bool) -> _MeshPlan:
-    """Find, try and share out the meshes of a folder."""
+def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: int | None, progress: bool) -> MeshPlan:
+    """Find, try and share out the meshes of a folder.
+
+    Raises:
+        MNIFError: see `render_mesh_folder`.
+    """
     files = find_meshes(input, output)
     for suffix in {path.suffix.lower() for path in files}:
         frame(suffix, options.up, options.forward)
@@ -151,7 +157,7 @@ def _plan(input: Path, output: Path, options: MeshFolderOptions, workers: int | 
     splits = split_names(sorted(readable), options.val_fraction, options.test_fraction, options.seed)
     category = re.sub(r"_(train|val|test)$", "", clean_name(options.category or input.resolve().name))
     settings = {**asdict(options), "category": category, "meshes": _digest(files, input)}
-    return _MeshPlan(readable, settings, MeshSummary(output, category, splits, skipped))
+    return MeshPlan(readable, settings, MeshSummary(output, category, splits, skipped))
 
 
 def _sift(

@@ -14,13 +14,10 @@ from mnif_nerf.data.generate.scene_jobs import run_jobs
 from mnif_nerf.data.generate.settings import CarCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest
 from mnif_nerf.data.geometry.solid_mesh import piece_numbers, solid_of_pieces
-from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints, draw_points
-from mnif_nerf.data.stores.surface_pack import encode, read_part, remove_parts, write_part
+from mnif_nerf.data.geometry.surface_points import POINTS, PointCounts, SurfacePoints, draw_points
+from mnif_nerf.data.stores.surface_pack import encode, parts_folder, read_part, remove_parts, write_part
 from mnif_nerf.data.stores.surface_store import FOLDER, write_store
 from mnif_nerf.errors import require
-
-POINTS = 100_000
-"""Points of an instance in the cube and around the surface; a tenth more lie on it."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +80,8 @@ def car_points(seed: Iterable[int], body: str, counts: PointCounts) -> SurfacePo
     car = sample_car(tuple(seed), body)
     surface = car_surface(car)
     piece = piece_numbers([len(part.faces) for part in normalised_parts(car)])
-    solid = solid_of_pieces(surface.vertices, surface.faces, piece)
+    solid = solid_of_pieces(surface.vertices, surface.faces, piece, flush=False)
     return draw_points(surface, solid, counts, np.random.default_rng([*seed, 2]))
-
-
-def parts_folder(place: Path, split: str) -> Path:
-    """Where the instances of a split lie, each a file, until they are packed."""
-    return place / f".{split}.parts"
 
 
 def _draw_car(job: _CarJob) -> None:

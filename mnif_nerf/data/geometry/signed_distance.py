@@ -27,20 +27,18 @@ class SignedDistance:
 
     Args:
         solid: its boundary.
-        normals: unit [F, 3] of its faces, which slivers do not know themselves; computed where None.
 
     Raises:
         MNIFError: libigl is not installed.
     """
 
-    def __init__(self, solid: SolidMesh, normals: np.ndarray | None = None) -> None:
+    def __init__(self, solid: SolidMesh) -> None:
         self._igl = require("igl", "meshes")
         self.solid = solid
         self.vertices = np.ascontiguousarray(solid.vertices, np.float64)
         self.faces = np.ascontiguousarray(solid.faces, np.int64)
-        own, double = face_normals(self.vertices, self.faces)
-        self.normals = own if normals is None else normals
-        self.areas = double / 2
+        self.normals = solid.normals
+        self.areas = face_normals(self.vertices, self.faces)[1] / 2
 
     def sample(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Points [count, 3] drawn evenly over the surface, and their faces int64 [count]."""

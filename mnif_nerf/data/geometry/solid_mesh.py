@@ -2,23 +2,29 @@
 
 1. The pieces are united exactly (the library Manifold), so that what of one lies within another is gone, and with it
    its colour. Every face knows which face it was cut from.
-2. A piece may fold through itself, which a union does not see. Beside each face the winding number of all is taken: a
-   face of the boundary has none on its outer side. Other faces, and what touches or crosses them, are cut small and
+2. A piece may fold through itself, which a union does not see. Beside faces the winding number of all is taken: at the
+   boundary it is 0 in front and 1 behind. Other faces, and what touches or crosses them, are cut small and
    judged again. Where such a face is nearest, signs come from winding numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mnif_nerf.data.geometry.raytrace import face_normals
+from mnif_nerf.data.geometry.closed_pieces import ClosedPieces, close_pieces
+from mnif_nerf.data.geometry.raytrace import Surface, face_normals
 from mnif_nerf.errors import MNIFError, require
 
+MAX_FACES = 5_000_000
+"""Triangles of a mesh that are accepted."""
 _BESIDE = 1e-5  # how far beside a face its winding number is taken, world units
 _PAIRS = 1_000_000  # of boxes compared at once
+_LOOKED_AT = 50_000  # faces that are looked at, at most, before any is found wrong
+_LOOKS = 5_000  # places looked at in folded pieces, for each unit of area
+_SURE, _DOUBTFUL, _MIXED, _HIDDEN = range(4)
 _SMALL_EDGE = 0.02  # faces of folded pieces are cut until no edge is longer
 
 
@@ -30,40 +36,62 @@ class SolidMesh:
         vertices: [V, 3].
         faces: int64 [F, 3], turned outwards, none inside the solid.
         source: int64 [F], the face of the surface that each was cut from.
+        normals: unit [F, 3], of these faces: slivers do not know them themselves.
         sure: bool [F], whether the mesh is closed and free of overlaps around a face.
         winding: vertices and faces whose winding number is 1 or more inside the solid, and 0 or less outside.
+        pieces: what it was made of, where that was any mesh.
     """
 
     vertices: np.ndarray
     faces: np.ndarray
     source: np.ndarray
+    normals: np.ndarray
     sure: np.ndarray
     winding: tuple[np.ndarray, np.ndarray]
+    pieces: ClosedPieces | None = None
 
 
-def solid_of_pieces(vertices: np.ndarray, faces: np.ndarray, piece: np.ndarray) -> SolidMesh:
+def solid_of_pieces(vertices: np.ndarray, faces: np.ndarray, piece: np.ndarray, flush: bool = True) -> SolidMesh:
     """Unite pieces.
 
     Args:
         vertices, faces: [V, 3] and [F, 3].
         piece: int64 [F] from 0 on; the faces of each piece are closed and turned outwards.
+        flush: whether faces of different pieces may lie on each other, all but exactly; to look for such walls takes
+            half as long again.
 
     Raises:
         MNIFError: Manifold or libigl is not installed, or nothing is left.
     """
     united, corners, source, loose = _unite(vertices, faces, piece)
     winding = (united, corners)
-    outer = _is_outer(united, corners, winding)
-    sure = ~_beside_folds(united, corners, piece[source], ~outer) & ~loose
-    if not sure.all():
-        united, cut, cut_source = _cut_small(united, corners[~sure], source[~sure])
-        kept = _is_outer(united, cut, winding)
-        corners = np.concatenate([corners[sure], cut[kept]])
-        source = np.concatenate([source[sure], cut_source[kept]])
-        sure = np.arange(len(corners)) < sure.sum()
+    state = _look_at(winding, piece[source], loose, (-1, 1) if flush else (-1,))
+    whole, mixed = state <= _DOUBTFUL, state == _MIXED
+    sure = state[whole] == _SURE
+    if mixed.any():
+        united, cut, cut_source = _cut_small(united, corners[mixed], source[mixed])
+        kept = _is_outer(winding, *_middles(united, cut), sides=(-1, 1))
+        corners = np.concatenate([corners[whole], cut[kept]])
+        source = np.concatenate([source[whole], cut_source[kept]])
+        sure = np.concatenate([sure, np.zeros(int(kept.sum()), dtype=bool)])
+    else:
+        corners, source = corners[whole], source[whole]
     if not len(corners):
         raise MNIFError("nothing is inside")
-    return SolidMesh(united, corners, source, sure, winding)
+    return SolidMesh(united, corners, source, face_normals(vertices, faces)[0][source], sure, winding)
+
+
+def solid_of_surface(surface: Surface) -> SolidMesh:
+    """The boundary of the solid that any mesh stands for (see `close_pieces`); its sources are faces of `surface`.
+
+    Raises:
+        MNIFError: no face has an area, the mesh is too large, or a library is not installed.
+    """
+    if len(surface.faces) > MAX_FACES:
+        raise MNIFError(f"{len(surface.faces):,} triangles are more than {MAX_FACES:,}; decimate the mesh first")
+    pieces = close_pieces(surface.vertices, surface.faces)
+    solid = solid_of_pieces(pieces.vertices, pieces.faces, pieces.piece)
+    return replace(solid, source=pieces.source[solid.source], pieces=pieces)
 
 
 def _unite(
@@ -101,11 +129,50 @@ def _unite(
     return where, corner, source, np.arange(len(source)) >= len(source) - sum(len(chosen) for chosen in loose)
 
 
-def _is_outer(vertices: np.ndarray, faces: np.ndarray, winding: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Which faces have the outside on their outer side, and the inside on the other: bool [F]."""
-    normals, _ = face_normals(vertices, faces)
-    beside = vertices[faces].mean(axis=1) + _BESIDE * normals
-    return np.abs(winding_number(winding, beside)) < 0.5
+def _look_at(
+    mesh: tuple[np.ndarray, np.ndarray], piece: np.ndarray, loose: np.ndarray, sides: tuple[int, ...]
+) -> np.ndarray:
+    """What each face is: `_SURE`, `_DOUBTFUL` (may cross or touch one that is not of the boundary), `_MIXED` (of the
+    boundary in part), or `_HIDDEN`: uint8 [F].
+
+    A look behind the middle of each face finds the pieces that are folded; of these, several places of each face are
+    looked at.
+    """
+    vertices, faces = mesh
+    state = np.where(loose, _MIXED, _SURE).astype(np.uint8)
+    looked = np.flatnonzero(~loose)
+    if len(looked) > _LOOKED_AT:  # a large mesh: a share of the faces tells its folded pieces
+        looked = np.random.default_rng(0).choice(looked, _LOOKED_AT, replace=False)
+    wrong = looked[~_is_outer(mesh, *_middles(vertices, faces[looked]), sides=sides)]
+    own = np.flatnonzero(np.isin(piece, np.unique(piece[wrong])) & ~loose)
+    if len(own):
+        normals, double = face_normals(vertices, faces[own])
+        counts = 1 + np.ceil(_LOOKS * double / 2).astype(np.int64)
+        face = np.repeat(np.arange(len(own)), counts)
+        weights = np.random.default_rng(0).dirichlet((1.0, 1.0, 1.0), len(face))
+        places = np.einsum("pk,pkc->pc", weights, vertices[faces[own[face]]])
+        share = np.bincount(face, _is_outer(mesh, places, normals[face], sides=sides)) / counts
+        state[own] = np.where(share == 1, _SURE, np.where(share == 0, _HIDDEN, _MIXED))
+        state[wrong] = np.maximum(state[wrong], _MIXED)
+        beside = _beside_folds(vertices, faces, piece, state >= _MIXED)
+        state[beside & (state == _SURE)] = _DOUBTFUL
+    return state
+
+
+def _middles(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middles and normals of faces, [F, 3] each."""
+    return vertices[faces].mean(axis=1), face_normals(vertices, faces)[0]
+
+
+def _is_outer(
+    mesh: tuple[np.ndarray, np.ndarray], places: np.ndarray, normals: np.ndarray, sides: tuple[int, ...]
+) -> np.ndarray:
+    """Whether places on faces have the outside in front (side +1) and the inside behind them (side -1): bool [P]."""
+    outer = np.ones(len(places), dtype=bool)
+    for side in sides:
+        found = winding_number(mesh, places + side * _BESIDE * normals)
+        outer &= np.abs(found - (side < 0)) < 0.5
+    return outer
 
 
 def _beside_folds(vertices: np.ndarray, faces: np.ndarray, piece: np.ndarray, wrong: np.ndarray) -> np.ndarray:

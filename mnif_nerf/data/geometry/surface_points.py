@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mnif_nerf.data.geometry.raytrace import Surface, face_normals
+from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.geometry.signed_distance import SignedDistance
 from mnif_nerf.data.geometry.solid_mesh import SolidMesh
 from mnif_nerf.data.geometry.surface_colors import surface_colors
 from mnif_nerf.errors import MNIFError
 
+POINTS = 100_000
+"""Points of an instance in the cube and around the surface, where nothing else is asked for."""
 HALF_EXTENT = 0.5
 """Points lie in the cube [-HALF_EXTENT, HALF_EXTENT]^3, world units."""
 LATTICE = 65535
@@ -98,8 +100,7 @@ def draw_points(
         generator: where they come from.
         color: whether to look colours up.
     """
-    normals = face_normals(surface.vertices, surface.faces)[0][solid.source]
-    distances = SignedDistance(solid, normals)
+    distances = SignedDistance(solid)
     drawn, on_face = distances.sample(counts.wide + counts.near + counts.surface, generator)
     drawn[: counts.wide] += generator.normal(0.0, WIDE_NOISE, (counts.wide, 3))
     around = counts.wide + counts.near

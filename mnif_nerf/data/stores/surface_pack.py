@@ -17,6 +17,7 @@ from mnif_nerf.files import atomic_file
 BYTES_PER_POINT = 11
 """Of a coloured point, without normals."""
 _NORMAL_SCALE = 127
+_GREY = 166
 
 
 def encode(points: SurfacePoints) -> dict[str, np.ndarray]:
@@ -72,6 +73,8 @@ def pack_parts(parts: Sequence[Path], folder: Path, counts: PointCounts, has_col
     try:
         for path in parts:
             arrays = read_part(path)
+            if arrays is not None and has_color:  # voxels among coloured meshes
+                arrays.setdefault("color", np.full((counts.total, 3), _GREY, np.uint8))
             if arrays is None or any(name not in arrays for name in files):
                 path.unlink(missing_ok=True)
                 raise MNIFError(f"{path}: is damaged and was removed; run the same command again.")
@@ -90,6 +93,11 @@ def rows(counts: PointCounts, has_color: bool) -> list[tuple[str, tuple[int, ...
         ("normals", (counts.surface, 3), np.int8),
     ]
     return [*found, ("color", (counts.total, 3), np.uint8)] if has_color else found
+
+
+def parts_folder(place: Path, split: str) -> Path:
+    """Where the instances of a split lie, each a file, until they are packed."""
+    return place / f".{split}.parts"
 
 
 def remove_parts(folder: Path) -> None:

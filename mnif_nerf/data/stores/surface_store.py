@@ -9,6 +9,10 @@ On disk (`<root>/points/<split>/`, as `mnif-data` writes it):
     normals.array            int8 [N, S, 3], outward normals of the points on the surface, times 127
 
 Each is in numpy's .npy format. The points of an instance are sorted by kind, and in random order within a kind.
+
+Any other folder of meshes or voxels, laid out as for voxels (`mnif_nerf.data.stores.grid_layout`), is turned into the
+same in `<root>/.mnif/sdf-<points>/<split>/` when it is opened first, or under the folder that MNIF_CACHE names. What
+was computed before a run was stopped is kept.
 """
 
 from __future__ import annotations
@@ -19,11 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints, from_lattice
+from mnif_nerf.data.generate.scene_jobs import run_jobs
+from mnif_nerf.data.geometry.surface_points import POINTS, PointCounts, SurfacePoints, from_lattice
 from mnif_nerf.data.readers.splits import GRID_SPLITS
-from mnif_nerf.data.stores.cache import PackedFormat, map_array
-from mnif_nerf.data.stores.surface_pack import decode_normals, pack_parts, rows
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.data.stores.cache import PackedFormat, cache_place, files_fingerprint, map_array, open_or_build
+from mnif_nerf.data.stores.grid_layout import locate_grids
+from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, wanting
+from mnif_nerf.data.stores.surface_pack import decode_normals, pack_parts, parts_folder, remove_parts, rows
+from mnif_nerf.errors import MNIFError, require
 from mnif_nerf.files import atomic_folder, read_json, recover_folder, write_json
 
 FORMAT = PackedFormat("mnif_nerf surface points", 1)
@@ -115,26 +122,83 @@ class SurfaceStore:
         return coordinates, targets
 
 
-def surface_splits(root: Path | str) -> tuple[str, ...]:
-    """The splits of a data set, in the order train, val, test; empty where it holds none."""
+def packed_splits(root: Path | str) -> tuple[str, ...]:
+    """The splits of points that `mnif-data` wrote, in the order train, val, test; empty where there are none."""
     place = Path(root) / FOLDER
     return tuple(split for split in GRID_SPLITS if (place / split / "manifest.json").is_file())
 
 
-def open_surface_store(root: Path | str, split: str) -> SurfaceStore:
-    """Open a split.
+def surface_splits(root: Path | str) -> tuple[str, ...]:
+    """The splits of a data set of points, or of a folder of meshes or voxels, in the order train, val, test.
 
     Raises:
-        MNIFError: there is none, or it is damaged or of another version.
+        MNIFError: there is nothing of all these.
+    """
+    return packed_splits(root) or tuple(locate_grids(root, "voxel").splits)
+
+
+def open_surface_store(
+    root: Path | str, split: str, points: int = POINTS, workers: int | None = None, progress: bool = True
+) -> SurfaceStore:
+    """Open a split; points of meshes and voxels are computed where that was not done yet.
+
+    Args:
+        root: a data set of points, or a folder of meshes or voxels.
+        split: "train", "val" or "test".
+        points: of an instance, see `PointCounts.of`; data sets of points have their own number.
+        workers: processes that compute points; None for one per core.
+        progress: whether to show a bar.
+
+    Raises:
+        MNIFError: there is no such split, nothing can be used, a full disk, a cache that cannot be written, a data set
+            that is damaged or of another version.
     """
     root = Path(root)
-    folder = root / FOLDER / split
-    recover_folder(folder)
-    found = surface_splits(root)
-    if split not in found:
-        told = f"name a split that is there ({', '.join(found)})" if found else "make them with mnif-data"
-        raise MNIFError(f"{root}: no {split} split of points with signed distance in it; {told}.")
-    return open_packed(root, folder)
+    recover_folder(root / FOLDER / split)
+    found = packed_splits(root)
+    if found and split not in found:
+        raise MNIFError(f"{root}: no {split} split in it; name a split that is there ({', '.join(found)}).")
+    if found:
+        return open_packed(root, root / FOLDER / split)
+    return _open_folder(root, split, PointCounts.of(points), workers, progress)
+
+
+def _open_folder(root: Path, split: str, counts: PointCounts, workers: int | None, progress: bool) -> SurfaceStore:
+    layout = locate_grids(root, "voxel")
+    sources, first = layout.sources(split), next(iter(layout.splits))
+    for module in ("igl", "manifold3d"):
+        require(module, "meshes")
+    place = cache_place(layout.root, layout.cache) / f"sdf-{counts.total - counts.surface}"
+    base = layout.root if layout.root.is_dir() else layout.root.parent
+    files = dict.fromkeys(source.path for source in sources)
+    listing = ((path.relative_to(base).as_posix(), path.stat()) for path in files)
+    fingerprint = files_fingerprint(listing, [str(source) for source in sources])
+
+    def build(folder: Path) -> dict[str, Any]:
+        kept = parts_folder(place, f"{split}-{fingerprint[:12]}")
+        jobs = [PointJob(source, kept / f"{number}.npz", counts) for number, source in enumerate(sources)]
+        missing = wanting(jobs)
+        reasons = run_jobs(make_part, missing, workers, progress, f"Points of {split}")
+        failed = {job.source.name: reason for job, reason in zip(missing, reasons) if reason is not None}
+        if len(failed) == len(sources):
+            raise MNIFError(
+                f"{root}: none of its {split} objects can be used; the first: {next(iter(failed.values()))}"
+            )
+        parts = {job.source.name: job.part for job in jobs if job.source.name not in failed}
+        has_color, notes = join_facts(parts)
+        if split != first:  # every split has the channels of the first
+            has_color = _open_folder(root, first, counts, workers, progress).has_color
+        pack_parts(list(parts.values()), folder, counts, has_color, f"{len(parts)} objects")
+        notes = [f"skipped {reason}" for reason in failed.values()] + [f"{split}: {note}" for note in notes]
+        return {**describe_store(split, list(parts), counts, has_color), "notes": notes}
+
+    def open_built(manifest: dict[str, Any]) -> SurfaceStore:
+        return open_arrays(root, place / split, manifest)
+
+    store = open_or_build(place / split, FORMAT, fingerprint, f"the {split} split", open_built, build)
+    for folder in place.glob(f".{split}-*.parts"):
+        remove_parts(folder)
+    return store
 
 
 def open_packed(root: Path, folder: Path) -> SurfaceStore:

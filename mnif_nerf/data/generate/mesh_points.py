@@ -1,0 +1,80 @@
+"""A folder of meshes becomes a data set of points with signed distance and colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnif_nerf.data.generate.meshes import MeshSummary, plan_meshes
+from mnif_nerf.data.generate.scene_jobs import run_jobs
+from mnif_nerf.data.generate.settings import MeshFolderOptions
+from mnif_nerf.data.generate.writer import MANIFEST, claim_output
+from mnif_nerf.data.geometry.surface_points import POINTS, PointCounts
+from mnif_nerf.data.readers.splits import GridSource
+from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, wanting
+from mnif_nerf.data.stores.surface_pack import parts_folder, remove_parts
+from mnif_nerf.data.stores.surface_store import FOLDER, open_surface_store, packed_splits, write_store
+from mnif_nerf.errors import MNIFError, require
+from mnif_nerf.files import read_json
+
+
+def sample_mesh_folder(
+    input: Path | str,
+    output: Path | str,
+    points: int = POINTS,
+    options: MeshFolderOptions | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> MeshSummary:
+    """Draw points of every mesh below a folder and write `<output>/points/{train,val,test}/` (see
+    `mnif_nerf.data.stores.surface_store`).
+
+    `mnif_nerf.data.geometry.closed_pieces` describes what meshes that are open, doubled or inside out stand for. Meshes
+    that stand for nothing are skipped.
+
+    Args:
+        points: of every mesh, see `PointCounts.of`; the other arguments as in `render_mesh_folder`.
+
+    Returns: what was written and what was skipped; its notes say what was done to meshes.
+
+    Raises:
+        MNIFError: see `render_mesh_folder`; a library is not installed.
+    """
+    input, output = Path(input), Path(output)
+    counts, options = PointCounts.of(points), options or MeshFolderOptions()
+    for module in ("igl", "manifold3d"):
+        require(module, "meshes")
+    plan = plan_meshes(input, output, options, workers, progress)
+    settings = {**plan.settings, "points": points}
+    if claim_output(output, "from-meshes-points", settings):
+        return _made_before(plan.summary)
+    place, jobs = output / FOLDER, {}
+    for name, path in plan.readable.items():
+        split = plan.split_of[name]
+        if not (place / split).exists():
+            part = parts_folder(place, split) / f"{name}.npz"
+            jobs[name] = PointJob(GridSource(name, path), part, counts, options.up, options.forward)
+    missing = wanting(jobs.values())
+    reasons = run_jobs(make_part, missing, workers, progress, "Points of meshes")
+    hopeless = {job.source.name: reason for job, reason in zip(missing, reasons) if reason is not None}
+    if len(hopeless) == len(plan.readable):
+        raise MNIFError(f"{input}: none of its meshes can be used; the first: {next(iter(hopeless.values()))}")
+    plan.leave_out(hopeless)
+    parts = {name: job.part for name, job in jobs.items() if name not in hopeless}
+    has_color, plan.summary.notes = join_facts(parts)
+    for split in packed_splits(output):  # packed before a run was stopped
+        has_color = open_surface_store(output, split).has_color
+    for split, names in plan.summary.splits.items():
+        own = {name: parts[name] for name in names if name in parts}
+        if own:
+            write_store(place / split, split, own, counts, has_color)
+    for split in plan.summary.splits:
+        remove_parts(parts_folder(place, split))
+    return plan.finish("from-meshes-points", settings)
+
+
+def _made_before(summary: MeshSummary) -> MeshSummary:
+    """What a finished run says again."""
+    found = read_json(summary.output / MANIFEST)
+    summary.splits = found["splits"]
+    summary.skipped = [(Path(path), reason) for path, reason in found["skipped"].items()]
+    return summary
