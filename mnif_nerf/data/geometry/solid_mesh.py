@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,8 @@ MAX_FACES = 5_000_000
 """Triangles of a mesh that are accepted."""
 _BESIDE = 1e-5  # how far beside a face its winding number is taken, world units
 _PAIRS = 1_000_000  # of boxes compared at once
-_LOOKED_AT = 50_000  # faces that are looked at, at most, before any is found wrong
+_LOOKED_AT = 20_000  # faces that are looked at, at most, before any is found wrong
+_NO_AREA = 1e-11  # twice the area of a sliver, whose normal means nothing
 _LOOKS = 5_000  # places looked at in folded pieces, for each unit of area
 _SURE, _DOUBTFUL, _MIXED, _HIDDEN = range(4)
 _SMALL_EDGE = 0.02  # faces of folded pieces are cut until no edge is longer
@@ -64,13 +65,18 @@ def solid_of_pieces(vertices: np.ndarray, faces: np.ndarray, piece: np.ndarray, 
         MNIFError: Manifold or libigl is not installed, or nothing is left.
     """
     united, corners, source, loose = _unite(vertices, faces, piece)
-    winding = (united, corners)
-    state = _look_at(winding, piece[source], loose, (-1, 1) if flush else (-1,))
+    winding, sides = (united, corners), (-1, 1) if flush else (-1,)
+    state = _look_at_pieces(vertices, faces, piece)[source]
+    if flush:
+        state = np.maximum(state, _look_at_all(winding, piece[source]))
+    state[loose] = _MIXED
+    beside = _beside_folds(united, corners, piece[source], state >= _MIXED)
+    state[beside & (state == _SURE)] = _DOUBTFUL
     whole, mixed = state <= _DOUBTFUL, state == _MIXED
     sure = state[whole] == _SURE
     if mixed.any():
         united, cut, cut_source = _cut_small(united, corners[mixed], source[mixed])
-        kept = _is_outer(winding, *_middles(united, cut), sides=(-1, 1))
+        kept = _is_outer(winding, *_middles(united, cut), sides)
         corners = np.concatenate([corners[whole], cut[kept]])
         source = np.concatenate([source[whole], cut_source[kept]])
         sure = np.concatenate([sure, np.zeros(int(kept.sum()), dtype=bool)])
@@ -99,16 +105,13 @@ def _unite(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Vertices, faces, the faces' sources, and which of them belong to pieces that no union can be made of."""
     manifold = require("manifold3d", "meshes")
-    order = np.argsort(piece, kind="stable")
-    ends = np.cumsum(np.bincount(piece))
     sound: list[object] = []
     loose: list[np.ndarray] = []
-    for chosen in np.split(order, ends[:-1]):
-        used, local = np.unique(faces[chosen], return_inverse=True)
+    for chosen, used, local in _each_piece(faces, piece):
         one = manifold.Manifold(
             manifold.Mesh64(
                 vert_properties=np.ascontiguousarray(vertices[used], np.float64),
-                tri_verts=local.reshape(-1, 3).astype(np.uint64),
+                tri_verts=local.astype(np.uint64),
                 face_id=chosen.astype(np.uint64),
             )
         )
@@ -129,34 +132,70 @@ def _unite(
     return where, corner, source, np.arange(len(source)) >= len(source) - sum(len(chosen) for chosen in loose)
 
 
-def _look_at(
-    mesh: tuple[np.ndarray, np.ndarray], piece: np.ndarray, loose: np.ndarray, sides: tuple[int, ...]
-) -> np.ndarray:
-    """What each face is: `_SURE`, `_DOUBTFUL` (may cross or touch one that is not of the boundary), `_MIXED` (of the
-    boundary in part), or `_HIDDEN`: uint8 [F].
+def _look_at_pieces(vertices: np.ndarray, faces: np.ndarray, piece: np.ndarray) -> np.ndarray:
+    """What each face is in its own piece: `_SURE`, `_MIXED` (of the boundary in part) or `_HIDDEN`; `_DOUBTFUL` without
+    an area: uint8 [F].
 
     A look behind the middle of each face finds the pieces that are folded; of these, several places of each face are
     looked at.
     """
-    vertices, faces = mesh
-    state = np.where(loose, _MIXED, _SURE).astype(np.uint8)
-    looked = np.flatnonzero(~loose)
-    if len(looked) > _LOOKED_AT:  # a large mesh: a share of the faces tells its folded pieces
-        looked = np.random.default_rng(0).choice(looked, _LOOKED_AT, replace=False)
-    wrong = looked[~_is_outer(mesh, *_middles(vertices, faces[looked]), sides=sides)]
-    own = np.flatnonzero(np.isin(piece, np.unique(piece[wrong])) & ~loose)
-    if len(own):
-        normals, double = face_normals(vertices, faces[own])
-        counts = 1 + np.ceil(_LOOKS * double / 2).astype(np.int64)
-        face = np.repeat(np.arange(len(own)), counts)
-        weights = np.random.default_rng(0).dirichlet((1.0, 1.0, 1.0), len(face))
-        places = np.einsum("pk,pkc->pc", weights, vertices[faces[own[face]]])
-        share = np.bincount(face, _is_outer(mesh, places, normals[face], sides=sides)) / counts
-        state[own] = np.where(share == 1, _SURE, np.where(share == 0, _HIDDEN, _MIXED))
-        state[wrong] = np.maximum(state[wrong], _MIXED)
-        beside = _beside_folds(vertices, faces, piece, state >= _MIXED)
-        state[beside & (state == _SURE)] = _DOUBTFUL
+    state = np.zeros(len(faces), np.uint8)
+    for chosen, used, local in _each_piece(faces, piece):
+        mesh = (vertices[used], local)
+        looked = _some(len(chosen))
+        normals, double = face_normals(mesh[0], local)
+        middles, flat = mesh[0][local].mean(axis=1), double < _NO_AREA
+        wrong = looked[~_is_outer(mesh, middles[looked], normals[looked], (-1,)) & ~flat[looked]]
+        if len(wrong):
+            state[chosen] = _look_closely(mesh, np.arange(len(chosen)), (-1,))
+            state[chosen[wrong]] = np.maximum(state[chosen[wrong]], _MIXED)
+        state[chosen[flat]] = _DOUBTFUL
     return state
+
+
+def _look_at_all(mesh: tuple[np.ndarray, np.ndarray], piece: np.ndarray) -> np.ndarray:
+    """What each face is beside the other pieces, as in `_look_at_pieces`: walls between pieces are `_HIDDEN`."""
+    vertices, faces = mesh
+    state = np.zeros(len(faces), np.uint8)
+    looked = _some(len(faces))
+    normals, double = face_normals(vertices, faces[looked])
+    outer = _is_outer(mesh, vertices[faces[looked]].mean(axis=1), normals, (1,))
+    wrong = looked[~outer & (double > _NO_AREA)]
+    own = np.flatnonzero(np.isin(piece, piece[wrong]))
+    if len(own):
+        state[own] = _look_closely(mesh, own, (1,))
+        state[wrong] = np.maximum(state[wrong], _MIXED)
+    return state
+
+
+def _look_closely(mesh: tuple[np.ndarray, np.ndarray], chosen: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    """What the chosen faces are by looks at several places of each: uint8 [chosen]."""
+    vertices, faces = mesh
+    normals, double = face_normals(vertices, faces[chosen])
+    counts = 1 + np.ceil(_LOOKS * double / 2).astype(np.int64)
+    face = np.repeat(np.arange(len(chosen)), counts)
+    weights = np.random.default_rng(0).dirichlet((1.0, 1.0, 1.0), len(face))
+    places = np.einsum("pk,pkc->pc", weights, vertices[faces[chosen[face]]])
+    share = np.bincount(face, _is_outer(mesh, places, normals[face], sides)) / counts
+    found = np.where(share == 1, _SURE, np.where(share == 0, _HIDDEN, _MIXED))
+    found[double < _NO_AREA] = _DOUBTFUL
+    return found.astype(np.uint8)
+
+
+def _some(count: int) -> np.ndarray:
+    """All numbers below `count`, or of many a random share, which finds what is folded as well."""
+    if count <= _LOOKED_AT:
+        return np.arange(count)
+    return np.random.default_rng(0).choice(count, _LOOKED_AT, replace=False)
+
+
+def _each_piece(faces: np.ndarray, piece: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Of each piece, numbers of its faces, of its vertices, and its faces in these vertices."""
+    order = np.argsort(piece, kind="stable")
+    for chosen in np.split(order, np.cumsum(np.bincount(piece))[:-1]):
+        if len(chosen):
+            used, local = np.unique(faces[chosen], return_inverse=True)
+            yield chosen, used, local.reshape(-1, 3).astype(np.int64)
 
 
 def _middles(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
