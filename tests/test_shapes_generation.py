@@ -90,12 +90,12 @@ def _edit(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda f: _edit(f, modality="sound"), "'sound' is not known; this version has radiance, voxel, image"),
+        (lambda f: _edit(f, modality="sound"), "'sound' is not known; this version has radiance, sdf, voxel, image"),
         (lambda f: _edit(f, modality="image"), "3 coordinates, 1 channels and head 'signed' does not fit .* 'image'"),
         (lambda f: _edit(f, grid={"resolution": 16, "channels": 3}), "expected a resolution and 1 as channels"),
         (lambda f: _edit(f, grid=[16]), "does not fit the field"),
         (lambda f: _edit(f, adaptation={"method": "guessing"}), "'guessing' is not known"),
-        (lambda f: _edit(f, adaptation=7), "incomplete"),
+        (lambda f: _edit(f, adaptation=7), "holds 7 where a description is expected"),
         (lambda f: (f / "rates.safetensors").unlink(), "rates.safetensors: no such file"),
         (lambda f: save_file({"rates": torch.zeros(4)}, str(f / "rates.safetensors")), "5 finite numbers"),
         (lambda f: save_file({"rates": torch.full((5,), math.nan)}, str(f / "rates.safetensors")), "5 finite"),
