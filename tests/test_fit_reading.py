@@ -143,3 +143,21 @@ def test_pictures_are_reduced_one_by_one(tmp_path: Path, monkeypatch: pytest.Mon
     views = read_views(tmp_path / "scene")
     assert views.images.shape == (3, 128, 128, 3)
     assert max(alive) == 0
+
+
+def test_clouds_keep_their_colours(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    points, colors = generator.uniform(-0.4, 0.4, (30, 3)), generator.integers(0, 256, (30, 3), dtype=np.uint8)
+    points[3] = np.nan
+    kept = np.arange(30) != 3
+    np.savez(tmp_path / "cloud.npz", points=points, colors=colors)
+    np.testing.assert_allclose(read_cloud(tmp_path / "cloud.npz").colors, colors[kept] / 255, atol=1e-6)
+    np.savez(tmp_path / "unit.npz", points=points, colors=colors / 255)
+    np.testing.assert_allclose(read_cloud(tmp_path / "unit.npz").colors, colors[kept] / 255, atol=1e-6)
+    trimesh.PointCloud(points[kept], colors[kept]).export(tmp_path / "cloud.ply")
+    np.testing.assert_allclose(read_cloud(tmp_path / "cloud.ply").colors, colors[kept] / 255, atol=1e-6)
+    trimesh.PointCloud(points[kept]).export(tmp_path / "plain.ply")
+    assert read_cloud(tmp_path / "plain.ply").colors is None
+    np.savez(tmp_path / "wrong.npz", points=points, colors=colors[:5])
+    with pytest.raises(MNIFError, match="expected one per point"):
+        read_cloud(tmp_path / "wrong.npz")

@@ -338,7 +338,8 @@ def _placed_scan(
         )
     kept = (np.abs(points) <= 0.5).all(axis=1)
     normals = None if cloud.normals is None else (cloud.normals @ turn.T)[kept].astype(np.float32)
-    placed = PointCloud(points[kept].astype(np.float32), normals, cloud.notes)
+    colors = None if cloud.colors is None else cloud.colors[kept]
+    placed = PointCloud(points[kept].astype(np.float32), normals, cloud.notes, colors)
     return Scan(placed, None if place is None else place.astype(np.float32))
 
 

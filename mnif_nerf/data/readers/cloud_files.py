@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,17 +25,20 @@ class PointCloud:
         points: [N, 3]; float64 as read (georeferenced coordinates are large), float32 once in the scene box.
         normals: unit length, float32 [N, 3], that point outwards, or None.
         notes: sentences on what was left out of the file.
+        colors: sRGB in [0, 1], float32 [N, 3], or None.
     """
 
     points: np.ndarray
     normals: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    colors: np.ndarray | None = None
 
 
 def read_cloud(path: Path | str) -> PointCloud:
     """Read a point cloud with its normals, where the file has them.
 
-    `.npy`: [N, 3], or [N, 6] with normals. `.npz`: arrays `points` and, perhaps, `normals`. Text: three or six
+    `.npy`: [N, 3], or [N, 6] with normals. `.npz`: arrays `points` and, perhaps, `normals` and `colors` [N, 3].
+    A `.ply` may have colours, too. Text: three or six
     numbers a line (more are left out), separated by blanks or commas; lines that start with # are skipped. Six
     columns without names are points and colours as often: they count as normals where nine tenths have about unit
     length, else they are left out with a note.
@@ -46,11 +50,12 @@ def read_cloud(path: Path | str) -> PointCloud:
     if not path.is_file():
         raise MNIFError(f"{path}: no such file.")
     suffix = path.suffix.lower()
+    colors: np.ndarray | None = None
     try:
         if suffix in (".npy", ".npz"):
-            table = _numpy_table(path)
+            table, colors = _numpy_table(path)
         elif suffix in (".ply", ".obj"):
-            table = _mesh_table(path)
+            table, colors = _mesh_table(path)
         elif suffix in CLOUD_SUFFIXES:
             table = _text_table(path)
         else:
@@ -60,7 +65,10 @@ def read_cloud(path: Path | str) -> PointCloud:
     except _READ_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise MNIFError(f"{path}: cannot be read as a point cloud ({reason}); write it again.") from None
-    return checked_cloud(table, path, named=suffix in (".npz", ".ply", ".obj"))
+    cloud = checked_cloud(table, path, named=suffix in (".npz", ".ply", ".obj"))
+    if colors is None:
+        return cloud
+    return replace(cloud, colors=_unit_colors(colors[np.isfinite(table[:, :3]).all(axis=1)]))
 
 
 def checked_cloud(table: np.ndarray, name: object, named: bool = False) -> PointCloud:
@@ -101,18 +109,28 @@ def checked_cloud(table: np.ndarray, name: object, named: bool = False) -> Point
     return PointCloud(points, (table[:, 3:] / np.maximum(length, 1e-6)).astype(np.float32))
 
 
-def _numpy_table(path: Path) -> np.ndarray:
+def _unit_colors(colors: np.ndarray) -> np.ndarray:
+    """Colours [N, 3 or more] of bytes, or in [0, 1], as float32 [N, 3] in [0, 1]."""
+    colors = np.asarray(colors)
+    scale = 1.0 if colors.dtype.kind == "f" and np.nanmax(colors, initial=0.0) <= 1.0 else 255.0
+    return np.clip(np.nan_to_num(colors[:, :3] / scale), 0.0, 1.0).astype(np.float32)
+
+
+def _numpy_table(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     content = np.load(path, allow_pickle=False)
     if path.suffix.lower() == ".npy":
-        return np.asarray(content)
+        return np.asarray(content), None
     with content:
         if "points" not in content.files:
             raise ValueError(f"arrays {', '.join(content.files) or 'missing'}; expected points")
         points = np.asarray(content["points"])
-        return np.hstack([points, content["normals"]]) if "normals" in content.files else points
+        colors = np.asarray(content["colors"]) if "colors" in content.files else None
+        if colors is not None and colors.shape != points.shape:
+            raise ValueError(f"colors {list(colors.shape)}; expected one per point, {list(points.shape)}")
+        return (np.hstack([points, content["normals"]]) if "normals" in content.files else points), colors
 
 
-def _mesh_table(path: Path) -> np.ndarray:
+def _mesh_table(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     import trimesh
 
     try:
@@ -129,8 +147,14 @@ def _mesh_table(path: Path) -> np.ndarray:
     fields = set(raw if isinstance(raw, dict) else getattr(getattr(raw, "dtype", None), "names", None) or ())
     if len(points) == 1 and {"nx", "ny", "nz"} <= fields:
         normals = np.stack([np.asarray(raw[axis], np.float64).reshape(-1) for axis in ("nx", "ny", "nz")], axis=1)
-        return np.hstack([points[0], normals])
-    return np.concatenate(points)
+        return np.hstack([points[0], normals]), _own_colors(parts[0])
+    return np.concatenate(points), _own_colors(parts[0]) if len(points) == 1 else None
+
+
+def _own_colors(part: Any) -> np.ndarray | None:
+    """Colours of the points of a trimesh cloud, where its file has any."""
+    colors = np.asarray(getattr(part, "colors", None) if hasattr(part, "colors") else None)
+    return colors if colors.ndim == 2 and len(colors) == len(part.vertices) else None
 
 
 def _text_table(path: Path) -> np.ndarray:
