@@ -146,8 +146,10 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def check_memory(resolution: int, bytes_per_cell: int, dimensions: int) -> None:
+def check_memory(resolution: int, bytes_per_cell: int, dimensions: int, name: str = "resolution") -> None:
     """Refuse a picture (2 dimensions) or a grid (3) that this machine's free memory cannot hold.
+
+    The sentence calls the argument `name`.
 
     Raises:
         MNIFError: with the largest resolution that fits.
@@ -156,7 +158,7 @@ def check_memory(resolution: int, bytes_per_cell: int, dimensions: int) -> None:
     if available is not None and needed > 0.8 * available:
         fitting = int((0.8 * available / bytes_per_cell) ** (1 / dimensions))
         raise MNIFError(
-            f"resolution {resolution} needs about {needed / 2**30:.1f} GiB of memory and "
+            f"{name} {resolution} needs about {needed / 2**30:.1f} GiB of memory and "
             f"{available / 2**30:.1f} GiB are free; use at most {fitting}."
         )
 

@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_model import Ball, tiny_model
 from tiny_painted import PaintedBall, paint
 
+from mnif_nerf import machine
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.assets import Asset, AssetOptions, make_assets, write_assets
 from mnif_nerf.export.atlas import Atlas, padding_of, unwrap
@@ -224,6 +225,12 @@ def test_formats_without_pictures_and_objects_without_colours(tmp_path: Path) ->
     with pytest.raises(MNIFError, match="box: has no colours to bake; leave out `texture`"):
         make_assets(NeuralShape(None, field, "box"), AssetOptions(resolution=16, texture=64))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: 10**8)
+    with pytest.raises(MNIFError, match=r"`texture` 2048 needs about 0.3 GiB of memory .* use at most 1000"):
+        make_assets(PaintedBall(), AssetOptions(resolution=16, texture=2048))
 
 
 def test_a_whole_surface_can_be_painted_too() -> None:

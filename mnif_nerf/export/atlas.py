@@ -8,7 +8,9 @@ import numpy as np
 import trimesh
 
 from mnif_nerf.errors import MNIFError, require
+from mnif_nerf.machine import check_memory
 
+_BYTES_PER_TEXEL = 80  # while it is baked: what is known of each, and the picture
 LEAST_TEXTURE, GREATEST_TEXTURE = 16, 8192
 _PADDING = 256  # one texel of room around a chart for so many along an edge, and at least `_LEAST_PADDING`
 _LEAST_PADDING = 2
@@ -39,15 +41,16 @@ class Atlas:
 
 
 def check_texture(size: int) -> None:
-    """Refuse a picture that is too small to hold an atlas, or too large for graphics cards.
+    """Refuse a picture that is too small to hold an atlas, or too large for graphics cards or this machine's memory.
 
     Raises:
-        MNIFError: not between `LEAST_TEXTURE` and `GREATEST_TEXTURE`.
+        MNIFError: not between `LEAST_TEXTURE` and `GREATEST_TEXTURE`, or too large for the memory.
     """
     if not LEAST_TEXTURE <= size <= GREATEST_TEXTURE:
         raise MNIFError(
             f"`texture` {size} is out of range; use {LEAST_TEXTURE} to {GREATEST_TEXTURE} texels (1024 is usual)."
         )
+    check_memory(size, _BYTES_PER_TEXEL, dimensions=2, name="`texture`")
 
 
 def unwrap(mesh: trimesh.Trimesh, size: int) -> Atlas:

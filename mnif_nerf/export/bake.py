@@ -20,10 +20,11 @@ Colors = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """sRGB colours `[N, 3]` in [0, 1] of points `[N, 3]` and their outward normals `[N, 3]`."""
 
 _REACH = 1.5  # of a texel: as far beyond a chart's edge a texel is asked of the field, for bilinear filters to read
-_AT_ONCE = 2_000_000  # pairs of a triangle and a texel near it that are looked at together
+_AT_ONCE = 1 << 20  # texels, or pairs of a triangle and a texel near it, that are looked at together
 _AGREE = 0.3  # the cosine between a texel's normal and that of the surface it may be carried to
 # How far a texel may be carried: farther than decimation has moved any vertex, and a share of the object's diagonal.
 _FARTHER, _SHARE = 1.5, 0.002
+_NEIGHBOURS = 8
 _PROBES = 20_000  # vertices that are asked how far they were moved
 
 
@@ -34,7 +35,7 @@ class Texels:
     Attributes:
         row, column: int `[T]`.
         face: int `[T]`, the triangle that each lies on, or near where it lies beyond a chart's edge.
-        weights: float64 `[T, 3]`, barycentric coordinates there; of the nearest point of the triangle beyond an edge.
+        weights: float32 `[T, 3]`, barycentric coordinates there; of the nearest point of the triangle beyond an edge.
     """
 
     row: np.ndarray
@@ -56,20 +57,23 @@ def bake(mesh: trimesh.Trimesh, atlas: Atlas, detail: trimesh.Trimesh, colors: C
         colors: of the object, see `Colors`.
 
     Raises:
-        MNIFError: embreex is not installed, and the mesh was decimated.
+        MNIFError: libigl or embreex is not installed, and the mesh was decimated.
     """
     texels = rasterise(atlas)
-    corners = atlas.vertices[atlas.faces[texels.face]]
-    points = np.einsum("tk,tkc->tc", texels.weights, np.asarray(mesh.vertices)[corners])
-    normals = np.einsum("tk,tkc->tc", texels.weights, np.asarray(mesh.vertex_normals)[corners])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
-    if detail is not mesh:
-        points, normals = carry(points, normals, mesh, detail)
+    carrier = None if detail is mesh else Carrier(mesh, detail)
+    vertices, vertex_normals = np.asarray(mesh.vertices), np.asarray(mesh.vertex_normals)
     picture = np.zeros((atlas.size, atlas.size, 3), np.uint8)
     seen = np.zeros((atlas.size, atlas.size), bool)
-    seen[texels.row, texels.column] = True
-    picture[seen] = 0
-    picture[texels.row, texels.column] = np.rint(255 * np.clip(colors(points, normals), 0, 1)).astype(np.uint8)
+    for first in range(0, len(texels.face), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        corners = atlas.vertices[atlas.faces[texels.face[part]]]
+        points = np.einsum("tk,tkc->tc", texels.weights[part], vertices[corners])
+        normals = _unit(np.einsum("tk,tkc->tc", texels.weights[part], vertex_normals[corners]))
+        if carrier is not None:
+            points, normals = carrier.carry(points, normals)
+        values = np.rint(255 * np.clip(colors(points, normals), 0, 1))
+        picture[texels.row[part], texels.column[part]] = values.astype(np.uint8)
+        seen[texels.row[part], texels.column[part]] = True
     return Image.fromarray(spread(picture, seen))
 
 
@@ -81,9 +85,9 @@ def rasterise(atlas: Atlas) -> Texels:
     high = np.clip(np.floor(corners.max(1) + _REACH).astype(np.int64), 0, size - 1)
     width, height = (high - low + 1).T
     lines, heights = _edge_lines(corners)
-    best = np.full(size * size, _REACH**2)
-    owner = np.full(size * size, -1)
-    weights = np.zeros((size * size, 3))
+    best = np.full(size * size, _REACH**2, np.float32)
+    owner = np.full(size * size, -1, np.int32)
+    weights = np.zeros((size * size, 3), np.float32)
     batch = np.cumsum(width * height) // _AT_ONCE
     for number in np.unique(batch):
         faces = np.flatnonzero(batch == number)
@@ -107,35 +111,64 @@ def rasterise(atlas: Atlas) -> Texels:
     return Texels(place // size, place % size, owner[place], weights[place])
 
 
-def carry(
-    points: np.ndarray, normals: np.ndarray, mesh: trimesh.Trimesh, detail: trimesh.Trimesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points `[N, 3]` of a decimated mesh on the surface before decimation, and the outward normals there.
+class Carrier:
+    """Carries points of a decimated mesh to the surface before decimation.
 
-    Along the normal, in or out, to the nearest that faces the same way and is not farther than decimation has moved
-    the surface; what meets nothing goes to the nearest vertex that faces the same way, if one of its neighbours does.
+    Args:
+        mesh, detail: after and before, in the same axes.
+
+    Raises:
+        MNIFError: libigl or embreex is not installed.
     """
-    from scipy.spatial import cKDTree
 
-    reach = _FARTHER * _distance(mesh, detail) + _SHARE * float(mesh.scale)
-    vertex_normals = np.asarray(detail.vertex_normals)
-    distance = np.full(len(points), np.inf)
-    found, turned = points.copy(), normals.copy()
-    for way in (1.0, -1.0):
-        hit, face, weights, length = _cast(detail, points, way * normals, reach)
-        smooth = np.einsum("tk,tkc->tc", weights, vertex_normals[np.asarray(detail.faces)[face]])
-        smooth /= np.maximum(np.linalg.norm(smooth, axis=1, keepdims=True), 1e-9)
-        better = (length < distance[hit]) & (np.einsum("tc,tc->t", smooth, normals[hit]) > _AGREE)
-        chosen = hit[better]
-        distance[chosen], turned[chosen] = length[better], smooth[better]
-        found[chosen] = points[chosen] + way * length[better, None] * normals[chosen]
-    lost = np.flatnonzero(np.isinf(distance))
-    if len(lost):
-        nearest = cKDTree(np.asarray(detail.vertices)).query(points[lost], k=min(8, len(detail.vertices)))[1]
-        agrees = np.einsum("tkc,tc->tk", vertex_normals[nearest], normals[lost]) > _AGREE
-        vertex = np.take_along_axis(nearest, agrees.argmax(1)[:, None], axis=1)[:, 0]
-        found[lost], turned[lost] = np.asarray(detail.vertices)[vertex], vertex_normals[vertex]
-    return found, turned
+    def __init__(self, mesh: trimesh.Trimesh, detail: trimesh.Trimesh) -> None:
+        from scipy.spatial import cKDTree
+
+        scenes, meshes = (require(f"embreex.{name}", "meshes") for name in ("rtcore_scene", "mesh_construction"))
+        self._scene = scenes.EmbreeScene(robust=True)
+        self.vertices, self.faces = np.asarray(detail.vertices), np.asarray(detail.faces)
+        self.normals = np.asarray(detail.vertex_normals)
+        self._mesh = meshes.TriangleMesh(
+            self._scene, self.vertices.astype(np.float32), np.ascontiguousarray(self.faces, np.int32)
+        )
+        self._tree = cKDTree(self.vertices)
+        self.reach = _FARTHER * _distance(mesh, detail) + _SHARE * float(mesh.scale)
+        self._start = 1e-4 * float(detail.scale)
+
+    def carry(self, points: np.ndarray, normals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where points `[N, 3]` with outward normals `[N, 3]` come to lie, and the outward normals there.
+
+        Along the normal, in or out, to the nearest place that faces the same way and is not farther than decimation
+        has moved the surface. What meets nothing goes to the nearest vertex, of the nearest few the first that faces
+        the same way.
+        """
+        distance = np.full(len(points), np.inf)
+        found, turned = points.copy(), normals.copy()
+        for way in (1.0, -1.0):
+            hit, smooth, length = self._cast(points, way * normals)
+            better = (length < distance[hit]) & (np.einsum("tc,tc->t", smooth, normals[hit]) > _AGREE)
+            chosen = hit[better]
+            distance[chosen], turned[chosen] = length[better], smooth[better]
+            found[chosen] = points[chosen] + way * length[better, None] * normals[chosen]
+        lost = np.flatnonzero(np.isinf(distance))
+        if len(lost):
+            nearest = self._tree.query(points[lost], k=min(_NEIGHBOURS, len(self.vertices)))[1].reshape(len(lost), -1)
+            agrees = np.einsum("tkc,tc->tk", self.normals[nearest], normals[lost]) > _AGREE
+            vertex = np.take_along_axis(nearest, agrees.argmax(1)[:, None], axis=1)[:, 0]
+            found[lost], turned[lost] = self.vertices[vertex], self.normals[vertex]
+        return found, turned
+
+    def _cast(self, points: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rays that meet the surface within reach: which, smooth normals there, and how far along."""
+        # From a little behind, for points that are on the surface.
+        origins = np.ascontiguousarray(points - self._start * directions, dtype=np.float32)
+        hits = self._scene.run(origins, np.ascontiguousarray(directions, dtype=np.float32), output=True)
+        length = hits["tfar"] - self._start
+        hit = np.flatnonzero((hits["primID"] >= 0) & (length <= self.reach))
+        u, v = hits["u"][hit], hits["v"][hit]
+        corners = self.normals[self.faces[hits["primID"][hit]]]
+        smooth = _unit(np.einsum("tk,tkc->tc", np.stack([1 - u - v, u, v], axis=1), corners))
+        return hit, smooth, length[hit].astype(np.float64)
 
 
 def spread(picture: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -186,18 +219,5 @@ def _distance(mesh: trimesh.Trimesh, detail: trimesh.Trimesh) -> float:
     return float(np.sqrt(igl.point_mesh_squared_distance(vertices, *corners)[0].max()))
 
 
-def _cast(
-    detail: trimesh.Trimesh, points: np.ndarray, directions: np.ndarray, reach: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rays that meet a surface within `reach`: which, the triangle, weights `[H, 3]` in it, and how far along."""
-    scenes, meshes = (require(f"embreex.{name}", "meshes") for name in ("rtcore_scene", "mesh_construction"))
-    scene = scenes.EmbreeScene(robust=True)
-    kept = meshes.TriangleMesh(scene, np.asarray(detail.vertices, np.float32), np.asarray(detail.faces, np.int32))
-    start = 1e-4 * float(detail.scale)  # from a little behind, for points that are on the surface
-    origins = np.ascontiguousarray(points - start * directions, dtype=np.float32)
-    hits = scene.run(origins, np.ascontiguousarray(directions, dtype=np.float32), output=True)
-    del kept
-    length = hits["tfar"] - start
-    hit = np.flatnonzero((hits["primID"] >= 0) & (length <= reach))
-    u, v = hits["u"][hit], hits["v"][hit]
-    return hit, hits["primID"][hit], np.stack([1 - u - v, u, v], axis=1), length[hit].astype(np.float64)
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
