@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both install into .venv first if needed, as do
-# `make demo-voxel` and `make demo-image`.
+# `make demo-sdf`, `make demo-voxel` and `make demo-image`.
 # Needs Python 3.10 to 3.12, make and a C compiler; uses uv where it is, else venv and pip.
 
 VENV ?= .venv
@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 # Tests run in so many processes of one thread each; the tests of a file stay together, which share what they train.
 WORKERS ?= 2
 
-.PHONY: install demo demo-voxel demo-image demo-signal evaluate test test-minimal lint bench clean
+.PHONY: install demo demo-sdf demo-voxel demo-image demo-signal evaluate test test-minimal lint bench clean
 
 install: $(STAMP)
 
@@ -36,6 +36,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/mnif-demo
+
+demo-sdf: $(STAMP)
+	$(BIN)/mnif-demo --modality sdf
 
 demo-voxel: $(STAMP)
 	$(BIN)/mnif-demo --modality voxel

@@ -24,7 +24,7 @@ from nerfstudio_runs import Run, tiny_config
 from mnif_nerf.cli import demo, demo_pages, export_mesh, sample, train_prior
 from mnif_nerf.data.generate import digits
 from mnif_nerf.data.readers.voxel_files import read_voxels
-from mnif_nerf.modalities import voxel
+from mnif_nerf.modalities import sdf, voxel
 from mnif_nerf.pipelines.model_folder import read_model
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
@@ -211,6 +211,26 @@ def test_demo_of_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert re.search(r"Training shapes, reconstructed: IoU [01]\.\d+ over 5", page)
     assert re.search(r"Unseen shapes, reconstructed: IoU [01]\.\d+ over 2", page)
     assert read_model(config.run_folder() / "model").modality == "voxel"
+    is_done(config, commands, capsys)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_demo_of_meshes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    commands: list[str] = []
+    monkeypatch.setattr(demo, "_command", in_process(commands))
+    monkeypatch.setattr(sdf, "_DEMO_UNSEEN", 2)
+    monkeypatch.setattr(sdf, "_DEMO_POINTS", 1000)
+    output = tmp_path / "out"
+    config = demo.DemoConfig("sdf", tmp_path / "cars", output, num_cars=4, steps=60, num_samples=2)
+    demo.main(config)
+    assert commands == ["ns-train", "mnif-sample", "mnif-export-mesh"]
+    page = (output / "index.html").read_text()
+    for name in ("overview.png", "turntable.mp4", "meshes/sample000.glb"):
+        assert name in page
+        assert (output / name).stat().st_size > 100
+    assert re.search(r"Training cars, reconstructed: IoU [01]\.\d+, colour [\d.]+ dB over 4", page)
+    assert re.search(r"Unseen cars, reconstructed: IoU [01]\.\d+, colour [\d.]+ dB over 2", page)
+    assert read_model(config.run_folder() / "model").modality == "sdf"
     is_done(config, commands, capsys)
 
 

@@ -102,7 +102,7 @@ def test_an_unknown_modality() -> None:
         modalities.get("sound", "config.json")
 
 
-@pytest.mark.parametrize("name", ["radiance", "voxel", "image"])
+@pytest.mark.parametrize("name", ["radiance", "sdf", "voxel", "image"])
 def test_the_first_modalities_have_a_demo_and_a_page(name: str) -> None:
     kind = modalities.get(name)
     assert kind.demo.method == f"{kind.method}-lite"

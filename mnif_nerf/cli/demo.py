@@ -29,10 +29,10 @@ class DemoConfig:
     """Make data, train on it, generate new objects, and show everything on one page.
 
     Attributes:
-        modality: radiance fields of procedural cars, voxels of such cars, images of handwritten digits, or signals
-            (days of electricity demand, which need the extra "signals").
-        data: where the data is made; by default data/procedural_cars, data/procedural_car_voxels or data/digits.
-        output: where the run and its pictures go; by default outputs/demo, outputs/demo-voxel or outputs/demo-image.
+        modality: radiance fields of procedural cars, signed distances and colours of their meshes ("sdf"), voxels of
+            them, images of handwritten digits, or signals (days of electricity demand, which need the extra "signals").
+        data: where the data is made; by default data/procedural_cars, data/procedural_car_voxels, data/digits, ...
+        output: where the run and its pictures go; by default outputs/demo, outputs/demo-sdf, outputs/demo-voxel, ...
         num_cars: training cars; by default 128, of voxels 512. The digits are as many as there are.
         train_views: views of each car (radiance).
         resolution: pixels along an image's edge (radiance).
@@ -41,7 +41,7 @@ class DemoConfig:
         num_samples: generated objects on the sheet; by default 16, of digits 64.
     """
 
-    modality: Literal["radiance", "voxel", "image", "signal"] = "radiance"
+    modality: Literal["radiance", "sdf", "voxel", "image", "signal"] = "radiance"
     data: Path | None = None
     output: Path | None = None
     num_cars: int | None = None

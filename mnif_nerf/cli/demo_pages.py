@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mnif_nerf.files import atomic_file
 
 if TYPE_CHECKING:
+    from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
 _SIZE = 128
@@ -47,7 +48,7 @@ def make_page(pipe: MNIFPipeline, data: Path, output: Path, samples: PageSamples
     from mnif_nerf.export.pictures import comparison_rows, save_png
 
     kind = pipe.model.kind
-    overview = _grid_rows(pipe, data) if kind.is_grid else _radiance_rows(pipe, data)
+    overview = (_instance_rows if kind.is_grid or kind.has_points else _radiance_rows)(pipe, data)
     _add_samples(overview, pipe, samples)
     save_png(comparison_rows(overview.rows), output / "overview.png")
     print("\n".join(overview.scores))
@@ -115,23 +116,23 @@ def _enlarged(picture: Any) -> Any:
     return to_image(picture).resize((_SIZE, _SIZE), Image.Resampling.BICUBIC)
 
 
-# ---------------------------------------------------------------------------------------------- voxels and images
+# ------------------------------------------------------------------------------------- voxels, images and meshes
 
 
-def _grid_rows(pipe: MNIFPipeline, data: Path) -> Overview:
+def _instance_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     """Training and unseen instances beside their reconstructions, with scores."""
     from mnif_nerf.data.sampling.views import evenly_spaced
-    from mnif_nerf.data.stores.grid_store import open_grid_store
     from mnif_nerf.export.pictures import enlarge
 
     overview, kind = Overview({}, []), pipe.model.kind
     for split, words in (("train", f"Training {kind.demo.nouns}"), ("test", f"Unseen {kind.demo.nouns}")):
-        store = open_grid_store(data, split, kind.name, progress=False)
+        store = _open(pipe, data, split)
         count = store.num_instances
         chosen = evenly_spaced(count, kind.demo.num_scored if split == "train" else count).tolist()
-        values = [store.values(instance) for instance in chosen]
-        # Unseen ones go through the inner loop; the training instances' latents are in the model.
-        objects = [pipe.instance(store.names[i]) for i in chosen] if split == "train" else pipe.encode(*values)
+        values = [(store.points if kind.has_points else store.values)(instance) for instance in chosen]
+        # Latents of unseen ones are found; those of the training instances are in the model.
+        known = split == "train"
+        objects = [pipe.instance(store.names[i]) for i in chosen] if known else _found(pipe, store, values)
         score = _mean_score([kind.reconstruction_scores(o, v, None) for o, v in zip(objects, values)])
         shown = evenly_spaced(len(chosen), _ACROSS).tolist()
         own = [enlarge(kind.beside_data(objects[i], _SIZE), _SIZE) for i in shown]
@@ -144,11 +145,34 @@ def _grid_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     return overview
 
 
+def _open(pipe: MNIFPipeline, data: Path, split: str) -> Any:
+    if pipe.model.kind.has_points:
+        from mnif_nerf.data.stores.surface_store import open_surface_store
+
+        return open_surface_store(data, split)
+    from mnif_nerf.data.stores.grid_store import open_grid_store
+
+    return open_grid_store(data, split, pipe.model.modality, progress=False)
+
+
+def _found(pipe: MNIFPipeline, store: Any, values: list[Any]) -> list[NeuralObject]:
+    """Objects of instances that the model was not trained on: of all of a store of points, of the values of grids."""
+    if not pipe.model.kind.has_points:
+        return pipe.encode(*values)
+    from mnif_nerf.pipelines.encoding import encode_surfaces
+
+    latents = encode_surfaces(pipe.model, store)
+    return [pipe.decode(latent, name) for latent, name in zip(latents, store.names)]
+
+
 def _mean_score(scores: list[dict[str, float]]) -> str:
-    """The mean of the first metric, as words."""
+    """The mean of the first metric, and of colours on a surface, as words."""
     metric = next(iter(scores[0]))
     mean = sum(each[metric] for each in scores) / len(scores)
-    return f"{mean:.1f} dB" if metric == "psnr" else f"{metric.replace('iou', 'IoU')} {mean:.3f}"
+    words = f"{mean:.1f} dB" if metric == "psnr" else f"{metric.replace('iou', 'IoU')} {mean:.3f}"
+    if "color" in scores[0]:
+        words += f", colour {sum(each['color'] for each in scores) / len(scores):.1f} dB"
+    return words
 
 
 # ----------------------------------------------------------------------------------------------------------- page

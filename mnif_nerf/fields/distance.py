@@ -8,7 +8,8 @@ from torch import Tensor
 from mnif_nerf.fields.heads import color_from_raw, distance_from_raw
 from mnif_nerf.fields.solid import NEUTRAL_GREY, SolidField, ValueField
 
-# Distances (world units) are learned up to here; farther off the field only says that it is at least as far.
+# What shows a field believes distances (world units) up to here. They are learned up to 0.03 (`DistanceLoss`); farther
+# off a field only says that it is at least as far, and from there to here it was never seen to say much more.
 TRUNCATION = 0.05
 # How much of a distance is believed: learned ones grow up to 1 / TRUST times as fast as true ones here and there.
 TRUST = 0.65

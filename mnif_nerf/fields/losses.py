@@ -20,9 +20,9 @@ class DistanceLoss:
         color_weight: of the mean squared error of the three colours; the distance's, in units of `truncation`, has 1.
     """
 
-    truncation: float = 0.05
+    truncation: float = 0.03
     near: float = 0.02
-    color_weight: float = 10.0
+    color_weight: float = 20.0
 
 
 @dataclass(frozen=True)

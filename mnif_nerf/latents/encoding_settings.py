@@ -49,10 +49,10 @@ class EncodingSettings:
     truncation: float = DistanceLoss.truncation
     near: float = DistanceLoss.near
     color_weight: float = DistanceLoss.color_weight
-    uniform_share: float = 0.30
-    wide_share: float = 0.25
-    near_share: float = 0.45
-    on_surface_share: float = 0.0
+    uniform_share: float = 0.10
+    wide_share: float = 0.20
+    near_share: float = 0.50
+    on_surface_share: float = 0.20
 
     @classmethod
     def from_training(cls, training: Mapping[str, Any]) -> EncodingSettings:

@@ -37,6 +37,7 @@ class Modality(ABC):
         channels: that its fields may have; None for any number.
         heads: output heads (`mnif_nerf.fields.heads`) that its fields may have.
         is_grid: whether its data are values on a regular grid, that the model knows the shape of.
+        has_points: whether its data are points with signed distances (`SurfaceStore`).
         has_surface: whether its objects have `mesh` and `occupancy`.
         has_views: whether its objects look different from other sides (`view`, `views`, `orbit`).
         has_pictures: whether generated sets are compared as pictures.
@@ -57,6 +58,7 @@ class Modality(ABC):
     channels: ClassVar[tuple[int, ...] | None] = None
     heads: ClassVar[tuple[str, ...]]
     is_grid: ClassVar[bool] = True
+    has_points: ClassVar[bool] = False
     has_surface: ClassVar[bool] = False
     has_views: ClassVar[bool] = False
     has_pictures: ClassVar[bool] = False
@@ -192,12 +194,13 @@ class Modality(ABC):
         """Settings of an evaluation protocol that this modality takes otherwise, by name."""
         return {}
 
-    def reconstruction_scores(self, item: NeuralObject, truth: np.ndarray, lpips: Lpips | None) -> dict[str, float]:
-        """Scores of an object against the values of one instance of a grid, over the whole grid."""
+    def reconstruction_scores(self, item: NeuralObject, truth: Any, lpips: Lpips | None) -> dict[str, float]:
+        """Scores of an object against the values of one instance of a grid, over the whole grid, or against the points
+        of a mesh."""
         raise NotImplementedError
 
-    def picture_of_data(self, values: np.ndarray, pixels: int) -> Any:
-        """A picture of one instance of a grid."""
+    def picture_of_data(self, values: Any, pixels: int) -> Any:
+        """A picture of one instance of a grid, or of the points of a mesh."""
         raise NotImplementedError
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.metrics.surfaces import ON_SURFACE
 from mnif_nerf.modalities.base import Modality
-from mnif_nerf.modalities.traits import Card, Fitting
+from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting
 from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.objects.surface import NeuralSurface
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mnif_nerf.export.web import Drawing
+    from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.sdf_training import SurfaceTraining
     from mnif_nerf.objects.base import NeuralObject
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
+_DEMO_CARS, _DEMO_UNSEEN, _DEMO_POINTS = 128, 8, 60_000
 _RADIUS = 1.05  # nearer than the cameras of radiance fields, which leave a wide margin
 
 
@@ -32,7 +35,7 @@ class Sdf(Modality):
     name, noun, nouns, method = "sdf", "object", "objects", "mnif-sdf"
     dims, channels, heads = 3, (1, 4), ("sdf",)
     object_class = NeuralSurface
-    is_grid = False
+    is_grid, has_points = False, True
     has_surface = has_views = True
     view_count = 2
     white_margins = True
@@ -59,6 +62,30 @@ class Sdf(Modality):
         """From the front-left and above."""
         return require_solid(item).render(*_ANGLES, pixels, _RADIUS)
 
+    def reconstruction_scores(self, item: NeuralObject, truth: Any, lpips: Lpips | None) -> dict[str, float]:
+        """IoU at the points spread over the box; on the surface PSNR of the colours and the distance said there."""
+        from mnif_nerf.metrics.surfaces import surface_scores
+
+        return surface_scores(item.field, truth)
+
+    def picture_of_data(self, values: Any, pixels: int) -> Image.Image:
+        """The points on the surface, seen as in a portrait."""
+        from mnif_nerf.export.pictures import to_image
+        from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+        from mnif_nerf.rendering.splats import render_splats
+
+        chosen = values.kind == ON_SURFACE
+        parts = (values.points, values.normals, values.color)
+        place, normals, color = (None if part is None else torch.from_numpy(part[chosen]) for part in parts)
+        pose = orbit_pose(*_ANGLES, _RADIUS)
+        return to_image(render_splats(place, normals, color, pose, Intrinsics.default(pixels)))
+
+    @property
+    def demo(self) -> Demo:
+        """Generated cars, learned from their meshes."""
+        title = "Cars with edges that never existed"
+        return Demo("mnif-sdf-lite", "procedural_car_points", "demo-sdf", title, "cars", _make_cars, num_scored=16)
+
     @property
     def drawing(self) -> Drawing:
         """Sphere tracing."""
@@ -84,3 +111,11 @@ class Sdf(Modality):
         from mnif_nerf.data.check.surfaces import check_surfaces
 
         return check_surfaces(root, progress)
+
+
+def _make_cars(options: DemoData) -> None:
+    from mnif_nerf.data.generate.points import make_procedural_points
+    from mnif_nerf.data.generate.settings import CarCounts
+
+    counts = CarCounts(options.num_cars or _DEMO_CARS, 0, _DEMO_UNSEEN, options.seed)
+    make_procedural_points(options.folder, counts, _DEMO_POINTS)

@@ -28,13 +28,13 @@ class SurfaceDataSettings(DataSettings):
     """Objects per training step."""
     points_per_instance: int = 1024
     """Points of each of them."""
-    uniform_share: float = 0.30
+    uniform_share: float = 0.10
     """Share of these points that lie anywhere in the box."""
-    wide_share: float = 0.25
+    wide_share: float = 0.20
     """Share of those around the surface, at about 0.03 world units (an object's diagonal is 1)."""
-    near_share: float = 0.45
+    near_share: float = 0.50
     """Share of those at about 0.006."""
-    on_surface_share: float = 0.0
+    on_surface_share: float = 0.20
     """Share of those on it."""
     encode_points: int = 4096
     """Meta-learning: points of an object that its latent is computed from after training; 0 takes all."""
@@ -67,13 +67,13 @@ class SurfaceModelSettings(ModelSettings):
 
     latent_dim: int = 64
     """Size of a latent code."""
-    w0: float = 15.0
+    w0: float = 22.0
     """Sine frequency, for coordinates in [-1, 1]."""
-    truncation: float = 0.05
+    truncation: float = 0.03
     """Distances are learned up to here, in world units (an object's diagonal is 1)."""
     near: float = 0.02
     """Colours are learned up to this distance from the surface, world units."""
-    color_weight: float = 10.0
+    color_weight: float = 20.0
     """Weight of the mean squared error of colours; that of distances, in units of `truncation`, has 1."""
     grid_resolution: int = 64
     """Cells per side of the grid that rendering skips empty space with."""

@@ -1,4 +1,4 @@
-"""Latents of voxel grids, pictures and scenes that a model was not trained on, its networks as they are."""
+"""Latents of grids, meshes' points and scenes that a model was not trained on, its networks as they are."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.sampling.views import UnseenViews
 from mnif_nerf.data.stores.grid_store import GridStore, store_of
+from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.encoding import Encoder
 
@@ -53,6 +54,20 @@ def encode_store(
     if points is not None:
         encoder = replace(encoder, settings=replace(encoder.settings, encode_points=points))
     return encoder.grids(store, instances)
+
+
+def encode_surfaces(model: StoredModel, store: SurfaceStore, instances: Tensor | None = None) -> Tensor:
+    """Latents `[K, D]` of objects of a store of points with signed distances.
+
+    Args:
+        model: a model of signed distances.
+        store: of the same channels.
+        instances: `[K]` int64; all when None.
+
+    Raises:
+        MNIFError: as `encode_store`.
+    """
+    return _encoder(model).surfaces(store, instances)
 
 
 def encode_views(model: StoredModel, unseen: UnseenViews) -> Tensor:

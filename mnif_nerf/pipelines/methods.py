@@ -110,18 +110,18 @@ _FORMS = [
             datamanager=SurfaceDataSettings(instances_per_step=32, points_per_instance=4096),
             model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256),
         ),
-        optimizer_settings(**{**_LARGE, "projection_lr": 4e-5}),
+        optimizer_settings(1e-3, 5e-4, 5e-3, 500, final_fraction=0.01),
     ),
     _method(
         "mnif-sdf-lite",
         "sdf",
         "The small mnif-sdf for a CPU: minutes for a hundred coloured meshes.",
-        4000,
+        6000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=16, points_per_instance=1024),
             model=SurfaceModelSettings(width=64, hidden_layers=4, num_bases=64, latent_dim=64),
         ),
-        optimizer_settings(**_LITE),
+        optimizer_settings(3e-3, 1e-3, 1e-2, 100, final_fraction=0.01),
     ),
     _method(
         "mnif-voxel",
