@@ -292,6 +292,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     printed = capsys.readouterr().out
     assert "no file has colour: shapes are learned alone." in printed
     assert f"Next: ns-train mnif-sdf-lite --data {out} --pipeline.datamanager.instances-per-step 2" in printed
+    monkeypatch.setattr("sys.argv", ["mnif-data", *arguments, "--voxels", "16"])
+    with pytest.raises(SystemExit):
+        data_command.entrypoint()
+    assert "error: --sdf and --voxels are different data" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["mnif-data", "check", str(out)])
     data_command.entrypoint()
     assert f"Next: ns-train mnif-sdf-lite --data {out}" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mnif_nerf.errors import run_command
+from mnif_nerf.errors import MNIFError, run_command
 
 if TYPE_CHECKING:
     from mnif_nerf.data.generate.settings import ViewCounts
@@ -207,6 +207,7 @@ def _procedural_cars(command: ProceduralCars) -> None:
     from mnif_nerf.data.generate.procedural import make_procedural_cars, make_procedural_voxels
     from mnif_nerf.data.generate.settings import CarCounts
 
+    _check_choice(command)
     voxels = command.voxels
     counts = CarCounts(command.num_train, command.num_val, command.num_test, command.seed)
     if command.sdf:
@@ -223,6 +224,16 @@ def _procedural_cars(command: ProceduralCars) -> None:
     print(f"Next: {_training(folder, command.num_train, method)}")
 
 
+def _check_choice(command: ProceduralCars | FromMeshes) -> None:
+    """Refuse two kinds of output at once.
+
+    Raises:
+        MNIFError: with the two.
+    """
+    if command.sdf and command.voxels:
+        raise MNIFError("`sdf` and `voxels` are different data; choose one of the two.")
+
+
 def _views(command: ProceduralCars | FromMeshes) -> ViewCounts:
     from mnif_nerf.data.generate.settings import ViewCounts
 
@@ -233,6 +244,7 @@ def _from_meshes(command: FromMeshes) -> None:
     from mnif_nerf.data.generate.meshes import render_mesh_folder, voxelise_mesh_folder
     from mnif_nerf.data.generate.settings import MeshFolderOptions
 
+    _check_choice(command)
     voxels = command.voxels
     names = ("up", "forward", "val_fraction", "test_fraction", "seed")
     options = MeshFolderOptions(

@@ -15,7 +15,7 @@ from mnif_nerf.data.generate.settings import CarCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest
 from mnif_nerf.data.geometry.solid_mesh import piece_numbers, solid_of_pieces
 from mnif_nerf.data.geometry.surface_points import POINTS, PointCounts, SurfacePoints, draw_points
-from mnif_nerf.data.stores.surface_pack import encode, parts_folder, read_part, remove_parts, write_part
+from mnif_nerf.data.stores.surface_pack import encode, parts_folder, remove_parts, write_part
 from mnif_nerf.data.stores.surface_store import FOLDER, write_store
 from mnif_nerf.errors import require
 
@@ -66,7 +66,7 @@ def make_procedural_points(
         path = parts_folder(output / FOLDER, split) / f"{name}.npz"
         jobs.setdefault(split, []).append((name, _CarJob(entropy, body, path, by_kind)))
     jobs = {split: some for split, some in jobs.items() if not (output / FOLDER / split).exists()}
-    missing = [job for some in jobs.values() for _, job in some if read_part(job.path) is None]
+    missing = [job for some in jobs.values() for _, job in some if not job.path.exists()]
     run_jobs(_draw_car, missing, workers, progress, "Points of cars")
     for split, some in jobs.items():
         write_store(output / FOLDER / split, split, {name: job.path for name, job in some}, by_kind, True)

@@ -17,7 +17,7 @@ from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, read_surface
 from mnif_nerf.data.readers.mesh_textures import missing_texture
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.readers.voxels import ShapeReader
-from mnif_nerf.data.stores.surface_pack import encode, read_part, write_part
+from mnif_nerf.data.stores.surface_pack import encode, read_facts, write_part
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import stream
 
@@ -93,17 +93,17 @@ def has_color(surface: Surface) -> bool:
 
 
 def wanting(jobs: Iterable[PointJob]) -> list[PointJob]:
-    """Those whose part is not there yet."""
-    return [job for job in jobs if read_part(job.part) is None]
+    """Those whose part is not there yet; parts appear whole."""
+    return [job for job in jobs if not job.part.exists()]
 
 
 def join_facts(parts: Mapping[str, Path]) -> tuple[bool, list[str]]:
     """Whether the instances of these parts, by name, have colour together, and sentences on what was done to them."""
     facts, colored = {}, True
     for name, path in parts.items():
-        arrays = read_part(path) or {}
-        facts[name] = dict(zip(_FACTS, arrays.get("facts", np.zeros(len(_FACTS), np.int64)).tolist()))
-        colored &= "color" in arrays
+        found, has_colors = read_facts(path)
+        facts[name] = dict(zip(_FACTS, found or [0] * len(_FACTS)))
+        colored &= has_colors
     tinted = colored and any(one["tinted"] for one in facts.values())
     sheets = [name for name, one in facts.items() if one["sheets"]]
     only = [name for name in sheets if not facts[name]["closed"] + facts[name]["capped"]]

@@ -59,6 +59,15 @@ def read_part(path: Path) -> dict[str, np.ndarray] | None:
         return None
 
 
+def read_facts(path: Path) -> tuple[list[int], bool]:
+    """The numbers "facts" of a part (empty where there are none, or it is damaged), and whether it has colours."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["facts"].tolist() if "facts" in file.files else [], "color" in file.files
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return [], True
+
+
 def pack_parts(parts: Sequence[Path], folder: Path, counts: PointCounts, has_color: bool, what: str) -> None:
     """Append instances, each a file of `write_part`, to the arrays of a store in `folder`.
 
