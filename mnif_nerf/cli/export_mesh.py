@@ -64,7 +64,8 @@ class ExportOptions:
     """As in mnif-sample."""
     level: float | None = None
     """What counts as surface: a density (1/world unit; by default 22.2), of voxels an occupancy between 0 and 1 (by
-    default 0.5). Lower is fatter."""
+    default 0.5): lower is fatter. Of signed distances, how far outside the object it is drawn (by default 0): higher is
+    fatter."""
     smooth: int = 0
     """Smoothing steps that do not shrink the mesh; 10 is visible."""
     faces: Annotated[int | None, tyro.conf.arg(aliases=("--max-faces",))] = None
