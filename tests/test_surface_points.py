@@ -64,6 +64,24 @@ def test_distances_of_overlapping_boxes_are_those_of_their_union() -> None:
     assert np.isnan(found.normals[~on]).all()
 
 
+def test_gaps_between_pieces_are_filled() -> None:
+    """Six plates around a hollow, in which a box hangs: nobody sees the hollow, so there is none."""
+    thick, reach = 0.05, 0.2
+    plates = []
+    for axis in range(3):
+        for side in (-1, 1):
+            centre, size = np.zeros(3), np.full(3, 2 * reach)
+            centre[axis], size[axis] = side * (reach - thick / 2), thick
+            plates.append((tuple(centre), tuple(size), RED))
+    surface, piece = boxes(*plates, ((0, 0, 0), (0.1, 0.1, 0.1), BLUE))
+    solid = solid_of_pieces(surface.vertices, surface.faces, piece)
+    found = draw_points(surface, solid, COUNTS, np.random.default_rng(0))
+    expected = box_distance(found.points.astype(np.float64), np.full(3, reach))
+    np.testing.assert_allclose(found.distance, expected, atol=3e-5)
+    assert found.color is not None
+    np.testing.assert_allclose(found.color, np.broadcast_to(RED, found.color.shape), atol=1e-5)
+
+
 def test_a_piece_that_folds_through_itself_keeps_its_signs() -> None:
     """A tube whose end is turned inside out: what is there twice, or inside out, is no wall."""
     from mnif_nerf.data.generate.car_parts import rounded_box

@@ -1,7 +1,7 @@
 """The boundary of the solid that a mesh of closed, overlapping pieces stands for: `solid_of_pieces`.
 
 1. The pieces are united exactly (the library Manifold), so that what of one lies within another is gone, and with it
-   its colour. Every face knows which face it was cut from.
+   its colour. Every face knows which face it was cut from. Cavities, gaps between pieces above all, are filled.
 2. A piece may fold through itself, which a union does not see. Beside faces the winding number of all is taken: at the
    boundary it is 0 in front and 1 behind. Other faces, and what touches or crosses them, are cut small and
    judged again. Where such a face is nearest, signs come from winding numbers.
@@ -125,11 +125,37 @@ def _unite(
         made = manifold.Manifold.batch_boolean(sound, manifold.OpType.Add).to_mesh64()
         where = np.asarray(made.vert_properties, np.float64)[:, :3]
         corner, source = np.asarray(made.tri_verts).astype(np.int64), np.asarray(made.face_id).astype(np.int64)
+        outside = _outside(where, corner)
+        corner, source = corner[outside], source[outside]
     for corners, chosen in parts:
         corner = np.concatenate([corner, len(where) + np.arange(3 * len(corners)).reshape(-1, 3)])
         where = np.concatenate([where, corners.reshape(-1, 3)])
         source = np.concatenate([source, chosen])
     return where, corner, source, np.arange(len(source)) >= len(source) - sum(len(chosen) for chosen in loose)
+
+
+def _outside(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Faces that are no wall of a cavity, nor of what lies within one: bool [F]. Nobody sees them, and a field would
+    spend itself on them."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2)
+    links = coo_array((np.ones(len(edges), dtype=bool), edges.T), shape=(len(vertices),) * 2)
+    shell = connected_components(links, directed=False)[1][faces[:, 0]]
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    volume = np.bincount(shell, np.einsum("fi,fi->f", a, np.cross(b, c)))
+    outside = volume[shell] > 0
+    if outside.all():
+        return outside
+    mesh = (vertices, faces[outside])
+    normals, double = face_normals(vertices, faces)
+    for number in np.unique(shell[outside]):
+        largest = np.flatnonzero(shell == number)[[np.argmax(double[shell == number])]]
+        before = vertices[faces[largest]].mean(axis=1) + _BESIDE * normals[largest]
+        if winding_number(mesh, before)[0] > 0.5:
+            outside &= shell != number
+    return outside
 
 
 def _look_at_pieces(vertices: np.ndarray, faces: np.ndarray, piece: np.ndarray) -> np.ndarray:
