@@ -265,6 +265,7 @@ _MEASURES = {
     "iou_seen": ("IoU, observed cells", "{:.3f}"),
     "iou_unseen": ("IoU, other cells", "{:.3f}"),
     "iou": ("IoU, whole", "{:.3f}"),
+    "color_seen": ("colour of the observed surface", "{:.1f} dB"),
     "distance_seen": ("distance of the points from the surface", "{:.4f}"),
 }
 

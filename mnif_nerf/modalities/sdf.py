@@ -41,7 +41,7 @@ class Sdf(Modality):
     white_margins = True
     rays_per_pixel = 4
     no_repainting = ""
-    fitting = Fitting()
+    fitting = Fitting(kinds=("mesh", "voxels", "cloud"), distances=True)
     card = Card(("3d",), "coloured solids", 'mesh(resolution=128).export("object.glb")')
 
     @cached_property

@@ -43,6 +43,7 @@ class Fitting:
         kinds: kinds of observations; none where nothing can be fitted.
         picture: what a single picture is to such a model.
         surface_only: whether the field was trained near surfaces only, so that points deep inside a solid say nothing.
+        distances: whether the field says signed distances and colours, so that shapes are fitted to by those.
         agreement: the least likeness (`Modality.likeness`) of two objects that show the same thing.
         measure: what the likeness is, in words.
     """
@@ -50,6 +51,7 @@ class Fitting:
     kinds: tuple[Kind, ...] = ()
     picture: Kind = "image"
     surface_only: bool = False
+    distances: bool = False
     agreement: float = 20.0
     measure: str = "PSNR to the best, dB"
 

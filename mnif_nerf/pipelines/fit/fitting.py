@@ -26,7 +26,8 @@ from mnif_nerf.latents.fitting import frozen
 from mnif_nerf.latents.meta import PointObjective, adapt
 from mnif_nerf.latents.poses import Hypotheses, PhotoEvidence, PhotoSearch, PoseSearchConfig, Round
 from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, choose_starts, search
-from mnif_nerf.pipelines.fit.preparation import FitTask, check_modality, photo_intrinsics, prepare
+from mnif_nerf.pipelines.fit.preparation import check_modality, photo_intrinsics, prepare
+from mnif_nerf.pipelines.fit.task import FitTask
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.base import NeuralObject

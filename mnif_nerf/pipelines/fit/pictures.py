@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mnif_nerf.data.geometry.raytrace import Surface, SurfaceRenderer
 from mnif_nerf.data.observations.observations import Cells, Photo, Picture, PosedViews, Scan
+from mnif_nerf.data.readers.images import composite_white
 from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.pipelines.fit.scores import photo_render, see, unseen_truth
+from mnif_nerf.pipelines.fit.task import SeenMesh
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.voxel_faces import render_cells
 
@@ -100,7 +103,11 @@ def _shape_rows(fit: Fit, seen: Cells | Scan, truth: Cells | None) -> tuple[list
     partial = isinstance(seen, Scan) or (seen.known is not None and not bool(seen.known.all()))
     rows, captions = [], []
     for elevation, azimuth in _ANGLES:
-        row = [_draw(cells, elevation, azimuth, fit.best)]
+        row = [
+            _draw_mesh(seen.surface, elevation, azimuth, fit.best)
+            if isinstance(seen, SeenMesh)
+            else _draw(cells, elevation, azimuth, fit.best)
+        ]
         row += [require_solid(item).render(elevation, azimuth, _PIXELS) for item in (fit.before, fit.best)]
         names = ["observed", "start (mean)", "fit"]
         if truth is not None and partial:
@@ -109,6 +116,12 @@ def _shape_rows(fit: Fit, seen: Cells | Scan, truth: Cells | None) -> tuple[list
         rows.append(row)
         captions.append(names)
     return rows, captions
+
+
+def _draw_mesh(surface: Surface, elevation: float, azimuth: float, like: NeuralObject) -> np.ndarray:
+    camera = Intrinsics.default(_PIXELS, like.camera["focal_over_width"])
+    pose = orbit_pose(elevation, azimuth, like.camera["radius"]).numpy()
+    return composite_white(SurfaceRenderer(surface).render(pose, camera)[None])[0]
 
 
 def _draw(cells: np.ndarray, elevation: float, azimuth: float, like: NeuralObject) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +23,15 @@ from mnif_nerf.data.observations.observations import (
 from mnif_nerf.data.observations.observed_region import Region, SolidPoints, points_of_cells, points_of_scan
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.evidence import PointPool, ViewEvidence, view_rays
-from mnif_nerf.latents.search import Evidence
+from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_scan
+from mnif_nerf.pipelines.fit.task import FitTask
 from mnif_nerf.rendering import grids
 from mnif_nerf.rendering.cameras import Intrinsics
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
 
+_NO_NORMALS = "the cloud has no normals: they were estimated."
 _SAMPLES = 16
 _SAMPLES_WITHOUT_HULL = 32
 _MESH_VIEWS, _MESH_PIXELS = 24, 64
@@ -43,27 +45,6 @@ _KINDS: dict[type, Kind] = {
     Scan: "cloud",
     Picture: "image",
 }
-
-
-@dataclass(frozen=True)
-class FitTask:
-    """An observation that is ready to be fitted to.
-
-    Attributes:
-        seen: what the search looks at: cut to the region, a mesh turned into pictures or voxels.
-        evidence: None of a `Photo`, which has a search of its own.
-        truth: all that is known, to score against; None where nothing beyond `seen` is.
-        complete: whether all of the object was observed.
-        weight: weight of the prior.
-        notes: sentences for the report.
-    """
-
-    seen: PosedViews | Photo | Cells | Scan | Picture
-    evidence: Evidence | None
-    truth: PosedViews | Cells | Picture | None
-    complete: bool
-    weight: float
-    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -97,7 +78,9 @@ def prepare(
     if isinstance(observation, MeshShape):
         if "views" in model.kind.fitting.kinds and region.everything:
             return _views(model, render_mesh(observation, model.camera["focal_over_width"]), (), seed)
-        observation = voxelise(observation, (model.grid or {"resolution": 64})["resolution"])
+        mesh, observation = observation, voxelise(observation, (model.grid or {}).get("resolution", 64))
+        if model.kind.fitting.distances and region.mask is None:
+            return fit_to_mesh(model, mesh, observation, region, seed)
     return _cells(model, observation, region, seed)
 
 
@@ -206,6 +189,8 @@ def _cells(model: StoredModel, given: Cells, region: Region, seed: int) -> FitTa
     seen = known if region.everything else known & region.cells(size)
     if not (given.values & seen).any():
         raise MNIFError("the observed region holds no cell that is inside, so there is nothing to go by; widen it.")
+    if model.kind.fitting.distances:
+        return fit_to_cells(model, given, seen, seed)
     surface_only = model.kind.fitting.surface_only
     pools = _pools(points_of_cells(given.values, seen, shell_only=surface_only), model.latents.device)
     evidence = model.kind.point_evidence(model.field, pools, seed=seed)
@@ -221,15 +206,17 @@ def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> FitTask:
     if not inside.any():
         raise MNIFError("the observed region holds no point of the cloud; widen it.")
     normals = None if scan.cloud.normals is None else scan.cloud.normals[inside]
-    cloud = replace(scan.cloud, points=scan.cloud.points[inside], normals=normals)
+    colors = None if scan.cloud.colors is None else scan.cloud.colors[inside]
+    cloud = replace(scan.cloud, points=scan.cloud.points[inside], normals=normals, colors=colors)
+    told = cloud.notes if cloud.normals is not None else (*cloud.notes, _NO_NORMALS)
+    if model.kind.fitting.distances:
+        return fit_to_scan(model, Scan(cloud, scan.scanner), told, seed)
     points, whole = points_of_scan(cloud, scan.scanner, seed)
     near = 0.7 if len(points.far) else 1.0
     pools = _pools(points, model.latents.device, near)
     evidence = model.kind.point_evidence(model.field, pools, seed=seed)
     notes = ["the scan encloses a volume: all outside it counts as empty." if whole else "the scan is partial."]
-    notes.extend(cloud.notes)
-    if cloud.normals is None:
-        notes.append("the cloud has no normals: they were estimated.")
+    notes.extend(told)
     weight = 1e-3 if model.kind.fitting.surface_only else 3e-2
     return FitTask(Scan(cloud, scan.scanner), evidence, None, whole, weight, tuple(notes))
 

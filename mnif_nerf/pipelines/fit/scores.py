@@ -15,6 +15,7 @@ from mnif_nerf.metrics.images import psnr
 from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.objects.stored_views import render_view
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics
+from mnif_nerf.pipelines.fit.task import SeenMesh
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.base import NeuralObject
@@ -37,7 +38,8 @@ def scores(
 
     Returns:
         {"before": {...}, "fit": {...}}: PSNR in dB of pictures (`psnr_seen`, `psnr_unseen`), IoU of voxels, and of
-        scans the mean distance of the points from the surface (`distance_seen`, world units).
+        scans the mean distance of the points from the surface (`distance_seen`, world units); of coloured meshes that
+        are fitted to by points, the PSNR of their surface's colours (`color_seen`, dB).
     """
     truth = unseen_truth(fit, truth)
     result = {}
@@ -67,6 +69,9 @@ def _scores_of(
         found["psnr_seen"] = float(psnr(rendered, torch.from_numpy(seen.image.copy()).float() / 255))
     elif isinstance(seen, Cells):
         found.update(cells_scores(item, seen, truth if isinstance(truth, Cells) else None))
+        if isinstance(seen, SeenMesh) and seen.points.color is not None and require_solid(item).has_color:
+            colors = require_solid(item).surface_colors(seen.points.points, seen.points.normals)
+            found["color_seen"] = float(psnr(torch.from_numpy(colors), torch.from_numpy(seen.points.color)))
     elif isinstance(seen, Scan):
         distance = surface_distance(item, seen.cloud.points)
         if distance is not None:

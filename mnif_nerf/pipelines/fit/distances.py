@@ -1,0 +1,179 @@
+"""Observations as points with signed distances and colours, for models that learned those."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.geometry.hull import cell_centres
+from mnif_nerf.data.geometry.raytrace import Surface
+from mnif_nerf.data.geometry.solid_mesh import solid_of_surface
+from mnif_nerf.data.geometry.surface_points import ON_SURFACE, PointCounts, SurfacePoints, draw_points
+from mnif_nerf.data.observations.observations import Cells, MeshShape, Scan
+from mnif_nerf.data.observations.observed_region import Region, points_of_scan
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.latents.distance_evidence import DistanceEvidence
+from mnif_nerf.latents.evidence import PointPool
+from mnif_nerf.pipelines.fit.task import FitTask, SeenMesh
+
+if TYPE_CHECKING:
+    from mnif_nerf.pipelines.model_folder import StoredModel
+
+_MESH_POINTS = 20_000
+_NEAR_CELLS = 2.5  # cells from the surface up to which a voxel counts as near
+# Weights of the prior: the less was seen, the more it has to say (docs/sdf.md has what was tried).
+_WHOLE, _PART = 1e-2, 3e-2
+_SHAPE_ONLY = "it has no colour: only the shape is fitted to, and the colours are those of the prior."
+
+
+def fit_to_mesh(model: StoredModel, shape: MeshShape, cells: Cells, region: Region, seed: int) -> FitTask:
+    """A mesh: points in and around it, those whose nearest surface was not seen with their side alone.
+
+    Args:
+        model: of signed distances.
+        shape: in the scene box.
+        cells: the same in voxels, to score against.
+        region: what was seen of it.
+        seed: random seed of the points.
+
+    Raises:
+        MNIFError: nothing of it was seen.
+    """
+    surface = shape.surface
+    points = draw_points(
+        surface, solid_of_surface(surface), PointCounts.of(_MESH_POINTS), np.random.default_rng([seed, 6])
+    )
+    known = region.cells(len(cells.values))
+    where = points.points
+    seen = region.contains(where)
+    on = points.kind == ON_SURFACE
+    if not (seen & on).any():
+        raise MNIFError("the observed region holds nothing of the mesh's surface; widen it.")
+    sure = seen.copy()  # the nearest surface was seen, too: half-spaces and boxes hold the ball around the point
+    for axis in range(3):
+        for sign in (-1.0, 1.0):
+            reach = where.copy()
+            reach[:, axis] += sign * np.abs(points.distance)
+            sure &= region.contains(reach)
+    colors = np.full((len(where), 3), np.nan, np.float32) if points.color is None else points.color.copy()
+    colors[~sure | (np.abs(points.distance) >= model.encoding.near)] = np.nan
+    targets = np.concatenate([colors, _interval(points.distance, sure)], axis=1)
+    evidence = _evidence(model, [(where[seen], targets[seen], 1.0)], seed)
+    middles = surface.vertices[surface.faces].mean(axis=1)
+    part = _faces(surface, region.contains(middles))
+    ours = _take(points, seen & on)
+    observed = SeenMesh(cells.values & known, known, surface=part, points=ours)
+    complete = region.everything
+    return FitTask(observed, evidence, cells, complete, _WHOLE if complete else _PART)
+
+
+def fit_to_cells(model: StoredModel, given: Cells, seen: np.ndarray, seed: int) -> FitTask:
+    """Voxels: distances at the centres of known cells, but bounds where unknown cells are nearer than the surface.
+
+    Args:
+        model: of signed distances.
+        given: the voxels.
+        seen: bool [G, G, G], those that count as known.
+        seed: random seed of the draws.
+    """
+    from scipy import ndimage
+
+    cell = 1.0 / len(seen)
+    inside, outside = given.values & seen, ~given.values & seen
+    away = np.where(given.values, _cells_to(outside), _cells_to(inside))
+    distance = np.where(given.values, -1.0, 1.0) * (away - 0.5) * cell
+    reach = np.full(seen.shape, np.inf) if seen.all() else (ndimage.distance_transform_edt(seen) - 0.5) * cell
+    sure = np.abs(distance) <= reach
+    interval = _interval(distance.reshape(-1), sure.reshape(-1))
+    flat = seen.reshape(-1)
+    near = flat & (np.abs(distance).reshape(-1) < _NEAR_CELLS * cell)
+    targets = np.concatenate([np.full((len(flat), 3), np.nan, np.float32), interval], axis=1)
+    centres = cell_centres(len(seen))
+    parts = [(centres[near], targets[near], 0.7), (centres[flat & ~near], targets[flat & ~near], 0.3)]
+    complete = bool(seen.all())
+    truth = given if given.known is None else None
+    notes = (_SHAPE_ONLY,) if model.field.spec.out_features > 1 else ()
+    weight = _WHOLE if complete else _PART
+    return FitTask(Cells(given.values & seen, seen), _evidence(model, parts, seed), truth, complete, weight, notes)
+
+
+def fit_to_scan(model: StoredModel, scan: Scan, notes: tuple[str, ...], seed: int) -> FitTask:
+    """A point cloud: its points on the surface, points before and behind them, and what is certainly empty or full.
+
+    Args:
+        model: of signed distances.
+        scan: what was seen of it.
+        notes: sentences for the report.
+        seed: random seed of the draws.
+    """
+    from scipy.spatial import cKDTree
+
+    found, whole = points_of_scan(scan.cloud, scan.scanner, seed)
+    tree = cKDTree(scan.cloud.points)
+    spacing = float(np.median(tree.query(scan.cloud.points, k=2)[0][:, 1]))
+    colors = np.full((len(found.near), 3), np.nan, np.float32)
+    if scan.cloud.colors is not None:
+        colors[:] = np.tile(scan.cloud.colors, (3, 1))
+    # Nothing is farther from the surface than from the cloud; before and behind a point it is about as near.
+    to_cloud = tree.query(found.near)[0].astype(np.float32)
+    near = _interval(found.near_targets * -to_cloud, np.ones(len(to_cloud), dtype=bool))
+    far_distance = tree.query(found.far)[0].astype(np.float32) if len(found.far) else np.zeros(0, np.float32)
+    least = np.maximum(far_distance - spacing, 0.0) if whole else np.zeros_like(far_distance)
+    inside = found.far_targets > 0
+    far = np.stack([np.where(inside, -far_distance, least), np.where(inside, -least, far_distance)], axis=1)
+    unknown = np.full((len(far), 3), np.nan, np.float32)
+    share = 0.8 if len(found.far) else 1.0
+    parts = [
+        (found.near, np.concatenate([colors, near], axis=1), share),
+        (found.far, np.concatenate([unknown, far], axis=1), 1.0 - share),
+    ]
+    told = ["the scan encloses a volume: all outside it counts as empty." if whole else "the scan is partial."]
+    told += notes
+    if scan.cloud.colors is None and model.field.spec.out_features > 1:
+        told.append(_SHAPE_ONLY)
+    evidence = _evidence(model, parts, seed)
+    return FitTask(scan, evidence, None, whole, _WHOLE if whole else _PART, tuple(told))
+
+
+def _evidence(model: StoredModel, parts: list[tuple[np.ndarray, np.ndarray, float]], seed: int) -> DistanceEvidence:
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(model.latents.device)
+
+    pools = [PointPool(tensor(where), tensor(targets), share) for where, targets, share in parts]
+    return DistanceEvidence(model.field, pools, seed=seed, distance=model.encoding.distance)
+
+
+def _interval(distance: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """Least and greatest distance float32 [N, 2]: the distance itself where that is sure, else its side."""
+    low = np.where(sure, distance, np.where(distance < 0, -np.inf, 0.0))
+    high = np.where(sure, distance, np.where(distance < 0, 0.0, np.inf))
+    return np.stack([low, high], axis=1).astype(np.float32)
+
+
+def _cells_to(chosen: np.ndarray) -> np.ndarray:
+    """Distances to the nearest chosen cell, in cells; infinite where there is none."""
+    from scipy import ndimage
+
+    if not chosen.any():
+        return np.full(chosen.shape, np.inf)
+    return np.asarray(ndimage.distance_transform_edt(~chosen))
+
+
+def _faces(surface: Surface, chosen: np.ndarray) -> Surface:
+    """Some faces of a surface."""
+    uv = None if surface.uv is None else surface.uv[chosen]
+    texture = None if surface.texture is None else surface.texture[chosen]
+    return replace(
+        surface, faces=surface.faces[chosen], corner_colors=surface.corner_colors[chosen], uv=uv, texture=texture
+    )
+
+
+def _take(points: SurfacePoints, chosen: np.ndarray) -> SurfacePoints:
+    color = None if points.color is None else points.color[chosen]
+    return SurfacePoints(
+        points.points[chosen], points.distance[chosen], color, points.kind[chosen], points.normals[chosen]
+    )

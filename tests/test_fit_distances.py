@@ -1,0 +1,138 @@
+"""Fits of models of signed distance and colour: evidence of meshes, voxels and clouds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from mnif_nerf.data.geometry.raytrace import Surface
+from mnif_nerf.data.observations.observations import Cells, MeshShape, Scan
+from mnif_nerf.data.observations.observed_region import Region
+from mnif_nerf.data.readers.cloud_files import PointCloud
+from mnif_nerf.latents.distance_evidence import DistanceEvidence
+from mnif_nerf.latents.evidence import PointPool
+from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_scan
+from mnif_nerf.pipelines.fit.preparation import voxelise
+from mnif_nerf.pipelines.fit.task import FitTask, SeenMesh
+
+RADIUS = 0.25
+RED = (0.8, 0.2, 0.1)
+
+
+class BallField:
+    """Balls whose radius is the latent, red all over; as a field, it has an `evaluate` in field coordinates."""
+
+    spec = SimpleNamespace(in_features=3, out_features=4, head="sdf")
+
+    def evaluate(self, latents: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        raw = -10.0 * (0.5 * points.norm(dim=1, keepdim=True) - latents[:, None, :1])
+        red = torch.logit(torch.tensor(RED)).view(1, 3, 1).expand(len(points), -1, points.shape[2])
+        return torch.cat([red, raw], dim=1)
+
+
+def model() -> SimpleNamespace:
+    from mnif_nerf.latents.encoding_settings import EncodingSettings
+
+    return SimpleNamespace(field=BallField(), latents=torch.zeros(2, 1), encoding=EncodingSettings())
+
+
+def ball() -> MeshShape:
+    mesh = trimesh.creation.icosphere(4, RADIUS)
+    colors = np.tile(np.float32(RED), (len(mesh.faces), 3, 1))
+    return MeshShape(Surface(np.asarray(mesh.vertices), np.asarray(mesh.faces), colors))
+
+
+def best_radius(task: FitTask) -> float:
+    radii = torch.linspace(0.15, 0.35, 41)
+    assert task.evidence is not None
+    return float(radii[task.evidence.score(radii[:, None]).argmin()])
+
+
+def test_intervals_count_for_what_they_say() -> None:
+    nan, far = float("nan"), float("inf")
+    rows = {
+        "outside": [nan, nan, nan, 0.0, far],
+        "inside": [nan, nan, nan, -far, 0.0],
+        "on": [nan, nan, nan, 0.0, 0.0],
+        "blue": [0.1, 0.2, 0.8, 0.0, 0.0],
+        "far off": [nan, nan, nan, 0.4, 0.4],
+    }
+    found = {}
+    for name, row in rows.items():
+        pool = PointPool(torch.tensor([[0.25, 0.0, 0.0]]), torch.tensor([row]), 1.0)
+        losses = DistanceEvidence(BallField(), [pool], 4).losses(torch.tensor([[0.23], [0.25], [0.27]]), 0)  # type: ignore[arg-type]
+        found[name] = [round(float(each), 4) for each in losses]
+    assert found["outside"] == [0.0, 0.0, 0.4]
+    assert found["inside"] == [0.4, 0.0, 0.0]
+    assert found["on"] == [0.4, 0.0, 0.4]
+    color = 10 * (0.7**2 + 0.7**2) / 3
+    assert found["blue"] == pytest.approx([color + 0.4, color, color + 0.4], abs=1e-3)
+    assert found["far off"] == pytest.approx([0.6, 1.0, 1.4], abs=1e-3), "at least the truncation away"
+
+
+def test_a_mesh_says_where_its_surface_is_and_its_colour() -> None:
+    shape = ball()
+    cells = voxelise(shape, 24)
+    task = fit_to_mesh(model(), shape, cells, Region(), 0)
+    assert task.complete
+    assert isinstance(task.seen, SeenMesh)
+    assert best_radius(task) == pytest.approx(RADIUS, abs=0.006)
+    assert task.evidence is not None
+    assert float(task.evidence.score(torch.tensor([[RADIUS]]))[0]) < 0.02, "distances and colours agree with the field"
+
+
+def test_half_a_mesh_tells_nothing_of_the_other_half() -> None:
+    shape = ball()
+    task = fit_to_mesh(model(), shape, voxelise(shape, 24), Region("front"), 0)
+    assert not task.complete
+    assert isinstance(task.seen, SeenMesh)
+    assert (task.seen.points.points[:, 0] > 0).all()
+    assert isinstance(task.evidence, DistanceEvidence)
+    (pool,) = task.evidence.pools
+    assert (pool.points[:, 0] > 0).all()
+    # Beside the cut only the side is known, as the nearest surface may lie in the half that was not seen.
+    low, high = pool.targets[:, 3:].T
+    exact = low == high
+    assert (low[exact].abs() <= pool.points[exact, 0] + 1e-5).all()
+    assert bool((low[~exact].isinf() | high[~exact].isinf()).all())
+    assert (~exact).sum() > 100
+    assert torch.isnan(pool.targets[~exact][:, :3]).all()
+    assert best_radius(task) == pytest.approx(RADIUS, abs=0.006)
+
+
+def test_voxels_say_where_the_surface_is_and_bounds_beside_the_unknown() -> None:
+    cells = voxelise(ball(), 32)
+    task = fit_to_cells(model(), cells, np.ones_like(cells.values), 0)
+    assert best_radius(task) == pytest.approx(RADIUS, abs=0.011)
+    assert "no colour" in task.notes[0]
+    half = np.zeros_like(cells.values)
+    half[16:] = True
+    task = fit_to_cells(model(), Cells(cells.values), half, 0)
+    assert not task.complete
+    assert isinstance(task.evidence, DistanceEvidence)
+    for pool in task.evidence.pools:
+        assert (pool.points[:, 0] > 0).all()
+        exact = pool.targets[:, 3] == pool.targets[:, 4]
+        assert (pool.targets[exact, 3].abs() <= pool.points[exact, 0] + 1e-5).all()
+
+
+@pytest.mark.parametrize("given", ["all", "bare"])
+def test_clouds_say_where_the_surface_is(given: str) -> None:
+    generator = np.random.default_rng(0)
+    normals = generator.normal(size=(3000, 3))
+    normals = (normals / np.linalg.norm(normals, axis=1, keepdims=True)).astype(np.float32)
+    cloud = PointCloud(RADIUS * normals)
+    if given == "all":
+        cloud = replace(cloud, normals=normals, colors=np.tile(np.float32(RED), (3000, 1)))
+    task = fit_to_scan(model(), Scan(cloud), (), 0)
+    assert task.complete
+    assert best_radius(task) == pytest.approx(RADIUS, abs=0.006)
+    assert task.evidence is not None
+    red = task.evidence.pools[0].targets[:, :3]  # type: ignore[attr-defined]
+    assert bool(torch.isnan(red).all()) == (given == "bare")
+    assert any("no colour" in note for note in task.notes) == (given == "bare")
