@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,22 +21,12 @@ DENSITY_GAIN = 1.5
 DENSITY_SHIFT = 2.0
 # World units per raw unit of a signed distance: a fresh network, whose outputs are about 1, says a tenth of the box.
 DISTANCE_SCALE = 0.1
-# As a density for volume rendering: Laplace's distribution around the surface (Yariv et al. 2021, VolSDF), so wide that
-# rays of a few dozen steps meet it.
-_LAPLACE_WIDTH = 0.01
 
 
 def density_from_raw(raw: Tensor, head: str = "radiance") -> Tensor:
-    """Raw density channel `[...]` to density `[...]` >= 0, in 1/world unit (softplus, so it can reach zero).
-
-    Of signed distances ("sdf") it is 1/world unit times 50 on the surface, and twice that inside.
-    """
+    """Raw density channel `[...]` to density `[...]` >= 0, in 1/world unit (softplus, so it can reach zero)."""
     if head == "radiance-authors":
         return (F.elu(raw, alpha=0.1) + 0.1).clamp(0.0, greatest_density(head))
-    if head == "sdf":
-        away = -distance_from_raw(raw) / _LAPLACE_WIDTH
-        outer = 0.5 * torch.exp(away.clamp(max=0.0))
-        return torch.where(away < 0, outer, 1.0 - 0.5 * torch.exp(-away.clamp(min=0.0))) / _LAPLACE_WIDTH
     return DENSITY_SCALE * F.softplus(DENSITY_GAIN * raw - DENSITY_SHIFT)
 
 
