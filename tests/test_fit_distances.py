@@ -1,8 +1,9 @@
-"""Fits of models of signed distance and colour: evidence of meshes, voxels and clouds."""
+"""Fits of models of signed distance and colour: evidence of meshes, voxels and clouds; what is not evaluated."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,13 @@ import pytest
 import torch
 import trimesh
 
+from mnif_nerf import modalities
 from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.observations.observations import Cells, MeshShape, Scan
 from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.data.readers.cloud_files import PointCloud
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.evaluation.target import ModelAndData
 from mnif_nerf.latents.distance_evidence import DistanceEvidence
 from mnif_nerf.latents.evidence import PointPool
 from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_scan
@@ -136,3 +140,9 @@ def test_clouds_say_where_the_surface_is(given: str) -> None:
     red = task.evidence.pools[0].targets[:, :3]  # type: ignore[attr-defined]
     assert bool(torch.isnan(red).all()) == (given == "bare")
     assert any("no colour" in note for note in task.notes) == (given == "bare")
+
+
+def test_what_cannot_be_evaluated_is_said(tmp_path: Path) -> None:
+    pipe = SimpleNamespace(model=SimpleNamespace(kind=modalities.get("sdf")))
+    with pytest.raises(MNIFError, match="not compared yet; ns-eval scores"):
+        ModelAndData(pipe, tmp_path)  # type: ignore[arg-type]

@@ -51,11 +51,14 @@ class ModelAndData:
         notes: sentences for the report.
 
     Raises:
-        MNIFError: data of another modality or resolution, a model without its training latents.
+        MNIFError: a modality that is not evaluated, data of another modality or resolution, a model without its
+            training latents.
     """
 
     def __init__(self, pipe: MNIFPipeline, data: Path | str, heldout_views: int | None = None) -> None:
         self.pipe, self.data = pipe, Path(data)
+        if self.kind.no_evaluation:
+            raise MNIFError(f"{self.kind.no_evaluation}.")
         self.notes: list[str] = []
         known = pipe.model.heldout_views if heldout_views is None else heldout_views
         self.heldout_views = USUAL_HELDOUT_VIEWS if known is None else known

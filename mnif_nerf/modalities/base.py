@@ -47,6 +47,7 @@ class Modality(ABC):
         rays_per_pixel: that a picture takes.
         mesh_formats: what the next commands name for `mnif-export-mesh --format`.
         fitting: what a model can be fitted to.
+        no_evaluation: why `mnif-eval` does not measure its models; empty where it does.
         no_repainting: why shape and colour cannot be mixed; empty where they can.
     """
 
@@ -68,6 +69,7 @@ class Modality(ABC):
     rays_per_pixel: ClassVar[int] = 1
     mesh_formats: ClassVar[str] = "glb"
     fitting: ClassVar[Fitting] = Fitting()
+    no_evaluation: ClassVar[str] = ""
     no_repainting: ClassVar[str] = "it has none"
 
     def __repr__(self) -> str:
