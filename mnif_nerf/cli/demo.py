@@ -92,6 +92,7 @@ def main(config: DemoConfig) -> None:
         samples = output / "samples"
         if not _made(samples / "samples.json", trained, num_samples=config.samples(), seed=config.seed):
             larger = ["--resolution", str(kind.demo.pixels)] if kind.demo.pixels else []
+            larger += ["--frames", str(kind.demo.frames)] if kind.demo.frames else []
             count = ["--num-samples", str(config.samples())]
             _command("mnif-sample", *common, *count, *larger, "--output", str(samples))
     if kind.has_surface:

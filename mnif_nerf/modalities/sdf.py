@@ -85,7 +85,10 @@ class Sdf(Modality):
     def demo(self) -> Demo:
         """Generated cars, learned from their meshes."""
         title = "Cars with edges that never existed"
-        return Demo("mnif-sdf-lite", "procedural_car_points", "demo-sdf", title, "cars", _make_cars, num_scored=16)
+        return Demo(
+            "mnif-sdf-lite", "procedural_car_points", "demo-sdf", title, "cars", _make_cars,
+            frames=12, num_scored=16,
+        )  # fmt: skip
 
     @property
     def drawing(self) -> Drawing:

@@ -88,6 +88,7 @@ class Demo:
         make_data: writes the data.
         num_samples: on the page.
         pixels: along an edge of a sample's picture; None leaves it to `mnif-sample`.
+        frames: of the samples' turntable; None leaves it to `mnif-sample`.
         num_scored: training instances that are scored.
         across: how many samples along an edge share the place of one picture.
     """
@@ -100,6 +101,7 @@ class Demo:
     make_data: Callable[[DemoData], object]
     num_samples: int = 16
     pixels: int | None = None
+    frames: int | None = None
     num_scored: int = 32
     across: int = 1
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.surface import shade
 
 _DEEP = 0.02  # world units: what lies farther behind the nearest point of a pixel is hidden
+_THICK = 0.15  # the same among the points around
+_FAR = 1e6
 _GREY = 0.75
 _PAINT = 0.77  # about what `shade` gives where light falls straight on matt paint
 
@@ -43,6 +46,30 @@ def render_splats(
     if edge == 0:
         area = (column.max() - column.min()) * (row.max() - row.min()) if len(depth) else torch.tensor(0.0)
         edge = max(1, min(9, round(float((3.0 * area / max(len(depth), 1)).sqrt()))))
+    drawn = (paint * light).clamp(0.0, 1.0)
+    shown = _in_front(row, column, depth, camera, 3 * edge)
+    row, column, depth, drawn = row[shown], column[shown], depth[shown], drawn[shown]
+    picture, covered = _squares(row, column, depth, drawn, camera, edge)
+    # Holes between the squares, but nothing beyond the outline, are filled by larger ones.
+    coarse, beneath = _squares(row, column, depth, drawn, camera, 3 * edge)
+    holes = _closed(covered, 3 * edge) & ~covered & beneath
+    return torch.where(holes[..., None], coarse, picture)
+
+
+def _in_front(row: Tensor, column: Tensor, depth: Tensor, camera: Intrinsics, edge: int) -> Tensor:
+    """Which points bool `[P]` are not seen through the gaps of nearer ones, within a square of `edge` pixels."""
+    place = row.long().clamp(0, camera.height - 1) * camera.width + column.long().clamp(0, camera.width - 1)
+    near = torch.full((camera.height * camera.width,), _FAR).scatter_reduce(0, place, depth, "amin")
+    reach = edge // 2
+    around = -F.max_pool2d(-near.view(1, 1, camera.height, camera.width), 2 * reach + 1, 1, reach)
+    return depth < around.flatten()[place] + _THICK
+
+
+def _squares(
+    row: Tensor, column: Tensor, depth: Tensor, colors: Tensor, camera: Intrinsics, edge: int
+) -> tuple[Tensor, Tensor]:
+    """Squares of `edge` pixels around places (row, column) `[P]`, nearest ones first: the picture `[H, W, 3]` on white,
+    and which pixels are covered, bool `[H, W]`."""
     offsets = torch.arange(edge) - (edge - 1) / 2
     rows = (row[:, None, None] + offsets[:, None]).floor().long().expand(-1, edge, edge).reshape(-1)
     columns = (column[:, None, None] + offsets).floor().long().expand(-1, edge, edge).reshape(-1)
@@ -53,8 +80,15 @@ def render_splats(
     nearest = torch.full((pixels,), torch.inf).scatter_reduce(0, pixel, depth[owner], "amin")
     front = depth[owner] < nearest[pixel] + _DEEP
     pixel, owner = pixel[front], owner[front]
-    drawn = (paint * light).clamp(0.0, 1.0)
-    total = torch.zeros(pixels, 3).index_add(0, pixel, drawn[owner])
+    total = torch.zeros(pixels, 3).index_add(0, pixel, colors[owner])
     count = torch.zeros(pixels).index_add(0, pixel, torch.ones(len(pixel)))
     picture = torch.where(count[:, None] > 0, total / count[:, None].clamp(min=1), 1.0)
-    return picture.view(camera.height, camera.width, 3)
+    shape = (camera.height, camera.width)
+    return picture.view(*shape, 3), (count > 0).view(shape)
+
+
+def _closed(covered: Tensor, edge: int) -> Tensor:
+    """Which pixels bool `[H, W]` are covered or lie in a hole that a square of `edge` pixels closes."""
+    reach = edge // 2
+    grown = F.max_pool2d(covered[None, None].float(), 2 * reach + 1, 1, reach)
+    return (-F.max_pool2d(-grown, 2 * reach + 1, 1, reach))[0, 0] > 0
