@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.data.readers.cloud_files import PointCloud
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.target import ModelAndData
+from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.latents.distance_evidence import DistanceEvidence
 from mnif_nerf.latents.evidence import PointPool
 from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_scan
@@ -39,7 +41,7 @@ class BallField:
         return torch.cat([red, raw], dim=1)
 
 
-def model() -> SimpleNamespace:
+def model() -> Any:
     from mnif_nerf.latents.encoding_settings import EncodingSettings
 
     return SimpleNamespace(field=BallField(), latents=torch.zeros(2, 1), encoding=EncodingSettings())
@@ -69,7 +71,8 @@ def test_intervals_count_for_what_they_say() -> None:
     found = {}
     for name, row in rows.items():
         pool = PointPool(torch.tensor([[0.25, 0.0, 0.0]]), torch.tensor([row]), 1.0)
-        losses = DistanceEvidence(BallField(), [pool], 4).losses(torch.tensor([[0.23], [0.25], [0.27]]), 0)  # type: ignore[arg-type]
+        evidence = DistanceEvidence(BallField(), [pool], 4, distance=DistanceLoss(0.05, 0.02, 10.0))  # type: ignore[arg-type]
+        losses = evidence.losses(torch.tensor([[0.23], [0.25], [0.27]]), 0)
         found[name] = [round(float(each), 4) for each in losses]
     assert found["outside"] == [0.0, 0.0, 0.4]
     assert found["inside"] == [0.4, 0.0, 0.0]
