@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mnif_nerf.data.geometry.hull import HALF_EXTENT
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
-from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
@@ -20,14 +19,13 @@ from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.stage1 import Stage1Model
 from mnif_nerf.modalities.grid_settings import GridDataSettings, GridPipelineSettings
+from mnif_nerf.modalities.instance_evaluation import InstanceEvaluation
 from mnif_nerf.modalities.training import (
-    Evaluation,
     FieldCache,
     ModalityTraining,
     ScoredItem,
     Scores,
     TrainingData,
-    known_rows,
     means,
 )
 from mnif_nerf.rendering.batch import PointBatch
@@ -127,7 +125,7 @@ class GridData(TrainingData):
         return {name: getattr(self.settings, name) for name in names}
 
 
-class GridEvaluation(Evaluation):
+class GridEvaluation(InstanceEvaluation):
     """Reconstruction over whole grids: of a few training instances from their latents, and of as many unseen ones
     from the latents that the inner loop (meta-learning) or a fit (auto-decoding) finds."""
 
@@ -138,41 +136,10 @@ class GridEvaluation(Evaluation):
         super().__init__(data, settings, split)
         self.training = training
 
-    @cached_property
-    def unseen(self) -> GridStore | None:
-        """Instances never trained on; None where the data has no such split."""
-        return self.data.unseen(self.split)
-
-    def chosen(self, store: GridStore) -> np.ndarray:
-        """`[K]` int64 instances of a store that are scored."""
-        return evenly_spaced(store.num_instances, self.data.settings.eval_num_instances)
-
     def find_unseen(self, model: Stage1Model) -> Tensor:
         """See `Evaluation`."""
         assert self.unseen is not None
         return self.encoder(model).grids(self.unseen, torch.from_numpy(self.chosen(self.unseen)))
-
-    def _known(self, model: Stage1Model) -> list[tuple[int, int]]:
-        """Index and row of the scored training instances that the model knows."""
-        rows = known_rows(model, self.data.store.names)
-        return [(i, rows[i]) for i in self.chosen(self.data.store).tolist() if rows[i] >= 0]
-
-    def rows(self, model: Stage1Model) -> list[int]:
-        """See `Evaluation`."""
-        return [row for _, row in self._known(model)]
-
-    def seen(self, model: Stage1Model) -> list[ScoredItem]:
-        """See `Evaluation`."""
-        store, table = self.data.store, model.latents.weight.detach()
-        return [ScoredItem(store.names[i], table[row], (store, i)) for i, row in self._known(model)]
-
-    def unseen_items(self, model: Stage1Model) -> list[ScoredItem]:
-        """See `Evaluation`."""
-        store = self.unseen
-        if store is None:
-            return []
-        latents = self.latents_of_unseen(model)
-        return [ScoredItem(store.names[i], latents[k], (store, i)) for k, i in enumerate(self.chosen(store).tolist())]
 
     @torch.no_grad()
     def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:

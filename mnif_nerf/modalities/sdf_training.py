@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.surface_sampler import KindShares, SurfaceSampler
-from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store, surface_splits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
@@ -22,15 +21,14 @@ from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.stage1 import Stage1Model
 from mnif_nerf.metrics.surfaces import ON_SURFACE, surface_scores
+from mnif_nerf.modalities.instance_evaluation import InstanceEvaluation
 from mnif_nerf.modalities.sdf_settings import SurfaceDataSettings, SurfaceModelSettings, SurfacePipelineSettings
 from mnif_nerf.modalities.training import (
-    Evaluation,
     FieldCache,
     ModalityTraining,
     ScoredItem,
     Scores,
     TrainingData,
-    known_rows,
     means,
 )
 from mnif_nerf.rendering.batch import PointBatch
@@ -128,7 +126,7 @@ class SurfaceData(TrainingData):
         return {name: getattr(self.settings, name) for name in names}
 
 
-class SurfaceEvaluation(Evaluation):
+class SurfaceEvaluation(InstanceEvaluation):
     """Reconstruction at the data's points: of a few training objects from their latents, and of as many unseen ones
     from the latents that a fit or the inner loop finds."""
 
@@ -139,41 +137,10 @@ class SurfaceEvaluation(Evaluation):
         super().__init__(data, settings, split)
         self.training = training
 
-    @cached_property
-    def unseen(self) -> SurfaceStore | None:
-        """Objects never trained on; None where the data has no such split."""
-        return self.data.unseen(self.split)
-
-    def chosen(self, store: SurfaceStore) -> np.ndarray:
-        """`[K]` int64 objects of a store that are scored."""
-        return evenly_spaced(store.num_instances, self.data.settings.eval_num_instances)
-
     def find_unseen(self, model: Stage1Model) -> Tensor:
         """See `Evaluation`."""
         assert self.unseen is not None
         return self.encoder(model).surfaces(self.unseen, torch.from_numpy(self.chosen(self.unseen)))
-
-    def _known(self, model: Stage1Model) -> list[tuple[int, int]]:
-        """Index and row of the scored training objects that the model knows."""
-        rows = known_rows(model, self.data.names)
-        return [(i, rows[i]) for i in self.chosen(self.data.store).tolist() if rows[i] >= 0]
-
-    def rows(self, model: Stage1Model) -> list[int]:
-        """See `Evaluation`."""
-        return [row for _, row in self._known(model)]
-
-    def seen(self, model: Stage1Model) -> list[ScoredItem]:
-        """See `Evaluation`."""
-        store, table = self.data.store, model.latents.weight.detach()
-        return [ScoredItem(store.names[i], table[row], (store, i)) for i, row in self._known(model)]
-
-    def unseen_items(self, model: Stage1Model) -> list[ScoredItem]:
-        """See `Evaluation`."""
-        store = self.unseen
-        if store is None:
-            return []
-        latents = self.latents_of_unseen(model)
-        return [ScoredItem(store.names[i], latents[k], (store, i)) for k, i in enumerate(self.chosen(store).tolist())]
 
     @torch.no_grad()
     def score(self, fields: FieldCache, item: ScoredItem, with_pictures: bool = False) -> Scores:
