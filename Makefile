@@ -51,11 +51,11 @@ demo-signal: $(STAMP)
 
 # The small protocol on the demos' models, those that are there (make them with the targets above).
 evaluate: $(STAMP)
-	@found=0; for run in outputs/demo/mnif-lite outputs/demo-voxel/mnif-voxel-lite outputs/demo-image/mnif-image-lite; do \
+	@found=0; for run in outputs/demo/mnif-lite outputs/demo-sdf/mnif-sdf-lite outputs/demo-voxel/mnif-voxel-lite outputs/demo-image/mnif-image-lite; do \
 		if [ -f $$run/run/model/config.json ]; then \
 			found=1; $(BIN)/mnif-eval --load-config $$run/run/config.yml || exit 1; \
 		fi; \
-	done; [ $$found = 1 ] || { echo "error: no demo model in outputs/; run make demo, demo-voxel or demo-image first."; exit 1; }
+	done; [ $$found = 1 ] || { echo "error: no demo model in outputs/; run make demo, demo-sdf, demo-voxel or demo-image first."; exit 1; }
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -28,7 +28,7 @@ from mnif_nerf.evaluation.grid_pictures import GridPictures
 from mnif_nerf.evaluation.protocols import PROTOCOLS, EvaluationProtocol, choose_protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
-from mnif_nerf.evaluation.shapes import make_shape_set, surface_points
+from mnif_nerf.evaluation.shapes import CellShapes, make_shape_set, surface_points
 from mnif_nerf.evaluation.target import ModelAndData, find_data, load_target
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU
@@ -141,8 +141,10 @@ def test_lines_that_are_known(voxels: ModelAndData) -> None:
 
 def test_empty_shapes_are_counted_and_cover_nothing(voxels: ModelAndData) -> None:
     full = voxels.references(("test",), 4).values()
-    made = make_shape_set([np.zeros_like(full[0]), *full[1:]], 32, 0)
-    real = make_shape_set(full, 32, 0)
+    made, real = (
+        make_shape_set(CellShapes(32).of_data(cells, k) for k, cells in enumerate([first, *full[1:]]))
+        for first in (np.zeros_like(full[0]), full[0])
+    )
     assert made.empty.tolist() == [True, False, False, False]
     for metric, worst in ((CHAMFER, 6.0), (EMD, 3**0.5), (ONE_MINUS_IOU, 1.0)):
         matrix = shape_distances(context_of(voxels, emd_points=16), made, real, metric, "")

@@ -48,7 +48,7 @@ def make_page(pipe: MNIFPipeline, data: Path, output: Path, samples: PageSamples
     from mnif_nerf.export.pictures import comparison_rows, save_png
 
     kind = pipe.model.kind
-    overview = (_instance_rows if kind.is_grid or kind.has_points else _radiance_rows)(pipe, data)
+    overview = (_instance_rows if kind.by_instance else _radiance_rows)(pipe, data)
     _add_samples(overview, pipe, samples)
     save_png(comparison_rows(overview.rows), output / "overview.png")
     print("\n".join(overview.scores))
@@ -129,7 +129,7 @@ def _instance_rows(pipe: MNIFPipeline, data: Path) -> Overview:
         store = _open(pipe, data, split)
         count = store.num_instances
         chosen = evenly_spaced(count, kind.demo.num_scored if split == "train" else count).tolist()
-        values = [(store.points if kind.has_points else store.values)(instance) for instance in chosen]
+        values = [store.values(instance) for instance in chosen]
         # Latents of unseen ones are found; those of the training instances are in the model.
         known = split == "train"
         objects = [pipe.instance(store.names[i]) for i in chosen] if known else _found(pipe, store, values)

@@ -15,6 +15,7 @@ from mnif_nerf.evaluation.generated import (
     EvaluationContext,
     Pictures,
     PictureSet,
+    shape_maker,
     shapes_of_instances,
     shapes_of_row,
     unseen_splits,
@@ -22,6 +23,7 @@ from mnif_nerf.evaluation.generated import (
 from mnif_nerf.evaluation.grid_pictures import GridPictures
 from mnif_nerf.evaluation.protocols import MAIN_ROWS, Row
 from mnif_nerf.evaluation.shapes import ShapeSet
+from mnif_nerf.evaluation.surface_pictures import SurfacePictures
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU, distance_matrix, one_minus_iou
 from mnif_nerf.metrics.distributions import ResamplingSettings, bootstrap_feature_scores, feature_scores
@@ -74,11 +76,15 @@ class Comparison:
         lines: in the protocol's order.
         references: how many reference instances.
         distances: the novelty plot's data: name of a set to its distances to the nearest training instance.
+        about: how the two sides were brought to one form.
+        per_object: pictures of each instance.
     """
 
     lines: list[Line]
     references: int
     distances: dict[str, np.ndarray]
+    about: str = ""
+    per_object: int = 1
 
 
 def rows_of(context: EvaluationContext) -> list[Row]:
@@ -95,7 +101,7 @@ def rows_of(context: EvaluationContext) -> list[Row]:
 def num_references(context: EvaluationContext) -> int:
     """How many instances samples can be compared with."""
     target, protocol = context.target, context.protocol
-    if target.kind.is_grid:
+    if target.kind.by_instance:
         return len(target.references(protocol.references, protocol.max_references))
     return sum(target.scenes(split).num_scenes for split in protocol.references if split in target.splits)
 
@@ -115,7 +121,7 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
     everyone = target.training(len(target.pipe.names), solids=True)
     count = min(protocol.num_samples, len(real), len(everyone))
     train = shapes_of_instances(context, everyone, "training shapes", points=0)
-    spread_real = _spread_set(real, count)
+    spread_real = real.some(evenly_spaced(len(real), count))
     unseen: ShapeSet | None = real
     if "train" in protocol.references:  # which are their own copies, and no yardstick of novelty
         splits = unseen_splits(context)
@@ -129,7 +135,7 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
     lines, distances = [], {} if yardstick is None else {"unseen data": yardstick.min(axis=1)}
     for row in rows_of(context):
         made = shapes_of_row(context, row, real.resolution)
-        kept = made.first(count)
+        kept = made.some(np.arange(count))
         line = Line(row, count, int(kept.empty.sum()))
         for metric in metrics:
             if metric == EMD and protocol.emd_rows and row.name not in protocol.emd_rows:
@@ -145,12 +151,7 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
             if row.name in MAIN_ROWS:
                 distances[row.label] = to_train.min(axis=1)
         lines.append(line)
-    return Comparison(lines, count, distances)
-
-
-def _spread_set(shapes: ShapeSet, count: int) -> ShapeSet:
-    rows = evenly_spaced(len(shapes), count)
-    return ShapeSet(shapes.bits[rows], shapes.resolution, shapes.points[rows])
+    return Comparison(lines, count, distances, shape_maker(context, real.resolution).about)
 
 
 def _add_set_scores(
@@ -219,7 +220,7 @@ def _digest(shapes: ShapeSet) -> str:
 
 def compare_pictures(context: EvaluationContext, network: FeatureNetwork) -> Comparison:
     """Fréchet and kernel distance, precision, recall, density and coverage of every line's pictures."""
-    source: Pictures = GridPictures(context) if context.target.kind.is_grid else ViewPictures(context)
+    source = pictures_of(context)
     reference, per_object = source.references(), source.per_object
     real = features_of(context, reference, network, "features: references")
     lines = []
@@ -232,7 +233,15 @@ def compare_pictures(context: EvaluationContext, network: FeatureNetwork) -> Com
         line.scores = _picture_scores(context, real, fake, network.name, per_object)
         lines.append(line)
     distances = _picture_novelty(lines, source, reference)
-    return Comparison(lines, len(reference.images) // per_object, distances)
+    return Comparison(lines, len(reference.images) // per_object, distances, source.about, per_object)
+
+
+def pictures_of(context: EvaluationContext) -> Pictures:
+    """What is compared of this model's objects as pictures."""
+    kind = context.target.kind
+    if kind.has_points:
+        return SurfacePictures(context)
+    return GridPictures(context) if kind.is_grid else ViewPictures(context)
 
 
 def _picture_scores(

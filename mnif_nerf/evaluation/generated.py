@@ -13,15 +13,15 @@ from torch import Tensor
 
 from mnif_nerf.evaluation.cache import Cache, digest_of_model, digest_of_store
 from mnif_nerf.evaluation.protocols import EvaluationProtocol, Row
-from mnif_nerf.evaluation.shapes import ShapeSet, make_shape_set
+from mnif_nerf.evaluation.shapes import CellShapes, ShapeMaker, ShapeSet, make_shape_set, shape_seed
+from mnif_nerf.evaluation.surface_shapes import SurfaceShapes
 from mnif_nerf.evaluation.target import Instances, ModelAndData
 from mnif_nerf.objects.base import NeuralObject
-from mnif_nerf.objects.solid import require_solid
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Opens a progress bar of a title and a length; entering it gives a function that advances it by one."""
 
-SHAPES_VERSION = 1
+SHAPES_VERSION = 2
 
 
 @dataclass
@@ -70,6 +70,20 @@ def row_objects(context: EvaluationContext, row: Row) -> Iterator[NeuralObject]:
 # ---------------------------------------------------------------------------------------------------------- shapes
 
 
+def shape_maker(context: EvaluationContext, resolution: int = 0, points: int | None = None) -> ShapeMaker:
+    """What makes shapes of this model's data and objects.
+
+    Args:
+        context: with the protocol.
+        resolution: of objects whose data are cells.
+        points: per shape; by default the protocol's.
+    """
+    target = context.target
+    points = context.protocol.surface_points if points is None else points
+    stored = target.stored_surface_points
+    return CellShapes(points, resolution) if stored is None else SurfaceShapes(target.kind, points, stored)
+
+
 def shapes_of_row(context: EvaluationContext, row: Row, resolution: int) -> ShapeSet:
     """Cells and surface points of a line's objects."""
     protocol = context.protocol
@@ -77,15 +91,17 @@ def shapes_of_row(context: EvaluationContext, row: Row, resolution: int) -> Shap
         return shapes_of_instances(
             context, context.target.training(protocol.num_samples, solids=True), "training shapes"
         )
+    maker = shape_maker(context, resolution)
     key = context.key(
-        row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, resolution=resolution,
-        points=protocol.surface_points, version=SHAPES_VERSION,
+        row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, version=SHAPES_VERSION,
+        **maker.facts,
     )  # fmt: skip
 
     def make() -> dict[str, np.ndarray]:
         with context.stage(f"shapes: {row.label}", protocol.num_samples) as advance:
-            cells = (require_solid(item).occupancy(resolution) for item in row_objects(context, row))
-            return make_shape_set(cells, protocol.surface_points, protocol.seed, advance).to_arrays()
+            items = enumerate(row_objects(context, row))
+            shapes = (maker.of_object(item, shape_seed(protocol.seed, index)) for index, item in items)
+            return make_shape_set(shapes, advance).to_arrays()
 
     return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 
@@ -97,24 +113,23 @@ def shapes_of_instances(
 
     Args:
         context: with the protocol.
-        instances: voxel instances.
+        instances: of voxels, or of points of meshes.
         title: title of the progress bar.
         points: per shape; by default the protocol's. Cells are compared without any.
     """
-    protocol = context.protocol
-    points = protocol.surface_points if points is None else points
+    maker, seed = shape_maker(context, points=points), context.protocol.seed
     key = {
         "stores": [digest_of_store(store.folder) for store in instances.stores],
         "rows": [list(row) for row in instances.rows],
-        "points": points,
-        "seed": protocol.seed,
+        "seed": seed,
         "version": SHAPES_VERSION,
+        **maker.facts,
     }
 
     def make() -> dict[str, np.ndarray]:
         with context.stage(title, len(instances)) as advance:
-            cells = iter(instances.values())
-            return make_shape_set(cells, points, protocol.seed, advance).to_arrays()
+            shapes = (maker.of_data(values, shape_seed(seed, k)) for k, values in enumerate(instances.each()))
+            return make_shape_set(shapes, advance).to_arrays()
 
     return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 
@@ -137,9 +152,11 @@ class Pictures(Protocol):
 
     Attributes:
         per_object: pictures of each.
+        about: how they are made, where that has to be said.
     """
 
     per_object: int
+    about: str
 
     def references(self) -> PictureSet:
         """What the pictures of every line are compared with."""

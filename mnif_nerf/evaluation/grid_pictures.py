@@ -23,6 +23,7 @@ class GridPictures:
     """See `mnif_nerf.evaluation.generated.Pictures`."""
 
     per_object = 1
+    about = ""
 
     def __init__(self, context: EvaluationContext) -> None:
         self.context = context

@@ -17,7 +17,7 @@ from mnif_nerf.metrics.images import Lpips, psnr, ssim
 from mnif_nerf.modalities import Modality
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.objects.stored_views import render_view
-from mnif_nerf.pipelines.encoding import encode_store
+from mnif_nerf.pipelines.encoding import encode_instances
 
 Scores = dict[str, float]
 Pair = tuple[Any, Any]
@@ -57,7 +57,8 @@ def reconstruct(context: EvaluationContext, lpips: bool = False, num_worst: int 
     """Scores of training instances, and of unseen ones where the data has some.
 
     Radiance fields are scored on held-out views of training scenes, and on views of unseen scenes whose latents were
-    found from the protocol's conditioning views. Voxels and pictures are scored on whole grids.
+    found from the protocol's conditioning views. Voxels and pictures are scored on whole grids, surfaces at points of
+    their meshes.
 
     Args:
         context: model, data and sizes.
@@ -68,16 +69,16 @@ def reconstruct(context: EvaluationContext, lpips: bool = False, num_worst: int 
         MNIFError: nothing is held out, or what LPIPS and fits raise.
     """
     score = Lpips() if lpips else None
-    groups = (_grids if context.target.kind.is_grid else _radiance)(context, score, num_worst)
+    groups = (_instances if context.target.kind.by_instance else _radiance)(context, score, num_worst)
     if not groups:
         raise MNIFError(f"{context.target.data}: no view is held out and no instance unseen; nothing can be scored.")
     return groups
 
 
-# -------------------------------------------------------------------------------------------------- voxels, images
+# ----------------------------------------------------------------------------------------- voxels, images, surfaces
 
 
-def _grids(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
+def _instances(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
     target, protocol = context.target, context.protocol
     pipe, nouns = target.pipe, target.kind.nouns
     how = "a fit with frozen networks"
@@ -87,7 +88,7 @@ def _grids(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -> l
     parts = [
         (
             "training",
-            f"Training {nouns} from their latents, over the whole grid.",
+            f"Training {nouns} from their latents, {target.kind.scored}.",
             target.training(protocol.training_instances),
             pipe.latents[torch.from_numpy(rows)],
         )
@@ -96,24 +97,24 @@ def _grids(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -> l
         split = "test" if "test" in target.splits else "val"
         unseen = target.references((split,), protocol.unseen_instances)
         chosen = torch.tensor([row for _, row in unseen.rows])
-        latents = encode_store(pipe.model, unseen.stores[0], chosen)
+        latents = encode_instances(pipe.model, unseen.stores[0], chosen)
         parts.append(("unseen", f"Unseen {nouns} (split {split}), their latents by {how}.", unseen, latents))
     groups = []
     for name, about, instances, latents in parts:
         objects = [pipe.decode(latent, label) for latent, label in zip(latents, instances.names)]
         with context.stage(f"reconstruction: {name}", len(objects)) as advance:
-            values, scores = instances.values(), []
-            for item, truth in zip(objects, values):
+            scores = []
+            for item, truth in zip(objects, instances.each()):
                 scores.append(target.kind.reconstruction_scores(item, truth, lpips))
                 advance()
         worst = [
-            (instances.names[k], _grid_pair(target.kind, objects[k], values[k])) for k in _worst(scores, num_worst)
+            (instances.names[k], _pair(target.kind, objects[k], instances.value(k))) for k in _worst(scores, num_worst)
         ]
         groups.append(Reconstruction(name, about, instances.names, scores, worst))
     return groups
 
 
-def _grid_pair(kind: Modality, item: NeuralObject, truth: np.ndarray) -> Pair:
+def _pair(kind: Modality, item: NeuralObject, truth: Any) -> Pair:
     return kind.picture_of_data(truth, _SIZE), kind.beside_data(item, _SIZE)
 
 

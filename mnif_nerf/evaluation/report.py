@@ -65,14 +65,13 @@ def shapes_section(context: EvaluationContext, comparison: Comparison) -> Sectio
     """Set metrics of shapes."""
     found = {name.split("/")[0] for line in comparison.lines for name in line.scores}
     metrics = [name for name in (CHAMFER, EMD, ONE_MINUS_IOU) if name in found]
-    resolution, points = (context.target.pipe.model.grid or {}).get("resolution", "the data's"), context.protocol
+    points = context.protocol
     only = ", which takes too long for all lines" if points.emd_rows else ""
     body: list[str | Table] = [
         f"{comparison.references} shapes of every line against as many unseen ones (splits "
-        f"{', '.join(points.references)} as far as the data has them). Both sides are brought to the data's grid "
-        f"({resolution} cells along an edge), meshed by marching cubes, and sampled with {points.surface_points} "
-        f"points ({points.emd_points} for the earth mover's distance{only}); nothing is moved or scaled. Brackets hold "
-        "95 % intervals for sets of this size.",
+        f"{', '.join(points.references)} as far as the data has them). {comparison.about} ({points.emd_points} points "
+        f"for the earth mover's distance{only}); nothing is moved or scaled. Brackets hold 95 % intervals for sets of "
+        "this size.",
         "MMD: how near the nearest sample comes to a real shape (lower is better, but a model that only makes average "
         "shapes does well). COV: share of real shapes that are some sample's nearest (higher is better; a perfect "
         "model does not reach 1, see its line). 1-NNA: how well samples can be told from real shapes by their nearest "
@@ -122,7 +121,8 @@ def pictures_section(context: EvaluationContext, comparison: Comparison, network
     """Statistics of pictures in a network's features."""
     names = list(comparison.lines[0].scores)
     names = [name for name in names if name not in ("novelty_ratio", "suspicious_share")]
-    per_object = f", {context.protocol.cameras} views of each" if context.target.kind.has_views else ""
+    per_object = f", {comparison.per_object} views of each" if context.target.kind.has_views else ""
+    about = f" {comparison.about}" if comparison.about else ""
     is_inception = any(name.startswith("fid") for name in names)
     warning = (
         "These are Inception features."
@@ -138,9 +138,9 @@ def pictures_section(context: EvaluationContext, comparison: Comparison, network
             "they are no yardstick here and left out; the first line has the training scenes seen by the right cameras."
         )
     body: list[str | Table] = [
-        f"Pictures of every line against {comparison.references} unseen instances{per_object}. {warning} Brackets hold "
-        "95 % intervals for sets of this size; the Frechet distance is biased upward at small ones, so compare it with "
-        "the first line only.",
+        f"Pictures of every line against {comparison.references} unseen instances{per_object}.{about} {warning} "
+        "Brackets hold 95 % intervals for sets of this size; the Frechet distance is biased upward at small ones, so "
+        "compare it with the first line only.",
         Table(
             ["pictures", "N", *names],
             [[line.row.label, str(line.count), *(_cell(line, name) for name in names)] for line in comparison.lines],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,17 @@ def evaluate(
     networks = [random_conv()]
     if inception_weights is not None:
         networks.append(inception(inception_weights, target.pipe.latents.device))
-    context = EvaluationContext(target, protocol, Cache(cache), stage)
     notes = _notes(target, protocol)
+    stored = target.stored_surface_points
+    if stored is not None and stored < protocol.surface_points:
+        notes.append(
+            f"The data has only {stored} points on each surface, so shapes are compared by as many and not by "
+            f"{protocol.surface_points}; make the data again with more points."
+        )
+        protocol = dataclasses.replace(
+            protocol, surface_points=stored, emd_points=min(stored, protocol.emd_points)
+        )  # fmt: skip
+    context = EvaluationContext(target, protocol, Cache(cache), stage)
     sections: list[Section] = [reconstruction_section(reconstruct(context, lpips))]
     least = max(LEAST_REFERENCES, protocol.neighbours + 1)
     found = min(num_references(context), len(target.pipe.names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,17 +13,21 @@ import numpy as np
 from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, USUAL_HELDOUT_VIEWS, evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.data.stores.scene_store import PackedStore, open_store
+from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store, surface_splits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities import Modality
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import locate_model
+
+InstanceStore = GridStore | SurfaceStore
+"""A split of data that are whole instances."""
 
 
 @dataclass(frozen=True)
 class Instances:
     """Some instances of some splits, in order: `[K]` (store, row in it, name)."""
 
-    stores: tuple[GridStore, ...]
+    stores: tuple[InstanceStore, ...]
     rows: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
@@ -33,9 +38,18 @@ class Instances:
         """ "split/name" of each."""
         return [f"{self.stores[s].split}/{self.stores[s].names[row]}" for s, row in self.rows]
 
-    def values(self) -> list[np.ndarray]:
-        """Voxels bool `[G, G, G]`, or pictures uint8 `[H, H, C]`."""
-        return [self.stores[s].values(row) for s, row in self.rows]
+    def value(self, k: int) -> Any:
+        """One of them: voxels bool `[G, G, G]`, a picture uint8 `[H, H, C]`, or `SurfacePoints`."""
+        store, row = self.rows[k]
+        return self.stores[store].values(row)
+
+    def each(self) -> Iterator[Any]:
+        """All of them, one after the other."""
+        return (self.value(k) for k in range(len(self)))
+
+    def values(self) -> list[Any]:
+        """All of them together."""
+        return list(self.each())
 
 
 class ModelAndData:
@@ -51,26 +65,23 @@ class ModelAndData:
         notes: sentences for the report.
 
     Raises:
-        MNIFError: a modality that is not evaluated, data of another modality or resolution, a model without its
-            training latents.
+        MNIFError: data of another modality, resolution or number of channels, a model without its training latents.
     """
 
     def __init__(self, pipe: MNIFPipeline, data: Path | str, heldout_views: int | None = None) -> None:
         self.pipe, self.data = pipe, Path(data)
-        if self.kind.no_evaluation:
-            raise MNIFError(f"{self.kind.no_evaluation}.")
         self.notes: list[str] = []
         known = pipe.model.heldout_views if heldout_views is None else heldout_views
         self.heldout_views = USUAL_HELDOUT_VIEWS if known is None else known
-        if known is None and not self.kind.is_grid and not any(name in self.splits for name in HELD_OUT_SPLITS):
+        if known is None and not self.kind.by_instance and not any(name in self.splits for name in HELD_OUT_SPLITS):
             self.notes.append(
                 f"The model folder does not say how many views training held out; the usual {USUAL_HELDOUT_VIEWS} of "
                 "every scene were taken. If training held out others, the scores of held-out views are too high."
             )
         if not pipe.names:
             raise MNIFError("this model came without the latents of training instances, so nothing can be compared.")
-        if self.kind.is_grid:
-            self._check_grid(self.grids("train"))
+        if self.kind.by_instance:
+            self._check_instances(self.instances("train"))
         else:
             self._check_names(self.scenes("train").names)
 
@@ -82,19 +93,23 @@ class ModelAndData:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Splits that the data has, of this model's modality."""
+        if self.kind.has_points:
+            return surface_splits(self.data)
         if self.kind.is_grid:
             return tuple(grid_splits(self.data, self.kind.name))
         from mnif_nerf.data.readers.srn_layout import list_splits
 
         return tuple(list_splits(self.data))
 
-    def grids(self, split: str, solids: bool = False) -> GridStore:
-        """A split of the model's own grids, at its resolution where it has one.
+    def instances(self, split: str, solids: bool = False) -> InstanceStore:
+        """A split of points of meshes, or of the model's own grids, at its resolution where it has one.
 
         Args:
             split: its name.
-            solids: the cells that instances fill, which of radiance fields lie beside the pictures.
+            solids: where instances are solid, which of radiance fields lies beside the pictures, as cells.
         """
+        if self.kind.has_points:
+            return open_surface_store(self.data, split)
         grid: dict[str, Any] = self.pipe.model.grid or {}
         own = self.kind.name if self.kind.is_grid else None
         name = self.kind.solids if solids else own
@@ -109,10 +124,16 @@ class ModelAndData:
         return open_store(self.data, split)
 
     @cached_property
+    def stored_surface_points(self) -> int | None:
+        """Points on the surface of each instance, where the data are points of meshes; else None."""
+        store = self.instances("train") if self.kind.has_points else None
+        return store.counts.surface if isinstance(store, SurfaceStore) else None
+
+    @cached_property
     def has_solids(self) -> bool:
         """Whether the data says which cells instances fill; beside the pictures of radiance fields, it may."""
         if self.kind.solids is None:
-            return False
+            return self.kind.has_points
         try:
             return "train" in grid_splits(self.data, self.kind.solids)
         except MNIFError:
@@ -120,7 +141,7 @@ class ModelAndData:
 
     def training(self, count: int, solids: bool = False) -> Instances:
         """`count` training instances, spread evenly, in the model's order of names."""
-        store = self.grids("train", solids)
+        store = self.instances("train", solids)
         rows = [store.names.index(self.pipe.names[int(i)]) for i in self.training_rows(count)]
         return Instances((store,), tuple((0, row) for row in rows))
 
@@ -130,7 +151,9 @@ class ModelAndData:
 
     @property
     def splits_of_solids(self) -> tuple[str, ...]:
-        """Splits that say which cells instances fill."""
+        """Splits that say where instances are solid."""
+        if self.kind.has_points:
+            return self.splits
         return () if self.kind.solids is None else tuple(grid_splits(self.data, self.kind.solids))
 
     def references(self, splits: tuple[str, ...], most: int, solids: bool = False) -> Instances:
@@ -140,7 +163,7 @@ class ModelAndData:
             MNIFError: none of the splits is there.
         """
         present = self.splits_of_solids if solids else self.splits
-        stores = tuple(self.grids(name, solids) for name in self.choose_splits(splits, present))
+        stores = tuple(self.instances(name, solids) for name in self.choose_splits(splits, present))
         rows = [(s, row) for s, store in enumerate(stores) for row in range(store.num_instances)]
         return Instances(stores, tuple(rows[int(i)] for i in evenly_spaced(len(rows), most)))
 
@@ -171,9 +194,13 @@ class ModelAndData:
                 f"in its train split (such as {missing[0]}); give the data of the training run with `data`."
             )
 
-    def _check_grid(self, store: GridStore) -> None:
+    def _check_instances(self, store: InstanceStore) -> None:
         grid: dict[str, Any] = self.pipe.model.grid or {}
-        found_of = {"resolution": store.resolution, "channels": store.channels, "shape": list(store.shape)}
+        found_of: dict[str, Any] = {"channels": store.channels}
+        if isinstance(store, GridStore):
+            found_of |= {"resolution": store.resolution, "shape": list(store.shape)}
+        else:
+            grid = {"channels": self.pipe.model.field.spec.out_features}
         for name, found in found_of.items():
             if name in grid and grid[name] != found:
                 raise MNIFError(

@@ -27,6 +27,8 @@ _SAME_CAMERA = 0.02  # of the cameras' distance: how far two cameras may be apar
 class ViewPictures:
     """See `mnif_nerf.evaluation.generated.Pictures`."""
 
+    about = ""
+
     def __init__(self, context: EvaluationContext) -> None:
         self.context = context
         self.per_object = context.protocol.cameras

@@ -6,10 +6,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import color_from_raw, distance_from_raw
+from mnif_nerf.machine import denormals_flushed
+from mnif_nerf.metrics.clouds import CHAMFER, as_cloud, distance_matrix
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.metrics.images import psnr
 
@@ -49,6 +52,37 @@ def surface_scores(compact: CompactField, known: KnownPoints, half_extent: float
         scores["color"] = float(psnr(color_from_raw(raw[:-1], compact.head), truth))
     scores["distance"] = float(distance_from_raw(raw[-1]).abs().mean())
     return scores
+
+
+@denormals_flushed(False)  # cKDTree overflows the stack otherwise
+def surface_agreement(
+    points: np.ndarray, normals: np.ndarray, other_points: np.ndarray, other_normals: np.ndarray
+) -> tuple[float, float]:
+    """How near two sampled surfaces are, and how alike they lie there.
+
+    Both numbers depend on how many points there are: two draws of one surface are not at 0 and 1. Compare them with
+    what those have.
+
+    Args:
+        points, other_points: `[n, 3]` and `[m, 3]` world units.
+        normals, other_normals: unit vectors of the same shapes.
+
+    Returns:
+        the Chamfer distance `CHAMFER` of `mnif_nerf.metrics.clouds` (squared, both ways, added), and the normal
+        consistency: the mean size of the cosine between a normal and that at the other surface's nearest point, both
+        ways, averaged (Mescheder et al. 2019).
+
+    Raises:
+        MNIFError: no points, or NaN ones.
+    """
+    clouds = [as_cloud(points, "points"), as_cloud(other_points, "other_points")]
+    chamfer = float(distance_matrix(clouds[:1], clouds[1:], CHAMFER)[0, 0])
+    sides = [(clouds[0], normals, clouds[1], other_normals), (clouds[1], other_normals, clouds[0], normals)]
+    cosines = []
+    for asked, own, cloud, others in sides:
+        nearest = cKDTree(cloud).query(asked)[1]
+        cosines.append(float(np.abs((own * others[nearest]).sum(axis=1)).mean()))
+    return chamfer, 0.5 * (cosines[0] + cosines[1])
 
 
 def raw_values(compact: CompactField, points: np.ndarray, half_extent: float = 0.5) -> Tensor:

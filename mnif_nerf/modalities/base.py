@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from mnif_nerf.data.geometry.surface_points import SurfacePoints
     from mnif_nerf.data.observations.observations import Kind
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.fields.spec import FieldSpec
@@ -47,7 +48,7 @@ class Modality(ABC):
         rays_per_pixel: that a picture takes.
         mesh_formats: what the next commands name for `mnif-export-mesh --format`.
         fitting: what a model can be fitted to.
-        no_evaluation: why `mnif-eval` does not measure its models; empty where it does.
+        scored: over what `reconstruction_scores` compares, in words.
         no_repainting: why shape and colour cannot be mixed; empty where they can.
     """
 
@@ -69,8 +70,13 @@ class Modality(ABC):
     rays_per_pixel: ClassVar[int] = 1
     mesh_formats: ClassVar[str] = "glb"
     fitting: ClassVar[Fitting] = Fitting()
-    no_evaluation: ClassVar[str] = ""
+    scored: ClassVar[str] = "over the whole grid"
     no_repainting: ClassVar[str] = "it has none"
+
+    @property
+    def by_instance(self) -> bool:
+        """Whether its data are whole instances, grids or points of meshes, and not pictures of them."""
+        return self.is_grid or self.has_points
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -203,6 +209,13 @@ class Modality(ABC):
 
     def picture_of_data(self, values: Any, pixels: int) -> Any:
         """A picture of one instance of a grid, or of the points of a mesh."""
+        raise NotImplementedError
+
+    def surface_of(self, item: NeuralObject, count: int, generator: np.random.Generator) -> SurfacePoints | None:
+        """Some points spread evenly over an object's surface, as data of points has them; None where it is empty.
+
+        Modalities whose data are points (`has_points`) have it.
+        """
         raise NotImplementedError
 
     @property

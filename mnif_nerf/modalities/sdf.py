@@ -6,19 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.metrics.surfaces import ON_SURFACE
 from mnif_nerf.modalities.base import Modality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting
 from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.objects.surface import NeuralSurface
+from mnif_nerf.scene_box import HALF_EXTENT
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from mnif_nerf.data.geometry.surface_points import SurfacePoints
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.sdf_training import SurfaceTraining
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
 _DEMO_CARS, _DEMO_UNSEEN, _DEMO_POINTS = 128, 8, 60_000
+_SAMPLED_CELLS = 96  # along an edge, of the mesh that points are drawn from
 _RADIUS = 1.05  # nearer than the cameras of radiance fields, which leave a wide margin
+_FARTHEST = 2 * 3 * (2 * HALF_EXTENT) ** 2  # of the squared diagonal of the scene box, both ways
 
 
 class Sdf(Modality):
@@ -36,11 +40,15 @@ class Sdf(Modality):
     dims, channels, heads = 3, (1, 4), ("sdf",)
     object_class = NeuralSurface
     is_grid, has_points = False, True
-    has_surface = has_views = True
+    has_surface = has_views = has_pictures = True
     view_count = 2
     white_margins = True
     rays_per_pixel = 4
-    no_evaluation = "sets of objects of signed distance are not compared yet; ns-eval scores their reconstruction"
+    scored = (
+        "at points of their meshes: IoU over the box; on the surface the PSNR of colours (dB) and the mean distance "
+        "that the field says there. Chamfer distance (squared, both ways, added) and normal consistency compare as "
+        "many points of either surface, and have between two draws of the data's own what stands beside them"
+    )
     no_repainting = ""
     fitting = Fitting(kinds=("mesh", "voxels", "cloud"), distances=True)
     card = Card(("3d",), "coloured solids", 'mesh(resolution=128).export("object.glb")')
@@ -64,22 +72,37 @@ class Sdf(Modality):
         return require_solid(item).render(*_ANGLES, pixels, _RADIUS)
 
     def reconstruction_scores(self, item: NeuralObject, truth: Any, lpips: Lpips | None) -> dict[str, float]:
-        """IoU at the points spread over the box; on the surface PSNR of the colours and the distance said there."""
-        from mnif_nerf.metrics.surfaces import surface_scores
+        """IoU at the points spread over the box; on the surface PSNR of the colours and the distance said there;
+        Chamfer distance and normal consistency, either beside what two draws of the data's own surface have."""
+        from mnif_nerf.metrics.surfaces import surface_agreement, surface_scores
 
-        return surface_scores(item.field, truth)
+        scores = surface_scores(item.field, truth)
+        surface = truth.on_surface()
+        half = surface.num_points // 2
+        first, second = surface.where(np.arange(half)), surface.where(np.arange(half, 2 * half))
+        made = self.surface_of(item, half, np.random.default_rng(0))
+        found = (_FARTHEST, 0.0)  # an empty object is farther off than anything in the box
+        if made is not None:
+            found = surface_agreement(made.points, made.normals, first.points, first.normals)
+        alike = surface_agreement(second.points, second.normals, first.points, first.normals)
+        scores |= {"chamfer": found[0], "chamfer of the data": alike[0]}
+        return scores | {"normals": found[1], "normals of the data": alike[1]}
+
+    def surface_of(self, item: NeuralObject, count: int, generator: np.random.Generator) -> SurfacePoints | None:
+        """See `Modality`: of all shells."""
+        from mnif_nerf.export.surface_samples import surface_samples
+
+        assert isinstance(item, NeuralSurface)
+        return surface_samples(item.solid, count, generator, _SAMPLED_CELLS, item.cells)
 
     def picture_of_data(self, values: Any, pixels: int) -> Image.Image:
         """The points on the surface, seen as in a portrait."""
         from mnif_nerf.export.pictures import to_image
         from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
-        from mnif_nerf.rendering.splats import render_splats
+        from mnif_nerf.rendering.splats import render_points
 
-        chosen = values.kind == ON_SURFACE
-        parts = (values.points, values.normals, values.color)
-        place, normals, color = (None if part is None else torch.from_numpy(part[chosen]) for part in parts)
         pose = orbit_pose(*_ANGLES, _RADIUS)
-        return to_image(render_splats(place, normals, color, pose, Intrinsics.default(pixels)))
+        return to_image(render_points(values.on_surface(), pose, Intrinsics.default(pixels)))
 
     @property
     def demo(self) -> Demo:

@@ -20,7 +20,7 @@ from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.stage1 import Stage1Model
-from mnif_nerf.metrics.surfaces import ON_SURFACE, surface_scores
+from mnif_nerf.metrics.surfaces import surface_scores
 from mnif_nerf.modalities.instance_evaluation import InstanceEvaluation
 from mnif_nerf.modalities.sdf_settings import SurfaceDataSettings, SurfaceModelSettings, SurfacePipelineSettings
 from mnif_nerf.modalities.training import (
@@ -35,7 +35,7 @@ from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.sphere_tracing import distance_grid, render_distance, render_distance_view
-from mnif_nerf.rendering.splats import render_splats
+from mnif_nerf.rendering.splats import render_points
 from mnif_nerf.rendering.surface import SurfaceGrid
 
 _HALF_EXTENT = 0.5  # of the scene box, world units
@@ -227,8 +227,4 @@ class SurfaceTraining(ModalityTraining):
         return (255 * self._splats(store, instance, pose, camera)).round().byte().numpy()
 
     def _splats(self, store: SurfaceStore, instance: int, pose: Tensor, camera: Intrinsics) -> Tensor:
-        points = store.points(instance)
-        chosen = points.kind == ON_SURFACE
-        parts = (points.points, points.normals, points.color)
-        place, normal, color = (None if part is None else torch.from_numpy(part[chosen]) for part in parts)
-        return render_splats(place, normal, color, pose, camera)
+        return render_points(store.points(instance).on_surface(), pose, camera)

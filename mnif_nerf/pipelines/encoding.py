@@ -70,6 +70,13 @@ def encode_surfaces(model: StoredModel, store: SurfaceStore, instances: Tensor |
     return _encoder(model).surfaces(store, instances)
 
 
+def encode_instances(model: StoredModel, store: GridStore | SurfaceStore, instances: Tensor | None = None) -> Tensor:
+    """`encode_store` or `encode_surfaces`, whichever the store is for."""
+    if isinstance(store, SurfaceStore):
+        return encode_surfaces(model, store, instances)
+    return encode_store(model, store, instances)
+
+
 def encode_views(model: StoredModel, unseen: UnseenViews) -> Tensor:
     """Latents `[K, D]` of scenes, from their conditioning views.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +17,32 @@ _THICK = 0.15  # the same among the points around
 _FAR = 1e6
 _GREY = 0.75
 _PAINT = 0.77  # about what `shade` gives where light falls straight on matt paint
+
+
+class KnownSurface(Protocol):
+    """Points `[P, 3]` of a surface, outward normals and, where they are known, colours: such as the `SurfacePoints` of
+    `mnif_nerf.data.geometry`."""
+
+    @property
+    def points(self) -> np.ndarray:
+        """World units."""
+
+    @property
+    def normals(self) -> np.ndarray:
+        """Unit vectors."""
+
+    @property
+    def color(self) -> np.ndarray | None:
+        """In [0, 1]."""
+
+
+def render_points(surface: KnownSurface, pose: Tensor, camera: Intrinsics) -> Tensor:
+    """`render_splats` of arrays."""
+    parts = (surface.points, surface.normals, surface.color)
+    points, normals, color = (None if part is None else torch.from_numpy(part) for part in parts)
+    assert points is not None
+    assert normals is not None
+    return render_splats(points, normals, color, pose, camera)
 
 
 @torch.no_grad()

@@ -87,6 +87,16 @@ class SurfacePoints:
         """Points."""
         return len(self.points)
 
+    def where(self, chosen: np.ndarray) -> SurfacePoints:
+        """Some of the points: bool [P], or their numbers."""
+        color = None if self.color is None else self.color[chosen]
+        kept = (array[chosen] for array in (self.kind, self.normals))
+        return SurfacePoints(self.points[chosen], self.distance[chosen], color, *kept)
+
+    def on_surface(self) -> SurfacePoints:
+        """Those on the surface."""
+        return self.where(self.kind == ON_SURFACE)
+
 
 def draw_points(
     surface: Surface, solid: SolidMesh, counts: PointCounts, generator: np.random.Generator, color: bool = True

@@ -102,6 +102,10 @@ class SurfaceStore:
             normals=normals,
         )
 
+    def values(self, instance: int) -> SurfacePoints:
+        """The same, under the name that it has for stores of grids."""
+        return self.points(instance)
+
     def targets(self, instances: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some points, and what the field should say there.
 
