@@ -44,5 +44,15 @@ clouds = Extension(
     optional=True,
 )
 
+RENDERING = "mnif_nerf/rendering/"
+
+tracing = Extension(
+    "mnif_nerf.rendering._tracing_kernel",
+    sources=[RENDERING + "_tracing_kernel.c"],
+    libraries=["m"],
+    extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"],
+    optional=True,
+)
+
 # Visual C++ knows neither pthreads nor vector extensions.
-setup(ext_modules=[] if sys.platform == "win32" else [kernel, clouds])
+setup(ext_modules=[] if sys.platform == "win32" else [kernel, clouds, tracing])

@@ -18,7 +18,8 @@ from mnif_nerf.fields.distance import TRUNCATION, DistanceField
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.near_cells import near_cells
 from mnif_nerf.rendering.occupancy import grid_points
-from mnif_nerf.rendering.sphere_tracing import distance_grid, render_distance, render_distance_view
+from mnif_nerf.rendering.sphere_tracing import render_distance, render_distance_view
+from mnif_nerf.rendering.tracing_grid import distance_grid
 
 _TURN = torch.linalg.qr(torch.tensor([[1.0, 0.4, -0.3], [0.2, 1.0, 0.5], [0.6, -0.1, 1.0]]))[0]
 BOX = (0.3, 0.2, 0.1)

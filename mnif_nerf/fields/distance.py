@@ -59,6 +59,15 @@ class DistanceField(SolidField):
         raw = self.raw(points)
         return self._color(raw), self._density((distance_from_raw(raw[-1]) / -TRUNCATION).clamp(-1.0, 1.0))
 
+    def surface(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances `[N]`, how they grow `[N, 3]`, and colours `[N, 3]` at points `[N, 3]` on or near the surface."""
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            raw = self.raw(points)
+            distance = distance_from_raw(raw[-1])
+            (slope,) = torch.autograd.grad(distance.sum(), points)
+        return distance.detach(), slope, self._color(raw.detach())
+
     def distance_and_slope(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Distances `[N]` and how they grow, `[N, 3]`, at points `[N, 3]`, by differentiation (see `gradient`)."""
         with torch.enable_grad():

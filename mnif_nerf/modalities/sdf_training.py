@@ -34,9 +34,9 @@ from mnif_nerf.modalities.training import (
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
-from mnif_nerf.rendering.sphere_tracing import distance_grid, render_distance, render_distance_view
+from mnif_nerf.rendering.sphere_tracing import render_distance, render_distance_view
 from mnif_nerf.rendering.splats import render_points
-from mnif_nerf.rendering.surface import SurfaceGrid
+from mnif_nerf.rendering.tracing_grid import RESOLUTION, TracingGrid, distance_grid
 
 _HALF_EXTENT = 0.5  # of the scene box, world units
 
@@ -196,16 +196,16 @@ class SurfaceTraining(ModalityTraining):
 
     def prepare(
         self, compact: CompactField, bounds: Tensor, model: Any, grid: Any
-    ) -> tuple[DistanceField, SurfaceGrid]:
+    ) -> tuple[DistanceField, TracingGrid]:
         """The solid, and the grid that its rays leap over empty space by."""
         shape = DistanceField(compact)
-        return shape, distance_grid(shape, model.grid_resolution, bounds)
+        return shape, distance_grid(shape, min(model.grid_resolution, RESOLUTION), bounds)
 
     def render(
         self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
     ) -> dict[str, Tensor]:
         """The shaded surface in its colours, over white."""
-        assert grid is None or isinstance(grid, SurfaceGrid)
+        assert grid is None or isinstance(grid, TracingGrid)
         return render_distance(field, origins, directions, grid, chunk=model.eval_num_rays_per_chunk)
 
     @torch.no_grad()

@@ -15,8 +15,8 @@ from mnif_nerf.objects.base import ObjectFacts, check_pixels, check_size
 from mnif_nerf.objects.solid import SolidObject
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.near_cells import field_device
-from mnif_nerf.rendering.sphere_tracing import distance_grid, render_distance_view
-from mnif_nerf.rendering.surface import SurfaceGrid
+from mnif_nerf.rendering.sphere_tracing import render_distance_view
+from mnif_nerf.rendering.tracing_grid import TracingGrid, distance_grid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,11 +46,11 @@ class NeuralSurface(SolidObject):
     ) -> None:
         super().__init__(latent, field, name, facts, coefficients)
         self.solid = DistanceField(self.field, self.half_extent)
-        self._surface: SurfaceGrid | None = None
+        self._surface: TracingGrid | None = None
 
     @property
-    def grid(self) -> SurfaceGrid:
-        """Where the surface can be, for quick renders; built once, on first use."""
+    def grid(self) -> TracingGrid:
+        """Distances around the surface, for quick renders; built once, on first use."""
         if self._surface is None:
             self._surface = distance_grid(self.solid, bounds=self.cells)
         return self._surface

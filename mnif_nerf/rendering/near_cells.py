@@ -10,7 +10,7 @@ from torch import Tensor
 from mnif_nerf.fields.distance import TRUNCATION, TRUST, DistanceField
 from mnif_nerf.rendering.occupancy import resize_cells
 
-_COARSEST = 32  # cells whose half diagonal is well below the truncation
+_COARSEST = 48  # cells whose half diagonal is below what distances are learned to, so that most are left out
 _CHUNK = 1 << 14  # points evaluated together: activations stay in the processor's cache
 
 

@@ -14,33 +14,46 @@ from torch import Tensor
 
 from mnif_nerf.fields.distance import TRUNCATION, TRUST, DistanceField
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
-from mnif_nerf.rendering.near_cells import distances_at, near_cells
-from mnif_nerf.rendering.surface import GRID_RESOLUTION, SurfaceGrid, render_surface
+from mnif_nerf.rendering.grid_march import ASKS, CUT, MET, Rays, march
+from mnif_nerf.rendering.near_cells import distances_at
+from mnif_nerf.rendering.surface import Hits, refine_crossing, render_surface
+from mnif_nerf.rendering.tracing_grid import PARTS, TracingGrid, distance_grid
 
 # Shares of the scene box's edge.
 LEAST_STEP = 1.0 / 640
+_AHEAD = 4
+_CHUNK = 1 << 11  # points whose slopes are found together: activations stay in the processor's cache
 # Pixels are drawn by more rays where the picture changes by more than this from one to the next.
 _BUSY = 0.02
+# Cosine between ray and surface below which the field's slope does not say where they meet.
+_GRAZING = 0.1
 
 
-@torch.no_grad()
-def distance_grid(field: DistanceField, resolution: int = GRID_RESOLUTION, bounds: Tensor | None = None) -> SurfaceGrid:
-    """Where a distance field's rays have to step, and how far they may leap elsewhere.
+def find_on_surface(
+    field: DistanceField, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, grid: TracingGrid
+) -> Hits:
+    """Where R rays `[R, 3]` that cross the scene box from `near` to `far` `[R]` meet the surface.
 
-    Args:
-        field: the field.
-        resolution: G.
-        bounds: bool `[g, g, g]` outside which nothing exists, or None.
+    The crossing is found by the grid's distances, in rough parts by the field's; then the field says at each how far
+    the surface still is, how it lies and what colour it has.
     """
-    near, inside = near_cells(field, resolution, bounds=bounds)
-    cells = near | inside
-    return SurfaceGrid(cells, torch.zeros(cells.shape, device=cells.device), field.half_extent)
+    index, depth, is_cut = trace(field, origins, directions, near, far, grid)
+    if len(index) == 0:
+        return Hits(index, depth, is_cut, origins[:0], None)
+    d = directions[index]
+    distance, slope, paint = surface_at(field, origins[index] + depth.unsqueeze(-1) * d)
+    fall = -(slope * d).sum(dim=-1)
+    # One step of Newton's, where the ray does not graze the surface.
+    nearer = torch.where(fall > _GRAZING * slope.norm(dim=-1), distance / fall, torch.zeros_like(fall))
+    part = 2 * grid.half_extent / (grid.resolution * PARTS)
+    depth = torch.where(is_cut, depth, depth + nearer.clamp(-part, part))
+    return Hits(index, depth, is_cut, F.normalize(slope, dim=-1, eps=1e-9), paint if field.has_color else None)
 
 
 def trace(
-    field: DistanceField, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, grid: SurfaceGrid
+    field: DistanceField, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, grid: TracingGrid
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which rays `[R]` enter the solid, and distances `[R]` along them at the last step outside and the first inside.
+    """Index `[H]` of the rays that enter the solid, distances `[H]` along them, and where the box cuts it (bool).
 
     Args:
         field: the field.
@@ -49,34 +62,43 @@ def trace(
         grid: of `distance_grid`.
     """
     least = 2 * grid.half_extent * LEAST_STEP
-    cells, leap = grid.cells.flatten(), grid.leap.flatten()
-    across = 2 * grid.half_extent / grid.resolution
-    found = torch.zeros(len(near), dtype=torch.bool, device=near.device)
-    before, after = near.clone(), near.clone()
-    active, t, last = torch.arange(len(near), device=near.device), near.clone(), near.clone()
-    while len(active) > 0:
-        points = origins[active] + t.unsqueeze(-1) * directions[active]
-        cell = grid.lookup(points)
-        # A cell beside occupied ones holds nothing itself, but is left by a small step.
-        step = leap[cell].clamp(min=0.25 * across)
-        asked = cells[cell].nonzero().flatten()
-        hit = torch.zeros_like(active, dtype=torch.bool)
-        if len(asked) > 0:
-            distance = distances_at(field, points[asked])
-            hit[asked] = distance <= 0
-            step[asked] = (TRUST * distance.clamp(max=TRUNCATION)).clamp(min=least)
-        rays = active[hit]
-        found[rays], after[rays], before[rays] = True, t[hit], last[hit]
-        keep = ~hit & (t + step < far[active])
-        active, last, t = active[keep], t[keep], (t + step)[keep]
-    return found, before, after
+    index = torch.arange(len(near), device=near.device)
+    rays = Rays(origins, directions, near, far, near.clone(), near.clone())
+    ahead = torch.arange(_AHEAD, device=near.device, dtype=near.dtype)
+    met, told = [], []  # by the grid, and by the field itself
+    while len(index) > 0:
+        state = march(grid, rays, least)
+        hit = ((state == MET) | (state == CUT)).nonzero().flatten()
+        met.append((index[hit], rays.now[hit], state[hit] == CUT))
+        asked = (state == ASKS).nonzero().flatten()
+        index, rays = index[asked], rays.chosen(asked)
+        if len(index) == 0:
+            break
+        # Some steps ahead at once, as rays that graze thin parts take many.
+        times = rays.now.unsqueeze(-1) + least * ahead
+        points = rays.origins.unsqueeze(1) + times.unsqueeze(-1) * rays.directions.unsqueeze(1)
+        distance = distances_at(field, points.view(-1, 3)).view(times.shape)
+        inside = (distance <= 0) & (times < rays.end.unsqueeze(-1))
+        first, on = inside.int().argmax(dim=-1, keepdim=True), ~inside.any(dim=-1)
+        entered = times.gather(1, first)[:, 0]
+        hit, on = (~on).nonzero().flatten(), on.nonzero().flatten()
+        last = torch.where(first[:, 0] > 0, entered - least, rays.last)
+        told.append((index[hit], last[hit], entered[hit]))
+        index, rays, end = index[on], rays.chosen(on), times[on, -1]
+        rays.last.copy_(end)
+        rays.now.copy_(end + (TRUST * distance[on, -1].clamp(max=TRUNCATION)).clamp(min=least))
+    if any(len(part[0]) for part in told):
+        index, last, now = (torch.cat(parts) for parts in zip(*told))
+        met.append((index, *refine_crossing(field, origins[index], directions[index], last, now)))
+    found, depth, is_cut = (torch.cat(parts) for parts in zip(*met))
+    return found, depth, is_cut
 
 
 def render_distance(
     field: DistanceField,
     origins: Tensor,
     directions: Tensor,
-    grid: SurfaceGrid | None = None,
+    grid: TracingGrid | None = None,
     half_extent: float | None = None,
     chunk: int = 65536,
 ) -> dict[str, Tensor]:
@@ -85,7 +107,7 @@ def render_distance(
     Arguments and outputs are those of `mnif_nerf.rendering.surface.render_surface`; a missing grid is `distance_grid`.
     """
     grid = distance_grid(field) if grid is None else grid
-    return render_surface(field, origins, directions, grid, half_extent, chunk, march=trace)
+    return render_surface(field, origins, directions, grid, half_extent, chunk, find=find_on_surface)
 
 
 @torch.no_grad()
@@ -93,7 +115,7 @@ def render_distance_view(
     field: DistanceField,
     c2w: Tensor,
     intrinsics: Intrinsics,
-    grid: SurfaceGrid | None = None,
+    grid: TracingGrid | None = None,
     half_extent: float | None = None,
     samples: int = 2,
 ) -> dict[str, Tensor]:
@@ -134,3 +156,10 @@ def _fine_pixels(pixels: Tensor, width: int, samples: int) -> Tensor:
     rows = (pixels // width * samples)[:, None, None] + part[:, None]
     columns = (pixels % width * samples)[:, None, None] + part
     return (rows * (width * samples) + columns).flatten(1)
+
+
+def surface_at(field: DistanceField, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distances `[N]`, slopes `[N, 3]` and colours `[N, 3]` at points `[N, 3]`, few enough together for the cache."""
+    parts = [field.surface(part) for part in points.split(1 << 18 if points.is_cuda else _CHUNK)]
+    distance, slope, color = zip(*parts)
+    return torch.cat(distance), torch.cat(slope), torch.cat(color)

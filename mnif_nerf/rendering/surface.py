@@ -9,7 +9,7 @@ gradient by differentiation, at the hit points alone: no slower than central dif
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -42,11 +42,26 @@ class Solid(Protocol):
         ...
 
 
-# What finds the first crossing of each ray: arguments and outputs of `first_inside`.
-March = Callable[
-    [Any, Tensor, Tensor, Tensor, Tensor, "SurfaceGrid"],
-    tuple[Tensor, Tensor, Tensor],
-]
+class Hits(NamedTuple):
+    """Where H of R rays meet a solid.
+
+    Attributes:
+        rays: index `[H]` of the rays.
+        depth: `[H]` distance along them.
+        is_cut: bool `[H]`: the scene box cuts the solid open there.
+        normal: `[H, 3]` of the solid itself, outward, of unit length.
+        paint: `[H, 3]` its colours, or None.
+    """
+
+    rays: Tensor
+    depth: Tensor
+    is_cut: Tensor
+    normal: Tensor
+    paint: Tensor | None
+
+
+# What finds where rays meet the solid: arguments and outputs of `find_hits`.
+Find = Callable[[Any, Tensor, Tensor, Tensor, Tensor, "SurfaceGrid"], Hits]
 
 
 class SurfaceGrid(OccupancyGrid):
@@ -108,7 +123,7 @@ def render_surface(
     grid: OccupancyGrid | None = None,
     half_extent: float | None = None,
     chunk: int = 65536,
-    march: March | None = None,
+    find: Find | None = None,
 ) -> dict[str, Tensor]:
     """Where rays meet a solid, and its shaded picture over a white background.
 
@@ -118,7 +133,7 @@ def render_surface(
         grid: where the solid can be; None makes a `SurfaceGrid` (which many views should share).
         half_extent: half the edge of the scene box, which cuts the solid; the shape's own when None.
         chunk: rays handled together, which bounds the memory.
-        march: finds where rays enter the solid; `first_inside` when None.
+        find: finds where rays meet the solid; `find_hits` when None.
 
     Returns:
         `rgb` `[R, 3]` in [0, 1], `depth` `[R, 1]` (distance along the ray; the far side of the box where nothing is
@@ -126,7 +141,7 @@ def render_surface(
         where nothing is hit).
     """
     half_extent = shape.half_extent if half_extent is None else half_extent
-    march = first_inside if march is None else march
+    find = find_hits if find is None else find
     leaps = SurfaceGrid.from_shape(shape) if grid is None else SurfaceGrid.from_occupancy(grid)
     near, far = box_interval(origins, directions, half_extent)
     out = {
@@ -136,21 +151,31 @@ def render_surface(
         "normal": origins.new_zeros(len(origins), 3),
     }
     for rays in (far > near).nonzero().flatten().split(chunk):
-        found, before, after = march(shape, origins[rays], directions[rays], near[rays], far[rays], leaps)
-        rays, before, after = rays[found], before[found], after[found]
+        hits = find(shape, origins[rays], directions[rays], near[rays], far[rays], leaps)
+        rays, normal = rays[hits.rays], hits.normal
         if len(rays) == 0:
             continue
-        o, d = origins[rays], directions[rays]
-        depth, is_cut = refine_crossing(shape, o, d, before, after)
-        points = o + depth.unsqueeze(-1) * d
-        normal = outward_normals(shape, points)
-        if bool(is_cut.any()):  # where the scene box cuts the solid open, the surface is the side of the box
+        d = directions[rays]
+        if bool(hits.is_cut.any()):  # where the scene box cuts the solid open, the surface is the side of the box
+            points = origins[rays] + hits.depth.unsqueeze(-1) * d
             side = F.one_hot(points.abs().argmax(dim=-1), 3) * points.sign()
-            normal = torch.where(is_cut.unsqueeze(-1), side, normal)
-        paint = shape.color(points) if shape.has_color else None
-        out["rgb"][rays], out["normal"][rays] = shade(normal, d, paint), normal
-        out["depth"][rays, 0], out["accumulation"][rays] = depth, 1.0
+            normal = torch.where(hits.is_cut.unsqueeze(-1), side, normal)
+        out["rgb"][rays], out["normal"][rays] = shade(normal, d, hits.paint), normal
+        out["depth"][rays, 0], out["accumulation"][rays] = hits.depth, 1.0
     return out
+
+
+def find_hits(
+    shape: SolidField, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, grid: SurfaceGrid
+) -> Hits:
+    """Where R rays `[R, 3]` that cross the scene box from `near` to `far` `[R]` meet the solid."""
+    found, before, after = first_inside(shape, origins, directions, near, far, grid)
+    rays = found.nonzero().flatten()
+    o, d = origins[rays], directions[rays]
+    depth, is_cut = refine_crossing(shape, o, d, before[rays], after[rays])
+    points = o + depth.unsqueeze(-1) * d
+    normal = outward_normals(shape, points)
+    return Hits(rays, depth, is_cut, normal, shape.color(points) if shape.has_color else None)
 
 
 def first_inside(
