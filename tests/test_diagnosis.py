@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
+from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
 
 from mnif_nerf.cli import diagnose
 from mnif_nerf.cli.diagnose import DiagnoseOptions
@@ -219,18 +220,16 @@ def test_points_lie_where_the_data_is() -> None:
     assert image.shape == (2, 64)
     assert sorted(set(image[0].tolist())) == pytest.approx(np.arange(-0.875, 1, 0.25))
     assert data_points(pipeline(tiny_image_model()), 10).shape == (2, 10)
-    ball = tiny_voxel_model()
-    voxel = data_points(pipeline(ball), 300)
-    cells = torch.zeros(32, 32, 32, dtype=torch.bool)
-    for name in range(6):
-        cells |= torch.from_numpy(pipeline(ball).instance(name).occupancy(32))
-    x, y, z = ((voxel + 1) * 16).long().clamp(max=31)
-    near = torch.nn.functional.max_pool3d(cells[None, None].float(), 3, 1, 1)[0, 0] > 0
-    assert not near.all()
-    assert near[x, y, z].all()
-
-
-# --- smoothness -------------------------------------------------------------------------------------------
+    for ball in (tiny_voxel_model(), tiny_surface_model()):
+        points = data_points(pipeline(ball), 300)
+        assert points.abs().max() > 0.8, "field coordinates, that reach to the sides of the box"
+        cells = torch.zeros(32, 32, 32, dtype=torch.bool)
+        for name in range(6):
+            cells |= torch.from_numpy(pipeline(ball).instance(name).occupancy(32))
+        x, y, z = ((points + 1) * 16).long().clamp(max=31)
+        near = torch.nn.functional.max_pool3d(cells[None, None].float(), 3, 1, 1)[0, 0] > 0
+        assert not near.all()
+        assert near[x, y, z].all()
 
 
 @pytest.mark.parametrize("modality", MODELS)
@@ -250,6 +249,16 @@ def test_the_map_is_what_the_object_shows(modality: str) -> None:
         color, density = item.field.radiance(points.T)
         opacity = 1 - torch.exp(-density / 32)
         expected = torch.cat([color.T * opacity, opacity[None]]).flatten()
+    torch.testing.assert_close(values, expected, rtol=1e-3, atol=5e-3)
+
+
+def test_the_map_of_a_surface_is_its_paint_inside() -> None:
+    pipe = pipeline(tiny_surface_model(num_instances=8))
+    space, points = whitened_space(pipe), data_points(pipe, 30)
+    values = output_map(pipe, space, points)(space.whiten(pipe.latents[2:3]).double())[0].float()
+    item: Any = pipe.instance(2)
+    inside = torch.sigmoid(-128 * item.distance(0.5 * points.T))
+    expected = torch.cat([item.color(0.5 * points.T).T * inside, inside[None]]).flatten()
     torch.testing.assert_close(values, expected, rtol=1e-3, atol=5e-3)
 
 

@@ -29,7 +29,7 @@ from mnif_nerf.rendering.occupancy import dilate
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
-# Voxel models come without bounds; these many training shapes, at this resolution, show where shapes are.
+# Models of voxels and surfaces come without bounds; so many training shapes, at this resolution, show where they are.
 _SHAPES_FOR_BOUNDS = 64
 _BOUNDS_RESOLUTION = 32
 _DEFAULT_PIXELS = 64
@@ -121,8 +121,8 @@ def data_points(pipe: MNIFPipeline, count: int, seed: int = 0) -> Tensor:
     """Coordinates where a model's data lies.
 
     Centres of pixels, or of a signal's cells (all, or `count` random ones where there are more); for radiance random
-    points in the training bounds; for voxels random points where training shapes are (decoded coarsely), with one cell
-    around.
+    points in the training bounds; for voxels and surfaces random points where training shapes are (decoded coarsely),
+    with one cell around.
 
     Args:
         pipe: the model.
@@ -144,14 +144,14 @@ def data_points(pipe: MNIFPipeline, count: int, seed: int = 0) -> Tensor:
         grid = GridFacts.from_dict(model.grid or {"resolution": _DEFAULT_PIXELS}, model.field.spec.in_features)
         cells_drawn = torch.randperm(grid.num_cells, generator=generator)[:count].sort().values
         return cell_coordinates(cells_drawn, grid.shape).to(pipe.latents.device)
-    cells = shape_bounds(pipe) if model.cells is None and kind.is_grid else model.cells
+    cells = shape_bounds(pipe) if model.cells is None and kind.by_instance else model.cells
     cells = torch.ones(1, 1, 1, dtype=torch.bool) if cells is None or not cells.any() else cells.cpu().bool()
     inside = cells.nonzero()
     # As evenly over the cells as the count allows.
     order = torch.cat([torch.randperm(len(inside), generator=generator) for _ in range(-(-count // len(inside)))])
     corner = inside[order[:count]]
     points = (corner + torch.rand(count, 3, generator=generator)) * (2.0 / len(cells)) - 1.0
-    scale = 1.0 if kind.is_grid else model.half_extent
+    scale = 1.0 if kind.by_instance else model.half_extent
     return (scale * points).T.contiguous().to(pipe.latents.device)
 
 

@@ -251,7 +251,7 @@ def measure(pipe: MNIFPipeline, latents: Tensor) -> dict[str, np.ndarray]:
 
     Returns:
         by name, `[n]` each. For all: "nearest", the distance to the nearest training latent as mnif-sample gives it
-        (root mean square per whitened dimension). For voxels and radiance, on a grid as fine as the data but of at most
+        (root mean square per whitened dimension). For solids, on a grid as fine as the data but of at most
         64 cells along an edge: "volume", the share of the box that is inside; "components", connected parts (cells that
         touch, be it at a corner, are connected); "loose", the share of the volume outside the largest part, NaN where
         nothing is inside.
