@@ -21,6 +21,8 @@ def test_it_trains_fits_and_scores(
     prototype = sdf.settings_of("prototype")
     assert (prototype.pipeline.model.width, prototype.pipeline.model.color_weight) == (48, 3.0)
     assert prototype.pipeline.datamanager.on_surface_share == 0.0
+    larger = sdf.settings_of("prototype-larger")
+    assert (larger.max_num_iterations, larger.pipeline.model.latent_dim) == (9000, 64)
 
     def small(name: str) -> Any:
         settings = sdf_settings(name)
@@ -37,12 +39,19 @@ def test_it_trains_fits_and_scores(
     sdf.main(
         sdf.Config(
             cars=2, unseen=1, points=500, uniform_points=500, surface_points=100, steps=3, threads=1,
-            data=tmp_path / "cars", output=output,
+            samples=3, mesh_cells=16, pictures=tmp_path / "sheets", data=tmp_path / "cars", output=output,
         )
     )  # fmt: skip
     table = capsys.readouterr().out
     assert "| prototype | 3 |" in table
+    assert "| training, wall seconds | 240 |" in table
+    assert "seed 0" in table
     assert "| mnif-sdf-lite | 3 |" in table
     results = json.loads(output.read_text())["results"]
     assert len(results["mnif-sdf-lite"]["training"]["iou"]) == 2
     assert len(results["prototype"]["unseen"]["color"]) == 1
+    for words, count in (("samples", 3), ("training cars", 2)):
+        meshes = results["prototype"][f"closed {words}"]
+        assert meshes["count"] == count
+        assert 0 <= meshes["whole"] <= meshes["closed"] <= count
+    assert {path.name for path in (tmp_path / "sheets").iterdir()} == {"prototype.png", "mnif-sdf-lite.png"}
