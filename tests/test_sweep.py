@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_runs import write_tiny_surfaces
 
-from mnif_nerf.data.stores.grid_store import GridStore, store_of
+from mnif_nerf import modalities
+from mnif_nerf.data.stores.grid_store import store_of
 from mnif_nerf.diagnosis import sweep
-from mnif_nerf.diagnosis.sweep import SweepConfig, compare_sets, decode, field_spec, run_sweep, train_field
+from mnif_nerf.diagnosis.sweep import SweepConfig, field_spec, run_sweep, train_field
 from mnif_nerf.diagnosis.sweep_curves import draw_curves, draw_relations, relations, relations_table, sweep_table
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities.grid_sweep import GridSplit
 
 TINY = SweepConfig(
     bases=(1, 3),
@@ -33,7 +36,7 @@ TINY = SweepConfig(
 )
 
 
-def boxes(count: int, seed: int) -> GridStore:
+def boxes(count: int, seed: int) -> GridSplit:
     """Boxes of random size in 8^3 voxels."""
     g = np.random.default_rng(seed)
     grids = []
@@ -41,10 +44,10 @@ def boxes(count: int, seed: int) -> GridStore:
         grid = np.zeros((8, 8, 8), dtype=bool)
         grid[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = True
         grids.append(grid)
-    return store_of(grids, "voxel")
+    return GridSplit(store_of(grids, "voxel"), modalities.get("voxel"))
 
 
-def slopes(count: int, seed: int) -> GridStore:
+def slopes(count: int, seed: int) -> GridSplit:
     """Pictures of 12x12 grey pixels that rise in some direction."""
     g = np.random.default_rng(seed)
     at = np.linspace(-1, 1, 12)
@@ -52,7 +55,7 @@ def slopes(count: int, seed: int) -> GridStore:
         np.rint(127 + 60 * (a * at[:, None, None] + b * at[None, :, None])).astype(np.uint8)
         for a, b in g.uniform(-1, 1, (count, 2))
     ]
-    return store_of(pictures, "image")
+    return GridSplit(store_of(pictures, "image"), modalities.get("image"))
 
 
 MAKERS = {"voxel": boxes, "image": slopes}
@@ -139,7 +142,7 @@ def test_results_of_another_sweep_are_refused(swept: dict[str, Any], tmp_path: P
         with pytest.raises(MNIFError, match=message):
             run_sweep(train, unseen, tmp_path, TINY)
     stored = json.loads((swept["folder"] / name).read_text())
-    assert stored["settings"]["resolution"] == train.resolution
+    assert stored["settings"]["resolution"] == max(train.shape)
 
 
 @pytest.mark.parametrize("modality", ["voxel", "image"])
@@ -161,8 +164,8 @@ def test_decoded_values_are_those_of_the_data() -> None:
     store = slopes(6, 0)
     config = dataclasses.replace(TINY, steps=300, points_per_instance=0, width=16)
     field, latents = train_field(store, field_spec(store, 4, 2, "layer-wise", config), config)
-    pictures = decode(field, latents, store)
-    truth = torch.from_numpy(np.stack([store.values(k) for k in range(6)])).float() / 255
+    pictures = store.decode(field, latents)
+    truth = torch.from_numpy(np.stack([store.store.values(k) for k in range(6)])).float() / 255
     assert pictures.shape == (6, 1, 144)
     assert (pictures.reshape(6, 12, 12) - truth[..., 0]).abs().mean() < 0.03
     assert not any(parameter.requires_grad for parameter in field.parameters())
@@ -170,17 +173,17 @@ def test_decoded_values_are_those_of_the_data() -> None:
 
 def test_sets_are_compared_as_the_modality_asks() -> None:
     store = boxes(8, 0)
-    truth = torch.from_numpy(store.all_targets(np.arange(8))).float() * 0.5 + 0.5
-    same = compare_sets(truth, truth, store)
+    truth = store.truth()
+    same = store.set_scores(truth, truth)
     assert same["1nna"] == 0.0  # the nearest of everyone is its copy in the other set
     assert same["cov"] == 1.0
-    empty = compare_sets(torch.zeros_like(truth), truth, store)
+    empty = store.set_scores(torch.zeros_like(truth), truth)
     assert empty["1nna_fake"] == 1.0
     assert empty["cov"] == pytest.approx(1 / 8)
     pictures = slopes(8, 0)
-    values = torch.from_numpy(pictures.all_targets(np.arange(8))) * 0.5 + 0.5
+    values = pictures.truth()
     noise = torch.rand(values.shape, generator=torch.Generator().manual_seed(0))
-    near, far = (compare_sets(other, values, pictures)["kd_random-conv"] for other in (values.flip(0), noise))
+    near, far = (pictures.set_scores(other, values)["kd_random-conv"] for other in (values.flip(0), noise))
     assert far > near
     assert far > 0
 
@@ -300,12 +303,37 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_fields_are_those_of_the_shipped_methods() -> None:
     """Pictures end in a linear layer, and everything but the swept sizes is the -lite method's."""
-    from mnif_nerf import modalities
     from mnif_nerf.pipelines.methods import method_of
 
     for store in (boxes(4, 0), slopes(4, 0)):
-        shipped = method_of(store.modality).new_run().pipeline.model
+        shipped = method_of(store.kind.name).new_run().pipeline.model
         sizes = (shipped.num_bases, shipped.latent_dim, shipped.coefficients)
         config = dataclasses.replace(TINY, width=shipped.width, hidden_layers=shipped.hidden_layers)
-        grid = {"resolution": store.resolution, "channels": store.channels}
-        assert field_spec(store, *sizes, config) == modalities.get(store.modality).training.field_spec(shipped, grid)
+        grid = {"resolution": max(store.shape), "channels": store.store.channels}
+        assert field_spec(store, *sizes, config) == store.kind.training.field_spec(shipped, grid)
+
+
+def test_points_of_meshes(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder says what it holds; balls are given back, with their colours where they have some."""
+    from mnif_nerf.cli.sweep import SweepOptions, main
+
+    for name, color in (("painted", True), ("bare", False)):
+        data = write_tiny_surfaces(tmp_path / name, {"train": 8, "test": 4}, color)
+        monkeypatch.setattr(sweep, "_BASIS_POINTS", 100)
+        options = SweepOptions(
+            data, resolution=12, bases=(4,), latent_dims=(4,), coefficients=("layer-wise",), steps=150,
+            output=tmp_path / f"{name}-out",
+        )  # fmt: skip
+        main(options)
+        assert f"next: ns-train mnif-sdf-lite --data {data}" in capsys.readouterr().out
+        (row,) = json.loads((options.output / "sweep.json").read_text())["sweep"]["rows"]
+        assert row["modality"] == "sdf"
+        assert row["train_iou"] > 0.6
+        assert row["unseen_iou"] > 0.4
+        assert ("unseen_color" in row) == color
+        assert {"sample_1nna", "real_1nna", "sample_cov", "output_rank"} <= set(row)
+        assert 1 <= row["output_rank"] <= 4
+    with pytest.raises(MNIFError, match="made with channels 1, now 4"):
+        main(dataclasses.replace(options, data=tmp_path / "painted"))
+    with pytest.raises(MNIFError, match="no sweep over models of objects; use voxels, pictures or points of meshes"):
+        main(SweepOptions(data, modality="radiance"))

@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class SweepOptions:
-    """Train small models over a grid of sizes, on voxels or pictures, and compare them.
+    """Train small models over a grid of sizes, on voxels, pictures or points of meshes, and compare them.
 
     Writes sweep.json, report.md, report.html and curves (PNG and SVG). Finished grid points are kept, so an
     interrupted sweep resumes.
     """
 
     data: Path
-    """A data folder of voxels or pictures with a split test or val."""
-    modality: Literal["voxel", "image"] = "voxel"
-    """What the data is."""
+    """A data folder of voxels, pictures or points of meshes with a split test or val."""
+    modality: str = ""
+    """What the data is: voxel, image or sdf; empty asks the folder."""
     resolution: int | None = None
-    """Cells or pixels along an edge; by default 32 for voxels, the files' own for pictures."""
+    """Cells or pixels along an edge; by default the files' own for pictures, else 32 (points of meshes are compared as
+    sets on that grid, and learned as they are)."""
     bases: tuple[int, ...] = (1, 4, 16, 64)
     """Numbers of basis networks."""
     latent_dims: tuple[int, ...] = (4, 16, 64)
@@ -50,7 +51,6 @@ def main(options: SweepOptions) -> Path:
     Raises:
         MNIFError: no data of that modality, no unseen split, or an option out of range.
     """
-    from mnif_nerf.data.stores.grid_store import grid_splits, open_grid_store
     from mnif_nerf.diagnosis.sweep import SweepConfig, run_sweep
     from mnif_nerf.export.document import write_document
     from mnif_nerf.export.figures import check_matplotlib
@@ -60,12 +60,12 @@ def main(options: SweepOptions) -> Path:
     config = SweepConfig(
         options.bases, options.latent_dims, options.coefficients, steps=options.steps, seed=options.seed
     )
-    present = grid_splits(options.data, options.modality)
-    split = next((name for name in ("test", "val") if name in present), None)
+    kind = modalities.get(options.modality, "--modality") if options.modality else modalities.from_data(options.data)
+    _ = kind.sweep  # there may be none
+    split = next((name for name in ("test", "val") if name in kind.splits(options.data)), None)
     if split is None:
         raise MNIFError(f"{options.data}: no split test or val to measure on; add one.")
-    resolution = options.resolution or modalities.get(options.modality).sweep.resolution
-    train, unseen = (open_grid_store(options.data, name, options.modality, resolution) for name in ("train", split))
+    train, unseen = (kind.open_sweep(options.data, name, options.resolution) for name in ("train", split))
     output = prepare_output(options.output or Path("outputs") / "sweep" / options.data.name)
     with progress_bar("models", len(config.points)) as advance:
         rows = run_sweep(train, unseen, output / "points", config, advance)
@@ -79,8 +79,7 @@ def main(options: SweepOptions) -> Path:
     paths = write_document(output, "sweep", f"Sweep over models of {options.data.name}", about, [], [section])
     print(section.summary)
     print(f"wrote {output}/report.html, report.md, sweep.json and {len(paths) - 3} figures")
-    method = f"{modalities.get(options.modality).method}-lite"
-    print(f"next: ns-train {method} --data {options.data} --pipeline.model.num-bases N")
+    print(f"next: ns-train {kind.method}-lite --data {options.data} --pipeline.model.num-bases N")
     return output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,9 @@ def draw_relations(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _scores(rows: list[dict[str, Any]]) -> SweepScores:
-    return modalities.get(rows[0]["modality"]).sweep
+    """How the modality is judged, by what its data has: colours may be missing."""
+    judged = modalities.get(rows[0]["modality"]).sweep
+    return dataclasses.replace(judged, quality=tuple(part for part in judged.quality if part[0] in rows[0]))
 
 
 def _lines(rows: list[dict[str, Any]]) -> list[tuple[int, str, list[dict[str, Any]]]]:

@@ -13,7 +13,7 @@ import numpy as np
 from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, USUAL_HELDOUT_VIEWS, evenly_spaced
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.data.stores.scene_store import PackedStore, open_store
-from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store, surface_splits
+from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities import Modality
 from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -93,13 +93,7 @@ class ModelAndData:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """Splits that the data has, of this model's modality."""
-        if self.kind.has_points:
-            return surface_splits(self.data)
-        if self.kind.is_grid:
-            return tuple(grid_splits(self.data, self.kind.name))
-        from mnif_nerf.data.readers.srn_layout import list_splits
-
-        return tuple(list_splits(self.data))
+        return self.kind.splits(self.data)
 
     def instances(self, split: str, solids: bool = False) -> InstanceStore:
         """A split of points of meshes, or of the model's own grids, at its resolution where it has one.

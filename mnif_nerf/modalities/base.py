@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mnif_nerf.fields.spec import FieldSpec
     from mnif_nerf.latents.evidence import PointEvidence
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.modalities.sweeping import SweepSplit
     from mnif_nerf.modalities.training import ModalityTraining
     from mnif_nerf.objects.base import NeuralObject
 
@@ -189,6 +190,14 @@ class Modality(ABC):
         """
 
     @abstractmethod
+    def splits(self, root: Path | str) -> tuple[str, ...]:
+        """Splits of a data set, in the order train, val, test.
+
+        Raises:
+            MNIFError: there is no data of this modality.
+        """
+
+    @abstractmethod
     def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
         """Read a whole data set: lines that describe it, and the problems found.
 
@@ -225,10 +234,23 @@ class Modality(ABC):
         Raises:
             MNIFError: there is no sweep of this modality.
         """
-        raise MNIFError(f"there is no sweep over models of {self.nouns}; use voxels or pictures.")
+        raise MNIFError(f"there is no sweep over models of {self.nouns}; use voxels, pictures or points of meshes.")
+
+    def open_sweep(self, root: Path | str, split: str, resolution: int | None = None) -> SweepSplit:
+        """A split of data for a sweep.
+
+        Args:
+            root: the data folder.
+            split: name of the split.
+            resolution: cells or pixels along an edge; that of `sweep` when None.
+
+        Raises:
+            MNIFError: there is no sweep of this modality, or no such data.
+        """
+        raise MNIFError(f"there is no sweep over models of {self.nouns}; use voxels, pictures or points of meshes.")
 
     def unit_values(self, raw: Tensor, head: str) -> Tensor:
-        """Values in [0, 1] of a grid, from the field's raw outputs."""
+        """Values in [0, 1] of the cells of a grid, from the field's raw outputs there `[B, C, cells]`."""
         raise NotImplementedError
 
     def unit_scores(self, made: Tensor, truth: Tensor) -> dict[str, float]:

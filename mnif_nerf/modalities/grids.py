@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.modalities.sweeping import SweepSplit
     from mnif_nerf.objects.base import NeuralObject
 
 
@@ -44,6 +45,19 @@ class GridModality(Modality):
 
         if grid_modality(Path(root)) != self.name:
             raise MNIFError(f"{root}: holds no {self.nouns}.")
+
+    def splits(self, root: Path | str) -> tuple[str, ...]:
+        """See `Modality`."""
+        from mnif_nerf.data.stores.grid_store import grid_splits
+
+        return tuple(grid_splits(root, self.name))
+
+    def open_sweep(self, root: Path | str, split: str, resolution: int | None = None) -> SweepSplit:
+        """See `Modality`."""
+        from mnif_nerf.data.stores.grid_store import open_grid_store
+        from mnif_nerf.modalities.grid_sweep import GridSplit
+
+        return GridSplit(open_grid_store(root, split, self.name, resolution or self.sweep.resolution), self)
 
     def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
         """Number, size and content of the grids."""

@@ -86,6 +86,12 @@ class Radiance(Modality):
 
         locate(root)
 
+    def splits(self, root: Path | str) -> tuple[str, ...]:
+        """Those of the SRN layout."""
+        from mnif_nerf.data.readers.srn_layout import list_splits
+
+        return tuple(list_splits(root))
+
     def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
         """Scenes, pictures, cameras, and whether the objects fit the scene box."""
         from mnif_nerf.data.check.scenes import check_scenes

@@ -11,7 +11,7 @@ import torch
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.base import Modality
-from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting
+from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting, SweepScores
 from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.objects.surface import NeuralSurface
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.sdf_training import SurfaceTraining
+    from mnif_nerf.modalities.sweeping import SweepSplit
     from mnif_nerf.objects.base import NeuralObject
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
@@ -51,6 +52,20 @@ class Sdf(Modality):
     )
     no_repainting = ""
     fitting = Fitting(kinds=("mesh", "voxels", "cloud"), distances=True)
+    sweep = SweepScores(
+        (
+            ("train_iou", "IoU, training instances", 3),
+            ("unseen_iou", "IoU, unseen instances", 3),
+            ("train_color", "colour on the surface, training instances (dB)", 1),
+            ("unseen_color", "colour on the surface, unseen instances (dB)", 1),
+            ("sample_1nna", "1-NNA of samples (0.5 is best)", 2),
+            ("sample_cov", "COV of samples", 2),
+        ),
+        "unseen_iou",
+        "sample_1nna",
+        generation_best=0.5,
+        resolution=32,
+    )
     card = Card(("3d",), "coloured solids", 'mesh(resolution=128).export("object.glb")')
 
     @cached_property
@@ -132,6 +147,31 @@ class Sdf(Modality):
 
         if not packed_splits(root):
             raise MNIFError(f"{root}: holds no points of meshes; make them with mnif-data from-meshes --sdf.")
+
+    def splits(self, root: Path | str) -> tuple[str, ...]:
+        """Of packed points, or of a folder of meshes or voxels."""
+        from mnif_nerf.data.stores.surface_store import surface_splits
+
+        return surface_splits(root)
+
+    def open_sweep(self, root: Path | str, split: str, resolution: int | None = None) -> SweepSplit:
+        """See `Modality`: sets are compared by their cells."""
+        from mnif_nerf.data.stores.surface_store import open_surface_store
+        from mnif_nerf.modalities.sdf_sweep import SurfaceSplit
+
+        cells = resolution or self.sweep.resolution
+        assert cells is not None
+        return SurfaceSplit(open_surface_store(root, split), self, cells)
+
+    def unit_values(self, raw: Tensor, head: str) -> Tensor:
+        """1 inside, 0 outside: `[B, 1, cells]`."""
+        return (raw[:, -1:] > 0).float()
+
+    def set_scores(self, made: Tensor, real: Tensor, shape: tuple[int, ...]) -> dict[str, float]:
+        """As of voxels: see `mnif_nerf.metrics.solids`."""
+        from mnif_nerf.metrics.solids import solid_set_scores
+
+        return solid_set_scores(made[:, 0].numpy() > 0.5, real[:, 0].numpy() > 0.5)
 
     def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
         """Number and content of the objects."""

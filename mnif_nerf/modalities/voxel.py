@@ -86,14 +86,10 @@ class Voxel(GridModality):
         }
 
     def set_scores(self, made: Tensor, real: Tensor, shape: tuple[int, ...]) -> dict[str, float]:
-        """1-NNA with its halves, and COV, on 1 - IoU (`mnif_nerf.metrics.sets`)."""
-        from mnif_nerf.metrics.clouds import one_minus_iou
-        from mnif_nerf.metrics.sets import Distances, set_scores
+        """1-NNA with its halves, and COV: see `mnif_nerf.metrics.solids`."""
+        from mnif_nerf.metrics.solids import solid_set_scores
 
-        ours, theirs = (part[:, 0].numpy() > 0.5 for part in (made, real))
-        distances = Distances(one_minus_iou(ours, theirs), one_minus_iou(ours, ours), one_minus_iou(theirs, theirs))
-        scores = set_scores(distances)
-        return {name: scores[name] for name in ("1nna", "1nna_real", "1nna_fake", "cov")}
+        return solid_set_scores(made[:, 0].numpy() > 0.5, real[:, 0].numpy() > 0.5)
 
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """From the front-left and above."""
