@@ -130,9 +130,12 @@ def test_a_run_trains_scores_and_leaves_a_model(data: Path, tmp_path: Path, adap
     after = run.evaluate(60)
     assert set(after) == {f"{prefix}{name}" for prefix in ("", "unseen_") for name in ("iou", "color", "distance")}
     assert after["distance"] < before["distance"]
-    item = run.evaluation.seen(run.model)[0]
+    item, collapse = run.evaluation.seen(run.model)[0], run.model.field.collapse
+    collapsed: list[int] = []
+    run.model.field.collapse = lambda latent: (collapsed.append(1), collapse(latent))[1]
     picture = run.evaluation.score(run.fields, item, with_pictures=True).pictures["img"]
     assert picture.shape == (16, 32, 3)
+    assert len(collapsed) <= 1, "what is scored and drawn is collapsed once"
     assert (picture[:, :16] < 0.99).any(), "the data's points stand beside the reconstruction"
     stored = read_model(run.folder / "model")
     assert (stored.modality, stored.grid, stored.adaptation["method"]) == ("sdf", None, adaptation)

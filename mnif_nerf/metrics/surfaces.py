@@ -15,6 +15,7 @@ from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.metrics.clouds import CHAMFER, as_cloud, distance_matrix
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.metrics.images import psnr
+from mnif_nerf.scene_box import HALF_EXTENT
 
 # Kinds of points, as `mnif_nerf.data.stores.surface_store` counts them.
 UNIFORM, ON_SURFACE = 0, 3
@@ -31,22 +32,21 @@ class KnownPoints(Protocol):
 
 
 @torch.no_grad()
-def surface_scores(compact: CompactField, known: KnownPoints, half_extent: float = 0.5) -> dict[str, float]:
+def surface_scores(compact: CompactField, known: KnownPoints) -> dict[str, float]:
     """Scores of a field with head "sdf".
 
     Args:
         compact: the field.
         known: points in world units, of all kinds.
-        half_extent: half the edge of the scene box, world units.
 
     Returns:
         "iou" at the points that are spread evenly over the box; on the surface, "color" (PSNR of sRGB colours, dB;
         absent without colours) and "distance", the mean size of what the field says there, in world units.
     """
     uniform, surface = known.kind == UNIFORM, known.kind == ON_SURFACE
-    said = distance_from_raw(raw_values(compact, known.points[uniform], half_extent)[-1])
+    said = distance_from_raw(raw_values(compact, known.points[uniform])[-1])
     scores = {"iou": float(iou(said < 0, torch.from_numpy(known.distance[uniform] < 0)))}
-    raw = raw_values(compact, known.points[surface], half_extent)
+    raw = raw_values(compact, known.points[surface])
     if known.color is not None:
         truth = torch.from_numpy(np.ascontiguousarray(known.color[surface]).T).float()
         scores["color"] = float(psnr(color_from_raw(raw[:-1], compact.head), truth))
@@ -85,8 +85,8 @@ def surface_agreement(
     return chamfer, 0.5 * (cosines[0] + cosines[1])
 
 
-def raw_values(compact: CompactField, points: np.ndarray, half_extent: float = 0.5) -> Tensor:
+def raw_values(compact: CompactField, points: np.ndarray) -> Tensor:
     """Raw values `[out, P]` of a field at points `[P, 3]` in world units, on the CPU."""
     device = compact.weights[0].device
-    columns = torch.from_numpy(np.ascontiguousarray(points, np.float32)).T.to(device) / half_extent
+    columns = torch.from_numpy(np.ascontiguousarray(points, np.float32)).T.to(device) / HALF_EXTENT
     return torch.cat([compact.evaluate(part).cpu() for part in columns.split(_CHUNK, dim=1)], dim=1)

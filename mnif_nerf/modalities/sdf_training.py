@@ -29,6 +29,7 @@ from mnif_nerf.modalities.training import (
     ScoredItem,
     Scores,
     TrainingData,
+    cameras_around,
     means,
 )
 from mnif_nerf.rendering.batch import PointBatch
@@ -37,8 +38,6 @@ from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.sphere_tracing import render_distance, render_distance_view
 from mnif_nerf.rendering.splats import render_points
 from mnif_nerf.rendering.tracing_grid import RESOLUTION, TracingGrid, distance_grid
-
-_HALF_EXTENT = 0.5  # of the scene box, world units
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,7 @@ class SurfaceEvaluation(InstanceEvaluation):
         """ "iou" at the uniform points, "color" in dB and "distance" (world units) on the surface; the picture shows
         the data's points beside the reconstruction."""
         store, instance = item.truth
-        compact = fields.model.field.collapse(item.latent).to(item.latent.device)
-        metrics = surface_scores(compact, store.points(instance), _HALF_EXTENT)
+        metrics = surface_scores(fields.collapse(item.latent), store.points(instance))
         if not with_pictures:
             return Scores(metrics)
         size = self.data.settings.picture_size
@@ -218,9 +216,7 @@ class SurfaceTraining(ModalityTraining):
 
     def cameras(self, store: SurfaceStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
         """Cameras around an object: eight for "train", four others, from higher up, for all else."""
-        count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
-        poses = [orbit_pose(elevation, first + 360.0 * k / count) for k in range(count)]
-        return torch.stack(poses), Intrinsics.default(size)
+        return cameras_around(split, size)
 
     def picture_of(self, store: SurfaceStore, instance: int, pose: Tensor, camera: Intrinsics) -> np.ndarray:
         """What such a camera sees of an object's points: uint8 `[H, W, 3]`."""

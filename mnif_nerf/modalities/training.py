@@ -24,6 +24,7 @@ from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
 from mnif_nerf.modalities.encoding import Encoder
 from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 
 _KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
@@ -283,27 +284,48 @@ class FieldCache:
     ) -> None:
         self.training, self.model, self.settings, self.grid = training, model, settings, grid
         self._kept: OrderedDict[bytes, tuple[Any, OccupancyGrid | None]] = OrderedDict()
+        self._last: tuple[bytes, CompactField] | None = None
         self._version = -1
 
     @torch.no_grad()
     def __call__(self, latent: Tensor) -> tuple[Any, OccupancyGrid | None]:
         """The field of a latent code `[D]` and its occupancy grid; see `ModalityTraining.prepare`."""
-        if self._version != self.model.version:
-            self._kept.clear()
-            self._version = self.model.version
+        self._refresh()
         key = latent.cpu().numpy().tobytes()
         kept = self._kept.get(key)
         if kept is None:
-            compact = self.model.field.collapse(latent).to(latent.device)
-            kept = self.training.prepare(compact, self.model.bounds, self.settings, self.grid)
+            kept = self.training.prepare(self.collapse(latent), self.model.bounds, self.settings, self.grid)
             self._kept[key] = kept
             while len(self._kept) > _KEPT_FIELDS:
                 self._kept.popitem(last=False)
         return kept
 
+    @torch.no_grad()
+    def collapse(self, latent: Tensor) -> CompactField:
+        """The field of a latent code `[D]` alone; the last one is kept, as what is scored is often drawn next."""
+        self._refresh()
+        key = latent.cpu().numpy().tobytes()
+        if self._last is None or self._last[0] != key:
+            self._last = (key, self.model.field.collapse(latent).to(latent.device))
+        return self._last[1]
+
+    def _refresh(self) -> None:
+        if self._version != self.model.version:
+            self.clear()
+            self._version = self.model.version
+
     def clear(self) -> None:
         """Forget all: the weights were changed by somebody else."""
         self._kept.clear()
+        self._last = None
+
+
+def cameras_around(split: str, size: int) -> tuple[Tensor, Intrinsics]:
+    """Poses `[V, 4, 4]` and a camera of `size` pixels that look at a solid: eight for the split "train", four others,
+    from higher up, for all else."""
+    count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
+    poses = [orbit_pose(elevation, first + 360.0 * k / count) for k in range(count)]
+    return torch.stack(poses), Intrinsics.default(size)
 
 
 def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:

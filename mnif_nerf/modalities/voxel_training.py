@@ -16,7 +16,7 @@ from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.modalities.grid_settings import VoxelModelSettings
 from mnif_nerf.modalities.grid_training import GridTraining
-from mnif_nerf.modalities.training import FieldCache
+from mnif_nerf.modalities.training import FieldCache, cameras_around
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.grids import cell_centres
 from mnif_nerf.rendering.occupancy import OccupancyGrid
@@ -51,7 +51,7 @@ class VoxelTraining(GridTraining):
     @torch.no_grad()
     def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:
         """ "psnr" as in the paper, "iou" and "accuracy" of a grid bool `[X, Y, Z]`."""
-        compact = fields.model.field.collapse(latent).to(latent.device)
+        compact = fields.collapse(latent)
         points = cell_centres(store.shape, latent.device)
         raw = torch.cat([compact.evaluate(part)[0] for part in points.split(_CHUNK, dim=1)])
         truth = torch.from_numpy(values).flatten().to(latent.device)
@@ -71,9 +71,7 @@ class VoxelTraining(GridTraining):
 
     def cameras(self, store: GridStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
         """Cameras around a shape: eight for "train", four others, from higher up, for all else."""
-        count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
-        poses = [orbit_pose(elevation, first + 360.0 * k / count) for k in range(count)]
-        return torch.stack(poses), Intrinsics.default(size)
+        return cameras_around(split, size)
 
     def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
         """The faces of the shape's cells."""
