@@ -1,10 +1,16 @@
-"""Which instances a training step visits."""
+"""Which instances a training step visits, and what the samplers of whole instances share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import stream
 
 
@@ -36,3 +42,55 @@ class InstanceShuffle:
             chosen = epochs == epoch
             instances[chosen] = self._epoch_order[1][places[chosen]]
         return instances
+
+
+class InstanceStore(Protocol):
+    """A split of whole instances: `GridStore` and `SurfaceStore` of `mnif_nerf.data.stores`."""
+
+    @property
+    def root(self) -> Path:
+        """The data folder."""
+
+    @property
+    def split(self) -> str:
+        """Name of the split."""
+
+    @property
+    def num_instances(self) -> int:
+        """Instances."""
+
+
+class InstanceDraws:
+    """The instances of every step, and the random numbers that their points are drawn by.
+
+    Args:
+        store: one split.
+        instances_per_step: B.
+        points_per_instance: N, 0 for all.
+        seed: draws with the same seed and step are equal.
+
+    Raises:
+        MNIFError: a batch larger than the data, or a number below what makes sense.
+    """
+
+    def __init__(self, store: InstanceStore, instances_per_step: int, points_per_instance: int, seed: int) -> None:
+        if instances_per_step < 1 or points_per_instance < 0:
+            raise MNIFError("instances per step must be at least 1, points per instance at least 0 (0 takes all).")
+        if instances_per_step > store.num_instances:
+            raise MNIFError(
+                f"{store.root}: {instances_per_step} instances per step, but the {store.split} split has"
+                f" {store.num_instances}; lower the instances per step to {store.num_instances} or less"
+                f" (`instances_per_step` {store.num_instances})."
+            )
+        self.instances_per_step, self.seed = instances_per_step, seed
+        self._shuffle = InstanceShuffle(store.num_instances, seed)
+
+    def of_step(self, step: int) -> tuple[Tensor, np.random.Generator]:
+        """Instances int64 `[B]` of training step `step`, from an endless shuffle (`InstanceShuffle`), and a generator:
+        a function of seed and step alone."""
+        instances = self._shuffle.take(step * self.instances_per_step, self.instances_per_step)
+        return instances, np.random.default_rng([self.seed, 1, step])
+
+    def of_instances(self, instances: Tensor, salt: int) -> Iterator[np.random.Generator]:
+        """A generator for each of some instances `[K]`: a function of the instance, the seed and `salt` alone."""
+        return (np.random.default_rng([self.seed, 2, salt, int(number)]) for number in instances)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.sampling.epochs import InstanceShuffle
+from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.batch import PointBatch
@@ -69,14 +69,7 @@ class PointSampler:
         choice: PointChoice = PointChoice(),
     ) -> None:
         surface_share = choice.surface_share
-        if instances_per_step < 1 or points_per_instance < 0:
-            raise MNIFError("instances per step must be at least 1, points per instance at least 0 (0 takes all).")
-        if instances_per_step > store.num_instances:
-            raise MNIFError(
-                f"{store.root}: {instances_per_step} instances per step, but the {store.split} split has"
-                f" {store.num_instances}; lower the instances per step to {store.num_instances} or less"
-                f" (`instances_per_step` {store.num_instances})."
-            )
+        self._draws = InstanceDraws(store, instances_per_step, points_per_instance, seed)
         if not 0 <= surface_share <= 1:
             raise MNIFError(f"surface share {surface_share}: must be between 0 and 1.")
         if choice.reweight and surface_share == 1:
@@ -85,23 +78,17 @@ class PointSampler:
         self.instances_per_step = instances_per_step
         self.points_per_instance = points_per_instance
         self.device = torch.device(device)
-        self.seed = seed
         self.surface_share = surface_share if store.has_surface else 0.0
         self.reweight = choice.reweight and self.surface_share > 0
         self.jitter = choice.jitter and store.values_kind != "bits"
-        self._shuffle = InstanceShuffle(store.num_instances, seed)
         self._centres: Tensor | None = None
 
     def draw(self, step: int) -> PointBatch:
-        """The batch of training step `step` (0, 1, 2, ...): a function of seed and step alone.
-
-        Instances come from an endless shuffle (`InstanceShuffle`).
-        """
-        instances = self._shuffle.take(step * self.instances_per_step, self.instances_per_step)
+        """The batch of training step `step` (0, 1, 2, ...): see `InstanceDraws.of_step`."""
+        instances, generator = self._draws.of_step(step)
         everything = self._takes_all(self.points_per_instance)
         if everything and not self.jitter:
             return self._all(instances)
-        generator = np.random.default_rng([self.seed, 1, step])
         if everything:
             cells = np.broadcast_to(np.arange(self.store.num_cells), (len(instances), self.store.num_cells))
         else:
@@ -120,8 +107,7 @@ class PointSampler:
         if self._takes_all(points):
             return self._all(instances)
         drawn = []
-        for instance in instances.numpy():
-            generator = np.random.default_rng([self.seed, 2, salt, int(instance)])
+        for instance, generator in zip(instances.numpy(), self._draws.of_instances(instances, salt)):
             drawn.append(self._near(instance[None], points, generator))
         return self._batch(instances, np.concatenate(drawn))
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnif_nerf.data.sampling.epochs import InstanceShuffle
+from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.batch import PointBatch
@@ -60,14 +60,7 @@ class SurfaceSampler:
         seed: int = 0,
         shares: KindShares = KindShares(),
     ) -> None:
-        if instances_per_step < 1 or points_per_instance < 0:
-            raise MNIFError("instances per step must be at least 1, points per instance at least 0 (0 takes all).")
-        if instances_per_step > store.num_instances:
-            raise MNIFError(
-                f"{store.root}: {instances_per_step} instances per step, but the {store.split} split has"
-                f" {store.num_instances}; lower the instances per step to {store.num_instances} or less"
-                f" (`instances_per_step` {store.num_instances})."
-            )
+        self._draws = InstanceDraws(store, instances_per_step, points_per_instance, seed)
         by_kind = (shares.uniform, shares.wide, shares.near, shares.surface)
         if min(by_kind) < 0 or sum(by_kind) <= 0:
             raise MNIFError(f"shares of points {by_kind}: must be 0 or more each, and one above 0.")
@@ -75,22 +68,15 @@ class SurfaceSampler:
             if share > 0 and not count:
                 raise MNIFError(f"{store.root}: has no {kind} points to draw; set their share to 0.")
         self.store = store
-        self.instances_per_step = instances_per_step
         self.points_per_instance = points_per_instance
         self.device = torch.device(device)
-        self.seed = seed
         self.shares = shares
-        self._shuffle = InstanceShuffle(store.num_instances, seed)
 
     def draw(self, step: int) -> PointBatch:
-        """The batch of training step `step` (0, 1, 2, ...): a function of seed and step alone.
-
-        Instances come from an endless shuffle (`InstanceShuffle`).
-        """
-        instances = self._shuffle.take(step * self.instances_per_step, self.instances_per_step)
+        """The batch of training step `step` (0, 1, 2, ...): see `InstanceDraws.of_step`."""
+        instances, generator = self._draws.of_step(step)
         if self._takes_all(self.points_per_instance):
             return self._all(instances)
-        generator = np.random.default_rng([self.seed, 1, step])
         return self._batch(instances, self._places(len(instances), self.points_per_instance, generator))
 
     def fixed(self, instances: Tensor, count: int, salt: int = 0) -> PointBatch:
@@ -104,7 +90,7 @@ class SurfaceSampler:
         instances = instances.cpu()
         if self._takes_all(count):
             return self._all(instances)
-        generators = (np.random.default_rng([self.seed, 2, salt, int(number)]) for number in instances)
+        generators = self._draws.of_instances(instances, salt)
         return self._batch(instances, np.concatenate([self._places(1, count, each) for each in generators]))
 
     def _takes_all(self, count: int) -> bool:
