@@ -1,9 +1,8 @@
-"""Fits of models of signed distance and colour: evidence of meshes, voxels and clouds; what is not evaluated."""
+"""Fits of models of signed distance and colour: evidence of meshes, voxels, clouds and pictures."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,14 +16,15 @@ from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.observations.observations import Cells, MeshShape, Scan
 from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.data.readers.cloud_files import PointCloud
-from mnif_nerf.errors import MNIFError
-from mnif_nerf.evaluation.target import ModelAndData
 from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.latents.distance_evidence import DistanceEvidence
-from mnif_nerf.latents.evidence import PointPool
+from mnif_nerf.latents.evidence import PointPool, ViewEvidence, radiance_view_losses, view_rays
 from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_scan
 from mnif_nerf.pipelines.fit.preparation import voxelise
 from mnif_nerf.pipelines.fit.task import FitTask, SeenMesh
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
+from mnif_nerf.rendering.radiance_losses import LossConfig
+from mnif_nerf.rendering.surface_losses import surface_losses
 
 RADIUS = 0.25
 RED = (0.8, 0.2, 0.1)
@@ -145,7 +145,74 @@ def test_clouds_say_where_the_surface_is(given: str) -> None:
     assert any("no colour" in note for note in task.notes) == (given == "bare")
 
 
-def test_what_cannot_be_evaluated_is_said(tmp_path: Path) -> None:
-    pipe = SimpleNamespace(model=SimpleNamespace(kind=modalities.get("sdf")))
-    with pytest.raises(MNIFError, match="not compared yet; ns-eval scores"):
-        ModelAndData(pipe, tmp_path)  # type: ignore[arg-type]
+def test_the_seen_half_of_large_faces_ends_at_the_border() -> None:
+    """Faces that cross the border are divided, not kept whole."""
+    box = trimesh.creation.box((0.8, 0.4, 0.3))
+    colors = np.tile(np.float32(RED), (len(box.faces), 3, 1))
+    shape = MeshShape(Surface(np.asarray(box.vertices), np.asarray(box.faces), colors))
+    task = fit_to_mesh(model(), shape, voxelise(shape, 32), Region(half="front"), 0)
+    assert isinstance(task.seen, SeenMesh)
+    surface = task.seen.surface
+    corners = surface.vertices[surface.faces]
+    assert -0.03 < corners[..., 0].min() <= 0.0
+    areas = 0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    assert areas.sum() == pytest.approx(0.4 * (0.8 + 0.6) + 0.12, rel=0.03)
+    assert surface.corner_colors.shape == (len(surface.faces), 3, 3)
+
+
+def _ball_rays(light: float) -> Any:
+    """Two pictures of the ball in a light."""
+    images, masks, poses = [], [], []
+    camera = Intrinsics.default(40)
+    for azimuth in (0.0, 100.0):
+        pose = orbit_pose(20, azimuth)
+        origins, directions = pixel_rays(pose, camera)
+        along = -(origins * directions).sum(dim=1)
+        hit = (origins.square().sum(dim=1) - along.square()).sqrt() < RADIUS
+        picture = torch.where(hit[:, None], light * torch.tensor(RED), 1.0)
+        images.append((picture * 255).round().to(torch.uint8).view(40, 40, 3))
+        masks.append(hit.view(40, 40))
+        poses.append(pose)
+    lens = torch.tensor([[camera.focal, camera.cx, camera.cy]]).expand(2, -1)
+    return view_rays(torch.stack(images), torch.stack(masks), torch.stack(poses), lens)
+
+
+@pytest.mark.parametrize("light", [1.0, 0.7])
+def test_pictures_tell_the_radius_in_any_light(light: float) -> None:
+    field: Any = BallField()
+    evidence = ViewEvidence(field, _ball_rays(light), LossConfig(samples_per_ray=24), surface_losses)
+    radii = torch.linspace(0.2, 0.3, 41)[:, None]
+    losses = evidence.score(radii)
+    assert float(radii[losses.argmin()]) == pytest.approx(RADIUS, abs=0.004)
+    assert losses.min() < 0.2 * losses.max()
+    wrong = torch.tensor([[0.22], [0.28]], requires_grad=True)
+    (slope,) = torch.autograd.grad(evidence.losses(wrong, 0).sum(), wrong)
+    assert slope[0] < 0 < slope[1]
+
+
+def test_what_silhouettes_rule_out_must_be_empty_and_fields_without_colour_fit_too() -> None:
+    field: Any = BallField()
+    batch = _ball_rays(1.0)
+    far = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.27
+    plain, held = (
+        ViewEvidence(field, batch, LossConfig(24), surface_losses, outside=outside) for outside in (None, far)
+    )
+    large = torch.tensor([[0.3]])
+    assert held.score(large) > plain.score(large) + 0.05
+    assert held.score(torch.tensor([[RADIUS]])) == pytest.approx(float(plain.score(torch.tensor([[RADIUS]]))), abs=0.01)
+
+    class Grey(BallField):
+        def evaluate(self, latents: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+            return super().evaluate(latents, points)[:, 3:]
+
+    grey: Any = Grey()
+    losses = ViewEvidence(grey, batch, LossConfig(24), surface_losses).score(torch.tensor([[0.2], [0.25], [0.3]]))
+    assert losses.argmin() == 1
+
+
+def test_models_of_distance_take_pictures() -> None:
+    kind = modalities.get("sdf")
+    kind.check_observation("views")
+    kind.check_observation("photo")
+    assert kind.view_losses is surface_losses
+    assert modalities.get("radiance").view_losses is radiance_view_losses

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -104,13 +104,43 @@ def take_rays(rays: RayBatch, chosen: Tensor, count: int) -> RayBatch:
     )
 
 
+class ViewLosses(Protocol):
+    """How badly B instances explain rays: `radiance_view_losses`, or what another modality has for it."""
+
+    def __call__(
+        self,
+        evaluate: Callable[[Tensor], Tensor],
+        batch: RayBatch,
+        config: LossConfig,
+        generator: torch.Generator | None = None,
+        *,
+        head: str,
+    ) -> Tensor:
+        """Losses `[B]`; the arguments are those of `radiance_losses`."""
+        ...
+
+
+def radiance_view_losses(
+    evaluate: Callable[[Tensor], Tensor],
+    batch: RayBatch,
+    config: LossConfig,
+    generator: torch.Generator | None = None,
+    *,
+    head: str,
+) -> Tensor:
+    """`ViewLosses` of radiance fields."""
+    terms = radiance_losses(evaluate, batch, config, generator, reduce=False, head=head)
+    return torch.stack(list(terms.values())).sum(dim=0)
+
+
 class ViewEvidence:
     """Evidence of posed pictures.
 
     Args:
-        field: the trained mixture, of radiance.
+        field: the trained mixture.
         rays: rays from `view_rays`.
         losses: weights and samples per ray.
+        compare: how rays are compared with the field.
         rays_per_step: R.
         outside: `[C, 3]` points that the silhouettes rule out; they have to be empty.
         seed: random seed of the draws.
@@ -124,6 +154,7 @@ class ViewEvidence:
         field: ModulatedField,
         rays: RayBatch,
         losses: LossConfig,
+        compare: ViewLosses = radiance_view_losses,
         rays_per_step: int = 256,
         outside: Tensor | None = None,
         seed: int = 0,
@@ -133,7 +164,7 @@ class ViewEvidence:
                 "no pixel of the pictures looks into the scene box (the cube of half extent 0.5 around the origin); "
                 "move or scale the cameras with `centre` and `scale`, or use `normalise` yes."
             )
-        self.field, self.rays, self.config = field, rays, losses
+        self.field, self.rays, self.config, self.compare = field, rays, losses, compare
         self.rays_per_step, self.seed = rays_per_step, seed
         self.outside = rays.rgb.new_zeros(0, 3) if outside is None else outside
 
@@ -147,8 +178,7 @@ class ViewEvidence:
             some = torch.randint(len(self.outside), (64,), generator=generator).to(latents.device)
             batch.carve_points = self.outside[some].expand(len(latents), -1, -1)
         evaluate = partial(self.field.evaluate, latents)
-        terms = radiance_losses(evaluate, batch, self.config, generator, reduce=False, head=self.field.spec.head)
-        return torch.stack(list(terms.values())).sum(dim=0)
+        return self.compare(evaluate, batch, self.config, generator, head=self.field.spec.head)
 
     @torch.no_grad()
     def score(self, latents: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnif_nerf.fields.modulations import ModulatedField
+from mnif_nerf.latents.evidence import ViewLosses, radiance_view_losses
 from mnif_nerf.latents.search import LatentSpace, SearchConfig
 from mnif_nerf.random import stream
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.intervals import box_interval
-from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
+from mnif_nerf.rendering.radiance_losses import LossConfig
 from mnif_nerf.scene_box import HALF_EXTENT
 
 # What one unit of a pose coordinate is, so that Adam's one rate suits all: radians (azimuth, elevation, roll),
@@ -121,19 +122,21 @@ class PhotoEvidence:
         silhouette: bool `[H, W]`, or None where the object was not cut out.
         intrinsics: intrinsics of the picture's camera.
         radius: the camera's usual distance from the origin, world units.
+        compare: how its rays are compared with the field.
     """
 
     image: Tensor
     silhouette: Tensor | None
     intrinsics: Intrinsics
     radius: float
+    compare: ViewLosses = radiance_view_losses
 
 
 class PhotoSearch:
     """The search for one picture.
 
     Args:
-        field: the trained radiance field; its parameters take no gradient meanwhile (`fitting.frozen`).
+        field: the trained mixture; its parameters take no gradient meanwhile (`fitting.frozen`).
         photo: the picture.
         space: coordinates of the latents.
         config: learning rate of the latents and weight of their prior.
@@ -151,7 +154,7 @@ class PhotoSearch:
         seed: int = 0,
     ) -> None:
         self.field, self.space, self.config, self.poses = field, space, config, poses
-        self.radius, self.seed = photo.radius, seed
+        self.radius, self.seed, self.compare = photo.radius, seed, photo.compare
         image, silhouette, intrinsics = photo.image, photo.silhouette, photo.intrinsics
         self.rgb = image.reshape(-1, 3)
         self.mask = torch.ones(len(self.rgb), device=image.device)
@@ -240,8 +243,7 @@ class PhotoSearch:
         )  # fmt: skip
         config = LossConfig(samples_per_ray=samples, mask_weight=self.mask_weight)
         evaluate = partial(self.field.evaluate, self.space.latents(codes))
-        terms = radiance_losses(evaluate, batch, config, generator, reduce=False, head=self.field.spec.head)
-        return torch.stack(list(terms.values())).sum(dim=0)
+        return self.compare(evaluate, batch, config, generator, head=self.field.spec.head)
 
     @torch.no_grad()
     def _score(self, codes: Tensor, cameras: Tensor) -> Tensor:

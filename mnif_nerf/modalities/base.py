@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mnif_nerf.data.observations.observations import Kind
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.fields.spec import FieldSpec
-    from mnif_nerf.latents.evidence import PointEvidence
+    from mnif_nerf.latents.evidence import PointEvidence, ViewLosses
     from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.sweeping import SweepSplit
     from mnif_nerf.modalities.training import ModalityTraining
@@ -293,6 +293,13 @@ class Modality(ABC):
         from mnif_nerf.latents.evidence import PointEvidence
 
         return PointEvidence
+
+    @property
+    def view_losses(self) -> ViewLosses:
+        """How rays of pictures are compared with the field, where it can be fitted to pictures."""
+        from mnif_nerf.latents.evidence import radiance_view_losses
+
+        return radiance_view_losses
 
     def likeness(self, item: NeuralObject, other: NeuralObject) -> float:
         """How like two objects look: mean PSNR over their pictures in dB, at most 60 each."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mnif_nerf.data.geometry.surface_points import SurfacePoints
     from mnif_nerf.export.web import Drawing
+    from mnif_nerf.latents.evidence import ViewLosses
     from mnif_nerf.metrics.images import Lpips
     from mnif_nerf.modalities.sdf_training import SurfaceTraining
     from mnif_nerf.modalities.sweeping import SweepSplit
@@ -51,7 +52,7 @@ class Sdf(Modality):
         "many points of either surface, and have between two draws of the data's own what stands beside them"
     )
     no_repainting = ""
-    fitting = Fitting(kinds=("mesh", "voxels", "cloud"), distances=True)
+    fitting = Fitting(kinds=("mesh", "voxels", "cloud", "views", "photo"), picture="photo", distances=True)
     sweep = SweepScores(
         (
             ("train_iou", "IoU, training instances", 3),
@@ -81,6 +82,13 @@ class Sdf(Modality):
 
         inside = torch.sigmoid(-4.0 / thickness * distance_from_raw(raw[:, -1:]))
         return torch.cat([color_from_raw(raw[:, :-1], head) * inside, inside], dim=1)
+
+    @property
+    def view_losses(self) -> ViewLosses:
+        """Rays that end softly at the surface, in any light."""
+        from mnif_nerf.rendering.surface_losses import surface_losses
+
+        return surface_losses
 
     def portrait(self, item: NeuralObject, pixels: int) -> Image.Image:
         """From the front-left and above."""

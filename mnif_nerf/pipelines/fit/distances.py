@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
 
 _MESH_POINTS = 20_000
+_DIVISIONS = 5  # of faces across the border of what was seen, so that a sheet shows no spikes
 _NEAR_CELLS = 2.5  # cells from the surface up to which a voxel counts as near
 # Weights of the prior: the less was seen, the more it has to say (docs/sdf.md has what was tried).
 _WHOLE, _PART = 1e-2, 3e-2
@@ -63,8 +64,7 @@ def fit_to_mesh(model: StoredModel, shape: MeshShape, cells: Cells, region: Regi
     colors[~sure | (np.abs(points.distance) >= model.encoding.near)] = np.nan
     targets = np.concatenate([colors, _interval(points.distance, sure)], axis=1)
     evidence = _evidence(model, [(where[seen], targets[seen], 1.0)], seed)
-    middles = surface.vertices[surface.faces].mean(axis=1)
-    part = _faces(surface, region.contains(middles))
+    part = _part(surface, region)
     ours = _take(points, seen & on)
     observed = SeenMesh(cells.values & known, known, surface=part, points=ours)
     complete = region.everything
@@ -161,6 +161,39 @@ def _cells_to(chosen: np.ndarray) -> np.ndarray:
     if not chosen.any():
         return np.full(chosen.shape, np.inf)
     return np.asarray(ndimage.distance_transform_edt(~chosen))
+
+
+def _part(surface: Surface, region: Region) -> Surface:
+    """The seen part of a surface: faces across the border of the region are divided until they are small."""
+    for _ in range(_DIVISIONS):
+        corners = region.contains(surface.vertices[surface.faces].reshape(-1, 3)).reshape(-1, 3)
+        across = corners.any(axis=1) & ~corners.all(axis=1)
+        if not across.any():
+            break
+        surface = _divided(surface, across)
+    return _faces(surface, region.contains(surface.vertices[surface.faces].mean(axis=1)))
+
+
+def _divided(surface: Surface, chosen: np.ndarray) -> Surface:
+    """Some faces of a surface in four, through the middles of their edges."""
+
+    def parts(corners: np.ndarray) -> np.ndarray:
+        a, b, c = (corners[:, k] for k in range(3))
+        ab, bc, ca = 0.5 * (a + b), 0.5 * (b + c), 0.5 * (c + a)
+        fans = ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))
+        return np.concatenate([np.stack(fan, axis=1) for fan in fans]).astype(corners.dtype)
+
+    places = parts(surface.vertices[surface.faces[chosen]])
+    added = len(surface.vertices) + np.arange(3 * len(places)).reshape(-1, 3)
+    colors, uv, texture = surface.corner_colors, surface.uv, surface.texture
+    return replace(
+        surface,
+        vertices=np.concatenate([surface.vertices, places.reshape(-1, 3)]),
+        faces=np.concatenate([surface.faces[~chosen], added.astype(surface.faces.dtype)]),
+        corner_colors=np.concatenate([colors[~chosen], parts(colors[chosen])]),
+        uv=None if uv is None else np.concatenate([uv[~chosen], parts(uv[chosen])]),
+        texture=None if texture is None else np.concatenate([texture[~chosen], np.tile(texture[chosen], 4)]),
+    )
 
 
 def _faces(surface: Surface, chosen: np.ndarray) -> Surface:

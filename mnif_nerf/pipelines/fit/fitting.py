@@ -253,6 +253,7 @@ def _search_photo(
         mask,
         photo_intrinsics(photo, model.camera["focal_over_width"], settings.field_of_view),
         model.camera["radius"] if settings.radius is None else settings.radius,
+        model.kind.view_losses,
     )
     searcher = PhotoSearch(model.field, evidence, space, config, _pose_config(settings), settings.seed)
     return searcher.run(pipe.latents.mean(dim=0, keepdim=True), settings.restarts, on_step)

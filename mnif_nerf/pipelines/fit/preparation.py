@@ -76,7 +76,7 @@ def prepare(
     if isinstance(observation, Scan):
         return _scan(model, observation, region, seed)
     if isinstance(observation, MeshShape):
-        if "views" in model.kind.fitting.kinds and region.everything:
+        if "views" in model.kind.fitting.kinds and not model.kind.fitting.distances and region.everything:
             return _views(model, render_mesh(observation, model.camera["focal_over_width"]), (), seed)
         mesh, observation = observation, voxelise(observation, (model.grid or {}).get("resolution", 64))
         if model.kind.fitting.distances and region.mask is None:
@@ -179,7 +179,7 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
     losses = model.encoding.losses(samples)
     if seen.silhouettes is None:
         losses = replace(losses, mask_weight=0.0)
-    evidence = ViewEvidence(model.field, rays, losses, outside=outside, seed=seed)
+    evidence = ViewEvidence(model.field, rays, losses, model.kind.view_losses, outside=outside, seed=seed)
     return FitTask(seen, evidence, truth, len(used) > 8, 1e-4, tuple(notes))
 
 

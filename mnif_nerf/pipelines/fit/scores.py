@@ -13,9 +13,9 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.metrics.images import psnr
 from mnif_nerf.objects.solid import require_solid
-from mnif_nerf.objects.stored_views import render_view
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics
 from mnif_nerf.pipelines.fit.task import SeenMesh
+from mnif_nerf.rendering.cameras import Intrinsics
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.base import NeuralObject
@@ -96,7 +96,9 @@ def views_psnr(item: NeuralObject, views: PosedViews) -> float:
 
 def see(item: NeuralObject, views: PosedViews, view: int) -> torch.Tensor:
     """The object through the camera of a view: `[H, W, 3]` in [0, 1]."""
-    return render_view(item, views.poses[view], views.intrinsics[view], views.images.shape[1:3])
+    height, width = views.images.shape[1:3]
+    focal, cx, cy = (float(value) for value in views.intrinsics[view])
+    return _view(item, torch.from_numpy(np.array(views.poses[view])), Intrinsics(focal, cx, cy, height, width))
 
 
 def photo_render(item: NeuralObject, fit: Fit, which: int = 0, field_of_view: float | None = None) -> torch.Tensor:
@@ -104,7 +106,12 @@ def photo_render(item: NeuralObject, fit: Fit, which: int = 0, field_of_view: fl
     assert fit.poses is not None
     assert isinstance(fit.task.seen, Photo)
     camera = photo_intrinsics(fit.task.seen, item.camera["focal_over_width"], field_of_view)
-    return render_view(item, fit.poses[which], camera, (camera.height, camera.width))
+    return _view(item, fit.poses[which], camera)
+
+
+def _view(item: NeuralObject, pose: torch.Tensor, camera: Intrinsics) -> torch.Tensor:
+    picture = require_solid(item).view(pose, camera)
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
 def cells_scores(item: NeuralObject, seen: Cells, truth: Cells | None) -> dict[str, float]:
