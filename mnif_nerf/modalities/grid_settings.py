@@ -7,28 +7,21 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from mnif_nerf.modalities.settings import DataSettings, ModelSettings, PipelineSettings
+from mnif_nerf.modalities.settings import InstanceDataSettings, ModelSettings, PipelineSettings
 
 
 @dataclass
-class GridDataSettings(DataSettings):
+class GridDataSettings(InstanceDataSettings):
     """Points of several instances per step."""
 
     config_class: ClassVar[str] = "mnif_nerf.models.grid_data.GridDataManagerConfig"
-    retired: ClassVar[frozenset[str]] = DataSettings.retired | {"dataparser"}
 
     modality: Annotated[str, tyro.conf.Suppress] = "voxel"
     """Name of the modality."""
-    instance: str = ""
-    """Instance to show: its index or its name; empty means the environment's MNIF_SCENE, or else the first."""
     resolution: int = 0
     """Cells or pixels along the longest edge; 0 takes what the files have (of images, 64 at most)."""
     channels: int = 0
     """Images: 1 (grey) or 3; 0 takes what the files have."""
-    instances_per_step: int = 16
-    """Instances per training step."""
-    points_per_instance: int = 1024
-    """Cells or pixels of each of them; 0 takes all."""
     surface_share: float = 0.5
     """Voxels: share of these cells that lie beside the surface."""
     reweight: bool = False
@@ -36,12 +29,6 @@ class GridDataSettings(DataSettings):
     jitter: bool = False
     """Images and arrays: whether points are drawn anywhere within their cells, with interpolated values. Without, the
     field is only right at the cells' centres, and noise appears where it is sampled more finely."""
-    encode_points: int = 4096
-    """Meta-learning: cells of an instance that its latent is computed from after training; 0 takes all."""
-    eval_num_instances: int = 8
-    """Instances an evaluation looks at, spread evenly over the set, and as many unseen ones."""
-    picture_size: int = 128
-    """Pixels along an edge of the pictures of the shown instance (images have their own)."""
 
 
 @dataclass

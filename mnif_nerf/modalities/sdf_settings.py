@@ -7,27 +7,20 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
-from mnif_nerf.modalities.settings import DataSettings, ModelSettings, PipelineSettings
+from mnif_nerf.modalities.settings import InstanceDataSettings, ModelSettings, PipelineSettings
 
 if TYPE_CHECKING:
     from mnif_nerf.fields.losses import DistanceLoss
 
 
 @dataclass
-class SurfaceDataSettings(DataSettings):
+class SurfaceDataSettings(InstanceDataSettings):
     """Points of several objects per step."""
 
     config_class: ClassVar[str] = "mnif_nerf.models.surface_data.SurfaceDataManagerConfig"
-    retired: ClassVar[frozenset[str]] = DataSettings.retired | {"dataparser"}
 
     modality: Annotated[str, tyro.conf.Suppress] = "sdf"
     """Name of the modality."""
-    instance: str = ""
-    """Object to show: its index or its name; empty means the environment's MNIF_SCENE, or else the first."""
-    instances_per_step: int = 16
-    """Objects per training step."""
-    points_per_instance: int = 1024
-    """Points of each of them."""
     uniform_share: float = 0.10
     """Share of these points that lie anywhere in the box."""
     wide_share: float = 0.20
@@ -36,12 +29,6 @@ class SurfaceDataSettings(DataSettings):
     """Share of those at about 0.006."""
     on_surface_share: float = 0.20
     """Share of those on it."""
-    encode_points: int = 4096
-    """Meta-learning: points of an object that its latent is computed from after training; 0 takes all."""
-    eval_num_instances: int = 8
-    """Objects an evaluation looks at, spread evenly over the set, and as many unseen ones."""
-    picture_size: int = 128
-    """Pixels along an edge of the pictures of the shown object."""
 
 
 @dataclass

@@ -107,6 +107,26 @@ class DataSettings(SavedSettings):
 
 
 @dataclass
+class InstanceDataSettings(DataSettings):
+    """Points of several instances per step: cells or pixels of grids, or points of meshes."""
+
+    retired: ClassVar[frozenset[str]] = DataSettings.retired | {"dataparser"}
+
+    instance: str = ""
+    """Instance to show: its index or its name; empty means the environment's MNIF_SCENE, or else the first."""
+    instances_per_step: int = 16
+    """Instances per training step."""
+    points_per_instance: int = 1024
+    """Points (cells, pixels) of each of them; 0 takes all."""
+    encode_points: int = 4096
+    """Meta-learning: points of an instance that its latent is computed from after training; 0 takes all."""
+    eval_num_instances: int = 8
+    """Instances an evaluation looks at, spread evenly over the set, and as many unseen ones."""
+    picture_size: int = 128
+    """Pixels along an edge of the pictures of the shown instance (images have their own)."""
+
+
+@dataclass
 class PipelineSettings(SavedSettings):
     """Latents and networks of a data set, and the latent prior at its end."""
 
