@@ -49,13 +49,15 @@ class SurfacePictures:
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """All pictures of an instance side by side."""
         target, protocol = self.context.target, self.context.protocol
-        splits = unseen_splits(self.context) if "train" in protocol.references else protocol.references
+        trained = "train" in protocol.references
+        splits = unseen_splits(self.context) if trained else protocol.references
         if not splits:
             return None
         everyone = target.training(len(target.pipe.names), solids=True)
         others = target.references(splits, protocol.max_references, solids=True)
-        sides = ((everyone, "training shapes"), (others, "unseen shapes"))
-        train, unseen = (shapes_of_instances(self.context, part, title, points=0) for part, title in sides)
+        train = shapes_of_instances(self.context, everyone, "training shapes", points=0)
+        # The references themselves are there already, with points.
+        unseen = shapes_of_instances(self.context, others, "unseen shapes", points=0 if trained else None)
         return NoveltySets(_flat(train), _flat(unseen), {row.name: _flat(self._of_row(row)) for row in rows})
 
     def _of_row(self, row: Row) -> ShapeSet:
