@@ -63,8 +63,8 @@ class Settings:
         observed: points (rays) of an instance that the inner loop sees once training is over.
         field_lr, latent_lr: Adam's rates of the networks, and of the latent table.
         rates_lr, inner_lr: Adam's rate of the Meta-SGD rates, and the factor on them.
-        fit_steps, fit_lr: of fitting an unseen instance's latent in auto-decoding. Latents have a spread of some
-            hundredths: at 2e-2, and in one run at 5e-3, fits to well-trained voxels ran away.
+        fit_steps, fit_lr: of fitting an unseen instance's latent in auto-decoding; the rate in standard deviations of
+            the training latents.
         scored: instances of each split that are scored.
     """
 
@@ -81,7 +81,7 @@ class Settings:
     rates_lr: float = 1e-3
     inner_lr: float = 1.0
     fit_steps: int = 300
-    fit_lr: float = 5e-3
+    fit_lr: float = 0.2
     scored: int = 16
 
 
@@ -89,7 +89,6 @@ SETTINGS = {
     "voxel": Settings(
         FieldSpec(3, 1, 48, 3, 32, 64, head="logit"),
         metric="iou", resolution=64, train=128, unseen=16, batch=16, points=1024, observed=4096,
-        fit_lr=2e-3,
     ),
     "image": Settings(
         FieldSpec(2, 1, 32, 2, 32, 32, w0=6.0, head="signed"),

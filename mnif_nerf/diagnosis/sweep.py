@@ -51,7 +51,7 @@ class SweepConfig:
         width, hidden_layers: of every network.
         steps, instances_per_step, points_per_instance: of training; 0 points takes all.
         field_lr, latent_lr: peak rates of Adam; they fall to 3 % along a cosine.
-        fit_steps, fit_lr: of fitting the latents of unseen instances.
+        fit_steps, fit_lr: of fitting the latents of unseen instances; the rate in standard deviations of the latents.
         prior_steps: training steps of the latent prior that samples are drawn from.
         seed: random seed of everything.
     """
@@ -69,7 +69,7 @@ class SweepConfig:
     field_lr: float = 1e-3
     latent_lr: float = 5e-3
     fit_steps: int = 100
-    fit_lr: float = 5e-3
+    fit_lr: float = 0.2
     prior_steps: int = 300
     seed: int = 0
 

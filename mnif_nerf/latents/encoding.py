@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.encoding_settings import EncodingSettings
-from mnif_nerf.latents.fitting import GRID_FIT_LR, FitConfig, fit, frozen
+from mnif_nerf.latents.fitting import FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
 from mnif_nerf.machine import denormals_flushed
 from mnif_nerf.progress import tracked
@@ -138,6 +138,6 @@ def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tens
                 batch = source.fixed(part, how.settings.fit_points, salt=step)
                 return PointObjective(field, batch, how.settings.distance).losses(codes)
 
-            config = FitConfig(steps=how.settings.fit_steps, lr=GRID_FIT_LR)
+            config = FitConfig(steps=how.settings.fit_steps)
             parts.append(fit(loss, len(part), how.training_latents, config))
     return torch.cat(parts)

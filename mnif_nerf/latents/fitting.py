@@ -29,24 +29,21 @@ class RaySource(Protocol):
         ...
 
 
-# Latents of grids lie closer together than those of radiance fields: the rate of those, 2e-2, overshoots.
-GRID_FIT_LR = 5e-3
-
-
 @dataclass(frozen=True)
 class FitConfig:
     """Settings of a fit.
 
     Attributes:
         steps: gradient steps.
-        lr: learning rate of the codes at the start; it decays to a tenth along a cosine.
+        lr: learning rate of the codes at the start, in standard deviations of the training codes; it decays to a tenth
+            along a cosine. The scale of latents means nothing, and differs twentyfold between models.
         prior_weight: weight of the squared distance to the training codes' mean, in their standard deviations,
             which keeps a fit from few views near what the model knows.
         seed: random seed of the depth jitter.
     """
 
     steps: int = 300
-    lr: float = 2e-2
+    lr: float = 0.2
     prior_weight: float = 1e-3
     seed: int = 0
 
@@ -75,8 +72,10 @@ def fit(
     config = config or FitConfig()
     mean, std = training_latents.mean(dim=0), training_latents.std(dim=0, correction=0).clamp(min=1e-6)
     codes = torch.nn.Parameter(mean.expand(num_instances, -1).clone())
-    optimizer = RowAdam([codes], lr=config.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.steps, 1), config.lr / 10)
+    # One rate for all coordinates, of which some hardly vary in training and must stay small.
+    rate = config.lr * float(std.square().mean().sqrt())
+    optimizer = RowAdam([codes], lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(config.steps, 1), rate / 10)
     with torch.enable_grad():
         for step in range(config.steps):
             penalty = ((codes - mean) / std).square().mean(dim=1)
