@@ -245,3 +245,36 @@ def test_what_only_a_mixture_can_do_is_said():
     assert other.interpolate(0, 1, num=3)
     fourier = MNIFPipeline(tiny_image_model(family="fourier-relu"))
     assert not fourier.mix_layers(0, 1, [0.0, 1.0]).has_latent  # its first layer is nobody's
+
+
+@every_choice
+def test_the_parametrisation_changes_no_field_at_its_start(family, modulation):
+    """Only what learning rates do: the same seed draws the same networks, whatever they are measured in."""
+    plain, scaled = (make(family, modulation, parametrization=name) for name in ("plain", "scaled"))
+    latents, points = torch.randn(2, 5), torch.rand(2, 3, 9)
+    torch.testing.assert_close(scaled.evaluate(latents, points), plain.evaluate(latents, points), rtol=1e-4, atol=1e-5)
+    assert FieldSpec.from_dict({"width": 8}).parametrization == "plain"  # models of older versions
+
+
+def first_step(parametrization: str, group: str, width: int, bases: int, dim: int) -> float:
+    """How far one Adam step of a group of parameters moves the outputs, root mean square, in units of the rate."""
+    spec = FieldSpec(3, 1, width, 2, bases, dim, w0=20.0, head="logit", parametrization=parametrization)
+    field, generator = build_field(spec, seed=1), torch.Generator().manual_seed(2)
+    latents = 0.05 * torch.randn(4, dim, generator=generator)
+    points = 2 * torch.rand(4, 3, 200, generator=generator) - 1
+    before, rate = field.evaluate(latents, points), 1e-6
+    targets = torch.sign(points[:, :1] * points[:, 1:2])
+    (before - targets).square().mean().backward()
+    torch.optim.Adam(field.parameter_groups()[group], lr=rate, eps=1e-15).step()
+    with torch.no_grad():
+        return float((field.evaluate(latents, points) - before).square().mean().sqrt()) / rate
+
+
+@pytest.mark.parametrize("group", ["fields", "projection"])
+def test_first_steps_do_not_depend_on_size_where_parameters_are_scaled(group):
+    sizes = [(16, 8, 8), (128, 8, 8), (16, 256, 8), (16, 8, 256), (64, 64, 64)]
+    spread = {}
+    for name in ("plain", "scaled"):
+        moves = [first_step(name, group, *size) for size in sizes]
+        spread[name] = max(moves) / min(moves)
+    assert spread["scaled"] < 4.0 < 8.0 < spread["plain"]

@@ -12,11 +12,14 @@ from mnif_nerf.fields import families
 from mnif_nerf.fields.heads import HEADS
 from mnif_nerf.fields.network import NetworkForm, layer_shapes, num_parameters
 
+_REFERENCE = 64  # width, latent size and number of bases at which units are 1 or near it
+
 MODULATIONS = ("mixture", "shift", "low-rank")
 
 _CHOICES = {
     "coefficients": ("layer-wise", "network-wise"),
     "init": ("corrected", "authors"),
+    "parametrization": ("plain", "scaled"),
     "final_activation": ("linear", "sine"),
     "head": HEADS,
     "family": tuple(families.FAMILIES),
@@ -39,6 +42,9 @@ class FieldSpec:
         coefficients: of a mixture: "layer-wise" (one per basis and layer) or "network-wise" (one per basis).
         init: initialisation of a mixture: "corrected" keeps the spread of the initial output independent of M;
             "authors" averages unscaled bases, whose mean has weights 1/sqrt(M) too small.
+        parametrization: "scaled" measures parameters in units of what their size asks for, so that the same learning
+            rates suit fields of any width, number of bases and latent size (`weight_units`, `latent_unit`,
+            `ModulatedField.unit`); "plain" does not.
         final_activation: "linear" (radiance, logits) or "sine" (values in [-1, 1]).
         head: what the raw values mean, see `mnif_nerf.fields.heads`.
         family: family of the small networks, see `mnif_nerf.fields.families`.
@@ -63,6 +69,7 @@ class FieldSpec:
     modulation: str = "mixture"
     rank: int = 8
     fourier_features: int = 0
+    parametrization: str = "plain"
 
     def __post_init__(self) -> None:
         for name in ("in_features", "out_features", "width", "num_bases", "latent_dim", "rank"):
@@ -110,6 +117,27 @@ class FieldSpec:
     def parameters_per_instance(self) -> int:
         """Parameters of the collapsed network of one instance."""
         return num_parameters(self.shapes)
+
+    @property
+    def weight_units(self) -> list[float]:
+        """Units of the weights of each learned layer, which are parameters times units.
+
+        An Adam step moves every weight by one learning rate times its unit, and so an output by up to that times the
+        inputs. "scaled" divides by the inputs of layers that follow another one (as maximal-update parametrisation
+        does, Yang et al. 2021), with 1 at 64 inputs.
+        """
+        shapes = self.learned_shapes
+        if self.parametrization == "plain":
+            return [1.0] * len(shapes)
+        # Coordinates, the inputs of a learned first layer, stay the same few for every width.
+        follows = [len(shapes) < len(self.shapes), *(True for _ in shapes[1:])]
+        return [_REFERENCE / fan_in if behind else 1.0 for behind, (_, fan_in) in zip(follows, shapes)]
+
+    @property
+    def latent_unit(self) -> float:
+        """What latents are multiplied by before they are projected: of "scaled" fields 64/D, since a step of all of the
+        projection adds up over the D numbers of a latent."""
+        return 1.0 if self.parametrization == "plain" else _REFERENCE / self.latent_dim
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON-ready values."""

@@ -54,7 +54,7 @@ class SurfaceModelSettings(ModelSettings):
 
     latent_dim: int = 64
     """Size of a latent code."""
-    w0: float = 22.0
+    w0: float = 26.0
     """Sine frequency, for coordinates in [-1, 1]."""
     truncation: float = 0.03
     """Distances are learned up to here, in world units (an object's diagonal is 1)."""

@@ -58,6 +58,8 @@ class ModelSettings(SavedSettings):
     """Mixture coefficients per basis and layer ("layer-wise") or per basis ("network-wise")."""
     init: str = "corrected"
     """"corrected" keeps the initial output's spread whatever the number of bases; "authors" does not."""
+    parametrization: str = "plain"
+    """"scaled" lets learning rates carry over between widths, numbers of bases and latent sizes; "plain" does not."""
     latent_init_std: float = 0.0
     """Spread of the initial latent codes; 0 starts every instance from the average network."""
     latent_weight: float = 1e-3
@@ -78,7 +80,7 @@ class ModelSettings(SavedSettings):
 
         names = (
             "width", "hidden_layers", "num_bases", "latent_dim", "w0", "coefficients", "init", "family", "modulation",
-            "rank", "fourier_features",
+            "rank", "fourier_features", "parametrization",
         )  # fmt: skip
         return FieldSpec(**{**{name: getattr(self, name) for name in names}, **ends})
 

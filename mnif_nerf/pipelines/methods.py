@@ -108,9 +108,9 @@ _FORMS = [
         100_000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=32, points_per_instance=4096),
-            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256),
+            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256, parametrization="scaled"),
         ),
-        optimizer_settings(1e-3, 5e-4, 5e-3, 500, final_fraction=0.01),
+        optimizer_settings(1e-3, 1e-3, 5e-3, 500, final_fraction=0.01),
     ),
     _method(
         "mnif-sdf-lite",
@@ -119,9 +119,11 @@ _FORMS = [
         6000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=16, points_per_instance=1024),
-            model=SurfaceModelSettings(width=64, hidden_layers=4, num_bases=64, latent_dim=64),
+            model=SurfaceModelSettings(
+                width=64, hidden_layers=4, num_bases=64, latent_dim=64, parametrization="scaled"
+            ),
         ),
-        optimizer_settings(3e-3, 1e-3, 1e-2, 100, final_fraction=0.01),
+        optimizer_settings(3e-3, 3e-3, 1e-2, 100, final_fraction=0.01),
     ),
     _method(
         "mnif-voxel",

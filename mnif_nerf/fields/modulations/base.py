@@ -12,6 +12,11 @@ from mnif_nerf.fields.evaluate import evaluate
 from mnif_nerf.fields.network import split_flat
 from mnif_nerf.fields.spec import FieldSpec
 
+# The projection's outputs times this are shifts (in radians, of sines) and factors of low-rank changes, so that
+# learning rates made for mixture coefficients, whose size is about one hundredth, fit here too.
+_GAIN = 10.0
+_SCALED_GAIN = 1.4
+
 
 class ModulatedField(nn.Module):
     """A family of small networks, one for each latent code. Modulations implement `init` and `weights`.
@@ -42,6 +47,17 @@ class ModulatedField(nn.Module):
         """Flat weights `[B, out * in + out]` of the learned layers, with the family's `gains` multiplied in."""
         raise NotImplementedError
 
+    @property
+    def unit(self) -> float:
+        """What a latent says (coefficients, shifts, factors) is the projection's outputs times this; of "scaled" fields
+        it makes learning rates carry over from one size to another."""
+        return _SCALED_GAIN if self.spec.parametrization == "scaled" else _GAIN
+
+    def project(self, latents: Tensor) -> Tensor:
+        """What latents `[B, D]` say, `[B, K]`: coefficients, shifts or factors."""
+        unit = self.spec.latent_unit
+        return self.unit * self.projection(latents if unit == 1.0 else unit * latents)
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the optimiser that they want: "fields" (of networks) and "projection" (of latents)."""
         projection = [part for name, part in self.named_parameters() if name.startswith("projection.")]
@@ -52,17 +68,20 @@ class ModulatedField(nn.Module):
 
     @property
     def gains(self) -> list[float]:
-        """The family's factor in the flat weights of each learned layer; 1 for a linear output layer."""
-        count = len(self.spec.learned_shapes)
-        last = count if self.form.final_sine else count - 1
-        return [self.family.gain(self.spec.w0) if layer < last else 1.0 for layer in range(count)]
+        """Factors from parameters to the flat weights of each learned layer: the family's gain (of layers that an
+        activation follows) times the parametrisation's unit."""
+        units = self.spec.weight_units
+        last = len(units) if self.form.final_sine else len(units) - 1
+        family = self.family.gain(self.spec.w0)
+        return [unit * (family if layer < last else 1.0) for layer, unit in enumerate(units)]
 
     def init_layers(self, count: int, generator: torch.Generator | None) -> list[Tensor]:
-        """Flat weights `[count, out * in + out]` of each learned layer of `count` independent networks, no gains."""
+        """Parameters `[count, out * in + out]` of each learned layer of `count` independent networks: flat weights
+        without the `gains`."""
         fixed = len(self.form.shapes) - len(self.spec.learned_shapes)
         return [
-            self.family.init_layer(count, shape, layer + fixed == 0, self.spec.w0, generator)
-            for layer, shape in enumerate(self.spec.learned_shapes)
+            self.family.init_layer(count, shape, layer + fixed == 0, self.spec.w0, generator) / unit
+            for layer, (shape, unit) in enumerate(zip(self.spec.learned_shapes, self.spec.weight_units))
         ]
 
     def flat_weights(self, latents: Tensor) -> list[Tensor]:

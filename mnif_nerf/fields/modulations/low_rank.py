@@ -14,9 +14,6 @@ from torch import Tensor, nn
 
 from mnif_nerf.fields.modulations.base import ModulatedField
 
-# The projection's outputs times this are U and V - V_0, see `shift`.
-_GAIN = 10.0
-
 
 class LowRankField(ModulatedField):
     """One network, and the projection from a latent code to the factors U and V of every layer.
@@ -40,7 +37,9 @@ class LowRankField(ModulatedField):
         )
         self.projection = nn.Linear(spec.latent_dim, spec.rank * sum(map(sum, self._sides)), bias=False)
         with torch.no_grad():
-            self.projection.weight.normal_(generator=generator).div_(_GAIN * math.sqrt(spec.latent_dim))
+            self.projection.weight.normal_(generator=generator).div_(
+                self.unit * spec.latent_unit * math.sqrt(spec.latent_dim)
+            )
 
     @property
     def _sides(self) -> list[tuple[int, int]]:
@@ -49,7 +48,7 @@ class LowRankField(ModulatedField):
     def weights(self, latents: Tensor) -> list[Tensor]:
         """See `ModulatedField`."""
         rank, count = self.spec.rank, len(latents)
-        parts = iter((_GAIN * self.projection(latents)).split([rank * n for side in self._sides for n in side], dim=1))
+        parts = iter(self.project(latents).split([rank * n for side in self._sides for n in side], dim=1))
         flat = []
         for gain, layer, start, (out, columns) in zip(self.gains, self.shared, self.factors, self._sides):
             left, right = next(parts).view(count, out, rank), next(parts).view(count, columns, rank)

@@ -16,6 +16,9 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.modulations.base import ModulatedField
 
+# "scaled" fields: makes learning rates near those of networks fit the projection.
+_GAIN = 50.0
+
 
 def as_mixture(field: ModulatedField, what: str) -> MixtureField:
     """The field, where it is a mixture.
@@ -40,8 +43,8 @@ class MixtureField(ModulatedField):
 
     Attributes:
         bases: one parameter `[M, out * in + out]` per learned layer: flat weights, one basis per row.
-        projection: `nn.Linear(D, M * L)` (layer-wise) or `nn.Linear(D, M)`; its bias starts at 1/M, so that the
-            zero latent is the plain average of the bases.
+        projection: `nn.Linear(D, M * L)` (layer-wise) or `nn.Linear(D, M)`; `project` makes coefficients of it. Its
+            bias starts at their mean, 1/M, so that the zero latent is the plain average of the bases.
     """
 
     def init(self, generator: torch.Generator | None) -> None:
@@ -54,13 +57,20 @@ class MixtureField(ModulatedField):
         )
         self.projection = nn.Linear(spec.latent_dim, spec.num_bases * self._coefficients_per_basis)
         with torch.no_grad():
-            self.projection.bias.fill_(1.0 / spec.num_bases)
+            self.projection.bias.fill_(1.0 / spec.num_bases / self.unit)
             if spec.init == "corrected":
                 # A unit-variance latent then moves each coefficient by about its own mean, 1/M.
                 self.projection.weight.normal_(generator=generator).div_(math.sqrt(spec.latent_dim) * spec.num_bases)
             else:
                 bound = 1.0 / math.sqrt(spec.latent_dim)
                 self.projection.weight.uniform_(-bound, bound, generator=generator)
+            self.projection.weight.div_(self.unit * spec.latent_unit)
+
+    @property
+    def unit(self) -> float:
+        """See `ModulatedField`. Where M coefficients, of bases whose spread is sqrt(M), move along a gradient, the
+        weights move by M^1.5 times as much."""
+        return _GAIN / self.spec.num_bases**1.5 if self.spec.parametrization == "scaled" else 1.0
 
     @property
     def _coefficients_per_basis(self) -> int:
@@ -68,7 +78,7 @@ class MixtureField(ModulatedField):
 
     def coefficients(self, latents: Tensor) -> Tensor:
         """Mixture coefficients `[B, M, L]` of latent codes `[B, D]` (network-wise: the same for every layer)."""
-        alpha = self.projection(latents).view(len(latents), self.spec.num_bases, self._coefficients_per_basis)
+        alpha = self.project(latents).view(len(latents), self.spec.num_bases, self._coefficients_per_basis)
         return alpha.expand(-1, -1, len(self.bases))
 
     def weights(self, latents: Tensor) -> list[Tensor]:

@@ -13,10 +13,6 @@ from torch import Tensor, nn
 
 from mnif_nerf.fields.modulations.base import ModulatedField
 
-# The projection's outputs times this are shifts of pre-activations (in radians, of sines), so that learning rates made
-# for mixture coefficients, whose size is about one hundredth, fit here too.
-_GAIN = 10.0
-
 
 class ShiftField(ModulatedField):
     """One network, and the projection from a latent code to the shifts of its hidden layers.
@@ -32,7 +28,9 @@ class ShiftField(ModulatedField):
         self.projection = nn.Linear(self.spec.latent_dim, sum(self._widths), bias=False)
         with torch.no_grad():
             # A unit-variance latent shifts each pre-activation by about one.
-            self.projection.weight.normal_(generator=generator).div_(_GAIN * math.sqrt(self.spec.latent_dim))
+            self.projection.weight.normal_(generator=generator).div_(
+                self.unit * self.spec.latent_unit * math.sqrt(self.spec.latent_dim)
+            )
 
     @property
     def _widths(self) -> list[int]:
@@ -40,7 +38,7 @@ class ShiftField(ModulatedField):
 
     def weights(self, latents: Tensor) -> list[Tensor]:
         """See `ModulatedField`."""
-        shifts = (_GAIN * self.projection(latents)).split(self._widths, dim=1)
+        shifts = self.project(latents).split(self._widths, dim=1)
         flat = [(gain * layer).expand(len(latents), -1) for gain, layer in zip(self.gains, self.shared)]
         for layer, shift in enumerate(shifts):
             matrix, bias = flat[layer].split([flat[layer].shape[1] - shift.shape[1], shift.shape[1]], dim=1)
