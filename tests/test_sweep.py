@@ -337,3 +337,21 @@ def test_points_of_meshes(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         main(dataclasses.replace(options, data=tmp_path / "painted"))
     with pytest.raises(MNIFError, match="no sweep over models of objects; use voxels, pictures or points of meshes"):
         main(SweepOptions(data, modality="radiance"))
+
+
+def test_the_solids_beside_pictures_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnif_nerf.cli.sweep import SweepOptions, main
+
+    monkeypatch.setattr(modalities, "from_data", lambda root: modalities.get("radiance"))
+    for split, count in (("train", 4), ("test", 4)):
+        (tmp_path / "occupancy" / split).mkdir(parents=True)
+        for index in range(count):
+            np.save(tmp_path / "occupancy" / split / f"{index}.npy", np.arange(125).reshape(5, 5, 5) % (2 + index) == 0)
+    options = SweepOptions(
+        tmp_path, resolution=5, bases=(1,), latent_dims=(2,), coefficients=("layer-wise",), steps=2,
+        output=tmp_path / "out",
+    )  # fmt: skip
+    main(options)
+    assert "solids beside their pictures are taken" in capsys.readouterr().out

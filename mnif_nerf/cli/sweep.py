@@ -14,6 +14,7 @@ from mnif_nerf.progress import progress_bar
 if TYPE_CHECKING:
     from mnif_nerf.diagnosis.sweep import SweepConfig
     from mnif_nerf.export.document import Section, Table
+    from mnif_nerf.modalities import Modality
 
 
 @dataclass
@@ -60,7 +61,7 @@ def main(options: SweepOptions) -> Path:
     config = SweepConfig(
         options.bases, options.latent_dims, options.coefficients, steps=options.steps, seed=options.seed
     )
-    kind = modalities.get(options.modality, "--modality") if options.modality else modalities.from_data(options.data)
+    kind = _modality(options)
     _ = kind.sweep  # there may be none
     split = next((name for name in ("test", "val") if name in kind.splits(options.data)), None)
     if split is None:
@@ -81,6 +82,17 @@ def main(options: SweepOptions) -> Path:
     print(f"wrote {output}/report.html, report.md, sweep.json and {len(paths) - 3} figures")
     print(f"next: ns-train {kind.method}-lite --data {options.data} --pipeline.model.num-bases N")
     return output
+
+
+def _modality(options: SweepOptions) -> Modality:
+    """What was asked for; else what the folder holds, and of pictures with cameras the solids beside them."""
+    if options.modality:
+        return modalities.get(options.modality, "--modality")
+    kind = modalities.from_data(options.data)
+    if kind.solids in (None, kind.name):
+        return kind
+    print(f"There is no sweep over models of {kind.nouns}; the solids beside their pictures are taken.")
+    return modalities.get(kind.solids)
 
 
 def _section(rows: list[dict[str, Any]], config: SweepConfig) -> Section:
