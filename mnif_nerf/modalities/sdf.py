@@ -52,7 +52,10 @@ class Sdf(Modality):
         "many points of either surface, and have between two draws of the data's own what stands beside them"
     )
     no_repainting = ""
-    fitting = Fitting(kinds=("mesh", "voxels", "cloud", "views", "photo"), picture="photo", distances=True)
+    fitting = Fitting(
+        kinds=("mesh", "voxels", "cloud", "views", "photo"), picture="photo", distances=True,
+        view_weight=3e-3, photo_weight=1e-2,
+    )  # fmt: skip
     sweep = SweepScores(
         (
             ("train_iou", "IoU, training instances", 3),

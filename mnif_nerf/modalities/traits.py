@@ -44,6 +44,7 @@ class Fitting:
         picture: what a single picture is to such a model.
         surface_only: whether the field was trained near surfaces only, so that points deep inside a solid say nothing.
         distances: whether the field says signed distances and colours, so that shapes are fitted to by those.
+        view_weight, photo_weight: weights of the prior for posed pictures and for a single one (docs/fit.md).
         agreement: the least likeness (`Modality.likeness`) of two objects that show the same thing.
         measure: what the likeness is, in words.
     """
@@ -52,6 +53,8 @@ class Fitting:
     picture: Kind = "image"
     surface_only: bool = False
     distances: bool = False
+    view_weight: float = 1e-4
+    photo_weight: float = 3e-4
     agreement: float = 20.0
     measure: str = "PSNR to the best, dB"
 

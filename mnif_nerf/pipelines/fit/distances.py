@@ -27,7 +27,9 @@ _MESH_POINTS = 20_000
 _DIVISIONS = 5  # of faces across the border of what was seen, so that a sheet shows no spikes
 _NEAR_CELLS = 2.5  # cells from the surface up to which a voxel counts as near
 # Weights of the prior: the less was seen, the more it has to say (docs/sdf.md has what was tried).
-_WHOLE, _PART = 1e-2, 3e-2
+_WHOLE, _PART = 3e-3, 3e-2
+# Colours count a tenth of what they do in training: at full weight strange paint bends the shape (docs/sdf.md).
+_COLOR_SHARE = 0.1
 _SHAPE_ONLY = "it has no colour: only the shape is fitted to, and the colours are those of the prior."
 
 
@@ -144,7 +146,9 @@ def _evidence(model: StoredModel, parts: list[tuple[np.ndarray, np.ndarray, floa
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(model.latents.device)
 
     pools = [PointPool(tensor(where), tensor(targets), share) for where, targets, share in parts]
-    return DistanceEvidence(model.field, pools, seed=seed, distance=model.encoding.distance)
+    distance = model.encoding.distance
+    distance = replace(distance, color_weight=_COLOR_SHARE * distance.color_weight)
+    return DistanceEvidence(model.field, pools, seed=seed, distance=distance)
 
 
 def _interval(distance: np.ndarray, sure: np.ndarray) -> np.ndarray:

@@ -69,7 +69,7 @@ def prepare(
         if not region.everything:
             raise MNIFError("`half`, `box` and `mask` are for shapes and images; choose pictures with `views`.")
         if isinstance(observation, Photo):
-            return FitTask(observation, None, None, False, 3e-4)
+            return FitTask(observation, None, None, False, model.kind.fitting.photo_weight)
         return _views(model, observation, views, seed)
     if views:
         raise MNIFError("`views` chooses among posed pictures; leave it out here.")
@@ -180,7 +180,7 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
     if seen.silhouettes is None:
         losses = replace(losses, mask_weight=0.0)
     evidence = ViewEvidence(model.field, rays, losses, model.kind.view_losses, outside=outside, seed=seed)
-    return FitTask(seen, evidence, truth, len(used) > 8, 1e-4, tuple(notes))
+    return FitTask(seen, evidence, truth, len(used) > 8, model.kind.fitting.view_weight, tuple(notes))
 
 
 def _cells(model: StoredModel, given: Cells, region: Region, seed: int) -> FitTask:
