@@ -24,10 +24,9 @@ from mnif_nerf.latents.encoding import EncodedLatents, encode
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.table import LatentTable
+from mnif_nerf.latents.watch import TrainingWatch, total
 from mnif_nerf.machine import denormals_flushed, threads_are_given, tune_threads
 from mnif_nerf.random import stream
-
-_STEPS_BETWEEN_CHECKS = 400  # of the inner loop's direction
 
 
 class Stage1Task(Protocol):
@@ -226,7 +225,7 @@ class Stage1Trainer:
         optimizers: optimizers of the model's `parameter_groups`.
         seed: random seed of jitter and noise.
         encode_batch: instances whose latents are computed together (meta-learning); bounds the memory, no more.
-        warn: called with a sentence where the inner loop leads upwards.
+        warn: called with a sentence where training goes wrong, see `TrainingWatch`.
     """
 
     def __init__(
@@ -239,7 +238,7 @@ class Stage1Trainer:
         warn: Callable[[str], None] = print,
     ) -> None:
         self.model, self.source, self.optimizers = model, source, optimizers
-        self.seed, self.encode_batch, self.warn = seed, encode_batch, warn
+        self.seed, self.encode_batch, self.watch = seed, encode_batch, TrainingWatch(warn)
         self._stale = False  # whether computed latents are older than the networks
 
     @denormals_flushed()
@@ -262,9 +261,20 @@ class Stage1Trainer:
         """The losses of a step, with their graph; see `Stage1Task.losses`."""
         self._stale = True
         batch, seed = self.source.draw(step), self._seed(step)
-        if self.model.meta is not None and step % _STEPS_BETWEEN_CHECKS == _STEPS_BETWEEN_CHECKS // 2:
-            self._check_inner_loop(batch, step)
-        return self.model(batch, seed)
+        if self.watch.due(step):
+            self._watch_latents(step, batch, seed)
+        outputs = self.model(batch, seed)
+        self.watch.loss(step, total(outputs["losses"]))
+        return outputs
+
+    def _watch_latents(self, step: int, batch: Any, seed: int) -> None:
+        model = self.model
+        objective = model.objective(batch, seed)
+        if model.meta is None:
+            visits = step * len(batch.instances) / len(model.names)
+            self.watch.latents(step, objective, model.latents(batch.instances).detach(), visits)
+        else:
+            self.watch.inner_loop(step, objective, model.inner_rates().detach(), len(batch.instances), model.meta)
 
     def _seed(self, step: int) -> int:
         return stream(self.seed, "jitter", step)
@@ -275,19 +285,6 @@ class Stage1Trainer:
             result = self.step(step)
             if on_step is not None:
                 on_step(step, result)
-
-    def _check_inner_loop(self, batch: Any, step: int) -> None:
-        """Say where the inner loop leads upwards: with steps too long it may do so for good and stay finite."""
-        assert self.model.meta is not None
-        objective, rates = self.model.objective(batch, self._seed(step)), self.model.inner_rates().detach()
-        start = rates.new_zeros(len(batch.instances), len(rates)).requires_grad_(True)
-        end = adapt(objective, len(start), rates, self.model.meta).requires_grad_(True)
-        before, after = (float(objective(codes, False)[0].detach().mean()) for codes in (start, end))
-        if not after < before:
-            self.warn(
-                f"step {step}: the inner loop raises the loss ({before:.3g} to {after:.3g}); if it goes on doing so, "
-                f"lower `inner_lr` (now {self.model.meta.inner_lr:g})."
-            )
 
     def choose_threads(self, threads: int = 0, say: Callable[[str], None] = print) -> int | None:
         """Set the threads of CPU training: `threads`, or, for 0, the faster setting of a few timed steps.
