@@ -171,9 +171,9 @@ def test_networks_that_diverge_are_told_by_the_inner_loop(data: Path, tmp_path: 
 def test_an_inner_loop_that_leads_upwards_is_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnif_nerf.latents import stage1
+    from mnif_nerf.latents import watch
 
-    monkeypatch.setattr(stage1, "_STEPS_BETWEEN_CHECKS", 4)
+    monkeypatch.setattr(watch, "_STEPS_BETWEEN_CHECKS", 4)
     config = {**META, "pipeline.model.init": "authors"}  # codes then move the coefficients far
     Run(tiny_config(data, tmp_path, steps=3, **{**config, "pipeline.inner_lr": 1e5}))
     assert re.search(r"lower \S*inner.lr\S* \(now 100000\)", capsys.readouterr().out)
