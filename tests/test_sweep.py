@@ -318,10 +318,10 @@ def test_points_of_meshes(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     from mnif_nerf.cli.sweep import SweepOptions, main
 
     for name, color in (("painted", True), ("bare", False)):
-        data = write_tiny_surfaces(tmp_path / name, {"train": 8, "test": 4}, color)
+        data = write_tiny_surfaces(tmp_path / name, {"train": 24, "test": 4}, color)
         monkeypatch.setattr(sweep, "_BASIS_POINTS", 100)
         options = SweepOptions(
-            data, resolution=12, bases=(4,), latent_dims=(4,), coefficients=("layer-wise",), steps=150,
+            data, resolution=12, bases=(4,), latent_dims=(4,), coefficients=("layer-wise",), steps=200,
             output=tmp_path / f"{name}-out",
         )  # fmt: skip
         main(options)
