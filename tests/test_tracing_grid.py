@@ -8,7 +8,7 @@ from test_distance import wild_field
 from tiny_model import Rounded
 
 from mnif_nerf.fields.distance import DistanceField
-from mnif_nerf.rendering import grid_march
+from mnif_nerf.rendering import grid_march, sphere_tracing
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.grid_march import Rays, march
 from mnif_nerf.rendering.intervals import box_interval
@@ -108,3 +108,16 @@ def test_a_sponge_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     least = torch.full_like(depth, 2e-3)
     again, _ = refine_crossing(field, rays.origins[on], rays.directions[on], depth - least, depth + least)
     assert (again - depth).abs().median() < 1e-4
+
+
+def test_a_hit_beyond_the_middle_of_a_shell_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From there the other side is nearer, and the slope looks away from the camera."""
+    field = DistanceField(Turned((0.3, 0.3, 0.0), 0.004))
+    grid, rays = distance_grid(field), _rays(70, 10, 48)
+    true = sphere_tracing.trace(field, *rays[:4], grid)
+    facing = true[1] < true[1].median()  # the sheet's face, not its rim
+    index, depth, is_cut = (part[facing] for part in true)
+    monkeypatch.setattr(sphere_tracing, "trace", lambda *_: (index, depth + 0.005, is_cut))
+    hits = sphere_tracing.find_on_surface(field, *rays[:4], grid)
+    assert (hits.depth - depth).abs().max() < 1e-3
+    assert (hits.normal * rays.directions[index]).sum(dim=-1).max() < 0

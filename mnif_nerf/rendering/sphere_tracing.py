@@ -27,6 +27,11 @@ _CHUNK = 1 << 11  # points whose slopes are found together: activations stay in 
 _BUSY = 0.02
 # Cosine between ray and surface below which the field's slope does not say where they meet.
 _GRAZING = 0.1
+# Of a part's edge: a distance of a hit beyond which the grid is not believed.
+_DEEP = 0.15
+# The slope of a distance is 1, and less between two surfaces.
+_STEEP = 0.5
+_ENTRY_SAMPLES = 13
 
 
 def find_on_surface(
@@ -41,13 +46,38 @@ def find_on_surface(
     if len(index) == 0:
         return Hits(index, depth, is_cut, origins[:0], None)
     d = directions[index]
+    part = 2 * grid.half_extent / (grid.resolution * PARTS)
     distance, slope, paint = surface_at(field, origins[index] + depth.unsqueeze(-1) * d)
     fall = -(slope * d).sum(dim=-1)
+    # In a shell two parts thick, what is linear between corners may place a hit beyond the shell's middle, from where
+    # the other side is nearer. There the field says where the ray goes in.
+    steep = slope.norm(dim=-1)
+    deep = (fall <= _GRAZING * steep) | (distance.abs() > _DEEP * part) | (steep < _STEEP)
+    doubtful = (deep & ~is_cut).nonzero().flatten()
+    if len(doubtful) > 0:
+        depth = depth.clone()
+        depth[doubtful] = _entry(field, origins[index[doubtful]], d[doubtful], depth[doubtful], part)
+        again = surface_at(field, origins[index[doubtful]] + depth[doubtful].unsqueeze(-1) * d[doubtful])
+        distance[doubtful], slope[doubtful], paint[doubtful] = again
+        fall = -(slope * d).sum(dim=-1)
     # One step of Newton's, where the ray does not graze the surface.
     nearer = torch.where(fall > _GRAZING * slope.norm(dim=-1), distance / fall, torch.zeros_like(fall))
-    part = 2 * grid.half_extent / (grid.resolution * PARTS)
     depth = torch.where(is_cut, depth, depth + nearer.clamp(-part, part))
     return Hits(index, depth, is_cut, F.normalize(slope, dim=-1, eps=1e-9), paint if field.has_color else None)
+
+
+def _entry(field: DistanceField, origins: Tensor, directions: Tensor, depth: Tensor, part: float) -> Tensor:
+    """Where rays `[K, 3]` enter the solid by the field's own distances, near `depth` `[K]`; there where they do not."""
+    times = depth.unsqueeze(-1) + part * torch.linspace(-2.0, 1.0, _ENTRY_SAMPLES, device=depth.device)
+    points = origins.unsqueeze(1) + times.unsqueeze(-1) * directions.unsqueeze(1)
+    inside = distances_at(field, points.view(-1, 3)).view(times.shape) <= 0
+    enters = inside[:, 1:] & ~inside[:, :-1]
+    found = enters.any(dim=1).nonzero().flatten()
+    first = enters[found].int().argmax(dim=1, keepdim=True)
+    last, now = times[found].gather(1, first)[:, 0], times[found].gather(1, first + 1)[:, 0]
+    out = depth.clone()
+    out[found] = refine_crossing(field, origins[found], directions[found], last, now)[0]
+    return out
 
 
 def trace(
