@@ -22,7 +22,8 @@ LEFT, MET, CUT, ASKS = range(4)
 
 _VERSION = 1
 _REFINEMENTS = 6
-_FREE, _SOLID, _PARTS = -1, -2, 4
+FREE, SOLID = -1, -2  # coarse cells without a brick: where nothing is, and where all is inside
+PARTS = 4  # of a brick, along each axis
 
 
 class Rays(NamedTuple):
@@ -126,8 +127,8 @@ def _steps(grid: TracingGrid, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     brick = grid.index[cell].long()
     whole = torch.stack([cell // count**2, cell // count % count, cell % count], dim=-1)
     place = (points + grid.half_extent) * (count / (2 * grid.half_extent)) - whole
-    place = (place * _PARTS).clamp(0.0, float(_PARTS))
-    part = place.long().clamp(max=_PARTS - 1)
+    place = (place * PARTS).clamp(0.0, float(PARTS))
+    part = place.long().clamp(max=PARTS - 1)
     place = place - part
     held = brick.clamp(min=0)
     if len(grid.steps) == 0:
@@ -142,8 +143,8 @@ def _steps(grid: TracingGrid, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             share = place[:, axis]
             corners = [low + share * (high - low) for low, high in zip(corners[::2], corners[1::2])]
         values = corners[0]
-    values = torch.where(brick == _FREE, torch.inf, values)
-    return torch.where(brick == _SOLID, -2 * grid.half_extent / count, values), rough, cell
+    values = torch.where(brick == FREE, torch.inf, values)
+    return torch.where(brick == SOLID, -2 * grid.half_extent / count, values), rough, cell
 
 
 def _way_out(grid: TracingGrid, origins: Tensor, directions: Tensor, t: Tensor, cell: Tensor) -> Tensor:

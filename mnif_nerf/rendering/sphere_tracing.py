@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mnif_nerf.fields.distance import TRUNCATION, TRUST, DistanceField
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
-from mnif_nerf.rendering.grid_march import ASKS, CUT, MET, Rays, march
+from mnif_nerf.rendering.grid_march import ASKS, CUT, MET, PARTS, Rays, march
 from mnif_nerf.rendering.near_cells import distances_at
 from mnif_nerf.rendering.surface import Hits, refine_crossing, render_surface
-from mnif_nerf.rendering.tracing_grid import PARTS, TracingGrid, distance_grid
+from mnif_nerf.rendering.tracing_grid import TracingGrid, distance_grid
 
 # Shares of the scene box's edge.
 LEAST_STEP = 1.0 / 640

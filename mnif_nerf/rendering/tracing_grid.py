@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnif_nerf.fields.distance import TRUNCATION, TRUST, DistanceField
+from mnif_nerf.rendering.grid_march import FREE, PARTS, SOLID
 from mnif_nerf.rendering.near_cells import distances_at, field_device
 from mnif_nerf.rendering.occupancy import resize_cells
 from mnif_nerf.rendering.surface import SurfaceGrid
 
 RESOLUTION = 48  # coarse cells: their half diagonal is below what distances are learned to
-PARTS = 4
-_FREE, _SOLID = -1, -2
 # Of a part's edge: a distance foreseen below the first, though it is higher by the second, tells of something thin.
 _CLOSE, _BENT = 0.05, 0.35
 _MOST_BRICKS = 24_000  # a field with more of them is a sponge; it is asked itself, not kept
@@ -59,7 +58,7 @@ def distance_grid(field: DistanceField, resolution: int = RESOLUTION, bounds: Te
     if bounds is not None:
         allowed = resize_cells(bounds.to(device), resolution)
         near, inside = near & allowed, inside & allowed
-    index = torch.where(inside, _SOLID, _FREE).to(torch.int32).flatten()
+    index = torch.where(inside, SOLID, FREE).to(torch.int32).flatten()
     bricks = near.flatten().nonzero().flatten()
     if len(bricks) > _MOST_BRICKS:
         steps = torch.ones(1, PARTS + 1, PARTS + 1, PARTS + 1, device=device)
