@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +54,16 @@ class ModulatedField(nn.Module):
         """What a latent says (coefficients, shifts, factors) is the projection's outputs times this; of "scaled" fields
         it makes learning rates carry over from one size to another."""
         return _SCALED_GAIN if self.spec.parametrization == "scaled" else _GAIN
+
+    def unbiased_projection(self, outputs: int, generator: torch.Generator | None) -> nn.Linear:
+        """A projection without a bias, so that a zero latent says 0 and one of unit variance numbers of about 1."""
+        spec = self.spec
+        projection = nn.Linear(spec.latent_dim, outputs, bias=False)
+        with torch.no_grad():
+            projection.weight.normal_(generator=generator).div_(
+                self.unit * spec.latent_unit * math.sqrt(spec.latent_dim)
+            )
+        return projection
 
     def project(self, latents: Tensor) -> Tensor:
         """What latents `[B, D]` say, `[B, K]`: coefficients, shifts or factors."""

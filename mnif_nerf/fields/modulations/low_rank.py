@@ -7,8 +7,6 @@ latents of neural fields. The bias is one more column of the matrix. A zero late
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -35,11 +33,7 @@ class LowRankField(ModulatedField):
             nn.Parameter(scale * torch.randn(fan_in + 1, spec.rank, generator=generator))
             for _, fan_in in spec.learned_shapes
         )
-        self.projection = nn.Linear(spec.latent_dim, spec.rank * sum(map(sum, self._sides)), bias=False)
-        with torch.no_grad():
-            self.projection.weight.normal_(generator=generator).div_(
-                self.unit * spec.latent_unit * math.sqrt(spec.latent_dim)
-            )
+        self.projection = self.unbiased_projection(spec.rank * sum(map(sum, self._sides)), generator)
 
     @property
     def _sides(self) -> list[tuple[int, int]]:

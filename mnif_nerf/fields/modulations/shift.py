@@ -6,8 +6,6 @@ follows. It has few parameters; what differs between instances is only where act
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +23,7 @@ class ShiftField(ModulatedField):
     def init(self, generator: torch.Generator | None) -> None:
         """See `ModulatedField`."""
         self.shared = nn.ParameterList(nn.Parameter(layer[0]) for layer in self.init_layers(1, generator))
-        self.projection = nn.Linear(self.spec.latent_dim, sum(self._widths), bias=False)
-        with torch.no_grad():
-            # A unit-variance latent shifts each pre-activation by about one.
-            self.projection.weight.normal_(generator=generator).div_(
-                self.unit * self.spec.latent_unit * math.sqrt(self.spec.latent_dim)
-            )
+        self.projection = self.unbiased_projection(sum(self._widths), generator)
 
     @property
     def _widths(self) -> list[int]:
