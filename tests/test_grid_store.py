@@ -151,10 +151,14 @@ def test_a_store_in_memory_is_that_of_the_files(voxels: Path, pictures: Path) ->
             np.testing.assert_array_equal(ours.surface_offsets, packed.surface_offsets)
 
 
-def test_unequal_channels_are_told_whatever_split_they_are_in(pictures: Path) -> None:
+def test_grey_pictures_among_colored_ones_are_told_of(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.zeros((6, 6), np.uint8)).save(pictures / "val" / "grey.png")
-    assert "is grey and" in refusal(pictures, "train", "image")
-    assert open_quietly(pictures, "train", "image", channels=3).num_instances == 4
+    assert open_quietly(pictures, "train", "image").channels == 3
+    assert "pictures are grey" not in capsys.readouterr().out  # those of this split are not
+    assert open_quietly(pictures, "val", "image").channels == 3
+    assert "1 of 3 pictures are grey (grey.png, ...)" in capsys.readouterr().out
+    assert open_quietly(pictures, "val", "image", channels=1).channels == 1
+    assert "pictures are grey" not in capsys.readouterr().out
 
 
 def test_one_picture_is_not_enough(tmp_path: Path) -> None:

@@ -69,7 +69,6 @@ def test_pictures_that_cannot_be_trained_on_are_named(tmp_path: Path) -> None:
     root = write_tiny_pictures(tmp_path / "data", {"train": 3})
     told(root, tmp_path, IMAGE, "12x12 pixels, smaller than 16x16", **{"pipeline.datamanager.resolution": 16})
     Image.new("L", (12, 12), 90).save(root / "train" / "grey.png")
-    told(root, tmp_path, IMAGE, r"grey\.png is grey and .* is in colour; .*channels")
     Run(tiny_config(root, tmp_path, 1, method=IMAGE, **{"pipeline.datamanager.channels": 1}))
     for path in sorted((root / "train").glob("*.png"))[1:]:
         path.write_bytes(b"broken")

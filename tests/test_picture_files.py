@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mnif_nerf.data.readers.picture_files import find_pictures, inspect_pictures, read_picture
+from mnif_nerf.data.readers.picture_files import find_pictures, grey_among_color, inspect_pictures, read_picture
 from mnif_nerf.errors import MNIFError
 
 
@@ -82,11 +82,12 @@ def test_color_modes_count_as_color(mode: str, tmp_path: Path) -> None:
     assert read_picture(path, 9, 3).shape == (9, 9, 3)
 
 
-def test_a_mixture_of_grey_and_color_needs_a_decision(tmp_path: Path) -> None:
+def test_a_mixture_of_grey_and_color_is_in_color(tmp_path: Path) -> None:
     grey, color = save(tmp_path / "grey.png", noise(8, 8)), save(tmp_path / "color.png", noise(8, 8, 3))
-    with pytest.raises(MNIFError, match=r"grey\.png is grey and .*color\.png is in colour; .*channels 1 or 3"):
-        inspect_pictures([color, grey])
-    assert inspect_pictures([color, grey], channels=3) == ((8, 8), 3)
+    assert inspect_pictures([color, grey]) == ((8, 8), 3)
+    assert inspect_pictures([color, grey], channels=1) == ((8, 8), 1)
+    assert grey_among_color([color, grey]) == [grey]
+    assert not grey_among_color([grey, grey])
     np.testing.assert_array_equal(read_picture(grey, 8, 3), noise(8, 8)[..., None].repeat(3, axis=2))
     luma = noise(8, 8, 3).astype(float) @ [0.299, 0.587, 0.114]
     assert np.abs(read_picture(color, 8, 1)[..., 0] - luma).max() <= 1

@@ -71,6 +71,10 @@ class GridReader(ABC):
             MNIFError: an unreadable file, unequal sizes, or a size that cannot be had.
         """
 
+    def notes(self, sources: Sequence[GridSource], channels: int | None) -> list[str]:
+        """Sentences for the user about what `settle` decided for files that differ; the arguments are its own."""
+        return []
+
     @abstractmethod
     def reading(self, facts: GridFacts, exact: bool) -> contextlib.AbstractContextManager[Read]:
         """A context in which instances are read, by several threads, each as `facts` says.

@@ -55,7 +55,7 @@ def inspect_pictures(
         paths: the files.
         size: pixels along the longer edge, or the exact (rows, columns); None takes the files' own size where all
             have one with edges of up to 64, and a longer edge of 64 otherwise.
-        channels: 1 or 3; None takes 1 where all files are grey and 3 where all are in colour. A file in colour
+        channels: 1 or 3; None takes 1 where all files are grey and 3 where one is in colour. A file in colour
             counts as such whatever its pixels say.
         at_least: how many pictures there have to be (two to learn from, one to test on).
 
@@ -63,8 +63,8 @@ def inspect_pictures(
         shape (rows, columns) and channels.
 
     Raises:
-        MNIFError: a file that cannot be read or is smaller than the shape, grey and coloured files where
-            `channels` is None, too few files, or a size or number of channels that cannot be.
+        MNIFError: a file that cannot be read or is smaller than the shape, too few files, or a size or number of
+            channels that cannot be.
     """
     if channels not in (None, 1, 3):
         raise MNIFError(f"`channels` is {channels}; pictures have 1 (grey) or 3 (colour).")
@@ -75,14 +75,17 @@ def inspect_pictures(
     for path, (width, height) in zip(paths, sizes):
         if height < shape[0] or width < shape[1]:
             raise _too_small(path, (width, height), shape)
-    if channels is None:
-        if True in grey and False in grey:
-            raise MNIFError(
-                f"{paths[grey.index(True)]} is grey and {paths[grey.index(False)]} is in colour; ask for one of both "
-                "with channels 1 or 3, or convert the files."
-            )
-        channels = 1 if grey[0] else 3
-    return shape, channels
+    return shape, channels or (1 if all(grey) else 3)
+
+
+def grey_among_color(paths: Sequence[Path]) -> list[Path]:
+    """The grey ones among pictures of which others are in colour.
+
+    Raises:
+        MNIFError: a file that cannot be read.
+    """
+    _, grey = _headers(paths, 1)
+    return [] if all(grey) else [path for path, is_grey in zip(paths, grey) if is_grey]
 
 
 def _shape_of(sizes: list[tuple[int, int]], longest: int | None) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.grid_reader import GridReader, Read, Size, plain_reading, register
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
-from mnif_nerf.data.readers.picture_files import find_pictures, inspect_pictures, read_picture
+from mnif_nerf.data.readers.picture_files import find_pictures, grey_among_color, inspect_pictures, read_picture
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.errors import MNIFError
 
@@ -30,6 +30,16 @@ class PictureReader(GridReader):
     def settle(self, sources: Sequence[GridSource], size: Size, channels: int | None) -> GridFacts:
         """See `inspect_pictures`."""
         return GridFacts(*inspect_pictures([source.path for source in sources], size, channels))
+
+    def notes(self, sources: Sequence[GridSource], channels: int | None) -> list[str]:
+        """Grey pictures among coloured ones become coloured."""
+        grey = [] if channels else grey_among_color([source.path for source in sources])
+        if not grey:
+            return []
+        return [
+            f"{len(grey)} of {len(sources)} pictures are grey ({grey[0].name}, ...) and the others in colour: all are "
+            "read in colour; channels 1 makes them grey."
+        ]
 
     def reading(self, facts: GridFacts, exact: bool) -> contextlib.AbstractContextManager[Read]:
         """See `read_picture`: larger pictures are cut and reduced."""

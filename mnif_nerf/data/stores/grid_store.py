@@ -209,7 +209,8 @@ def open_grid_store(
         facts = reader.settle(layout.every(), resolution, channels)
         with progress_bar(f"packing {split}", len(sources), reader.nouns, progress) as advance:
             pack_grids(reader, sources, folder, facts, resolution is None, advance)
-        return {"split": split, "grid": facts.to_dict(), "names": [source.name for source in sources]}
+        names = [source.name for source in sources]
+        return {"split": split, "grid": facts.to_dict(), "names": names, "notes": reader.notes(sources, channels)}
 
     return open_or_build(
         target,
