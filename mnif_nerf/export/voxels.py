@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.export.density import CHUNK, check_resolution, density_grid, field_device, level_of
-from mnif_nerf.fields.distance import DistanceField
+from mnif_nerf.fields.distance import TRUNCATION, DistanceField
 from mnif_nerf.files import atomic_file
 from mnif_nerf.rendering.grids import cell_coordinates
 from mnif_nerf.rendering.intervals import cell_index
@@ -80,6 +80,28 @@ def distance_occupancy(
         raise MNIFError("the field gives NaN or infinite distances; its weights are damaged, so train it again.")
     inside.view(-1)[index] = distance < level
     return inside.cpu().numpy()
+
+
+def distance_values(field: DistanceField, resolution: int, cells: Tensor | None = None) -> np.ndarray:
+    """Signed distances at the centres of the scene box's cells, float32 `[G, G, G]`, cut to plus or minus `TRUNCATION`.
+
+    Args:
+        field: the field; only cells near its surface are evaluated, the others have one of the ends.
+        resolution: G.
+        cells: bool `[C, C, C]` where the object can be, or None.
+
+    Raises:
+        MNIFError: the resolution does not fit in memory, or the field is damaged.
+    """
+    check_resolution(resolution, bytes_per_cell=9)
+    near, inside = near_cells(field, resolution, 0.0, cells)
+    values = torch.where(inside, -TRUNCATION, TRUNCATION)
+    index = near.flatten().nonzero().flatten()
+    distance = distances_at(field, cell_points(index, resolution, field.half_extent))
+    if not torch.isfinite(distance).all():
+        raise MNIFError("the field gives NaN or infinite distances; its weights are damaged, so train it again.")
+    values.view(-1)[index] = distance.clamp(-TRUNCATION, TRUNCATION)
+    return values.cpu().numpy()
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mnif_nerf.fields.spec import FieldSpec
     from mnif_nerf.latents.evidence import PointEvidence, ViewLosses
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.metrics.integrity import Feature, Features
     from mnif_nerf.modalities.sweeping import SweepSplit
     from mnif_nerf.modalities.training import ModalityTraining
     from mnif_nerf.objects.base import NeuralObject
@@ -270,6 +271,33 @@ class Modality(ABC):
         network = random_conv()
         features = [network((255 * part).round().byte().reshape(-1, *shape)) for part in (real, made)]
         return {"kd_random-conv": kernel_distance(*features)[0]}
+
+    # --- integrity ------------------------------------------------------------------------------------------------
+
+    @property
+    def integrity_features(self) -> tuple[Feature, ...]:
+        """What is measured of an object to tell a broken one: see `mnif_nerf.metrics.integrity`."""
+        from mnif_nerf.metrics.solid_integrity import SOLID_FEATURES
+        from mnif_nerf.metrics.wave_integrity import WAVE_FEATURES
+
+        return SOLID_FEATURES if self.has_surface else WAVE_FEATURES
+
+    def measure(self, item: NeuralObject) -> Features:
+        """Those features of an object; none of an empty one. Here they are those of a solid."""
+        from mnif_nerf.metrics.solid_integrity import solid_features
+        from mnif_nerf.objects.solid import require_solid
+
+        distance = require_solid(item).signed_distances()
+        return solid_features(distance, 2 * item.half_extent / max(distance.shape))
+
+    def measure_data(self, values: Any, facts: GridFacts | None) -> Features | None:
+        """Those features of one instance of the data, comparable with an object's; None where the data cannot say.
+
+        Args:
+            values: the instance, as the data's store has it.
+            facts: of the data's grid, where it is one.
+        """
+        return None
 
     # --- fitting to observations ----------------------------------------------------------------------------------
 

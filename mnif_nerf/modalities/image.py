@@ -15,8 +15,10 @@ from mnif_nerf.objects.image import NeuralImage
 if TYPE_CHECKING:
     from PIL import Image as Picture
 
+    from mnif_nerf.data.grid_facts import GridFacts
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.metrics.integrity import Features
     from mnif_nerf.modalities.image_training import ImageTraining
     from mnif_nerf.objects.base import NeuralObject
 
@@ -105,6 +107,17 @@ class Image(GridModality):
         if lpips is not None:
             scores["lpips"] = lpips(rendered.expand(-1, -1, 3), picture.expand(-1, -1, 3))
         return scores
+
+    def measure(self, item: NeuralObject) -> Features:
+        """See `Modality`: of the picture at the data's resolution."""
+        assert isinstance(item, NeuralImage)
+        return self.measure_data(np.asarray(item.image()), item.facts.grid)
+
+    def measure_data(self, values: np.ndarray, facts: GridFacts | None) -> Features:
+        """See `Modality`."""
+        from mnif_nerf.metrics.wave_integrity import wave_features
+
+        return wave_features(np.asarray(values) / 255.0, 2)
 
 
 def _make_digits(options: DemoData) -> None:

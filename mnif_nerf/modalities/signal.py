@@ -16,7 +16,9 @@ from mnif_nerf.objects.signal import NeuralSignal
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mnif_nerf.data.grid_facts import GridFacts
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.metrics.integrity import Features
     from mnif_nerf.modalities.signal_training import SignalTraining
     from mnif_nerf.objects.base import NeuralObject
 
@@ -67,6 +69,18 @@ class Signal(GridModality):
         """PSNR, of the range of the data, and the root of the mean squared error in the data's own units."""
         assert isinstance(item, NeuralSignal)
         return signal_scores(item.values(), truth, item.grid_facts.low, item.grid_facts.high)
+
+    def measure(self, item: NeuralObject) -> Features:
+        """See `Modality`: of the values at the data's resolution."""
+        assert isinstance(item, NeuralSignal)
+        return self.measure_data(item.values(), item.grid_facts)
+
+    def measure_data(self, values: np.ndarray, facts: GridFacts | None) -> Features:
+        """See `Modality`; the data's range is taken as 0 to 1."""
+        from mnif_nerf.metrics.wave_integrity import wave_features
+
+        assert facts is not None
+        return wave_features((values - facts.low) / (facts.high - facts.low), facts.dims)
 
 
 def _make_days(options: DemoData) -> None:

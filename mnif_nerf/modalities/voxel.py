@@ -13,13 +13,16 @@ from mnif_nerf.modalities.grids import GridModality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting, SweepScores
 from mnif_nerf.objects.shape import NeuralShape
 from mnif_nerf.objects.solid import require_solid
+from mnif_nerf.scene_box import HALF_EXTENT
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from mnif_nerf.data.grid_facts import GridFacts
     from mnif_nerf.export.web import Drawing
     from mnif_nerf.metrics.images import Lpips
+    from mnif_nerf.metrics.integrity import Features
     from mnif_nerf.modalities.voxel_training import VoxelTraining
     from mnif_nerf.objects.base import NeuralObject
 
@@ -141,6 +144,13 @@ class Voxel(GridModality):
             "accuracy": float(accuracy(inside, cells)),
             "psnr": float(occupancy_psnr(occupancy, cells)),
         }
+
+    def measure_data(self, values: np.ndarray, facts: GridFacts | None) -> Features:
+        """See `Modality`: of the cells, as an object's own cells are taken at the data's resolution."""
+        from mnif_nerf.metrics.solid_integrity import distances_of_cells, solid_features
+
+        cell = 2 * HALF_EXTENT / max(values.shape)
+        return solid_features(distances_of_cells(values.astype(bool), cell), cell)
 
     def likeness(self, item: NeuralObject, other: NeuralObject) -> float:
         """IoU of the two."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mnif_nerf.export.mesh_files import ExportMesh
     from mnif_nerf.rendering.occupancy import RadianceField
 
+_CELLS = 64  # along an edge of the scene box, where the data has no grid
+
 
 class SolidObject(NeuralObject):
     """An object in the scene box that cameras look at: `NeuralRadiance`, `NeuralShape` or `NeuralSurface`."""
@@ -84,6 +86,22 @@ class SolidObject(NeuralObject):
     def occupancy(self, resolution: int = 64, level: float | None = None) -> np.ndarray:
         """Which cells are inside: bool `[X, Y, Z]`, index [x, y, z], z up, +x forward; the longest edge has
         `resolution` cells."""
+
+    def signed_distances(self, resolution: int | None = None) -> np.ndarray:
+        """Signed distances (world units, positive outside) at the centres of cells: float32 `[X, Y, Z]`.
+
+        Here they are those to the border of the set of cells that are inside: whole cells, as of `occupancy`.
+
+        Args:
+            resolution: cells along the longest edge; the training data's when None, and 64 where that is no grid.
+
+        Raises:
+            MNIFError: a resolution that does not fit in memory.
+        """
+        from mnif_nerf.metrics.solid_integrity import distances_of_cells
+
+        resolution = resolution or self.resolution or _CELLS
+        return distances_of_cells(self.occupancy(resolution), 2 * self.half_extent / resolution)
 
     def export(self, path: Path | str, options: AssetOptions | None = None) -> list[Path]:
         """Write the surface as .glb, .obj, .ply or .stl: decimated, with a baked picture, scaled, in levels of detail.

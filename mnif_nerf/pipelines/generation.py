@@ -19,6 +19,7 @@ from mnif_nerf.objects.object_list import ObjectList
 from mnif_nerf.objects.radiance import NeuralRadiance
 from mnif_nerf.objects.shape import NeuralShape
 from mnif_nerf.pipelines.editing import Editor
+from mnif_nerf.pipelines.integrity import Draw, draw_whole, yardstick_of
 from mnif_nerf.pipelines.model_folder import StoredModel, check_replaceable, locate_model, read_model, write_model
 
 if TYPE_CHECKING:
@@ -39,11 +40,15 @@ class MNIFPipeline(Editor):
 
     Args:
         model: what a model folder holds, on the device to work on.
+
+    Attributes:
+        folder: the model folder it was read from; None of a model that was made in memory.
     """
 
     def __init__(self, model: StoredModel) -> None:
         super().__init__(model)
         self._neighbor_space: Whitening | None = None
+        self.folder: Path | None = None
 
     def __repr__(self) -> str:
         spec, prior = self.model.field.spec, "with" if self.prior is not None else "without"
@@ -69,7 +74,10 @@ class MNIFPipeline(Editor):
         local = Path(path_or_repo_id)
         if not local.exists() and _looks_like_repository(str(path_or_repo_id)):
             local = _download(str(path_or_repo_id))
-        return cls(read_model(locate_model(local), chosen))
+        folder = locate_model(local)
+        pipe = cls(read_model(folder, chosen))
+        pipe.folder = folder
+        return pipe
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write the model folder (safetensors and JSON), replacing an older model there as a whole.
@@ -105,6 +113,7 @@ class MNIFPipeline(Editor):
         sampler: str | None = None,
         steps: int | None = None,
         temperature: float = 1.0,
+        redraw: int = 0,
     ) -> list[NeuralObject]:
         """New objects from the latent prior; the same seed gives the same objects.
 
@@ -115,10 +124,17 @@ class MNIFPipeline(Editor):
                 `LatentPrior.sample`.
             steps: denoiser evaluations; the sampler's own default when None (30 for dpm-solver++ and flow-heun).
             temperature: below 1 draws nearer to the typical object (less variety), 1 is the model itself.
+            redraw: how often a sample that falls outside the range of the training instances is drawn again: see
+                `mnif_nerf.pipelines.integrity`, which also says how many were and which stayed broken.
 
         Raises:
             MNIFError: no prior yet, or an argument out of range.
         """
+        if redraw:
+            self._need_prior()
+            yardstick = yardstick_of(self, self.folder)
+            draw = Draw(seed, sampler, steps, temperature)
+            return ObjectList(draw_whole(self, num_samples, draw, redraw, yardstick).objects)
         latents = self.sample_latents(num_samples, seed, sampler, steps, temperature)
         return ObjectList(self.decode(latent, f"sample{index:03d}") for index, latent in enumerate(latents))
 

@@ -6,6 +6,7 @@ field.safetensors    the mixture field
 latents.safetensors  {"latents": [N, D]}, one row per training instance
 rates.safetensors    {"rates": [D]}, the learned rates of the inner loop; absent after auto-decoding
 bounds.safetensors   {"cells": uint8 [G, G, G]}, where objects can be; absent if not known
+integrity.json       the yardstick of integrity (`pipelines.integrity`); absent until it is first asked for
 prior/               the latent prior; absent until it is trained
 """
 
@@ -46,13 +47,9 @@ FORMAT = "mnif_nerf"
 FORMAT_VERSION = 1
 ADAPTATIONS = ("auto-decoding", "meta-learning")
 _ENTRIES = (
-    "config.json",
-    "field.safetensors",
-    "latents.safetensors",
-    "rates.safetensors",
-    "bounds.safetensors",
-    "prior",
-)
+    "config.json", "field.safetensors", "latents.safetensors", "rates.safetensors", "bounds.safetensors",
+    "integrity.json", "prior",
+)  # fmt: skip
 PRIOR_VARIANCE = 0.95
 _REMEDY = "copy the model folder whole, or train again"
 

@@ -1,0 +1,216 @@
+"""Which objects of a model are broken, judged by what the model makes of its own training instances.
+
+    pipe = MNIFPipeline.from_pretrained("outputs/.../model")
+    yardstick = yardstick_of(pipe)
+    for found in integrity_of(pipe(16, seed=0), yardstick):
+        print(found.score, found.broken, found.reason)
+
+The yardstick is taken from reconstructions, so it needs no data. It is kept in the model folder as `integrity.json`,
+with a digest of the field and the latents that it belongs to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnif_nerf import modalities
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import read_json, write_json
+from mnif_nerf.metrics.integrity import Judgement, Yardstick
+from mnif_nerf.objects.base import NeuralObject
+from mnif_nerf.pipelines.decoder import Decoder
+from mnif_nerf.random import stream
+
+Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Opens a progress bar of a title and a length; entering it gives a function that advances it by one."""
+
+FILE = "integrity.json"
+MOST_INSTANCES = 128
+"""Training instances that a yardstick is taken from, at most."""
+FEWEST_INSTANCES = 4
+VERSION = 1  # of what is measured, and how
+
+
+def measure(item: NeuralObject) -> dict[str, float]:
+    """What is measured of an object, by name; nothing of an empty one. Of a solid it takes 0.2 to 0.4 s."""
+    return modalities.get(item.modality).measure(item)
+
+
+def integrity_of(
+    objects: Iterable[NeuralObject], yardstick: Yardstick, advance: Callable[[], None] | None = None
+) -> list[Judgement]:
+    """How far each of some objects lies outside the range of a yardstick.
+
+    Args:
+        objects: of one modality.
+        yardstick: of the model that they come from (`yardstick_of`), or of other objects (`yardstick_from`).
+        advance: called after each.
+    """
+    found = []
+    for item in objects:
+        found.append(yardstick.judge(measure(item)))
+        if advance is not None:
+            advance()
+    return found
+
+
+def yardstick_from(objects: Iterable[NeuralObject]) -> Yardstick:
+    """The yardstick of any objects of one modality that are known to be whole.
+
+    Raises:
+        MNIFError: there is none, or all are empty.
+    """
+    listed = list(objects)
+    if not listed:
+        raise MNIFError("a yardstick needs objects; give those of training instances.")
+    features = modalities.get(listed[0].modality).integrity_features
+    return Yardstick.of(features, [measure(item) for item in listed])
+
+
+def yardstick_of(pipe: Decoder, folder: Path | str | None = None, stage: Stage | None = None) -> Yardstick:
+    """The yardstick of a model: read from its folder, else measured of its training instances and kept there.
+
+    Args:
+        pipe: the model.
+        folder: its folder; None keeps nothing. One that cannot be written is left as it is.
+        stage: makes the progress bar of the measuring, from a title and a length.
+
+    Raises:
+        MNIFError: a model with too few training instances, or whose instances are all empty.
+    """
+    if len(pipe.names) < FEWEST_INSTANCES:
+        raise MNIFError(
+            f"this model has {len(pipe.names)} training instances, and a range of what is whole needs "
+            f"{FEWEST_INSTANCES}; its objects cannot be judged."
+        )
+    features, digest = pipe.kind.integrity_features, _digest(pipe)
+    path = None if folder is None else Path(folder) / FILE
+    stored = None if path is None else _stored(path, digest)
+    if stored is not None and set(stored["ranges"]) == {feature.name for feature in features}:
+        ranges = {name: (float(low), float(high)) for name, (low, high) in stored["ranges"].items()}
+        return Yardstick(features, ranges, int(stored["count"]))
+    rows = torch.linspace(0, len(pipe.names) - 1, min(MOST_INSTANCES, len(pipe.names))).round().long().tolist()
+    measured = []
+    with _bar(stage, "yardstick of integrity, kept with the model", len(rows)) as advance:
+        for row in rows:
+            measured.append(measure(pipe.instance(row)))
+            advance()
+    yardstick = Yardstick.of(features, measured)
+    if path is not None:
+        _keep(path, yardstick, digest)
+    return yardstick
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How samples are drawn: see `MNIFPipeline.__call__`."""
+
+    seed: int = 0
+    sampler: str | None = None
+    steps: int | None = None
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples with what is said of them.
+
+    Attributes:
+        objects: `[N]`.
+        judgements: `[N]`.
+        attempts: `[N]`, how often each was drawn again.
+    """
+
+    objects: list[NeuralObject]
+    judgements: list[Judgement]
+    attempts: list[int]
+
+
+def draw_whole(
+    pipe: Decoder, num_samples: int, draw: Draw, redraw: int, yardstick: Yardstick, stage: Stage | None = None
+) -> Drawn:
+    """Samples, of which those outside the range are drawn again.
+
+    Sample i is, of a first draw and `redraw` further ones, the first that is not broken, else the least broken one.
+    Draw k of sample i is sample i of a seed made of the seed and k, so it depends on neither `num_samples` nor on what
+    became of the others.
+
+    Args:
+        pipe: the model.
+        num_samples: N.
+        draw: seed and sampler.
+        redraw: how often a sample may be drawn again; 0 only judges.
+        yardstick: of the model.
+        stage: makes progress bars, from a title and a length.
+
+    Raises:
+        MNIFError: no prior, or an argument out of range.
+    """
+    if redraw < 0:
+        raise MNIFError(f"`redraw` {redraw} is negative; use 0 for no further draws.")
+    best: list[tuple[NeuralObject, Judgement]] = []
+    attempts = [0] * num_samples
+    wanted = list(range(num_samples))
+    for attempt in range(redraw + 1):
+        seed = draw.seed if attempt == 0 else stream(draw.seed, "redraw", attempt)
+        latents = pipe.sample_latents(wanted[-1] + 1, seed, draw.sampler, draw.steps, draw.temperature)
+        with _bar(stage, f"drawing again, {attempt} of {redraw}" if attempt else "integrity", len(wanted)) as advance:
+            for k in wanted:
+                item = pipe.decode(latents[k], f"sample{k:03d}")
+                judgement = yardstick.judge(measure(item))
+                if attempt == 0:
+                    best.append((item, judgement))
+                else:
+                    attempts[k] = attempt
+                    if judgement.score < best[k][1].score:
+                        best[k] = (item, judgement)
+                advance()
+        wanted = [k for k in wanted if best[k][1].broken]
+        if not wanted:
+            break
+    return Drawn([item for item, _ in best], [judgement for _, judgement in best], attempts)
+
+
+def _bar(stage: Stage | None, title: str, length: int) -> AbstractContextManager[Callable[[], None]]:
+    return nullcontext(lambda: None) if stage is None else stage(title, length)
+
+
+def _stored(path: Path, digest: str) -> dict[str, Any] | None:
+    """What a file holds of this very model; None of another, and of one that cannot be read: it is made again."""
+    if not path.is_file():
+        return None
+    try:
+        content = read_json(path)
+    except MNIFError:
+        return None
+    ours = isinstance(content, dict) and content.get("digest") == digest and content.get("version") == VERSION
+    return content if ours else None
+
+
+def _keep(path: Path, yardstick: Yardstick, digest: str) -> None:
+    content = {"version": VERSION, "digest": digest, "count": yardstick.count, "ranges": yardstick.ranges}
+    try:
+        write_json(path, content)
+    except (MNIFError, OSError):
+        return  # a folder of somebody else's; it is measured again next time
+
+
+def _digest(pipe: Decoder) -> str:
+    model, sha = pipe.model, hashlib.sha256()
+    tensors: dict[str, Tensor] = {**model.field.state_dict(), "latents": model.latents}
+    if model.cells is not None:
+        tensors["cells"] = model.cells
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}{list(value.shape)}".encode() + value.numpy().tobytes())
+    sha.update(repr([dataclasses.astuple(feature)[:4] for feature in pipe.kind.integrity_features]).encode())
+    return sha.hexdigest()[:20]
