@@ -21,7 +21,9 @@ from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
 from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import read_json
+from mnif_nerf.files import read_json, read_tensors
+from mnif_nerf.objects.base import NeuralObject
+from mnif_nerf.pipelines import integrity
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import read_model
 from mnif_nerf.priors.prior import LatentPrior
@@ -79,6 +81,54 @@ def test_sample_repeats(run: Path, tmp_path: Path) -> None:
     assert not (first / "turntable.mp4").exists()
 
 
+def test_sample_says_what_is_broken_and_draws_it_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [feature.name for feature in MNIFPipeline.from_pretrained(run).kind.integrity_features]
+    rest = dict.fromkeys(names, 1.0)
+
+    def judged(item: NeuralObject) -> dict[str, float]:
+        return {**rest, "loose": float(item.latent[0] > 0) if item.name.startswith("sample") else 0.0}
+
+    monkeypatch.setattr(integrity, "measure", judged)
+    plain = sample.main(_sample(run, num_samples=6, turntable=False))
+    printed = capsys.readouterr().out
+    first = read_tensors(plain / "latents.safetensors")[0]["latents"]
+    broken = [k for k in range(6) if first[k, 0] > 0]
+    assert 0 < len(broken) < 6
+    facts = json.loads((plain / "samples.json").read_text())["samples"]
+    assert [k for k in range(6) if facts[k]["integrity"]["broken"]] == broken
+    assert f"{len(broken)} of 6 lie outside" in printed
+    assert facts[broken[0]]["integrity"]["reason"].startswith("loose share of the volume")
+    assert (run / "model" / "integrity.json").is_file()
+
+    again = sample.main(_sample(run, num_samples=6, turntable=False, redraw=8))
+    printed = capsys.readouterr().out
+    second = read_tensors(again / "latents.safetensors")[0]["latents"]
+    changed = [k for k in range(6) if not torch.equal(first[k], second[k])]
+    assert changed == broken
+    assert (second[:, 0] <= 0).all()
+    assert f"{len(broken)} of 6 were drawn again" in printed
+    fewer = sample.main(_sample(run, num_samples=4, turntable=False, redraw=8))
+    assert torch.equal(read_tensors(fewer / "latents.safetensors")[0]["latents"], second[:4])
+    pipe = MNIFPipeline.from_pretrained(run)
+    assert torch.equal(torch.stack([item.latent for item in pipe(6, redraw=8)]), second)
+
+
+def test_a_yardstick_of_another_model_is_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = MNIFPipeline.from_pretrained(run)
+    names = [feature.name for feature in pipe.kind.integrity_features]
+    calls: list[str] = []
+    monkeypatch.setattr(integrity, "measure", lambda item: calls.append(item.name) or dict.fromkeys(names, 1.0))
+    integrity.yardstick_of(pipe, pipe.folder)
+    assert len(calls) == len(pipe.names)
+    integrity.yardstick_of(pipe, pipe.folder)
+    assert len(calls) == len(pipe.names)
+    pipe.model.latents[0, 0] += 1.0
+    integrity.yardstick_of(pipe, pipe.folder)
+    assert len(calls) == 2 * len(pipe.names)
+
+
 def test_sample_interpolates(run: Path) -> None:
     output = sample.main(_sample(run, interpolate=("car_02", "5"), num_samples=4, turntable=False))
     latents = load_file(str(output / "latents.safetensors"))["latents"]
@@ -101,6 +151,8 @@ def test_many_samples_share_rows(run: Path) -> None:
         ({"resolution": 0}, "--resolution 0"),
         ({"frames": 0}, "--frames 0"),
         ({"sampler": "magic"}, "magic"),
+        ({"redraw": -1}, "--redraw -1"),
+        ({"redraw": 2, "integrity": False}, "--no-integrity"),
         ({"steps": 0}, "steps"),
         ({"temperature": -1.0}, "temperature"),
         ({"interpolate": ("car_02", "car_99")}, "car_99.*did you mean"),

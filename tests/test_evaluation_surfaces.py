@@ -213,7 +213,9 @@ def test_the_same_seed_gives_the_same_file(target: ModelAndData, tmp_path: Path)
     assert contents[0] == contents[1]
     assert any("only 200 points on each surface" in note for note in outcome.notes)
     content = json.loads(contents[0], parse_constant=pytest.fail)
-    assert {"reconstruction", "shapes", "pictures"} <= set(content)
+    assert {"reconstruction", "shapes", "pictures", "integrity"} <= set(content)
+    assert [line["row"] for line in content["integrity"]["lines"]] == ["training-latents"]
+    assert content["integrity"]["lines"][0]["count"] == 6
     assert content["protocol"]["surface_points"] == 200
     assert "spread evenly over the surface" in (tmp_path / "a" / "report.md").read_text()
 

@@ -102,6 +102,8 @@ def test_largest_shell_is_kept_and_all_are_counted() -> None:
     largest, everything = (field_to_mesh(field, 48, options=MeshOptions(keep=keep)) for keep in ("largest", "all"))
     assert mesh_report(largest)["components"] == 1
     assert mesh_report(largest)["components_found"] == 2
+    assert mesh_report(largest)["volume_lost"] == pytest.approx(1 / 9, abs=0.01)
+    assert mesh_report(everything)["volume_lost"] == 0.0
     assert mesh_report(everything)["components"] == 2
     assert largest.vertices[:, 0].max() < 0.05
     assert largest.is_watertight

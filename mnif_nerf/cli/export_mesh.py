@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
 _VOXELS = ("binvox", "npz")
+_MUCH_LOST = 0.05  # of an object's volume: more is said
 _ARGUMENTS = {"max_faces": "faces"}  # as the library calls it
 
 
@@ -62,6 +63,8 @@ class ExportOptions:
     """As in mnif-sample."""
     temperature: float = 1.0
     """As in mnif-sample."""
+    redraw: int = 0
+    """Draw a sample that looks broken again, at most so many times, as in mnif-sample."""
     level: float | None = None
     """What counts as surface: a density (1/world unit; by default 22.2), of voxels an occupancy between 0 and 1 (by
     default 0.5): lower is fatter. Of signed distances, how far outside the object it is drawn (by default 0): higher is
@@ -84,7 +87,7 @@ class ExportOptions:
     """Put the middle of the bounding box's lowest face, or its centre, at the origin of mesh files; by default the
     origin is the scene's."""
     keep: Literal["largest", "all"] = "largest"
-    """Keep the largest connected shell, or everything."""
+    """Keep the largest connected shell, or everything. What throws away more than 5 % of an object's volume is said."""
     output: Path | None = None
     """Folder to write to; by default <run>/meshes/<source>."""
     device: str | None = None
@@ -102,7 +105,7 @@ def main(options: ExportOptions) -> Path:
     wanted = _check(options, formats)
     pipe = load_pipeline(options.load_config, options.device)
     _check_model(options, pipe)
-    objects = chosen_objects(pipe, options)
+    objects = chosen_objects(pipe, options, options.redraw)
     output = options.output or default_output(options.load_config, "meshes", choice_name(options))
     prepare_output(output)
     reports: list[dict[str, Any]] = []
@@ -151,6 +154,8 @@ def _check(options: ExportOptions, formats: tuple[str, ...]) -> AssetOptions:
     from mnif_nerf.export.assets import AssetOptions, check_assets
 
     check_choice(options)
+    if options.redraw < 0 or (options.redraw and options.source != "samples"):
+        raise MNIFError(f"--redraw {options.redraw}: only samples can be drawn again, 0 times or more.")
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(AssetOptions)}
     wanted = AssetOptions(**{**shared, "lods": parse_lods(options.lods)})
     meshes = [kind for kind in formats if kind not in _VOXELS]
@@ -239,6 +244,12 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
         if "error" in report:
             print(
                 with_flags(f"{report['name']}: not written, {report['error']}", flag_paths(ExportOptions), _ARGUMENTS)
+            )
+    for report in reports:
+        if report.get("volume_lost", 0.0) > _MUCH_LOST:
+            print(
+                f"{report['name']}: keeping the largest of {report['components_found']} shells threw away "
+                f"{report['volume_lost']:.0%} of its volume; keep everything with --keep all"
             )
     print(f"wrote {sum(len(r['files']) for r in reports)} files and report.json to {output}")
     print("next: open a .glb in Blender, Windows 3D Viewer, or any glTF viewer")

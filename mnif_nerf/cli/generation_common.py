@@ -80,14 +80,15 @@ def check_choice(options: ObjectSelection) -> None:
         raise MNIFError("--latent-file is only read with --source latent; add it.")
 
 
-def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralObject]:
-    """The objects that the options ask for.
+def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection, redraw: int = 0) -> list[NeuralObject]:
+    """The objects that the options ask for; samples outside the training instances' range are drawn again up to
+    `redraw` times.
 
     Raises:
         MNIFError: no prior, no such instance, or a latent file that is missing, damaged or of another model.
     """
     if options.source == "samples":
-        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
+        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature, redraw)
     if options.source == "latent":
         assert options.latent_file is not None
         return stored_objects(pipe, options.latent_file)

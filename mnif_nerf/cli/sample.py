@@ -45,6 +45,12 @@ class SampleOptions:
     """Denoising steps; by default 30 for dpm-solver++ and flow-heun, 100 for ddim, 1000 for ddpm."""
     temperature: float = 1.0
     """Below 1: nearer to the typical object and less varied."""
+    integrity: bool = True
+    """Judge every object by the range of the model's own training instances, and mark the broken ones on the sheet. The
+    first time, that range is measured (0.3 s for each of up to 128 instances) and kept in the model folder."""
+    redraw: int = 0
+    """Draw a sample that falls outside that range again, at most so many times; 3 is usual. Sample i of a seed is the
+    same whatever the number of samples."""
     interpolate: tuple[str, str] | None = None
     """Two training instances (names or numbers from 0): walk from one to the other instead of sampling."""
     views: int | None = None
@@ -75,10 +81,12 @@ def main(options: SampleOptions) -> Path:
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
     options = _complete(options, pipe)
-    objects = _objects(pipe, options)
+    objects, integrity = _objects(pipe, options)
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
     prepare_output(output)
     entries = [_entry(pipe, item, options) for item in objects]
+    for entry, found in zip(entries, integrity):
+        entry["integrity"] = found
     if not pipe.model.kind.has_views:
         _write_images(objects, entries, output, options)
     else:
@@ -98,6 +106,12 @@ def _check(options: SampleOptions) -> None:
         if value is not None and value < minimum:
             flag = "--" + name.replace("_", "-")
             raise MNIFError(f"{flag} {value} leaves nothing to do; use at least {minimum}.")
+    if options.redraw < 0:
+        raise MNIFError(f"--redraw {options.redraw} is negative; use 0 to draw nothing again, or about 3.")
+    if options.redraw and not options.integrity:
+        raise MNIFError("--redraw draws again what is judged as broken; leave out --no-integrity.")
+    if options.redraw and options.interpolate is not None:
+        raise MNIFError("--redraw is for samples, and a walk between instances has none; leave one of the two out.")
     if options.interpolate is not None and options.num_samples < 2:
         raise MNIFError("--interpolate needs both ends; use --num-samples 2 or more.")
 
@@ -116,10 +130,27 @@ def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
     return dataclasses.replace(options, resolution=resolution, turntable=False)
 
 
-def _objects(pipe: MNIFPipeline, options: SampleOptions) -> list[NeuralObject]:
+def _objects(pipe: MNIFPipeline, options: SampleOptions) -> tuple[list[NeuralObject], list[dict[str, Any]]]:
+    """The objects, and what is said of the integrity of each; nothing where they are not judged."""
+    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, Draw, draw_whole, integrity_of, yardstick_of
+
+    draw = Draw(options.seed, options.sampler, options.steps, options.temperature)
+    judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or options.redraw > 0)
     if options.interpolate is not None:
-        return pipe.interpolate(*options.interpolate, num=options.num_samples)
-    return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
+        objects = pipe.interpolate(*options.interpolate, num=options.num_samples)
+    elif not judged or pipe.prior is None:
+        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature), []
+    if not judged:
+        return objects, []
+    yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
+    if options.interpolate is not None:
+        with progress_bar("integrity", len(objects)) as advance:
+            return objects, [found.facts() for found in integrity_of(objects, yardstick, advance)]
+    drawn = draw_whole(pipe, options.num_samples, draw, options.redraw, yardstick, progress_bar)
+    facts = [
+        {**judgement.facts(), "redrawn": times} for judgement, times in zip(drawn.judgements, drawn.attempts)
+    ]  # fmt: skip
+    return drawn.objects, facts
 
 
 def _run_name(options: SampleOptions) -> str:
@@ -133,6 +164,8 @@ def _run_name(options: SampleOptions) -> str:
         parts.append(f"{options.steps}steps")
     if options.temperature != 1.0:
         parts.append(f"t{options.temperature:g}")
+    if options.redraw:
+        parts.append(f"redraw{options.redraw}")
     return "-".join(parts)
 
 
@@ -166,13 +199,14 @@ def _write_pictures(
     strips = [image_grid(row, columns=len(row)) for row in rows]
     if pipe.model.kind.white_margins:
         strips = _without_margins(strips)
+    strips = _marked(strips, entries)
     # Up to four objects stand below each other; more share a row, or the sheet gets too tall for a screen.
     across = 1 if len(strips) <= 4 else max(2, 8 // options.views)
     firsts = range(0, len(strips), across)
     sheet = contact_sheet(
         [strips[k : k + across] for k in firsts],
         captions=[labels[k : k + across] for k in firsts],
-        title=_title(options),
+        title=_title(options, entries),
     )
     save_png(sheet, output / "contact_sheet.png")
 
@@ -211,15 +245,28 @@ def _write_images(
             if written:
                 entry["values"] = [path.relative_to(output).as_posix() for path in written]
             advance()
-    shown, columns = [enlarge(picture) for picture in pictures], grid_columns(len(pictures))
+    shown, columns = _marked([enlarge(picture) for picture in pictures], entries), grid_columns(len(pictures))
     rows = [shown[k : k + columns] for k in range(0, len(shown), columns)]
-    save_png(contact_sheet(rows, title=_title(options)), output / "contact_sheet.png")
+    save_png(contact_sheet(rows, title=_title(options, entries)), output / "contact_sheet.png")
 
 
-def _title(options: SampleOptions) -> str:
+def _marked(pictures: list[Any], entries: list[dict[str, Any]]) -> list[Any]:
+    """Pictures of a sheet, those of broken objects with a marked corner."""
+    from mnif_nerf.export.pictures import with_corner
+
+    return [with_corner(picture) if _is_broken(entry) else picture for picture, entry in zip(pictures, entries)]
+
+
+def _is_broken(entry: dict[str, Any]) -> bool:
+    return bool(entry.get("integrity", {}).get("broken", False))
+
+
+def _title(options: SampleOptions, entries: list[dict[str, Any]]) -> str:
+    broken = sum(map(_is_broken, entries))
+    marked = f"; marked corner: broken ({broken})" if broken else ""
     if options.interpolate is not None:
-        return f"from {options.interpolate[0]} to {options.interpolate[1]}"
-    return f"{options.num_samples} samples, seed {options.seed}, {options.sampler}"
+        return f"from {options.interpolate[0]} to {options.interpolate[1]}{marked}"
+    return f"{options.num_samples} samples, seed {options.seed}, {options.sampler}{marked}"
 
 
 def _write_turntable(objects: list[NeuralObject], path: Path, options: SampleOptions) -> None:
@@ -263,10 +310,17 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
     from rich.table import Table
 
     if pipe.names:
-        table = Table("object", "nearest training instance", "distance")
+        judged = ["integrity", "broken"] if "integrity" in entries[0] else []
+        table = Table("object", "nearest training instance", "distance", *judged)
         for entry in entries:
-            table.add_row(entry["name"], entry["nearest_training_instance"], f"{entry['distance']:.2f}")
+            cells = [entry["name"], entry["nearest_training_instance"], f"{entry['distance']:.2f}"]
+            if judged:
+                found = entry["integrity"]
+                cells += [f"{found['score']:.2f}", found["reason"] if found["broken"] else ""]
+            table.add_row(*cells)
         Console().print(table)
+        if judged:
+            print(_integrity_sentence(entries, options))
     if pipe.names and pipe.prior is not None:
         print(
             f"(training instances are {pipe.prior.spacing():.2f} from their own nearest one; "
@@ -288,6 +342,22 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
         f"next: mnif-export-mesh --load-config {options.load_config} --source latent "
         f"--latent-file {output / 'latents.safetensors'} --format {kind.mesh_formats}"
     )
+
+
+def _integrity_sentence(entries: list[dict[str, Any]], options: SampleOptions) -> str:
+    broken = [entry["name"] for entry in entries if _is_broken(entry)]
+    again = [entry["integrity"] for entry in entries if entry["integrity"].get("redrawn")]
+    named = ", ".join(broken[:8]) + (", ..." if len(broken) > 8 else "")
+    words = f"{len(broken)} of {len(entries)} lie outside the range of the training instances" + (
+        f": {named}" if broken else ""
+    )
+    if options.redraw:
+        return (
+            f"{len(again)} of {len(entries)} were drawn again, {sum(f['redrawn'] for f in again)} times in all; {words}"
+        )
+    if broken and options.interpolate is None:
+        return f"{words}; draw them again with --redraw 3"
+    return words
 
 
 def entrypoint() -> None:

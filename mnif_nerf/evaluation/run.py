@@ -11,6 +11,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.comparison import LEAST_REFERENCES, compare_pictures, compare_shapes, num_references
 from mnif_nerf.evaluation.generated import EvaluationContext, Stage
+from mnif_nerf.evaluation.integrity import integrity_section
 from mnif_nerf.evaluation.protocols import EvaluationProtocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.report import pictures_section, reconstruction_section, shapes_section
@@ -91,6 +92,9 @@ def evaluate(
         for network in networks:
             section = pictures_section(context, compare_pictures(context, network), network.name)
             sections.append(section if network is networks[0] else _renamed(section))
+    whole = integrity_section(context)
+    if whole is not None:
+        sections.append(whole)
     about = _about(context, notes)
     lead = [_lead(target, protocol), *notes]
     paths = write_document(output, "metrics", f"Evaluation of a model of {target.data.name}", about, lead, sections)

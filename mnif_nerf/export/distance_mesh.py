@@ -25,6 +25,7 @@ from mnif_nerf.export.mesh import (
     check_request,
     decimate,
     largest_shell,
+    lost_share,
     to_rgba8,
 )
 from mnif_nerf.fields.distance import TRUNCATION, DistanceField
@@ -99,7 +100,8 @@ def distance_mesh(
         sharp: whether edges are sharpened.
 
     Returns:
-        the mesh; `metadata` holds "axes", "level" and "components_found" (shells before `keep`).
+        the mesh; `metadata` holds "axes", "level", "components_found" (shells before `keep`) and "volume_lost" (the
+        share of the volume that `keep` threw away).
 
     Raises:
         MNIFError: a resolution that does not fit in memory, nothing inside, or a damaged field.
@@ -108,6 +110,7 @@ def distance_mesh(
     check_request(resolution, dataclasses.replace(options, level=None))
     level = 0.0 if options.level is None else options.level
     vertices, faces, outward, place = _marching_cubes(field, resolution, level, cells)
+    lost = lost_share(vertices, faces) if options.keep == "largest" else 0.0
     vertices, faces, found, kept = largest_shell(vertices, faces, options.keep)
     points = _on_edges(field, vertices, outward[kept], place)
     if sharp:
@@ -118,7 +121,7 @@ def distance_mesh(
         points[~edges] = _onto_surface(field, points[~edges], place)
     vertices = points
     mesh = ExportMesh(vertices, faces, process=False)
-    mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found})
+    mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found, "volume_lost": lost})
     if options.smooth:
         trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=options.smooth)
     if options.max_faces is not None and len(mesh.faces) > options.max_faces:

@@ -100,7 +100,8 @@ def field_to_mesh(
         chunk: points per field query.
 
     Returns:
-        the mesh; `metadata` holds "axes", "level" and "components_found" (shells before `keep`).
+        the mesh; `metadata` holds "axes", "level", "components_found" (shells before `keep`) and "volume_lost" (the
+        share of the volume that `keep` threw away).
 
     Raises:
         MNIFError: an option out of range, a resolution that does not fit in memory, nothing reaches the
@@ -111,9 +112,10 @@ def field_to_mesh(
     level = level_of(field, half_extent) if options.level is None else options.level
     values = density_grid(field, resolution, half_extent, cells, chunk, level).numpy()
     vertices, faces = _marching_cubes(values, level, half_extent)
+    lost = lost_share(vertices, faces) if options.keep == "largest" else 0.0
     vertices, faces, found, _ = largest_shell(vertices, faces, options.keep)
     mesh = ExportMesh(vertices, faces, process=False)
-    mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found})
+    mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found, "volume_lost": lost})
     if options.smooth:
         trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=options.smooth)
     if options.max_faces is not None and len(mesh.faces) > options.max_faces:
@@ -175,8 +177,8 @@ def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
 
     Returns:
         triangles, vertices, watertight, volume (world units cubed, only where watertight, else None),
-        components (closed shells in this mesh), components_found (before the largest was kept), level (None
-        if not known).
+        components (closed shells in this mesh), components_found (before the largest was kept), volume_lost (share of
+        the volume thrown away with the others), level (None if not known).
     """
     components = len(_components(np.asarray(mesh.vertices), np.asarray(mesh.faces))[1])
     watertight = bool(mesh.is_watertight)
@@ -187,6 +189,7 @@ def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
         "volume": float(mesh.volume) if watertight else None,
         "components": components,
         "components_found": int(mesh.metadata.get("components_found", components)),
+        "volume_lost": round(float(mesh.metadata.get("volume_lost", 0.0)), 4),
         "level": mesh.metadata.get("level"),
     }
 
@@ -252,6 +255,13 @@ def _components(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np
     renumber = np.full(labels.max() + 1, -1)
     renumber[used] = np.arange(len(used))
     return renumber[labels], np.bincount(face_labels, weights=volumes)
+
+
+def lost_share(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Share of the enclosed volume outside the largest shell: 0 of one shell, and hollows take away from it."""
+    volumes = _components(vertices, faces)[1]
+    solid = np.maximum(volumes, 0.0)
+    return float(1.0 - solid.max() / solid.sum()) if solid.sum() > 0 else 0.0
 
 
 def largest_shell(

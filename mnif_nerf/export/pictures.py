@@ -16,6 +16,7 @@ from mnif_nerf.files import atomic_file
 _PADDING = 6
 _INK = (40, 40, 40)
 _FAINT = (110, 110, 110)
+_MARK = (200, 90, 60)
 
 
 def to_image(picture: Any) -> Image.Image:
@@ -108,6 +109,15 @@ def contact_sheet(
                 text = _fit(captions[r][c], small, cell_width)
                 draw.text((x, y + label_height + cell_height), text, fill=_FAINT, font=small)
     return sheet
+
+
+def with_corner(picture: Any) -> Image.Image:
+    """A copy of a picture with a small triangle in its upper right corner, which marks it without hiding anything."""
+    image = to_image(picture).copy()
+    edge = max(4, image.height // 12)
+    right = image.width - 1
+    ImageDraw.Draw(image).polygon([(right - edge, 0), (right, 0), (right, edge)], fill=_MARK)
+    return image
 
 
 def comparison_rows(groups: Mapping[str, Sequence[Any]], title: str = "") -> Image.Image:
