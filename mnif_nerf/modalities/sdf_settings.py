@@ -42,6 +42,9 @@ class SurfacePipelineSettings(PipelineSettings):
     """The data."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """Field, latents and losses."""
+    prior_variance: float = 0.99
+    """Share of the latents' variance that the prior models. What is left out is missing in samples: of trees, parts of
+    their trunks."""
     fit_points: int = 1024
     """Auto-decoding: points of each unseen object in one of the steps that fit its latent; 0 takes all."""
 
