@@ -64,6 +64,39 @@ def test_row_adam_state_survives_a_round_trip():
     assert torch.equal(run(None), run(5))
 
 
+def test_the_divergence_of_gaussian_latents_is_that_from_the_prior() -> None:
+    table = LatentTable(4, 3, init_std=0.05, variational=True)
+    with torch.no_grad():
+        table.log_spread.copy_(0.2 * torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))
+    rows = torch.tensor([2, 0]).repeat_interleave(20_000)
+    codes, divergence = table.draw(rows, torch.Generator().manual_seed(0))
+    drawn = codes.view(2, -1, 3)
+    torch.testing.assert_close(drawn.mean(dim=1), table.weight[[2, 0]], atol=1e-3, rtol=0)
+    spread = 0.04 * 0.3 * torch.exp(3 * table.log_spread[[2, 0]])
+    torch.testing.assert_close(drawn.std(dim=1), spread, atol=0, rtol=0.03)
+    gaussians = torch.distributions.Normal(table.weight[[2, 0]], spread)
+    expected = torch.distributions.kl_divergence(gaussians, torch.distributions.Normal(0.0, 0.04)).sum(dim=1)
+    torch.testing.assert_close(divergence.view(2, -1)[:, 0], expected)
+
+
+def test_what_no_instance_needs_is_left_to_noise() -> None:
+    """Only the first coordinate says anything: its spread shrinks, those of the others become the prior's."""
+    table = LatentTable(8, 3, variational=True)
+    optimizer = RowAdam(table.parameters(), lr=1e-2)
+    truth, generator = torch.linspace(-0.06, 0.06, 8), torch.Generator().manual_seed(0)
+    for _ in range(400):
+        codes, divergence = table.draw(torch.arange(8), generator)
+        optimizer.zero_grad()
+        (1e4 * (codes[:, 0] - truth).square() + 1e-1 * divergence).mean().backward()
+        optimizer.step()
+    assert table.log_spread is not None
+    spread = (0.3 * torch.exp(3 * table.log_spread)).detach()
+    assert spread[:, 0].max() < 0.25
+    assert spread[:, 1:].mean() == pytest.approx(1.0, abs=0.1)
+    assert table.weight[:, 1:].abs().max() < 0.01
+    assert torch.corrcoef(torch.stack([table.weight[:, 0], truth]))[0, 1] > 0.99
+
+
 class RenderedInstances:
     """Rays of known instances of a field, as an observation source."""
 

@@ -56,12 +56,16 @@ def test_a_run_of_every_modality(
     assert not list(run.glob(".*")), "temporary files are left"
 
 
-@pytest.mark.parametrize("method", [RADIANCE, VOXEL])
-def test_resume_equals_an_uninterrupted_run(data: dict[str, Path], tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(("method", "kl"), [(RADIANCE, 0.0), (RADIANCE, 1e-4), (VOXEL, 0.0)])
+def test_resume_equals_an_uninterrupted_run(data: dict[str, Path], tmp_path: Path, method: str, kl: float) -> None:
     def train(name: str, **changes: Any) -> Path:
+        changes = {"pipeline.model.latent_kl": kl, **changes}
         return TrainingRun(tiny_settings(data[method], tmp_path, 12, name, method, **changes)).train()
 
     straight, first = train("straight"), train("first", max_num_iterations=6)
+    if kl:
+        with pytest.raises(MNIFError, match="latents are Gaussians; pass a `latent_kl` above 0"):
+            train("points", load_dir=first / "nerfstudio_models", **{"pipeline.model.latent_kl": 0.0})
     second = train("second", load_dir=first / "nerfstudio_models")
     ours, theirs = latest(second), latest(straight)
     for name, value in theirs["pipeline"].items():

@@ -21,13 +21,14 @@ def describe_checkpoint(names: Sequence[str], spec: FieldSpec, adaptation: str) 
     }
 
 
-def check_checkpoint(state: Mapping[str, Any], spec: FieldSpec, adaptation: str) -> None:
+def check_checkpoint(state: Mapping[str, Any], spec: FieldSpec, adaptation: str, variational: bool = False) -> None:
     """Refuse a checkpoint (a model's state) that was written for another model.
 
     Args:
         state: state of the model, with what `describe_checkpoint` gave as `_extra_state`.
         spec: specification of the field that shall take the weights.
         adaptation: how that model's latents are found.
+        variational: whether they are Gaussians rather than points.
 
     Raises:
         MNIFError: the checkpoint is of another version, of a field of another shape, or of the other way to
@@ -53,3 +54,7 @@ def check_checkpoint(state: Mapping[str, Any], spec: FieldSpec, adaptation: str)
         raise MNIFError(
             f"the checkpoint was trained by {found}, the configuration says {adaptation}; pass `adaptation` {found}."
         )
+    gaussians = "latents.log_spread" in state
+    if adaptation == "auto-decoding" and gaussians != variational:
+        were, pass_on = ("Gaussians", "above 0") if gaussians else ("points", "0")
+        raise MNIFError(f"the checkpoint's latents are {were}; pass a `latent_kl` {pass_on}, as it was trained with.")

@@ -59,11 +59,14 @@ class LatentSettings:
         init_std: spread of the initial codes; 0 starts every instance from the average network.
         weight: weight of the mean squared code in the loss (auto-decoding only).
         noise: standard deviation of the noise added to codes in training.
+        kl: weight of the KL divergence of an instance's Gaussian from the prior, in nats; 0 learns points instead of
+            Gaussians (auto-decoding only). It takes the place of `weight` and `noise`.
     """
 
     init_std: float = 0.0
     weight: float = 1e-3
     noise: float = 0.0
+    kl: float = 0.0
 
 
 class Stage1Model(nn.Module):
@@ -104,7 +107,8 @@ class Stage1Model(nn.Module):
             self.field = build_field(spec)
         self.latents: LatentTable | EncodedLatents
         if meta is None:
-            self.latents = LatentTable(len(self.names), spec.latent_dim, self.settings.init_std, seed)
+            start, variational = self.settings.init_std, self.settings.kl > 0
+            self.latents = LatentTable(len(self.names), spec.latent_dim, start, seed, variational)
         else:
             self.latents = EncodedLatents(len(self.names), spec.latent_dim)
             self.inner_rates = InnerRates(spec.latent_dim, seed=seed)
@@ -137,19 +141,28 @@ class Stage1Model(nn.Module):
             MNIFError: the inner loop diverged.
         """
         self.version += 1
-        instances = batch.instances
-        if self.meta is None:
-            codes = self.latents(instances)
-        else:
+        generator = torch.Generator().manual_seed(seed)
+        latents, penalty = self._codes(batch, seed, generator)
+        outputs = self.task.losses(self.field, latents, batch, generator)
+        outputs["losses"].update(penalty)
+        return outputs
+
+    def _codes(self, batch: Any, seed: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Codes `[B, D]` of a step, and the loss of their own."""
+        instances, settings = batch.instances, self.settings
+        if self.meta is not None:
             objective = self.objective(batch, seed)
             codes = adapt(objective, len(instances), self.inner_rates(), self.meta, torch.is_grad_enabled())
-        latents, generator = codes, torch.Generator().manual_seed(seed)
-        if self.settings.noise > 0:
-            latents = codes + self.settings.noise * torch.randn(codes.shape, generator=generator).to(codes.device)
-        outputs = self.task.losses(self.field, latents, batch, generator)
-        if self.meta is None and self.settings.weight > 0:
-            outputs["losses"]["latent"] = self.settings.weight * codes.square().mean()
-        return outputs
+        elif settings.kl > 0:
+            assert isinstance(self.latents, LatentTable)
+            codes, divergence = self.latents.draw(instances, generator)
+            return codes, {"kl": settings.kl * divergence.mean()}
+        else:
+            codes = self.latents(instances)
+        penalty = {"latent": settings.weight * codes.square().mean()} if self.meta is None and settings.weight else {}
+        if settings.noise > 0:
+            codes = codes + settings.noise * torch.randn(codes.shape, generator=generator).to(codes.device)
+        return codes, penalty
 
     def encode(self, objective: Callable[[Tensor], Objective], instances: Tensor | int, batch: int = 32) -> Tensor:
         """Latents `[N, D]` by the inner loop (meta-learning only); see `mnif_nerf.latents.encoding.encode`."""
@@ -185,10 +198,11 @@ class Stage1Model(nn.Module):
         Raises:
             MNIFError: see `check_checkpoint`.
         """
-        check_checkpoint(state_dict, self.field.spec, self.adaptation)
+        check_checkpoint(state_dict, self.field.spec, self.adaptation, self.settings.kl > 0)
         device = self.latents.weight.device
-        # The same Parameter with other contents, so that an optimiser built before still holds it.
-        self.latents.weight.data = torch.zeros_like(state_dict["latents.weight"], device=device)
+        # The same Parameters with other contents, so that an optimiser built before still holds them.
+        for table in (*self.latents.parameters(), *self.latents.buffers()):
+            table.data = torch.zeros_like(state_dict["latents.weight"], device=device)
         if "bounds" in state_dict:
             self.bounds = torch.zeros_like(state_dict["bounds"], device=device)
         self.version += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,25 +10,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Of a Gaussian per instance, whose coordinates a N(0, _SCALE^2) is the prior for. Any scale would do, since the
+# projection makes up for it; at this one, rates that suit codes without a spread suit these.
+_SCALE = 0.04
+_START = 0.3  # of the scale: what the spreads start from
+_GAIN = 3.0  # of the learning rate of codes, for the logarithms of spreads
+
 
 class LatentTable(nn.Module):
-    """One latent code per training instance (the paper's auto-decoding).
+    """One latent code per training instance (the paper's auto-decoding), or a Gaussian per instance.
 
     Args:
         num_instances: rows N.
         dim: D.
         init_std: spread of the initial codes; 0 starts every instance from the average of the bases.
         seed: random seed of the initial codes.
+        variational: whether each code is the mean of a Gaussian with spreads of its own, from which training draws
+            (`draw`): a variational auto-decoder (Zadeh et al. 2019). What is near a code then decodes as it does, and
+            numbers that no instance needs are left to noise, so that a latent prior has fewer to learn.
     """
 
-    def __init__(self, num_instances: int, dim: int, init_std: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, num_instances: int, dim: int, init_std: float = 0.0, seed: int = 0, variational: bool = False
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(init_std * torch.randn(num_instances, dim, generator=generator))
+        self.log_spread = nn.Parameter(torch.zeros(num_instances, dim)) if variational else None
 
     def forward(self, instances: Tensor) -> Tensor:
         """Codes `[B, D]` of `instances` `[B]`, with a sparse gradient: a step costs the same for any N."""
         return F.embedding(instances, self.weight, sparse=True)
+
+    def draw(self, instances: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws from the Gaussians of `instances` `[B]` (variational tables only).
+
+        Args:
+            instances: int64 `[B]`.
+            generator: of the noise, on the CPU.
+
+        Returns:
+            Codes `[B, D]`, and the KL divergences `[B]` of the Gaussians from the prior, in nats.
+        """
+        assert self.log_spread is not None
+        mean = self(instances) / _SCALE
+        log_spread = math.log(_START) + _GAIN * F.embedding(instances, self.log_spread, sparse=True)
+        spread = log_spread.exp()
+        divergence = 0.5 * (mean.square() + spread.square() - 1).sum(dim=1) - log_spread.sum(dim=1)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        return _SCALE * (mean + spread * noise), divergence
 
 
 class RowAdam(torch.optim.Optimizer):
