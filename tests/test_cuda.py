@@ -109,7 +109,7 @@ def grids(modality):
     return [(share * ramp).astype(np.uint8) for share in (1.0, 0.7, 0.4)]
 
 
-@pytest.mark.parametrize("head", ["signed", "logit"])
+@pytest.mark.parametrize("head", ["signed", "logit", "distance"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_meta_learning_steps_agree(head, first_order):
     store, gradients = store_of(grids("voxel"), "voxel"), []

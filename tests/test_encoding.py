@@ -106,7 +106,7 @@ def test_settings_are_those_of_the_training_record() -> None:
         assert model.encoding
 
 
-@pytest.mark.parametrize("head", ["signed", "logit"])
+@pytest.mark.parametrize("head", ["signed", "logit", "distance"])
 def test_a_fit_finds_what_the_model_knows(head: str) -> None:
     """Grids that training codes themselves decode to, of a model without an inner loop, at another resolution."""
     model = tiny_voxel_model(num_instances=3, head=head)

@@ -182,7 +182,7 @@ def test_the_right_latent_explains_its_pictures_best(radiance: MNIFPipeline) -> 
         ViewEvidence(radiance.model.field, rays, LossConfig())
 
 
-@pytest.mark.parametrize("head", ["signed", "logit"])
+@pytest.mark.parametrize("head", ["signed", "logit", "distance"])
 def test_points_of_solids_are_explained_by_their_latent(head: str) -> None:
     model = tiny_voxel_model(head=head)
     pipe = MNIFPipeline(model)

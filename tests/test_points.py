@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
-from mnif_nerf.data.stores.grid_store import GridStore, store_of
+from mnif_nerf.data.stores.grid_distances import GridDistances
+from mnif_nerf.data.stores.grid_store import GridStore, open_grid_store, store_of
 from mnif_nerf.errors import MNIFError
 
 SIZE = 12
@@ -51,6 +52,48 @@ def test_points_are_cell_centres_with_their_targets(store: GridStore) -> None:
     for row, instance in enumerate(batch.instances.tolist()):
         expected = 2.0 * store.values(instance).reshape(-1)[cells[row]] - 1
         np.testing.assert_array_equal(batch.targets[row, 0].numpy(), expected)
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_targets_can_be_distances_cut_at_some_cells(store: GridStore, everything: bool, tmp_path: Path) -> None:
+    sampler = PointSampler(store, 2, 0 if everything else 300, choice=PointChoice(cut_cells=2.0))
+    batch = sampler.draw(0)
+    assert batch.cut == 4.0
+    assert batch[:1].to("cpu").cut == 4.0
+    rows = (batch.targets[:, 0].numpy() / 2, cells_of(batch.points, SIZE), batch.instances.tolist())
+    for distances, cells, instance in zip(*rows):
+        inside = store.values(instance)
+        axes = np.stack(np.meshgrid(*[np.arange(SIZE)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+        for distance, cell in zip(distances[::29], cells[::29]):
+            others = axes[inside.ravel() != inside.ravel()[cell]]
+            nearest = np.sqrt(((others - axes[cell]) ** 2).sum(axis=1).min()) - 0.5
+            expected = min(nearest, 2.0) * (1 if inside.ravel()[cell] else -1)
+            assert distance == pytest.approx(expected, abs=0.02)
+    plain = PointSampler(store, 2, 0 if everything else 300).draw(0)
+    torch.testing.assert_close(plain.points, batch.points)
+    torch.testing.assert_close(plain.targets, batch.targets.sign())
+    assert plain.cut == 1.0
+
+
+def test_distances_on_disk_are_computed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train").mkdir()
+    for index, radius in enumerate((2.0, 3.0, 4.0)):
+        np.save(tmp_path / "train" / f"{index}.npy", ball(radius))
+    store = open_grid_store(tmp_path, "train", "voxel", progress=False)
+    first = GridDistances(store, progress=False)
+    written = (store.folder / "distances.npy").stat().st_mtime_ns
+    np.testing.assert_array_equal(GridDistances(store, progress=False).packed, first.packed)
+    assert (store.folder / "distances.npy").stat().st_mtime_ns == written
+    memory = GridDistances(store_of([store.values(index) for index in range(3)], "voxel"))
+    np.testing.assert_array_equal(memory.packed, first.packed)
+    (store.folder / "distances.npy").write_bytes(b"damaged")
+    np.testing.assert_array_equal(GridDistances(store, progress=False).packed, memory.packed)
+
+
+def test_pictures_have_no_distances(pictures: GridStore) -> None:
+    with pytest.raises(MNIFError, match="image data have no distances"):
+        GridDistances(pictures)
+    assert PointSampler(pictures, 2, 9, choice=PointChoice(cut_cells=2.0)).draw(0).cut == 1.0
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.0, 0), (0.25, 50), (1.0, 200)])

@@ -103,7 +103,7 @@ _SHADING: dict[str, float | tuple[float, ...]] = {
 _NUDGE = 1.0 / 1024  # on either side of a point, for the gradient
 SOLID = Drawing(
     "voxel",
-    ("signed", "logit"),
+    ("signed", "logit", "distance"),
     "a solid",
     "objects",
     surface.GRID_RESOLUTION,

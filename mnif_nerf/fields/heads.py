@@ -4,6 +4,8 @@
 "radiance-authors"  the same with the authors' activations (for their checkpoints): colours are not bounded
 "signed"            values in about [-1, 1]: voxels are occupied where positive; a colour is (value + 1) / 2
 "logit"             voxels: the logit of the occupancy, again positive inside
+"distance"          voxels: the signed distance to the surface in half cells, again positive inside, so that beyond the
+                    two cells that a surface lies between it is 1 or more
 "sdf"               red, green, blue and, last (or alone), the signed distance to the surface, positive inside
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-HEADS = ("radiance", "radiance-authors", "signed", "logit", "sdf")
+HEADS = ("radiance", "radiance-authors", "signed", "logit", "distance", "sdf")
 
 # density = SCALE * softplus(GAIN * raw - SHIFT), in 1 / world unit. Objects have a diagonal of one unit, so a ray
 # starts almost transparent (2.5 per unit) and a raw value of 3 already stops it within two hundredths of a unit.

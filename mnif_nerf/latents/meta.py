@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields.heads import DISTANCE_SCALE
 from mnif_nerf.fields.losses import DistanceLoss, PointLoss
 from mnif_nerf.fields.modulations.base import ModulatedField
 from mnif_nerf.fields.point_loss import losses_and_gradients, point_losses
@@ -81,12 +82,12 @@ class PointObjective:
     """The loss of a field at given points; of SIRENs, its second derivative needs no more memory than its first.
 
     It is the mean squared error; of a field whose head is "logit", the binary cross entropy; of one whose head is
-    "sdf", the truncated error of distances and that of colours.
+    "distance", the truncated error of distances; and of "sdf" that and the colours'.
 
     Args:
         field: a field of any family and modulation.
-        batch: points of B instances and their targets in [-1, 1] (of logits: -1 outside, +1 inside; of distances: see
-            `PointLoss`).
+        batch: points of B instances and their targets in [-1, 1] (of solids: -1 outside, +1 inside, or distances in
+            half cells up to `batch.cut`; of the head "sdf": see `PointLoss`).
         distance: what the loss of distances leaves to choose.
     """
 
@@ -94,8 +95,12 @@ class PointObjective:
         self.field, self.points = field, batch.points
         if field.spec.head == "sdf":
             self._loss = PointLoss("sdf", batch.targets, batch.weights, distance)
+        elif field.spec.head == "distance":
+            # A raw unit, here half a cell, is a DISTANCE_SCALE of the kind "sdf", which counts outwards.
+            truncated = DistanceLoss(DISTANCE_SCALE * batch.cut, 0.0, 0.0)
+            self._loss = PointLoss("sdf", -DISTANCE_SCALE * batch.targets, batch.weights, truncated)
         elif field.spec.head == "logit":
-            self._loss = PointLoss("bce", 0.5 * (batch.targets + 1.0), batch.weights)
+            self._loss = PointLoss("bce", 0.5 * (batch.targets.clamp(-1.0, 1.0) + 1.0), batch.weights)
         else:
             self._loss = PointLoss("mse", batch.targets, batch.weights)
 

@@ -53,7 +53,7 @@ class Encoder:
             1,
             settings.encode_points,
             self.training_latents.device,
-            choice=PointChoice(settings.surface_share, settings.reweight, settings.jitter),
+            choice=PointChoice(settings.surface_share, settings.reweight, settings.jitter, settings.cut_cells),
         )
         instances = torch.arange(store.num_instances) if instances is None else instances
         how = GridAdaptation(self.meta, self.rates, self.training_latents, settings)

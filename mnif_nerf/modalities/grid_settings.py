@@ -24,6 +24,9 @@ class GridDataSettings(InstanceDataSettings):
     """Images: 1 (grey) or 3; 0 takes what the files have."""
     surface_share: float = 0.5
     """Voxels: share of these cells that lie beside the surface."""
+    cut_cells: float = 0.5
+    """Voxels: cells from the surface up to which signed distances are learned, 4 at most; half a cell leaves only the
+    side, the occupancy."""
     reweight: bool = False
     """Voxels: whether weights make up for that share, so that the loss is the mean over all cells again."""
     jitter: bool = False
@@ -54,9 +57,10 @@ class VoxelModelSettings(ModelSettings):
 
     latent_dim: int = 512
     """Size of a latent code."""
-    head: Literal["signed", "logit"] = "signed"
-    """What the field says: -1 outside to 1 inside by a last sine, with squared errors as in the paper ("signed"), or
-    the logit of the occupancy, with the binary cross entropy ("logit")."""
+    head: Literal["signed", "logit", "distance"] = "signed"
+    """What the field says: -1 outside to 1 inside by a last sine, with squared errors as in the paper ("signed"); the
+    logit of the occupancy, with the binary cross entropy ("logit"); or the signed distance in half cells, with its
+    truncated error ("distance")."""
     grid_resolution: int = 64
     """Cells per side of the occupancy grid that rendering skips empty space with."""
 

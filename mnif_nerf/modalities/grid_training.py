@@ -39,14 +39,14 @@ _HIGHEST_W0, _W0_PER_CELL = 30.0, 0.75
 
 
 class GridTask:
-    """The loss at points: squared errors, or cross entropy where the field's head is "logit"."""
+    """The loss at points: see `PointObjective`."""
 
     def losses(self, field: ModulatedField, latents: Tensor, batch: PointBatch, generator: torch.Generator) -> dict:
         """See `Stage1Task`; the PSNR is that of the drawn points (of shapes, many of them near the surface)."""
         objective = PointObjective(field, batch)
         loss = objective.losses(latents).mean()
-        if objective.kind == "bce":
-            return {"losses": {"bce": loss}}
+        if objective.kind != "mse":
+            return {"losses": {objective.kind: loss}}
         return {"losses": {"mse": loss}, "psnr": -10.0 * torch.log10(loss.detach() / 4.0)}
 
     def objective(self, field: ModulatedField, batch: PointBatch, seed: int | None = None) -> PointObjective:
@@ -83,7 +83,8 @@ class GridData(TrainingData):
     def sampler(self, store: GridStore, instances_per_step: int = 1) -> PointSampler:
         """Points of a store, drawn as in training."""
         config = self.settings
-        points, choice = config.points_per_instance, PointChoice(config.surface_share, config.reweight, config.jitter)
+        points = config.points_per_instance
+        choice = PointChoice(config.surface_share, config.reweight, config.jitter, config.cut_cells)
         return PointSampler(store, instances_per_step, points, self.device, self.seed, choice)
 
     @cached_property
@@ -121,7 +122,10 @@ class GridData(TrainingData):
 
     def stored(self) -> dict[str, Any]:
         """Instances and points of a step, and how the points are chosen."""
-        names = ("instances_per_step", "points_per_instance", "surface_share", "reweight", "jitter", "encode_points")
+        names = (
+            "instances_per_step", "points_per_instance", "surface_share", "cut_cells", "reweight", "jitter",
+            "encode_points",
+        )  # fmt: skip
         return {name: getattr(self.settings, name) for name in names}
 
 

@@ -36,7 +36,7 @@ class Voxel(GridModality):
     """See the module."""
 
     name, noun, nouns, method = "voxel", "shape", "shapes", "mnif-voxel"
-    dims, channels, heads = 3, (1,), ("signed", "logit")
+    dims, channels, heads = 3, (1,), ("signed", "logit", "distance")
     object_class = NeuralShape
     has_surface = has_views = True
     solids = "voxel"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,19 +49,22 @@ class PointBatch:
         points: `[B, in, N]` field coordinates in [-1, 1], feature-major; an expanded view where all share them.
         targets: `[B, out, N]`.
         weights: `[B, N]`, of mean 1 for every instance, or None where all points weigh the same.
+        cut: of solids, the distance that targets are cut at, in half cells: 1 where they only say which side is.
     """
 
     instances: Tensor
     points: Tensor
     targets: Tensor
     weights: Tensor | None = None
+    cut: float = 1.0
 
     def to(self, device: torch.device | str) -> PointBatch:
         """The same batch on another device."""
-        return PointBatch(*(None if v is None else v.to(device, non_blocking=True) for v in self._values()))
+        return self._changed(lambda value: value.to(device, non_blocking=True))
 
     def __getitem__(self, rows: slice) -> PointBatch:
-        return PointBatch(*(None if v is None else v[rows] for v in self._values()))
+        return self._changed(lambda value: value[rows])
 
-    def _values(self) -> list[Any]:
-        return [getattr(self, f.name) for f in fields(self)]
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> PointBatch:
+        values = (getattr(self, f.name) for f in fields(self))
+        return PointBatch(*(change(value) if isinstance(value, Tensor) else value for value in values))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceDraws
+from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.batch import PointBatch
@@ -37,11 +38,14 @@ class PointChoice:
         jitter: draw points anywhere within their cells, with values interpolated between the cells around (`draw`
             alone, not `fixed`; not for cells that are just inside or not). A field that is only ever trained at the
             centres swings freely in between, which shows at higher resolutions.
+        cut_cells: of solids: targets are signed distances in half cells, cut at this many cells (0.5 to 4). Half a
+            cell leaves -1 outside and +1 inside.
     """
 
     surface_share: float = 0.5
     reweight: bool = False
     jitter: bool = False
+    cut_cells: float = 0.5
 
 
 class PointSampler:
@@ -74,7 +78,12 @@ class PointSampler:
             raise MNIFError(f"surface share {surface_share}: must be between 0 and 1.")
         if choice.reweight and surface_share == 1:
             raise MNIFError("a surface share of 1 leaves no other points to weigh; lower it or do not reweight.")
+        if not 0.5 <= choice.cut_cells <= CUT:
+            raise MNIFError(f"cut_cells {choice.cut_cells}: must be between half a cell and {CUT:g} cells.")
         self.store = store
+        solids = store.values_kind == "bits" and choice.cut_cells > 0.5
+        self.cut = 2 * choice.cut_cells if solids else 1.0
+        self._distances = GridDistances(store) if solids else None
         self.instances_per_step = instances_per_step
         self.points_per_instance = points_per_instance
         self.device = torch.device(device)
@@ -118,9 +127,16 @@ class PointSampler:
         """Every cell, in order; the points are one expanded view."""
         if self._centres is None:
             self._centres = cell_centres(self.store.shape, self.device)
-        targets = torch.from_numpy(self.store.all_targets(instances.numpy())).contiguous()
+        targets = torch.from_numpy(self._targets(instances.numpy())).contiguous()
         centres = self._centres.expand(len(instances), -1, -1)
-        return PointBatch(instances.to(self.device), centres, targets.to(self.device))
+        return PointBatch(instances.to(self.device), centres, targets.to(self.device), cut=self.cut)
+
+    def _targets(self, instances: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
+        """What the field should say at cells [B, N], or at all: float32 [B, C, N]."""
+        if self._distances is None:
+            return self.store.all_targets(instances) if cells is None else self.store.targets(instances, cells)
+        known = self._distances.everywhere(instances) if cells is None else self._distances.at(instances, cells)
+        return np.clip(2 * known, -self.cut, self.cut)
 
     def _near(self, instances: np.ndarray, points: int, generator: np.random.Generator) -> np.ndarray:
         """Cells int64 [B, points], those near the surface first."""
@@ -138,10 +154,10 @@ class PointSampler:
         return round(self.surface_share * points)
 
     def _batch(self, instances: Tensor, cells: np.ndarray) -> PointBatch:
-        targets = torch.from_numpy(self.store.targets(instances.numpy(), cells))
+        targets = torch.from_numpy(self._targets(instances.numpy(), cells))
         points = cell_coordinates(torch.from_numpy(cells), self.store.shape)
         weights = torch.from_numpy(self._weights(instances.numpy(), cells)) if self.reweight else None
-        return PointBatch(instances, points, targets, weights).to(self.device)
+        return PointBatch(instances, points, targets, weights, self.cut).to(self.device)
 
     def _jittered(self, instances: Tensor, cells: np.ndarray, generator: np.random.Generator) -> PointBatch:
         """Points anywhere within the given cells, and the values there by multilinear interpolation."""

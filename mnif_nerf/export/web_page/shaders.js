@@ -114,6 +114,7 @@ const VALUES = {
   signed: "float value(float raw) { return clamp(raw, -1.0, 1.0); }",
   logit: "float value(float raw) { return 1.0 - 2.0 / (1.0 + exp(clamp(raw, -60.0, 60.0))); }",
 };
+VALUES.distance = VALUES.signed;
 
 const HEADER = `#version 300 es
 precision highp float;
