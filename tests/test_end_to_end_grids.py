@@ -42,6 +42,9 @@ COMMON = (
 OWN = {
     "voxel": (
         "mnif-voxel-lite", "--pipeline.adaptation", "meta-learning", "--pipeline.inner-steps", "2",
+        "--pipeline.model.head", "logit", "--pipeline.datamanager.cut-cells", "0.5", "--pipeline.inner-lr", "1",
+        "--pipeline.model.parametrization", "plain", "--optimizers.fields.optimizer.lr", "1e-3",
+        "--optimizers.projection.optimizer.lr", "1e-3", "--optimizers.fields.optimizer.max-norm", "1",
         "--pipeline.datamanager.encode-points", "0", "--pipeline.datamanager.points-per-instance", "256",
         "--pipeline.model.grid-resolution", "16",
     ),

@@ -41,6 +41,6 @@ def test_the_methods_own_rates_are_the_middle() -> None:
     own = rates.get_method("mnif-sdf-lite").new_run().optimizers
     assert settings.optimizers["projection"]["optimizer"].lr == 4 * own["projection"]["optimizer"].lr
     assert settings.optimizers["fields"]["optimizer"].lr == own["fields"]["optimizer"].lr
-    voxels = dataclasses.replace(config, method="mnif-voxel-lite")
-    plain = rates.settings_of(voxels, (48, 32, 64), "plain", 1.0)
+    signals = dataclasses.replace(config, method="mnif-signal-lite")
+    plain = rates.settings_of(signals, (48, 32, 32), "plain", 1.0)
     assert plain.optimizers["projection"]["optimizer"].lr == 1e-3

@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tiny_runs import tiny_settings, write_tiny_pictures, write_tiny_shapes
+from tiny_runs import DISTANCES, tiny_settings, write_tiny_pictures, write_tiny_shapes
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.pipelines.checkpoints import read_checkpoint
+from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.methods import METHODS, get_method, method_of
 from mnif_nerf.pipelines.model_folder import read_model
 from mnif_nerf.pipelines.run import TrainingRun
@@ -38,11 +40,11 @@ def latest(run: Path) -> dict[str, Any]:
     return read_checkpoint(sorted((run / "nerfstudio_models").iterdir())[-1])
 
 
-@pytest.mark.parametrize("method", [RADIANCE, VOXEL, IMAGE])
+@pytest.mark.parametrize(("method", "own"), [(RADIANCE, {}), (VOXEL, {}), (VOXEL, DISTANCES), (IMAGE, {})])
 def test_a_run_of_every_modality(
-    data: dict[str, Path], tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+    data: dict[str, Path], tmp_path: Path, method: str, own: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = {"pipeline.train_prior": True, "pipeline.prior_steps": 5, "steps_per_eval_all_images": 6}
+    changes = {"pipeline.train_prior": True, "pipeline.prior_steps": 5, "steps_per_eval_all_images": 6, **own}
     run = TrainingRun(tiny_settings(data[method], tmp_path, 12, method=method, **changes)).train()
     assert run == tmp_path / "tiny" / method / "run"
     said = capsys.readouterr().out
@@ -54,6 +56,33 @@ def test_a_run_of_every_modality(
     assert model.training["steps"] == 12
     assert torch.equal(model.latents, latest(run)["pipeline"]["_model.latents.weight"])
     assert not list(run.glob(".*")), "temporary files are left"
+
+
+def test_voxels_are_learned_by_their_distances(data: dict[str, Path], tmp_path: Path) -> None:
+    """The small method as it is: boxes come back at another resolution, unseen ones are fitted."""
+    sizes = {
+        "pipeline.model.width": 24,
+        "pipeline.model.num_bases": 8,
+        "pipeline.datamanager.instances_per_step": 6,
+        "pipeline.datamanager.points_per_instance": 256,
+        "pipeline.fit_steps": 100,
+        "pipeline.fit_points": 256,
+    }
+    run = TrainingRun(tiny_settings(data[VOXEL], tmp_path, 400, method=VOXEL, **DISTANCES, **sizes)).train()
+    pipe = MNIFPipeline.from_pretrained(run / "model")
+    assert pipe.model.field.spec.head == "distance"
+    boxes = [np.load(path) for path in sorted((data[VOXEL] / "train").glob("*.npy"))]
+    for item, cells in zip((pipe.instance(index) for index in range(len(boxes))), boxes):
+        for rebuilt, truth in (
+            (item.occupancy(12), cells),
+            (item.occupancy(24), cells.repeat(2, 0).repeat(2, 1).repeat(2, 2)),
+        ):
+            assert (rebuilt & truth).sum() / (rebuilt | truth).sum() > 0.85
+    unseen = np.load(next((data[VOXEL] / "test").glob("*.npy")))
+    (found,) = pipe.encode(unseen)
+    average = pipe.decode(pipe.latents.mean(dim=0)).occupancy(12)
+    ious = [(unseen & other).sum() / (unseen | other).sum() for other in (found.occupancy(12), average)]
+    assert ious[0] > ious[1]
 
 
 @pytest.mark.parametrize(("method", "kl"), [(RADIANCE, 0.0), (RADIANCE, 1e-4), (VOXEL, 0.0)])

@@ -55,9 +55,25 @@ _SURFACE = {
 _SETTINGS = {
     "mnif-sdf-lite": _SURFACE,
     "mnif-lite": _RADIANCE,
-    "mnif-voxel-lite": {**_GRID, "pipeline.model.grid_resolution": 16, "pipeline.model.head": "signed"},
+    # Voxels stand for meta-learning in many tests; DISTANCES makes the method what it is.
+    "mnif-voxel-lite": {
+        **_GRID,
+        "pipeline.model.grid_resolution": 16,
+        "pipeline.model.head": "signed",
+        "pipeline.model.parametrization": "plain",
+        "pipeline.datamanager.cut_cells": 0.5,
+        "pipeline.adaptation": "meta-learning",
+    },
     "mnif-image-lite": _GRID,
     "mnif-signal-lite": _GRID,
+}
+
+
+DISTANCES = {
+    "pipeline.model.head": "distance",
+    "pipeline.model.parametrization": "scaled",
+    "pipeline.datamanager.cut_cells": 2.0,
+    "pipeline.adaptation": "auto-decoding",
 }
 
 

@@ -76,6 +76,13 @@ _LARGE: dict[str, Any] = {"field_lr": 5e-4, "projection_lr": 5e-4, "latent_lr": 
 _LITE: dict[str, Any] = {"field_lr": 1e-3, "projection_lr": 1e-3, "latent_lr": 5e-3, "warmup_steps": 100}
 _CLIPPED: dict[str, Any] = {"max_norm": 1.0}
 _WHOLE = {"points_per_instance": 0, "encode_points": 0}  # all pixels
+# Rates for "scaled" fields of any size.
+_SCALED: dict[str, Any] = {
+    "field_lr": 3e-3, "projection_lr": 3e-3, "latent_lr": 1e-2, "warmup_steps": 100, "final_fraction": 0.01
+}  # fmt: skip
+_SMALL_FIELD: dict[str, Any] = {
+    "width": 64, "hidden_layers": 4, "num_bases": 64, "latent_dim": 64, "parametrization": "scaled"
+}  # fmt: skip
 _LARGE_FIELD: dict[str, Any] = {"width": 64, "hidden_layers": 4, "num_bases": 256}
 
 _FORMS = [
@@ -119,11 +126,9 @@ _FORMS = [
         6000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=16, points_per_instance=1024),
-            model=SurfaceModelSettings(
-                width=64, hidden_layers=4, num_bases=64, latent_dim=64, parametrization="scaled"
-            ),
+            model=SurfaceModelSettings(**_SMALL_FIELD),
         ),
-        optimizer_settings(3e-3, 3e-3, 1e-2, 100, final_fraction=0.01),
+        optimizer_settings(**_SCALED),
     ),
     _method(
         "mnif-voxel",
@@ -141,13 +146,14 @@ _FORMS = [
         "mnif-voxel-lite",
         "voxel",
         "The small mnif-voxel for a CPU: minutes for hundreds of shapes of 64 x 64 x 64 voxels.",
-        3000,
+        8000,
         _grids(
             "voxel",
-            {"instances_per_step": 16, "points_per_instance": 1024},
-            VoxelModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=64, head="logit"),
+            {"instances_per_step": 16, "points_per_instance": 1024, "cut_cells": 2.0},
+            VoxelModelSettings(**_SMALL_FIELD, w0=26.0, head="distance"),
+            adaptation="auto-decoding",
         ),
-        optimizer_settings(**_LITE, **_CLIPPED),
+        optimizer_settings(**_SCALED),
     ),
     _method(
         "mnif-image",
