@@ -176,7 +176,7 @@ def test_command_writes_one_file_beside_the_model(run: Path, capsys: pytest.Capt
     assert "<h1>Cars &lt;3</h1>" in page
     assert "drawn from its latent prior with seed 0" in page
     model = embedded(page)
-    assert model["turntable"] == {"frames": 3, "firstAzimuth": 45.0}
+    assert model["turntable"] == {"frames": 3, "firstAzimuth": 45.0, "edge": 192}
     assert all(item["strip"].startswith("data:image/") for item in model["objects"])
     assert model["bounds"]["resolution"] == 8
 

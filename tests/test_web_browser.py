@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -259,6 +260,74 @@ def test_a_lost_graphics_device_leaves_the_turntable(browser: Any, tmp_path: Pat
     wait_for(lambda: state(browser)["mode"] == "turntable", "the turntable")
     assert "graphics driver stopped" in browser.find_element(By.ID, "notice").text
     browser.get_log("browser")  # the browser reports the loss
+
+
+def test_pictures_made_beforehand_stand_in_for_a_slow_device(browser: Any, tmp_path: Path) -> None:
+    """Nothing live yet: the nearest frame at once, then that of the view dragged to, and last the live picture."""
+    path = page(MNIFPipeline(tiny_image_model()), tmp_path / "page.html")
+    # A device on which no picture is ever finished until the test lets it: only its waiting is replaced.
+    text = path.read_text(encoding="utf-8")
+    slow = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", text).replace(
+        "async function finished(gl) {", "async function finished(gl) {\n  while (!window.quick) await pause(10);"
+    )
+    assert slow.count("window.quick") == 1
+    path.write_text(slow, encoding="utf-8")
+    open_page(browser, path)
+    stage = browser.find_element(By.ID, "stage")
+
+    def middle() -> tuple[int, ...]:
+        picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+        return picture.getpixel((round(stage.rect["x"] + 60), round(stage.rect["y"] + 60)))
+
+    def is_near(color: tuple[int, ...]) -> bool:
+        return max(abs(a - b) for a, b in zip(middle(), color)) <= 6
+
+    wait_for(lambda: is_near((10, 10, 90)), "the first frame")
+    assert "made beforehand" in browser.find_element(By.ID, "readout").text
+    stage.send_keys(*[Keys.ARROW_RIGHT] * 9)
+    wait_for(lambda: is_near((10, 50, 90)), "the frame a quarter of a turn on")
+    browser.find_elements(By.CSS_SELECTOR, ".gallery input")[1].click()
+    wait_for(lambda: is_near((70, 50, 90)), "the same of another object")
+    browser.execute_script(
+        "const b = document.getElementById('blend'); b.value = 50; b.dispatchEvent(new Event('input'))"
+    )
+    wait_for(lambda: is_near((100, 50, 90)), "half and half with the next")
+    browser.execute_script("window.quick = true")
+    wait_for(lambda: not browser.find_element(By.ID, "cover").is_displayed(), "the live picture")
+
+
+def test_an_interrupted_grid_goes_on_and_spoils_no_other(browser: Any, tmp_path: Path) -> None:
+    path = page(MNIFPipeline(tiny_surface_model()), tmp_path / "page.html")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", text)
+        .replace("stage = new Stage(", "stage = window.stage = new Stage(")
+        .replace("live.run()", "live.renderer.ready()")
+    )
+    open_page(browser, path)
+    rows = browser.execute_async_script(
+        """
+        const done = arguments[0], renderer = window.stage.renderer, drawn = [];
+        const draw = renderer.drawRows.bind(renderer);
+        renderer.drawRows = (name, ...rest) => {
+          if (name === "cells") drawn.push([rest[3], rest[4]]);
+          draw(name, ...rest);
+        };
+        (async () => {
+          await renderer.ready();
+          window.stage.load(window.stage.choice);
+          await renderer.makeGrid(8, () => true);
+          const coarse = renderer.grid.texture;
+          const stopped = await renderer.makeGrid(24, () => false);
+          drawn.length = 0;
+          const kept = await renderer.makeGrid(8, () => true);
+          const none = drawn.length;
+          const made = await renderer.makeGrid(24, () => true);
+          return [stopped, kept, none, renderer.hasGrid(8), made, drawn[0][0] > 0, drawn.at(-1)[0] + drawn.at(-1)[1]];
+        })().then(done, (error) => done(error.message));
+        """
+    )
+    assert rows == [False, True, 0, True, True, True, 27]
 
 
 def test_without_webgl_there_is_a_turntable(plain_driver: Any, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
         "gridCells": drawing.grid_cells,
         "samples": drawing.samples,
         "bounds": None if scene.bounds is None else _bits(scene.bounds),
-        "turntable": {"frames": frames, "firstAzimuth": scene.first_azimuth},
+        "turntable": {"frames": frames, "firstAzimuth": scene.first_azimuth, "edge": FRAME_EDGE},
         "objects": [
             {"name": item.name, "weights": _numbers(item, precision), "strip": _strip(item.frames)} for item in objects
         ],

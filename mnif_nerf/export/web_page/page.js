@@ -10,7 +10,10 @@ const DEGREES_PER_WIDTH = 200; // a drag across the whole stage
 const MOST_PIXELS = 1024; // along an edge, on screens of high density
 
 const state = { object: 0, other: Math.min(1, model.objects.length - 1), blend: 0, view: { ...HOME }, mode: "" };
+const PATIENCE_MS = 250; // without a live picture before one made beforehand stands in
+
 let stage = null; // the live view, or null on the turntable
+let waiting = 0; // the timer of that patience
 let spinning = false;
 let turn = 0;
 
@@ -37,11 +40,40 @@ function nearestFrame() {
 
 function update() {
   const { object, other, blend } = state;
-  if (stage) stage.change({ choice: { object, other, blend }, view: state.view });
-  else {
-    showFrame(part("turntable"), object, nearestFrame());
-    part("turntable").style.transform = `scale(${HOME.radius / state.view.radius})`;
+  if (stage) {
+    stage.change({ choice: { object, other, blend }, view: state.view });
+    if (!waiting) waiting = setTimeout(standIn, stage.shown.size ? PATIENCE_MS : 0);
   }
+  if (!stage || !part("cover").hidden) showTurntable();
+}
+
+// The nearest pictures made beforehand; of a blend, one over the other.
+function showTurntable() {
+  const { object, other, blend } = state;
+  showFrame(part("turntable"), object, nearestFrame());
+  part("turntable").style.transform = `scale(${HOME.radius / state.view.radius})`;
+  part("ahead").style.opacity = String(blend);
+  showFrame(part("ahead"), other, nearestFrame());
+}
+
+// Slow devices take seconds for a live picture: until there is one of what is wanted now, the nearest of those made
+// beforehand is shown in its place.
+function standIn() {
+  waiting = 0;
+  const still = model.turntable.frames === 1; // stands in for nothing but the first picture
+  if (!stage || stage.shown.current || (still && stage.shown.size)) return;
+  showTurntable();
+  part("cover").hidden = false;
+  part("readout").textContent = "a picture made beforehand; drawing …";
+}
+
+// Whether the live picture is now worth more than the one made beforehand, which is sharper than the first live ones
+// where it shows just what is wanted.
+function isBetterLive({ size, fps, final, current }) {
+  if (fps * PATIENCE_MS > 1000 || final) return true;
+  const turn = ((state.view.azimuth - model.turntable.firstAzimuth) / 360) * model.turntable.frames;
+  const isExact = state.blend === 0 && state.view.elevation === HOME.elevation && Math.abs(turn - Math.round(turn)) < 1e-6;
+  return current && (!isExact || size >= model.turntable.edge);
 }
 
 function describe() {
@@ -212,7 +244,7 @@ function useTurntable(reason) {
   );
   part("lead").hidden = true; // it promises what is not there
   part("canvas").hidden = true;
-  part("turntable").hidden = false;
+  part("cover").hidden = false;
   part("blending").hidden = true;
   part("readout").textContent = "";
   part("spin").disabled = still;
@@ -243,7 +275,10 @@ function listenToColors(live) {
   read();
 }
 
-function report({ size, fps, final }) {
+function report(shown) {
+  const { size, fps, final } = shown;
+  if (isBetterLive(shown)) part("cover").hidden = true;
+  if (!part("cover").hidden) return;
   const rate = final || fps <= 0 ? "" : `, ${fps < 10 ? fps.toFixed(1) : Math.round(fps)} frames/s`;
   part("readout").textContent = `${size} x ${size}${rate}`;
 }

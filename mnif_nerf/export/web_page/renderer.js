@@ -10,8 +10,9 @@ class Renderer {
     this.layout = layoutOf(model.sizes);
     this.source = weightSource(gl, this.layout, wantedSource);
     this.msPerPixel = { picture: 0, cells: 0, grow: 0 };
-    this.loaded = ""; // which weights are on the device, and for which of them the grid was made
-    this.gridOf = "";
+    this.loaded = ""; // which weights are on the device
+    this.found = {}; // by resolution: of which weights cells were found, and up to which row
+    this.made = {}; // by resolution: of which weights the grid was made
     gl.bindVertexArray(gl.createVertexArray());
     gl.disable(gl.DITHER);
     const sources = fragmentSources(model, this.layout, this.source);
@@ -128,22 +129,31 @@ class Renderer {
     return this.bounds[cells];
   }
 
-  // Find the cells of the loaded weights that rays must sample. False where `wanted` turned false meanwhile.
+  hasGrid(cells) {
+    return this.made[cells] === this.loaded;
+  }
+
+  // Find the cells of the loaded weights that rays must sample. False where `wanted` turned false meanwhile; what was
+  // found till then is kept, and so are grids of other resolutions.
   async makeGrid(cells, wanted) {
     if (!this.programs.cells) return true;
-    const key = `${this.loaded} ${cells}`;
-    if (this.gridOf === key) return true;
     const gl = this.gl;
     const height = Math.ceil(cells ** 3 / GRID_WIDTH);
     const found = this.target(`found ${cells}`, gl.R8, GRID_WIDTH, height);
     const grid = this.target(`grid ${cells}`, gl.R8, GRID_WIDTH, height);
-    this.gridOf = "";
-    const bounds = this.boundsTexture(cells);
-    const textures = { uBounds: bounds, uFound: found.texture };
-    if (!(await this.strips("cells", found, textures, { uCells: cells }, wanted))) return false;
-    if (!(await this.strips("grow", grid, textures, { uCells: cells }, wanted))) return false;
+    if (!this.hasGrid(cells)) {
+      delete this.made[cells];
+      if (!this.found[cells] || this.found[cells].of !== this.loaded) this.found[cells] = { of: this.loaded, row: 0 };
+      const begun = this.found[cells];
+      const textures = { uBounds: this.boundsTexture(cells), uFound: found.texture };
+      const note = (row) => {
+        begun.row = row;
+      };
+      if (!(await this.strips("cells", found, textures, { uCells: cells }, wanted, note, begun.row))) return false;
+      if (!(await this.strips("grow", grid, textures, { uCells: cells }, wanted))) return false;
+      this.made[cells] = this.loaded;
+    }
     this.grid = { texture: grid.texture, cells };
-    this.gridOf = key;
     return true;
   }
 
@@ -156,9 +166,9 @@ class Renderer {
     return this.strips("picture", target, textures, numbers, wanted, progress);
   }
 
-  async strips(programName, target, textures, numbers, wanted, progress) {
+  async strips(programName, target, textures, numbers, wanted, progress, first = 0) {
     const cost = this.msPerPixel;
-    let row = 0;
+    let row = first;
     let rows = Math.max(1, Math.floor(FIRST_STRIP / target.width));
     while (row < target.height) {
       // At most twice the last strip: where the object begins, rows get many times as dear as above it.
@@ -170,8 +180,8 @@ class Renderer {
       const spent = (performance.now() - start) / (rows * target.width);
       cost[programName] = Math.max(spent, 0.8 * cost[programName]);
       row += rows;
+      if (progress) progress(row);
       if (!wanted()) return false;
-      if (progress && row < target.height) progress(row);
     }
     return true;
   }

@@ -4,6 +4,7 @@ const MOVING_MS = 45; // aim for one frame while something moves
 const REST_MS = 140; // without a change before finer pictures are begun
 const SMOOTH_MS = 15000; // longest time that smoothing the outlines by more samples per pixel is worth
 const PROGRESS_MS = 300; // between two looks at a picture that is being refined
+const SLOW_MS = 2000; // a full picture that takes longer is preceded by one of a third of its edge
 const SMALLEST = 48; // pixels along an edge while moving
 const WHITE = [1, 1, 1];
 
@@ -20,7 +21,7 @@ class Stage {
     this.version = 0;
     this.jobs = [];
     this.unpacked = new Map();
-    this.shown = { size: 0, fps: 0, final: false };
+    this.shown = { size: 0, fps: 0, final: false, current: false };
     this.wake = () => {};
   }
 
@@ -31,6 +32,7 @@ class Stage {
     if (changes.background) this.background = changes.background;
     this.version += 1;
     this.shown.final = false;
+    this.shown.current = false;
     this.wake();
   }
 
@@ -113,17 +115,17 @@ class Stage {
     await new Promise((resolve) => requestAnimationFrame(resolve));
     const start = performance.now();
     const full = this.canvas.width;
+    const version = this.version;
     this.load(this.choice);
     // A grid of half the resolution takes an eighth of the time; the fine one is made once the object stays.
     const fine = this.model.gridCells;
-    const isFine = this.renderer.gridOf === `${this.renderer.loaded} ${fine}`;
-    await this.renderer.makeGrid(isFine ? fine : fine / 2, () => true);
+    await this.renderer.makeGrid(this.renderer.hasGrid(fine) ? fine : fine / 2, () => true);
     const cost = this.renderer.msPerPixel.picture;
     const affordable = cost > 0 ? Math.floor(Math.sqrt(MOVING_MS / cost)) : SMALLEST;
     const size = Math.min(full, Math.max(SMALLEST, affordable));
     await this.renderer.draw("moving", size, this.camera(), () => true);
     this.renderer.show("moving", size === full ? 1 : 0);
-    this.say(size, 1000 / Math.max(performance.now() - start, 1), false);
+    this.say(size, 1000 / Math.max(performance.now() - start, 1), false, version);
   }
 
   async rested(version) {
@@ -139,13 +141,19 @@ class Stage {
     const wanted = () => this.version === version && this.jobs.length === 0 && !this.gl.isContextLost();
     const full = this.canvas.width;
     if (!(await this.renderer.makeGrid(this.model.gridCells, wanted))) return;
+    const third = Math.floor(full / 3);
+    if (third > this.shown.size && full ** 2 * this.renderer.msPerPixel.picture > SLOW_MS) {
+      if (!(await this.renderer.draw("moving", third, this.camera(), wanted))) return;
+      this.renderer.show("moving", 0);
+      this.say(third, this.shown.fps, false, version);
+    }
     for (let samples = 1; samples <= this.model.samples; samples += 1) {
       const start = performance.now();
       const name = `fine ${samples}`;
       const below = samples === 1 ? ["moving", this.shown.size === full ? 1 : 0] : [`fine ${samples - 1}`, samples - 1];
       let shownAt = start;
       const progress = (rows) => {
-        if (performance.now() - shownAt < PROGRESS_MS) return;
+        if (performance.now() - shownAt < PROGRESS_MS || rows === full * samples) return;
         shownAt = performance.now();
         this.renderer.show(...below);
         this.renderer.show(name, samples, rows);
@@ -154,13 +162,14 @@ class Stage {
       this.renderer.show(name, samples);
       const dearer = ((samples + 1) / samples) ** 2 * (performance.now() - start);
       const last = samples === this.model.samples || dearer > SMOOTH_MS;
-      this.say(full, this.shown.fps, last);
+      this.say(full, this.shown.fps, last, version);
       if (last) return;
     }
   }
 
-  say(size, fps, final) {
-    this.shown = { size, fps, final };
+  // `version`: of what was asked when the picture was begun; where it is the newest, the picture is `current`.
+  say(size, fps, final, version) {
+    this.shown = { size, fps, final, current: version === this.version };
     this.report(this.shown);
   }
 }
