@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from PIL import Image
 
 from mnif_nerf.cli import data as data_command
 from mnif_nerf.data.check.surfaces import check_surfaces
+from mnif_nerf.data.generate import meshes
 from mnif_nerf.data.generate.mesh_points import sample_mesh_folder
+from mnif_nerf.data.generate.mesh_record import RECORD
 from mnif_nerf.data.geometry.closed_pieces import close_pieces
 from mnif_nerf.data.geometry.solid_mesh import MAX_FACES
 from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints
@@ -219,6 +223,78 @@ def test_a_folder_becomes_a_data_set_that_goes_on_where_it_was_stopped(tmp_path:
     assert (again.splits, len(again.skipped)) == (summary.splits, 1)
     assert from_data(out).name == "sdf"
     assert str(check(out, progress=False)).endswith("problems: none")
+
+
+def test_what_was_read_before_a_run_was_killed_is_not_read_again(tmp_path: Path, monkeypatch) -> None:
+    source, out = folder_of_meshes(tmp_path / "in"), tmp_path / "out"
+    (source / "line.off").write_bytes(b"OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n")
+    read: list[str] = []
+    whole, most = meshes.read_surface, [3]
+
+    def read_surface(path: Path, up: str, forward: str) -> Any:
+        if len(read) == most[0]:
+            raise KeyboardInterrupt
+        read.append(path.name)
+        return whole(path, up, forward)
+
+    monkeypatch.setattr(meshes, "read_surface", read_surface)
+    with pytest.raises(KeyboardInterrupt):
+        sample_mesh_folder(source, out, 400, workers=1, progress=False)
+    record = out / RECORD
+    assert read == ["line.off", "m0.ply", "m1.ply"]
+    assert len(record.read_text().splitlines()) == 3
+    record.write_text(record.read_text()[:-20])  # killed while it wrote the last line
+    most[0] = 100
+    sample_mesh_folder(source, out, 400, workers=1, progress=False)
+    assert read[3:] == ["m1.ply", "m2.ply", "m3.ply"]
+    finished = sample_mesh_folder(source, out, 400, workers=1, progress=False)
+    assert len(read) == 6
+    assert [path.name for path, _ in finished.skipped] == ["line.off"]
+    os.utime(source / "m2.ply", (1, 1))  # another file of the same size
+    for _ in range(2):  # said until somebody acts
+        notes = sample_mesh_folder(source, out, 400, workers=1, progress=False).notes
+        assert len(notes) == 1
+        assert "1 of the files have changed since they were used (m2)" in notes[0]
+    sample_mesh_folder(source, tmp_path / "other", 400, workers=1, progress=False)
+    assert read.count("line.off") == 2  # records are of one output
+
+
+def test_a_file_that_changes_while_a_run_is_stopped_is_used_as_it_is_now(tmp_path: Path, monkeypatch) -> None:
+    source, out = folder_of_meshes(tmp_path / "in"), tmp_path / "out"
+    made: list[str] = []
+    whole, most = surface_jobs.write_part, [3]
+
+    def write_part(path: Path, arrays: dict) -> None:
+        if len(made) == most[0]:
+            raise KeyboardInterrupt
+        made.append(path.stem)
+        whole(path, arrays)
+
+    monkeypatch.setattr(surface_jobs, "write_part", write_part)
+    with pytest.raises(KeyboardInterrupt):
+        sample_mesh_folder(source, out, 400, workers=1, progress=False)
+    first = made[0]
+    os.utime(source / f"{first}.ply", (1, 1))
+    most[0] = 100
+    notes = sample_mesh_folder(source, out, 400, workers=1, progress=False).notes
+    assert made[3:] == [first, "m3"] or made[3:] == ["m3", first]
+    assert any(f"used again ({first})" in note for note in notes)
+    assert not any("changed" in note for note in sample_mesh_folder(source, out, 400, workers=1, progress=False).notes)
+
+
+def test_no_record_is_written_where_nothing_of_ours_is(tmp_path: Path) -> None:
+    out = tmp_path / "foreign"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    with pytest.raises(MNIFError, match="not empty"):
+        sample_mesh_folder(folder_of_meshes(tmp_path / "in"), out, 400, workers=1, progress=False)
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "broken.ply").write_bytes(b"no mesh")
+    with pytest.raises(MNIFError, match="none of its 1 meshes"):
+        sample_mesh_folder(bad, tmp_path / "new", 400, workers=1, progress=False)
+    assert not (tmp_path / "new").exists()
 
 
 def test_points_are_computed_on_first_use_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ def sample_mesh_folder(
     plan = plan_meshes(input, output, options, workers, progress)
     settings = {**plan.settings, "points": points}
     if claim_output(output, "from-meshes-points", settings):
+        plan.tell_changed()
         return _made_before(plan.summary)
     place, jobs = output / FOLDER, {}
     for name, path in plan.readable.items():
@@ -53,14 +54,25 @@ def sample_mesh_folder(
         if not (place / split).exists():
             part = parts_folder(place, split) / f"{name}.npz"
             jobs[name] = PointJob(GridSource(name, path), part, counts, options.up, options.forward)
+    again = [name for name in plan.changed if name in jobs]
+    for name in again:
+        jobs[name].part.unlink(missing_ok=True)
     missing = wanting(jobs.values())
     reasons = run_jobs(make_part, missing, workers, progress, "Points of meshes")
     hopeless = {job.source.name: reason for job, reason in zip(missing, reasons) if reason is not None}
     if len(hopeless) == len(plan.readable):
         raise MNIFError(f"{input}: none of its meshes can be used; the first: {next(iter(hopeless.values()))}")
     plan.leave_out(hopeless)
+    for name in again:
+        plan.record.note(plan.readable[name], None)
+    plan.changed = [name for name in plan.changed if name not in again]
     parts = {name: job.part for name, job in jobs.items() if name not in hopeless}
     has_color, plan.summary.notes = join_facts(parts)
+    if again:
+        plan.summary.notes.append(
+            f"{len(again)} of the files have changed and were used again ({', '.join(again[:5])})."
+        )
+    plan.tell_changed()
     for split in packed_splits(output):  # packed before a run was stopped
         has_color = open_surface_store(output, split).has_color
     for split, names in plan.summary.splits.items():

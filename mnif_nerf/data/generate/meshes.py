@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mnif_nerf.data.generate.mesh_record import MeshRecord
 from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
 from mnif_nerf.data.generate.settings import MeshFolderOptions, ViewCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
@@ -77,6 +78,7 @@ def render_mesh_folder(
         if not all(item.folder.exists() for item in pictures):
             jobs.append(_MeshJob(plan.readable[name], options.up, options.forward, pictures, view_plan.camera))
     run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
+    plan.tell_changed()
     return plan.finish("from-meshes", settings)
 
 
@@ -117,6 +119,7 @@ def voxelise_mesh_folder(
     if len(hopeless) == len(plan.readable):
         raise MNIFError(f"{input}: none of its meshes can be voxelised; the first: {next(iter(hopeless.values()))}")
     plan.leave_out(hopeless)
+    plan.tell_changed()
     return plan.finish("from-meshes-voxels", settings)
 
 
@@ -127,6 +130,8 @@ class MeshPlan:
     readable: dict[str, Path]
     settings: dict[str, Any]
     summary: MeshSummary
+    record: MeshRecord
+    changed: list[str]  # scenes whose files are not those that were read before
 
     def __post_init__(self) -> None:
         self.split_of = {name: split for split, names in self.summary.splits.items() for name in names}
@@ -136,6 +141,14 @@ class MeshPlan:
         self.summary.skipped += [(self.readable[name], reason) for name, reason in reasons.items()]
         kept = {split: [n for n in names if n not in reasons] for split, names in self.summary.splits.items()}
         self.summary.splits = {split: names for split, names in kept.items() if names}
+
+    def tell_changed(self) -> None:
+        """Note which files have changed since what is in the output was made of them."""
+        if self.changed:
+            self.summary.notes.append(
+                f"{len(self.changed)} of the files have changed since they were used ({', '.join(self.changed[:5])}"
+                f"{', ...' * (len(self.changed) > 5)}): remove {self.summary.output} to use them as they are now."
+            )
 
     def finish(self, kind: str, settings: dict[str, Any]) -> MeshSummary:
         skipped = {str(path): reason for path, reason in self.summary.skipped}
@@ -153,28 +166,41 @@ def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: 
     files = find_meshes(input, output)
     for suffix in {path.suffix.lower() for path in files}:
         frame(suffix, options.up, options.forward)
-    readable, skipped = _sift(files, input, options.up, options.forward, workers, progress)
+    record = MeshRecord(output, input, (options.up, options.forward))
+    changed = set(record.changed(files))
+    readable, skipped = _sift(files, record, workers, progress)
     splits = split_names(sorted(readable), options.val_fraction, options.test_fraction, options.seed)
     category = re.sub(r"_(train|val|test)$", "", clean_name(options.category or input.resolve().name))
     settings = {**asdict(options), "category": category, "meshes": _digest(files, input)}
-    return MeshPlan(readable, settings, MeshSummary(output, category, splits, skipped))
+    summary = MeshSummary(output, category, splits, skipped)
+    return MeshPlan(readable, settings, summary, record, [name for name, path in readable.items() if path in changed])
 
 
 def _sift(
-    files: list[Path], root: Path, up: str, forward: str, workers: int | None, progress: bool
+    files: list[Path], record: MeshRecord, workers: int | None, progress: bool
 ) -> tuple[dict[str, Path], list[tuple[Path, str]]]:
-    """Readable meshes by scene name, and (file, reason) of the others.
+    """Readable meshes by scene name, and (file, reason) of the others. Files that the record knows are not read, and
+    those that it knows otherwise stay in it as they were: something may have been made of them.
 
     Raises:
         MNIFError: none can be read.
     """
-    jobs = [_MeshJob(path, up, forward) for path in files]
-    reasons = run_jobs(_probe, jobs, workers, progress, "Reading meshes")
-    skipped = [(path, reason) for path, reason in zip(files, reasons) if reason is not None]
+    reasons = {path: known.reason for path in files if (known := record.of(path)) is not None}
+    kept = set(record.changed(files))
+    jobs = [_MeshJob(path, *record.axes) for path in files if path not in reasons]
+
+    def note(job: _MeshJob, reason: str | None) -> None:
+        reasons[job.path] = reason
+        if job.path not in kept:
+            record.note(job.path, reason)
+
+    run_jobs(_probe, jobs, workers, progress, "Reading meshes", note)
+    skipped = [(path, reason) for path in files if (reason := reasons[path]) is not None]
     if len(skipped) == len(files):
-        raise MNIFError(f"{root}: none of its {len(files)} meshes can be used; the first: {skipped[0][1]}")
-    names = scene_names(files, root)
-    return {name: path for name, path, reason in zip(names, files, reasons) if reason is None}, skipped
+        record.forget()
+        raise MNIFError(f"{record.input}: none of its {len(files)} meshes can be used; the first: {skipped[0][1]}")
+    names = scene_names(files, record.input)
+    return {name: path for name, path in zip(names, files) if reasons[path] is None}, skipped
 
 
 def find_meshes(input: Path, output: Path | None = None) -> list[Path]:

@@ -114,7 +114,12 @@ def render_pictures(surface: Surface, pictures: Sequence[Pictures], camera: Came
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int | None, progress: bool, title: str
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int | None,
+    progress: bool,
+    title: str,
+    done: Callable[[Job, Result], object] | None = None,
 ) -> list[Result]:
     """Run `function` over `jobs` in worker processes and return the results in order.
 
@@ -126,6 +131,7 @@ def run_jobs(
         workers: processes; None for one per core; 1 works in this process.
         progress: whether to show a bar.
         title: the bar's words.
+        done: told here of each job as it ends, in any order.
 
     Raises:
         MNIFError: `workers` is below 1, or a worker process died; and whatever `function` raises.
@@ -136,13 +142,15 @@ def run_jobs(
         return []
     count = min(workers or num_cores(), len(jobs))
     if count <= 1:
-        return [function(job) for job in tracked(jobs, title, len(jobs), progress)]
+        return [_run_here(function, job, done) for job in tracked(jobs, title, len(jobs), progress)]
     context = _context(function.__module__)
     executor = ProcessPoolExecutor(count, mp_context=context, initializer=_quiet_worker)
     try:
-        futures = [executor.submit(function, job) for job in jobs]
+        futures = {executor.submit(function, job): job for job in jobs}
         for future in tracked(as_completed(futures), title, len(jobs), progress):
             _raise_early(future)
+            if done is not None:
+                done(futures[future], future.result())
         return [future.result() for future in futures]
     except BrokenProcessPool:
         raise MNIFError(
@@ -150,6 +158,13 @@ def run_jobs(
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_here(function: Callable[[Job], Result], job: Job, done: Callable[[Job, Result], object] | None) -> Result:
+    result = function(job)
+    if done is not None:
+        done(job, result)
+    return result
 
 
 def _context(module: str) -> BaseContext:
