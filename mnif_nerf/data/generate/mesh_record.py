@@ -60,7 +60,8 @@ class MeshRecord:
         for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 found = json.loads(line)
-                yield found["file"], MeshRead(found["size"], found["mtime_ns"], tuple(found["axes"]), found["reason"])
+                up, forward = found["axes"]
+                yield found["file"], MeshRead(found["size"], found["mtime_ns"], (up, forward), found["reason"])
             except (ValueError, KeyError, TypeError):  # cut off when the run was killed
                 continue
 
