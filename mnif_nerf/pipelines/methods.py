@@ -172,14 +172,16 @@ _FORMS = [
         "mnif-image-lite",
         "image",
         "The small mnif-image for a CPU: minutes for some thousand small pictures.",
-        4000,
+        8000,
+        # Many pictures and few pixels of each: a latent has to be visited often.
         _grids(
             "image",
-            {"instances_per_step": 64, "points_per_instance": 1024, "encode_points": 0, "jitter": True},
-            ImageModelSettings(width=32, hidden_layers=2, num_bases=32, latent_dim=32),
+            {"instances_per_step": 64, "points_per_instance": 256, "encode_points": 0, "jitter": True},
+            ImageModelSettings(**_SMALL_FIELD),
+            adaptation="auto-decoding",
             fit_points=0,
         ),
-        optimizer_settings(**_LITE, **_CLIPPED),
+        optimizer_settings(**_SCALED),
     ),
     _method(
         "mnif-signal",
