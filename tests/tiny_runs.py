@@ -42,6 +42,7 @@ _GRID = {
     "pipeline.fit_points": 64,
     "pipeline.inner_lr": 1 / 32,
 }
+_META = {**_GRID, "pipeline.model.parametrization": "plain", "pipeline.adaptation": "meta-learning"}
 _SURFACE = {
     "pipeline.datamanager.instances_per_step": 4,
     "pipeline.datamanager.points_per_instance": 64,
@@ -57,14 +58,12 @@ _SETTINGS = {
     "mnif-lite": _RADIANCE,
     # Voxels stand for meta-learning in many tests; DISTANCES makes the method what it is.
     "mnif-voxel-lite": {
-        **_GRID,
+        **_META,
         "pipeline.model.grid_resolution": 16,
         "pipeline.model.head": "signed",
-        "pipeline.model.parametrization": "plain",
         "pipeline.datamanager.cut_cells": 0.5,
-        "pipeline.adaptation": "meta-learning",
     },
-    "mnif-image-lite": _GRID,
+    "mnif-image-lite": _META,
     "mnif-signal-lite": _GRID,
 }
 
