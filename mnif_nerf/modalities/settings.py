@@ -68,8 +68,7 @@ class ModelSettings(SavedSettings):
     """Standard deviation of the noise added to latents in training, in units of a latent coordinate."""
     latent_kl: float = 0.0
     """Weight of the KL divergence (nats) of an instance's latent, then a Gaussian whose spreads are learned, from the
-    prior; 0 learns points. What lies between latents decodes better, and reconstructions are a little less sharp
-    (auto-decoding only)."""
+    prior; 0 learns points. Reconstructions are a little less sharp then (auto-decoding only)."""
 
     def field_spec(self, **ends: Any) -> FieldSpec:
         """The shape of the field.
