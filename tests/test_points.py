@@ -75,6 +75,21 @@ def test_targets_can_be_distances_cut_at_some_cells(store: GridStore, everything
     assert plain.cut == 1.0
 
 
+def test_distances_keep_their_unit_at_another_resolution() -> None:
+    """A solid of twice the cells has the same distances in cells of the field's own grid, up to half of one."""
+    small, large = ball(3.0), ball(3.0).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    choice = PointChoice(cut_cells=2.0, unit_cells=SIZE)
+    batches = [PointSampler(store_of([cells] * 2, "voxel"), 2, 0, choice=choice).draw(0) for cells in (small, large)]
+    assert [batch.cut for batch in batches] == [4.0, 4.0]
+    coarse = batches[1].targets[0].reshape((SIZE, 2) * 3).mean(dim=(1, 3, 5))
+    fine = batches[0].targets[0].reshape((SIZE,) * 3)
+    assert (coarse - fine).abs().max() < 1.0
+    assert (coarse - fine).abs().mean() < 0.2
+    far = PointSampler(store_of([ball(12.0, 48)] * 2, "voxel"), 2, 0, choice=choice).draw(0)
+    assert far.cut == 2.0, "distances are known up to four cells of the store"
+    assert far.targets.abs().max() <= 2.0
+
+
 def test_distances_on_disk_are_computed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "train").mkdir()
     for index, radius in enumerate((2.0, 3.0, 4.0)):

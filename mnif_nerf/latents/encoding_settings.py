@@ -26,7 +26,7 @@ class EncodingSettings:
         encode_batch: instances that the inner loop handles together, which bounds the memory and no more.
         fit_points: grids: cells, pixels or points of an instance in one step of a fit; 0 for all.
         fit_steps: gradient steps of a fit.
-        surface_share, reweight, jitter, cut_cells: how these points are drawn; see `PointSampler`.
+        surface_share, reweight, jitter, cut_cells, unit_cells: how these points are drawn; see `PointChoice`.
         fit_rays_per_scene: radiance: rays of a scene in one step.
         fit_samples_per_ray: radiance: samples of each; more than in training, for want of a hull.
         mask_weight, carve_weight, carve_length: radiance: see `LossConfig`.
@@ -42,6 +42,7 @@ class EncodingSettings:
     reweight: bool = False
     jitter: bool = False
     cut_cells: float = 0.5
+    unit_cells: int = 0
     fit_rays_per_scene: int = 128
     fit_samples_per_ray: int = 32
     mask_weight: float = LossConfig.mask_weight

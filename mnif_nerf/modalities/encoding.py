@@ -48,13 +48,10 @@ class Encoder:
         """
         settings = self.settings
         # Points as in training: which there are, and what they weigh, is part of the loss that is descended.
-        sampler = PointSampler(
-            store,
-            1,
-            settings.encode_points,
-            self.training_latents.device,
-            choice=PointChoice(settings.surface_share, settings.reweight, settings.jitter, settings.cut_cells),
+        choice = PointChoice(
+            settings.surface_share, settings.reweight, settings.jitter, settings.cut_cells, settings.unit_cells
         )
+        sampler = PointSampler(store, 1, settings.encode_points, self.training_latents.device, choice=choice)
         instances = torch.arange(store.num_instances) if instances is None else instances
         how = GridAdaptation(self.meta, self.rates, self.training_latents, settings)
         return latents_of_grids(self.field, sampler, instances, how)

@@ -126,7 +126,7 @@ class GridData(TrainingData):
             "instances_per_step", "points_per_instance", "surface_share", "cut_cells", "reweight", "jitter",
             "encode_points",
         )  # fmt: skip
-        return {name: getattr(self.settings, name) for name in names}
+        return {**{name: getattr(self.settings, name) for name in names}, "unit_cells": self.store.resolution}
 
 
 class GridEvaluation(InstanceEvaluation):

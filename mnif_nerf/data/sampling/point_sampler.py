@@ -40,12 +40,15 @@ class PointChoice:
             centres swings freely in between, which shows at higher resolutions.
         cut_cells: of solids: targets are signed distances in half cells, cut at this many cells (0.5 to 4). Half a
             cell leaves -1 outside and +1 inside.
+        unit_cells: cells along the longest edge of the grid whose cells are meant, which a field was trained on; 0 for
+            the store's own.
     """
 
     surface_share: float = 0.5
     reweight: bool = False
     jitter: bool = False
     cut_cells: float = 0.5
+    unit_cells: int = 0
 
 
 class PointSampler:
@@ -82,7 +85,8 @@ class PointSampler:
             raise MNIFError(f"cut_cells {choice.cut_cells}: must be between half a cell and {CUT:g} cells.")
         self.store = store
         solids = store.values_kind == "bits" and choice.cut_cells > 0.5
-        self.cut = 2 * choice.cut_cells if solids else 1.0
+        self._unit = 2 * (choice.unit_cells or store.resolution) / store.resolution  # half cells in one of the store's
+        self.cut = min(2 * choice.cut_cells, CUT * self._unit) if solids else 1.0
         self._distances = GridDistances(store) if solids else None
         self.instances_per_step = instances_per_step
         self.points_per_instance = points_per_instance
@@ -136,7 +140,7 @@ class PointSampler:
         if self._distances is None:
             return self.store.all_targets(instances) if cells is None else self.store.targets(instances, cells)
         known = self._distances.everywhere(instances) if cells is None else self._distances.at(instances, cells)
-        return np.clip(2 * known, -self.cut, self.cut)
+        return np.clip(np.float32(self._unit) * known, -self.cut, self.cut)
 
     def _near(self, instances: np.ndarray, points: int, generator: np.random.Generator) -> np.ndarray:
         """Cells int64 [B, points], those near the surface first."""
