@@ -8,8 +8,9 @@ import torch
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.integrity import LIMIT, WORST, Feature, Yardstick
-from mnif_nerf.metrics.solid_integrity import SOLID_FEATURES, distances_of_cells, euler_number, solid_features
+from mnif_nerf.metrics.solid_integrity import SOLID_FEATURES, euler_number, solid_features
 from mnif_nerf.metrics.wave_integrity import WAVE_FEATURES, wave_features
+from mnif_nerf.rendering.cell_distances import cell_distances
 
 CELLS = 48
 CELL = 1.0 / CELLS
@@ -106,12 +107,12 @@ def test_a_rough_box_and_a_thin_plate_are_outside_the_range():
 
 def test_cells_alone_give_distances():
     cells = BOX < 0
-    found = distances_of_cells(cells, CELL)
+    found = cell_distances(cells, CELL)
     assert np.array_equal(found < 0, cells)
     near = np.abs(BOX) < 0.03
     assert np.abs(found - BOX)[near].max() < CELL
     assert solid_features(found, CELL)["pieces"] == 1
-    assert solid_features(distances_of_cells(np.zeros_like(cells), CELL), CELL) == {}
+    assert solid_features(cell_distances(np.zeros_like(cells), CELL), CELL) == {}
 
 
 def test_euler_number_of_ring_shell_and_corner_contact():

@@ -32,24 +32,6 @@ _ALL = np.ones((3, 3, 3), dtype=bool)
 _SKIN = 0.87  # cells: half a cell's diagonal
 
 
-def distances_of_cells(inside: np.ndarray, cell: float) -> np.ndarray:
-    """Signed distances (positive outside) to the border of a set of cells.
-
-    Args:
-        inside: bool `[X, Y, Z]`.
-        cell: edge of a cell, in any unit.
-
-    Returns:
-        float32 `[X, Y, Z]`, in that unit.
-    """
-    if not inside.any():
-        return np.full(inside.shape, np.float32(np.hypot(*inside.shape[:2]) * cell))
-    padded = np.pad(inside, 1)
-    found = ndimage.distance_transform_edt(~padded) - ndimage.distance_transform_edt(padded)
-    found -= 0.5 * np.sign(found)
-    return np.asarray(found[1:-1, 1:-1, 1:-1] * cell, dtype=np.float32)
-
-
 def solid_features(distance: np.ndarray, cell: float) -> Features:
     """Features of a solid; none of an empty one. Takes 0.1 to 0.2 s at 96 cells along an edge.
 

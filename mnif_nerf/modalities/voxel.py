@@ -147,10 +147,11 @@ class Voxel(GridModality):
 
     def measure_data(self, values: np.ndarray, facts: GridFacts | None) -> Features:
         """See `Modality`: of the cells, as an object's own cells are taken at the data's resolution."""
-        from mnif_nerf.metrics.solid_integrity import distances_of_cells, solid_features
+        from mnif_nerf.metrics.solid_integrity import solid_features
+        from mnif_nerf.rendering.cell_distances import cell_distances
 
         cell = 2 * HALF_EXTENT / max(values.shape)
-        return solid_features(distances_of_cells(values.astype(bool), cell), cell)
+        return solid_features(cell_distances(values.astype(bool), cell), cell)
 
     def likeness(self, item: NeuralObject, other: NeuralObject) -> float:
         """IoU of the two."""

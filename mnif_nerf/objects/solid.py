@@ -98,10 +98,10 @@ class SolidObject(NeuralObject):
         Raises:
             MNIFError: a resolution that does not fit in memory.
         """
-        from mnif_nerf.metrics.solid_integrity import distances_of_cells
+        from mnif_nerf.rendering.cell_distances import cell_distances
 
         resolution = resolution or self.resolution or _CELLS
-        return distances_of_cells(self.occupancy(resolution), 2 * self.half_extent / resolution)
+        return cell_distances(self.occupancy(resolution), 2 * self.half_extent / resolution)
 
     def export(self, path: Path | str, options: AssetOptions | None = None) -> list[Path]:
         """Write the surface as .glb, .obj, .ply or .stl: decimated, with a baked picture, scaled, in levels of detail.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnif_nerf.data.geometry.cell_distances import cell_distances
 from mnif_nerf.data.geometry.raytrace import face_normals
 from mnif_nerf.data.geometry.surface_points import (
     HALF_EXTENT,
@@ -15,6 +14,7 @@ from mnif_nerf.data.geometry.surface_points import (
     from_lattice,
     to_lattice,
 )
+from mnif_nerf.rendering.cell_distances import cell_distances
 
 _MARGIN = 1  # empty cells around the cube, so that solids that touch its side are closed
 
@@ -36,7 +36,7 @@ def draw_voxel_points(cells: np.ndarray, counts: PointCounts, generator: np.rand
     size = 2 * HALF_EXTENT / max(cells.shape)
     around_grid = [_MARGIN + -(-(max(cells.shape) - count) // 2) for count in cells.shape]  # as wide as the cube
     padded = np.pad(cells, [(count, count) for count in around_grid])
-    grid = (-size * cell_distances(padded)).astype(np.float32)
+    grid = cell_distances(padded, size)
     first = (0.5 - np.array(padded.shape) / 2) * size  # centre of the first cell of the padded grid
 
     def distances(points: np.ndarray) -> np.ndarray:

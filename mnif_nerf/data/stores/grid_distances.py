@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnif_nerf.data.geometry.cell_distances import cell_distances
 from mnif_nerf.data.stores.cache import map_array
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.data.stores.packing import ordered_results, require_space
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 from mnif_nerf.progress import progress_bar
+from mnif_nerf.rendering.cell_distances import cell_distances
 
 CUT = 4.0
 """Cells from the surface up to which distances are known."""
@@ -76,7 +76,4 @@ def _row(store: GridStore, index: int) -> np.ndarray:
 
 
 def _packed(cells: np.ndarray) -> np.ndarray:
-    """int8 [cells]; beyond the grid's sides all is empty."""
-    middle = (slice(1, -1),) * cells.ndim
-    distances = cell_distances(np.pad(cells, 1))[middle]
-    return np.rint(np.clip(distances, -CUT, CUT) * (127 / CUT)).astype(np.int8).ravel()
+    return np.rint(np.clip(-cell_distances(cells), -CUT, CUT) * (127 / CUT)).astype(np.int8).ravel()
