@@ -195,6 +195,24 @@ def test_points_of_solids_are_explained_by_their_latent(head: str) -> None:
     assert set(batch.targets.unique().tolist()) == {-1.0, 1.0}
 
 
+def test_whole_solids_are_fitted_by_distances_where_those_were_learned() -> None:
+    model = tiny_voxel_model(head="distance")
+    model.training = {"cut_cells": 2.0, "unit_cells": 8}
+    cells = np.zeros((16, 16, 16), dtype=bool)
+    cells[4:12, 4:12, 4:12] = True
+    whole = prepare(model, Cells(cells), Region()).evidence
+    assert isinstance(whole, PointEvidence)
+    batch = whole.draw(1, 0)
+    assert batch.cut == 4.0
+    off = (0.25 - batch.points[0].abs().amax(dim=0) * 0.5).clamp(max=0.25) * 16  # half cells of the field's eight
+    inside = batch.targets[0, 0] > 0
+    torch.testing.assert_close(batch.targets[0, 0][inside], off[inside].clamp(max=4.0), atol=1e-4, rtol=0)
+    assert batch.targets.min() == -4.0
+    part = prepare(model, Cells(cells), Region("front")).evidence
+    assert isinstance(part, PointEvidence)
+    assert part.draw(1, 0).cut == 1.0
+
+
 def test_pools_share_the_points() -> None:
     pools = [
         PointPool(torch.zeros(5, 3), torch.ones(5, 1), 0.75),

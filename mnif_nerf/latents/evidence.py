@@ -192,7 +192,8 @@ class PointPool:
 
     Attributes:
         points: `[N, 3]` world units, or `[N, 2]` field coordinates of a picture (row, column).
-        targets: `[N, C]` in [-1, 1]; of solids -1 outside, +1 inside, 0 on the surface.
+        targets: `[N, C]` in [-1, 1]; of solids -1 outside, +1 inside, 0 on the surface; or distances, as in
+            `PointBatch`.
         share: share of a step's points.
     """
 
@@ -209,6 +210,7 @@ class PointEvidence:
         pools: where the points are drawn from.
         points_per_step: N; a step's draw.
         seed: random seed of the draws.
+        cut: see `PointBatch`.
 
     Raises:
         MNIFError: no points at all.
@@ -225,7 +227,9 @@ class PointEvidence:
         pools: Sequence[PointPool],
         points_per_step: int = 2048,
         seed: int = 0,
+        cut: float = 1.0,
     ) -> None:
+        self.cut = cut
         self.pools = [pool for pool in pools if len(pool.points)]
         if not self.pools:
             raise MNIFError("nothing was observed: no cell, point or pixel is known; widen the observed region.")
@@ -252,6 +256,7 @@ class PointEvidence:
             torch.arange(count, device=coordinates.device),
             coordinates.unsqueeze(0).expand(count, -1, -1),
             torch.cat(targets).T.unsqueeze(0).expand(count, -1, -1).contiguous(),
+            cut=self.cut,
         )
 
     def losses(self, latents: Tensor, step: int, points: int | None = None) -> Tensor:

@@ -112,7 +112,9 @@ class SolidPoints:
     far_targets: np.ndarray
 
 
-def points_of_cells(values: np.ndarray, known: np.ndarray, shell_only: bool = False) -> SolidPoints:
+def points_of_cells(
+    values: np.ndarray, known: np.ndarray, shell_only: bool = False, targets: np.ndarray | None = None
+) -> SolidPoints:
     """Centres of the known cells of a grid, those near the surface apart.
 
     A cell is near the surface if one of the known cells among the 26 around it is of the other kind.
@@ -120,6 +122,7 @@ def points_of_cells(values: np.ndarray, known: np.ndarray, shell_only: bool = Fa
     Args:
         values, known: bool [G, G, G].
         shell_only: leave out the cells deep inside, which a radiance field never learned.
+        targets: float32 [G, G, G], what a field should say at the cells; by default -1 outside and +1 inside.
     """
     from scipy import ndimage
 
@@ -129,7 +132,8 @@ def points_of_cells(values: np.ndarray, known: np.ndarray, shell_only: bool = Fa
     far = known & ~near
     if shell_only:
         far &= outside
-    centres, targets = cell_centres(len(values)), np.where(values, np.float32(1), np.float32(-1)).reshape(-1)
+    sides = np.where(values, np.float32(1), np.float32(-1)) if targets is None else targets
+    centres, targets = cell_centres(len(values)), sides.reshape(-1)
     first, second = near.reshape(-1), far.reshape(-1)
     return SolidPoints(centres[first], targets[first], centres[second], targets[second])
 

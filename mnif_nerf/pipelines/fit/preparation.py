@@ -27,6 +27,7 @@ from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_
 from mnif_nerf.pipelines.fit.task import FitTask
 from mnif_nerf.rendering import grids
 from mnif_nerf.rendering.cameras import Intrinsics
+from mnif_nerf.rendering.cell_distances import cell_distances
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
@@ -192,13 +193,25 @@ def _cells(model: StoredModel, given: Cells, region: Region, seed: int) -> FitTa
     if model.kind.fitting.distances:
         return fit_to_cells(model, given, seen, seed)
     surface_only = model.kind.fitting.surface_only
-    pools = _pools(points_of_cells(given.values, seen, shell_only=surface_only), model.latents.device)
-    evidence = model.kind.point_evidence(model.field, pools, seed=seed)
+    complete = bool(seen.all())
+    targets, cut = _distances(model, given.values) if complete else (None, 1.0)
+    pools = _pools(points_of_cells(given.values, seen, surface_only, targets), model.latents.device)
+    evidence = model.kind.point_evidence(model.field, pools, seed=seed, cut=cut)
     truth = given if given.known is None else None
     notes = ("only the shape is learned from it; the colours are those of the prior.",) if surface_only else ()
-    complete = bool(seen.all())
     weight = 1e-3 if surface_only or complete else 3e-2
     return FitTask(Cells(given.values & seen, seen), evidence, truth, complete, weight, notes)
+
+
+def _distances(model: StoredModel, values: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """Targets [G, G, G] of a field that learned distances, and where they are cut (`PointBatch.cut`); None of others.
+    Where only a part is seen, what is not could be nearer, so that no distance is known."""
+    settings = model.encoding
+    cut = 2 * settings.cut_cells
+    if cut <= 1:
+        return None, 1.0
+    half_cells = -2 * (settings.unit_cells or len(values)) / len(values) * cell_distances(values)
+    return np.clip(half_cells, -cut, cut).astype(np.float32), cut
 
 
 def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> FitTask:
