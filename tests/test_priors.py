@@ -230,7 +230,7 @@ def test_two_latents_and_steps_by_data() -> None:
     assert prior.whitening.dim == 1
     for sampler in ("dpm-solver++", *BASELINES):
         assert torch.isfinite(prior.sample(3, sampler=sampler)).all()
-    assert [default_steps(n) for n in (2, 128, 512, 10**9)] == [500, 3000, 6000, 20_000]
+    assert [default_steps(n) for n in (2, 128, 512, 2048, 10**9)] == [500, 3000, 6000, 7500, 20_000]
 
 
 # --- sampling --------------------------------------------------------------------------------------------

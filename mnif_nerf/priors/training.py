@@ -113,16 +113,19 @@ class PriorConfig:
 
 
 def default_steps(num_latents: int) -> int:
-    """Optimiser steps for N latents: 3,000 at N = 128, growing as sqrt(N), within 500 and 20,000.
+    """Optimiser steps for N latents: 3,000 at N = 128, growing as sqrt(N) up to N = 512 and slower beyond, within 500
+    and 20,000.
 
     Steps trade two faults against each other. On a synthetic manifold (128 latents of 32 dimensions, two
     draws), 500, 1,500 and 3,000 steps put samples 2.2, 1.4 and 1.3 times as far from the manifold as fresh
     data are, and 1.07, .69 and .58 times as far from the nearest training latent: fewer steps blur, more
     steps copy. On 77 trees half as many steps left 31 of 100 samples in pieces instead of 18
-    (docs/benchmarks.md). More latents take longer to copy and hold more to learn. The held-out loss is no guide:
+    (docs/benchmarks.md). More latents take longer to copy and hold more to learn, and what a few hundred need twice
+    as many steps for was not seen of thousands. The held-out loss is no guide:
     after 500 steps it was already above the Gaussian prior's, whose samples lie 3.5 times too far out.
     """
-    return int(min(20_000, max(500, round(3000 * math.sqrt(num_latents / 128)))))
+    few = 1 + min(1.0, 512 / num_latents)
+    return int(min(20_000, max(500, round(1500 * few * math.sqrt(num_latents / 128)))))
 
 
 @dataclass
