@@ -85,6 +85,7 @@ class Settings:
     scored: int = 16
 
 
+# Voxels and images: what mnif-voxel-lite and mnif-image-lite were while both learned by meta-learning.
 SETTINGS = {
     "voxel": Settings(
         FieldSpec(3, 1, 48, 3, 32, 64, head="logit"),

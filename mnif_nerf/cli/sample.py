@@ -136,16 +136,23 @@ def _objects(pipe: MNIFPipeline, options: SampleOptions) -> tuple[list[NeuralObj
 
     draw = Draw(options.seed, options.sampler, options.steps, options.temperature)
     judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or options.redraw > 0)
+    sampled = options.interpolate is None
+    yardstick = None
+    if judged and not (sampled and pipe.prior is None):
+        try:
+            yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
+        except MNIFError as error:
+            if options.redraw:
+                raise
+            print(f"Integrity is not judged: {error}")
     if options.interpolate is not None:
         objects = pipe.interpolate(*options.interpolate, num=options.num_samples)
-    elif not judged or pipe.prior is None:
-        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature), []
-    if not judged:
-        return objects, []
-    yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
-    if options.interpolate is not None:
+        if yardstick is None:
+            return objects, []
         with progress_bar("integrity", len(objects)) as advance:
             return objects, [found.facts() for found in integrity_of(objects, yardstick, advance)]
+    if yardstick is None:
+        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature), []
     drawn = draw_whole(pipe, options.num_samples, draw, options.redraw, yardstick, progress_bar)
     facts = [
         {**judgement.facts(), "redrawn": times} for judgement, times in zip(drawn.judgements, drawn.attempts)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mnif_nerf.data.grid_facts import GridFacts
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.comparison import rows_of
 from mnif_nerf.evaluation.generated import EvaluationContext, row_latents, row_objects
 from mnif_nerf.evaluation.protocols import MAIN_ROWS, Row
@@ -25,14 +26,19 @@ _SHOWN, _ACROSS, _PIXELS = 12, 4, 160
 
 
 def integrity_section(context: EvaluationContext) -> Section | None:
-    """The part of the report; None of a model with too few training instances for a range."""
+    """The part of the report; None of a model with too few training instances for a range, or with empty ones."""
     target = context.target
     if len(target.pipe.names) < FEWEST_INSTANCES:
         return None
     data = _features_of_data(context)
     lines: list[tuple[str, str, list[Features]]] = []
     if data is None:
-        yardstick, source = yardstick_of(target.pipe, target.pipe.folder, context.stage), "decoded training instances"
+        try:
+            yardstick = yardstick_of(target.pipe, target.pipe.folder, context.stage)
+        except MNIFError as error:
+            target.notes.append(f"integrity is not judged: {error}")
+            return None
+        source = "decoded training instances"
     else:
         yardstick, source = Yardstick.of(target.kind.integrity_features, data), "the training data"
         lines.append(("data", "training data", data))
