@@ -193,23 +193,30 @@ def folder_of_meshes(root: Path, count: int = 4, color: bool = True) -> Path:
     return root
 
 
+def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[int]]:
+    """Interrupts whoever writes the points of more than `count` meshes: the names written, and the count to change."""
+    made: list[str] = []
+    most = [count]
+    whole = surface_jobs.write_part
+
+    def write_part(path: Path, arrays: dict) -> None:
+        if len(made) == most[0]:
+            raise KeyboardInterrupt
+        made.append(path.stem)
+        whole(path, arrays)
+
+    monkeypatch.setattr(surface_jobs, "write_part", write_part)
+    return made, most
+
+
 def test_a_folder_becomes_a_data_set_that_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch) -> None:
     source, out = folder_of_meshes(tmp_path / "in"), tmp_path / "out"
     (source / "line.off").write_bytes(b"OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n")
-    made: list[str] = []
-    whole = surface_jobs.write_part
-
-    def stop_at_third(path: Path, arrays: dict) -> None:
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(path.name)
-        whole(path, arrays)
-
-    monkeypatch.setattr(surface_jobs, "write_part", stop_at_third)
+    made, most = stopped_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         sample_mesh_folder(source, out, 400, workers=1, progress=False)
     assert packed_splits(out) == ()
-    monkeypatch.setattr(surface_jobs, "write_part", lambda path, arrays: (made.append(path.name), whole(path, arrays)))
+    most[0] = 100
     summary = sample_mesh_folder(source, out, 400, workers=1, progress=False)
     assert len(made) == len(set(made)) == 4  # none twice
     assert {split: len(names) for split, names in summary.splits.items()} == {"train": 3, "val": 1}
@@ -261,16 +268,7 @@ def test_what_was_read_before_a_run_was_killed_is_not_read_again(tmp_path: Path,
 
 def test_a_file_that_changes_while_a_run_is_stopped_is_used_as_it_is_now(tmp_path: Path, monkeypatch) -> None:
     source, out = folder_of_meshes(tmp_path / "in"), tmp_path / "out"
-    made: list[str] = []
-    whole, most = surface_jobs.write_part, [3]
-
-    def write_part(path: Path, arrays: dict) -> None:
-        if len(made) == most[0]:
-            raise KeyboardInterrupt
-        made.append(path.stem)
-        whole(path, arrays)
-
-    monkeypatch.setattr(surface_jobs, "write_part", write_part)
+    made, most = stopped_after(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         sample_mesh_folder(source, out, 400, workers=1, progress=False)
     first = made[0]

@@ -25,7 +25,6 @@ from mnif_nerf.export.mesh import (
     check_request,
     decimate,
     largest_shell,
-    lost_share,
     to_rgba8,
 )
 from mnif_nerf.fields.distance import TRUNCATION, DistanceField
@@ -110,8 +109,7 @@ def distance_mesh(
     check_request(resolution, dataclasses.replace(options, level=None))
     level = 0.0 if options.level is None else options.level
     vertices, faces, outward, place = _marching_cubes(field, resolution, level, cells)
-    lost = lost_share(vertices, faces) if options.keep == "largest" else 0.0
-    vertices, faces, found, kept = largest_shell(vertices, faces, options.keep)
+    vertices, faces, kept, facts = largest_shell(vertices, faces, options.keep)
     points = _on_edges(field, vertices, outward[kept], place)
     if sharp:
         slope = _slopes(field, points)[1]
@@ -121,7 +119,7 @@ def distance_mesh(
         points[~edges] = _onto_surface(field, points[~edges], place)
     vertices = points
     mesh = ExportMesh(vertices, faces, process=False)
-    mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found, "volume_lost": lost})
+    mesh.metadata.update({"axes": "z-up", "level": float(level), **facts})
     if options.smooth:
         trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=options.smooth)
     if options.max_faces is not None and len(mesh.faces) > options.max_faces:

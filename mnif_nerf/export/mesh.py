@@ -112,10 +112,9 @@ def field_to_mesh(
     level = level_of(field, half_extent) if options.level is None else options.level
     values = density_grid(field, resolution, half_extent, cells, chunk, level).numpy()
     vertices, faces = _marching_cubes(values, level, half_extent)
-    lost = lost_share(vertices, faces) if options.keep == "largest" else 0.0
-    vertices, faces, found, _ = largest_shell(vertices, faces, options.keep)
+    vertices, faces, _, facts = largest_shell(vertices, faces, options.keep)
     mesh = ExportMesh(vertices, faces, process=False)
-    mesh.metadata.update({"axes": "z-up", "level": float(level), "components_found": found, "volume_lost": lost})
+    mesh.metadata.update({"axes": "z-up", "level": float(level), **facts})
     if options.smooth:
         trimesh.smoothing.filter_taubin(mesh, lamb=0.5, nu=0.52, iterations=options.smooth)
     if options.max_faces is not None and len(mesh.faces) > options.max_faces:
@@ -257,27 +256,24 @@ def _components(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np
     return renumber[labels], np.bincount(face_labels, weights=volumes)
 
 
-def lost_share(vertices: np.ndarray, faces: np.ndarray) -> float:
-    """Share of the enclosed volume outside the largest shell: 0 of one shell, and hollows take away from it."""
-    volumes = _components(vertices, faces)[1]
-    solid = np.maximum(volumes, 0.0)
-    return float(1.0 - solid.max() / solid.sum()) if solid.sum() > 0 else 0.0
-
-
 def largest_shell(
     vertices: np.ndarray, faces: np.ndarray, keep: Literal["largest", "all"] = "largest"
-) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
     """The shell that encloses most, or all of them.
 
     Returns:
-        its vertices `[V, 3]` and faces `[F, 3]`, how many shells there are, and which vertices are its, int `[V]`.
+        its vertices `[V, 3]` and faces `[F, 3]`, which vertices are its, int `[V]`, and for the mesh's metadata
+        "components_found" (shells there are) and "volume_lost" (share of the enclosed volume that is not kept; hollows
+        do not count).
     """
     labels, volumes = _components(vertices, faces)
-    chosen = np.ones(len(faces), dtype=bool)
+    chosen, lost = np.ones(len(faces), dtype=bool), 0.0
     if keep == "largest" and len(volumes) > 1:
         chosen = labels[faces[:, 0]] == int(np.argmax(np.abs(volumes)))
+        solid = np.maximum(volumes, 0.0)
+        lost = float(1.0 - solid.max() / solid.sum()) if solid.sum() > 0 else 0.0
     used, index = np.unique(faces[chosen], return_inverse=True)
-    return vertices[used], index.reshape(-1, 3), len(volumes), used
+    return vertices[used], index.reshape(-1, 3), used, {"components_found": len(volumes), "volume_lost": lost}
 
 
 def to_rgba8(rgb: np.ndarray) -> np.ndarray:
