@@ -12,7 +12,9 @@ import torch
 import trimesh
 
 from mnif_nerf import modalities
+from mnif_nerf.data.geometry.hull import cell_centres
 from mnif_nerf.data.geometry.raytrace import Surface
+from mnif_nerf.data.observations.free_space import free_cells
 from mnif_nerf.data.observations.observations import Cells, MeshShape, Scan
 from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.data.readers.cloud_files import PointCloud
@@ -143,6 +145,58 @@ def test_clouds_say_where_the_surface_is(given: str) -> None:
     red = task.evidence.pools[0].targets[:, :3]  # type: ignore[attr-defined]
     assert bool(torch.isnan(red).all()) == (given == "bare")
     assert any("no colour" in note for note in task.notes) == (given == "bare")
+
+
+SCANNER = np.float32([1.2, 0.3, 0.4])
+
+
+def scan_of_ball(cut: bool = False) -> Scan:
+    """First hits of a grid of rays from one place; `cut`: those on its left half alone."""
+    forward = -SCANNER / np.linalg.norm(SCANNER)
+    right = np.cross(forward, [0, 0, 1]) / np.linalg.norm(np.cross(forward, [0, 0, 1]))
+    u, v = (0.004 * (each - 60) for each in np.mgrid[:121, :121].reshape(2, -1))
+    ways = forward + u[:, None] * right + v[:, None] * np.cross(right, forward)
+    ways /= np.linalg.norm(ways, axis=1, keepdims=True)
+    along = -(SCANNER * ways).sum(axis=1)
+    gap = RADIUS**2 - (SCANNER**2).sum() + along**2
+    hit = (gap > 0) & ((u < 0) if cut else True)
+    points = SCANNER + (along - np.sqrt(np.maximum(gap, 0)))[hit, None] * ways[hit]
+    return Scan(PointCloud(points.astype(np.float32)), SCANNER)
+
+
+def test_a_scanner_says_what_is_empty() -> None:
+    points, centres = scan_of_ball().cloud.points, cell_centres(48)
+    away = np.linalg.norm(centres, axis=1) - RADIUS
+    along = centres @ (SCANNER / np.linalg.norm(SCANNER))
+    aside = np.linalg.norm(np.cross(SCANNER - centres, SCANNER), axis=1) / np.linalg.norm(SCANNER - centres, axis=1)
+    free = free_cells(points, SCANNER).reshape(-1)
+    assert not free[away < 0].any()
+    assert not free[(aside < RADIUS - 0.01) & (along < 0)].any(), "what lies behind the ball is not known"
+    assert free[(aside < RADIUS - 0.03) & (along > 0) & (away > 0.08)].all(), "what lies before it is empty"
+    assert free[aside > RADIUS + 0.05].all(), "past the outline nothing was met"
+    cut = free_cells(points, SCANNER, outline=False).reshape(-1)
+    assert cut.any()
+    assert not cut[aside > RADIUS + 0.05].any()
+    around = np.random.default_rng(0).normal(size=(500, 3))
+    assert not free_cells(0.3 * around / np.linalg.norm(around, axis=1, keepdims=True), np.zeros(3)).any()
+
+
+def test_bounds_of_a_scan_from_one_side_hold() -> None:
+    task = fit_to_scan(model(), scan_of_ball(), (), 0)
+    assert not task.complete
+    assert best_radius(task) == pytest.approx(RADIUS, abs=0.006)
+    assert any("outline" in note for note in task.notes)
+    assert isinstance(task.evidence, DistanceEvidence)
+    assert len(task.evidence.pools) == 3
+    for pool in task.evidence.pools[1:]:
+        away, (low, high) = pool.points.norm(dim=1) - RADIUS, pool.targets[:, 3:].T
+        assert (low - away).max() < 0.01
+        assert (away - high).max() < 0.01
+        assert low.max() > 0.02, "free space is far from the surface, not only outside"
+    # Rays past the border of a cloud that was cut may have met the object.
+    task = fit_to_scan(model(), scan_of_ball(cut=True), (), 0, outline=False)
+    assert best_radius(task) == pytest.approx(RADIUS, abs=0.006)
+    assert not any("outline" in note for note in task.notes)
 
 
 def test_the_seen_half_of_large_faces_ends_at_the_border() -> None:

@@ -156,6 +156,15 @@ def test_the_shader_draws_what_python_draws(browser: Any, tmp_path: Path, model:
     assert psnr(pixels(browser, object=2, elevation=20, azimuth=45), wanted) < 30  # another object is another picture
 
 
+def test_while_it_moves_a_surface_is_drawn_from_its_grid(browser: Any, tmp_path: Path) -> None:
+    """Nearly the same picture, with one question to the network where the final one has a dozen."""
+    pipe = MNIFPipeline(tiny_surface_model())
+    open_page(browser, page(pipe, tmp_path / "page.html"))
+    fine, quick = (pixels(browser, object=1, elevation=20, azimuth=45, quick=quick) for quick in (False, True))
+    assert not np.array_equal(fine, quick)
+    assert psnr(quick, fine) > 25
+
+
 @pytest.mark.parametrize("source", ["blocks", "texture"])
 def test_half_precision_and_both_ways_to_read_weights(browser: Any, tmp_path: Path, source: str) -> None:
     pipe = MNIFPipeline(tiny_model())

@@ -9,7 +9,7 @@ class Renderer {
     this.model = model;
     this.layout = layoutOf(model.sizes);
     this.source = weightSource(gl, this.layout, wantedSource);
-    this.msPerPixel = { picture: 0, cells: 0, grow: 0 };
+    this.msPerPixel = { picture: 0, quick: 0, cells: 0, grow: 0 };
     this.loaded = ""; // which weights are on the device
     this.found = {}; // by resolution: of which weights cells were found, and up to which row
     this.made = {}; // by resolution: of which weights the grid was made
@@ -17,10 +17,8 @@ class Renderer {
     gl.disable(gl.DITHER);
     const sources = fragmentSources(model, this.layout, this.source);
     this.programs = { show: this.program(SHOW_SOURCE), picture: this.program(sources.picture) };
-    if (sources.cells) {
-      this.programs.cells = this.program(sources.cells);
-      this.programs.grow = this.program(GROW_SOURCE);
-    }
+    for (const name of ["cells", "grow"]) if (sources[name]) this.programs[name] = this.program(sources[name]);
+    this.movingCost = model.modality === "distance" ? "quick" : "picture"; // what a picture while moving is timed as
     this.targets = {};
     this.bounds = {};
     this.makeWeights();
@@ -140,7 +138,7 @@ class Renderer {
     const gl = this.gl;
     const height = Math.ceil(cells ** 3 / GRID_WIDTH);
     const found = this.target(`found ${cells}`, gl.R8, GRID_WIDTH, height);
-    const grid = this.target(`grid ${cells}`, gl.R8, GRID_WIDTH, height);
+    const grid = this.programs.grow ? this.target(`grid ${cells}`, gl.R8, GRID_WIDTH, height) : found;
     if (!this.hasGrid(cells)) {
       delete this.made[cells];
       if (!this.found[cells] || this.found[cells].of !== this.loaded) this.found[cells] = { of: this.loaded, row: 0 };
@@ -150,35 +148,37 @@ class Renderer {
         begun.row = row;
       };
       if (!(await this.strips("cells", found, textures, { uCells: cells }, wanted, note, begun.row))) return false;
-      if (!(await this.strips("grow", grid, textures, { uCells: cells }, wanted))) return false;
+      if (grid !== found && !(await this.strips("grow", grid, textures, { uCells: cells }, wanted))) return false;
       this.made[cells] = this.loaded;
     }
     this.grid = { texture: grid.texture, cells };
     return true;
   }
 
-  // Draw the view into the target `name`, size x size. False where `wanted` turned false meanwhile.
+  // Draw the view into the target `name`, size x size; with `uQuick` 1 in the camera, distances by their grid alone.
+  // False where `wanted` turned false meanwhile.
   async draw(name, size, camera, wanted, progress) {
     const target = this.target(name, this.gl.RGBA8, size, size);
     const textures = this.grid ? { uGrid: this.grid.texture } : {};
-    const numbers = { ...camera, uSize: size };
+    const numbers = { uQuick: 0, ...camera, uSize: size };
     if (this.grid) numbers.uCells = this.grid.cells;
     return this.strips("picture", target, textures, numbers, wanted, progress);
   }
 
   async strips(programName, target, textures, numbers, wanted, progress, first = 0) {
     const cost = this.msPerPixel;
+    const kind = numbers.uQuick ? this.movingCost : programName;
     let row = first;
     let rows = Math.max(1, Math.floor(FIRST_STRIP / target.width));
     while (row < target.height) {
       // At most twice the last strip: where the object begins, rows get many times as dear as above it.
-      const affordable = cost[programName] > 0 ? STRIP_MS / (cost[programName] * target.width) : rows;
+      const affordable = cost[kind] > 0 ? STRIP_MS / (cost[kind] * target.width) : rows;
       rows = Math.max(1, Math.min(target.height - row, 2 * rows, Math.floor(affordable)));
       const start = performance.now();
       this.drawRows(programName, target, textures, numbers, row, rows);
       await finished(this.gl);
       const spent = (performance.now() - start) / (rows * target.width);
-      cost[programName] = Math.max(spent, 0.8 * cost[programName]);
+      cost[kind] = Math.max(spent, 0.8 * cost[kind]);
       row += rows;
       if (progress) progress(row);
       if (!wanted()) return false;

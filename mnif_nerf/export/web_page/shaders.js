@@ -110,9 +110,10 @@ float density(float raw) {
 }`,
 };
 
+// How far inside a solid what the network says is: positive inside.
 const VALUES = {
-  signed: "float value(float raw) { return clamp(raw, -1.0, 1.0); }",
-  logit: "float value(float raw) { return 1.0 - 2.0 / (1.0 + exp(clamp(raw, -60.0, 60.0))); }",
+  signed: "float insideOf(vec4 raw) { return clamp(raw.x, -1.0, 1.0); }",
+  logit: "float insideOf(vec4 raw) { return 1.0 - 2.0 / (1.0 + exp(clamp(raw.x, -60.0, 60.0))); }",
 };
 VALUES.distance = VALUES.signed;
 
@@ -193,127 +194,103 @@ vec3 boxSide(vec3 q) {
 }
 `;
 
-// Walks to the first sample inside, refines the crossing by false position (Illinois), takes the gradient there by
-// central differences, and shades. One loop asks the network for all of it, since a network written out four times
-// compiles four times as long: `phase` says what the next value is for.
-const SURFACE_MAIN = `
-void main() {
-  vec3 o = uPosition, d = rayDirection();
-  vec2 span = boxInterval(o, d);
-  float stride = HALF_EXTENT / float(uCells);
-  result = vec4(uBackground, 1.0);
-  float t = span.x, low = t, high = t, outside = -1.0, inside = 1.0, last = 0.0;
-  vec3 slope = vec3(0.0);
-  int phase = 0;
-  for (;;) {
-    if (phase == 0) {
-      while (t < span.y && !occupied(o + t * d)) t += stride;
-      if (t >= span.y) return;
-    } else if (phase == 1) {
-      t = low;
-    } else if (phase < 7) {
-      t = low + clamp(outside / min(outside - inside, -1e-9), 0.0, 1.0) * (high - low);
-      if (phase == 6) phase = 7;
-    }
-    vec3 q = o + t * d;
-    vec3 axis = vec3(0.0);
-    if (phase >= 7) {
-      int k = phase - 7;
-      axis[k / 2] = k % 2 == 0 ? 1.0 : -1.0;
-      q += axis * NUDGE;
-    }
-    float v = value(network(vec4(q / HALF_EXTENT, 0.0)).x);
-    if (phase == 0) {
-      if (v > 0.0) {
-        low = max(t - stride, span.x);
-        high = t;
-        inside = v;
-        phase = 1;
-      } else {
-        t += stride;
-      }
-    } else if (phase == 1) {
-      outside = v;
-      phase = 2;
-      if (v > 0.0) { // the box cuts the solid open
-        result = vec4(shade(boxSide(q), d, PAINT), 1.0);
-        return;
-      }
-    } else if (phase < 7) {
-      if (v > 0.0) {
-        high = t;
-        inside = v;
-        if (last > 0.0) outside *= 0.5;
-      } else {
-        low = t;
-        outside = v;
-        if (last < 0.0) inside *= 0.5;
-      }
-      last = v > 0.0 ? 1.0 : -1.0;
-      phase += 1;
-    } else {
-      slope += axis * v;
-      phase += 1;
-      if (phase == 13) {
-        result = vec4(shade(-slope / max(length(slope), 1e-9), d, PAINT), 1.0);
-        return;
-      }
-    }
-  }
+// How far a ray can go on from a point without asking the network, 0 where it has to: through cells that hold nothing,
+// or as far as a grid of distances says.
+const CELL_LEAPS = `
+float leap(vec3 p) { return occupied(p) ? 0.0 : HALF_EXTENT / float(uCells); }
+float stepAfter(float v) { return HALF_EXTENT / float(uCells); }
+bool gridMeets(vec3 p, out vec3 slope) { return false; }
+`;
+
+// A distance between the grid's points is at most half a cell's diagonal off, besides what TRUST takes off. While
+// something moves (uQuick), the grid alone says where the surface is and how it lies.
+const DISTANCE_LEAPS = `
+uniform sampler2D uGrid;
+uniform int uCells;
+uniform float uQuick;
+float storedAt(ivec3 c) {
+  int index = (c.x * uCells + c.y) * uCells + c.z;
+  return texelFetch(uGrid, ivec2(index % GRID_WIDTH, index / GRID_WIDTH), 0).r;
+}
+float gridDistance(vec3 p) {
+  vec3 at = clamp((p + HALF_EXTENT) * (float(uCells) / (2.0 * HALF_EXTENT)) - 0.5, 0.0, float(uCells) - 1.001);
+  ivec3 c = ivec3(at);
+  vec3 f = at - vec3(c);
+  vec4 low = vec4(storedAt(c), storedAt(c + ivec3(0, 0, 1)), storedAt(c + ivec3(0, 1, 0)), storedAt(c + ivec3(0, 1, 1)));
+  c.x += 1;
+  vec4 high = vec4(storedAt(c), storedAt(c + ivec3(0, 0, 1)), storedAt(c + ivec3(0, 1, 0)), storedAt(c + ivec3(0, 1, 1)));
+  vec4 x = mix(low, high, f.x);
+  vec2 y = mix(x.xy, x.zw, f.y);
+  return TRUNCATION * (1.0 - 2.0 * mix(y.x, y.y, f.z));
+}
+float leap(vec3 p) {
+  float away = TRUST * gridDistance(p);
+  if (uQuick > 0.5) return away > 0.0 ? max(away, LEAST_STEP) : 0.0;
+  away -= 1.7320508 * HALF_EXTENT / float(uCells);
+  return away > LEAST_STEP ? away : 0.0;
+}
+float stepAfter(float v) { return max(TRUST * TRUNCATION * min(-v, 1.0), LEAST_STEP); }
+bool gridMeets(vec3 p, out vec3 slope) {
+  if (uQuick < 0.5) return false;
+  vec3 side = vec3(HALF_EXTENT / float(uCells), 0.0, 0.0);
+  for (int k = 0; k < 3; ++k, side = side.zxy) slope[k] = gridDistance(p - side) - gridDistance(p + side);
+  return true;
 }
 `;
 
-// Sphere tracing: steps as long as the distance says (a share of it, and within what was learned), to the first step
-// inside; then as SURFACE_MAIN, and in the end the colour.
-const DISTANCE_MAIN = `
+// Walks to the first sample inside, refines the crossing by false position (Illinois), takes colour and gradient there
+// (one-sided differences), and shades. One loop asks the network for all of it, since a network written out four times
+// compiles four times as long: `phase` says what the next value is for.
+const SURFACE_MAIN = `
+const int WALK = 0, ENTER = 1, REFINE = 2, FOUND = 6, MEET = 7, SLOPE = 8, DONE = 11;
 void main() {
   vec3 o = uPosition, d = rayDirection();
   vec2 span = boxInterval(o, d);
-  float stride = HALF_EXTENT / float(uCells);
   result = vec4(uBackground, 1.0);
-  float t = span.x, low = t, high = t, outside = -1.0, inside = 1.0, last = 0.0;
-  vec3 slope = vec3(0.0);
-  int phase = 0;
-  for (;;) {
-    if (phase == 0) {
-      while (t < span.y && !occupied(o + t * d)) {
+  float t = span.x, low = t, high = t, outside = -1.0, inside = 1.0, last = 0.0, middle = 0.0;
+  bool asked = false; // whether \`outside\` is what the network says at \`low\`
+  vec3 slope = vec3(0.0), paint = vec3(0.0);
+  int phase = WALK;
+  while (phase != DONE) {
+    vec3 axis = vec3(0.0);
+    if (phase == WALK) {
+      for (float far = leap(o + t * d); t < span.y && far > 0.0; far = leap(o + t * d)) {
         low = t;
-        t += stride;
+        asked = false;
+        t += far;
       }
       if (t >= span.y) return;
-    } else if (phase == 1) {
+      if (gridMeets(o + t * d, slope)) phase = MEET;
+    } else if (phase == ENTER) {
       t = low;
-    } else if (phase < 7) {
+    } else if (phase <= FOUND) {
       t = low + clamp(outside / min(outside - inside, -1e-9), 0.0, 1.0) * (high - low);
-      if (phase == 6) phase = 7;
+      if (phase == FOUND) phase = MEET;
+    } else {
+      axis[phase - SLOPE] = 1.0;
     }
-    vec3 q = o + t * d;
-    vec3 axis = vec3(0.0);
-    if (phase >= 7 && phase < 13) {
-      int k = phase - 7;
-      axis[k / 2] = k % 2 == 0 ? 1.0 : -1.0;
-      q += axis * NUDGE;
-    }
-    vec4 raw = network(vec4(q / HALF_EXTENT, 0.0));
-    float away = distanceOf(raw);
-    float v = clamp(-away / TRUNCATION, -1.0, 1.0);
-    if (phase == 0) {
+    vec4 raw = network(vec4((o + t * d + NUDGE * axis) / HALF_EXTENT, 0.0));
+    float v = insideOf(raw);
+    if (phase == WALK) {
       if (v > 0.0) {
         high = t;
         inside = v;
-        phase = 1;
+        phase = asked ? REFINE : ENTER;
       } else {
         low = t;
-        t += max(TRUST * min(away, TRUNCATION), LEAST_STEP);
+        outside = v;
+        asked = true;
+        t += stepAfter(v);
       }
-    } else if (phase == 1) {
+    } else if (phase == ENTER) {
       outside = v;
-      phase = 2;
+      phase = REFINE;
       if (v > 0.0) { // the box cuts the solid open
-        result = vec4(shade(boxSide(q), d, paintOf(raw)), 1.0);
-        return;
+        slope = -boxSide(o + t * d);
+        paint = paintOf(raw);
+        phase = DONE;
       }
-    } else if (phase < 7) {
+    } else if (phase < FOUND) {
       if (v > 0.0) {
         high = t;
         inside = v;
@@ -324,15 +301,17 @@ void main() {
         if (last < 0.0) inside *= 0.5;
       }
       last = v > 0.0 ? 1.0 : -1.0;
-      phase += 1;
-    } else if (phase < 13) {
-      slope -= axis * away;
-      phase += 1;
+      phase = abs(v) < 0.002 ? FOUND : phase + 1;
+    } else if (phase == MEET) {
+      middle = v;
+      paint = paintOf(raw);
+      phase = slope == vec3(0.0) ? SLOPE : DONE;
     } else {
-      result = vec4(shade(-slope / max(length(slope), 1e-9), d, paintOf(raw)), 1.0);
-      return;
+      slope += axis * (v - middle);
+      phase += 1;
     }
   }
+  result = vec4(shade(-slope / max(length(slope), 1e-9), d, paint), 1.0);
 }
 `;
 
@@ -348,7 +327,7 @@ void main() {
 }
 `;
 
-// Which cells of the grid may hold something, by the field at their centres.
+// Which cells of the grid may hold something, by the field at their centres; or the distances there.
 const CELLS_MAIN = `
 uniform sampler2D uBounds;
 uniform int uCells;
@@ -359,7 +338,7 @@ void main() {
   if (index >= uCells * uCells * uCells || texelFetch(uBounds, at, 0).r < 0.5) return;
   vec3 cell = vec3(float(index / (uCells * uCells)), float(index / uCells % uCells), float(index % uCells));
   vec3 p = (cell + 0.5) * (2.0 * HALF_EXTENT / float(uCells)) - HALF_EXTENT;
-  result.r = OCCUPIED ? 1.0 : 0.0;
+  result.r = CELL;
 }
 `;
 
@@ -410,7 +389,8 @@ function glslNumber(number) {
   return /[.e]/.test(text) ? text : `${text}.0`;
 }
 
-// Fragment shaders of the model: { picture, cells }, the second null where there is no grid.
+// Fragment shaders of the model: { picture, cells, grow }; the second null where there is no grid, and the third where
+// it holds more than yes and no.
 function fragmentSources(model, layout, source) {
   const constants = { HALF_EXTENT: model.halfExtent, ...model.constants };
   const defines = Object.entries(constants)
@@ -421,33 +401,34 @@ function fragmentSources(model, layout, source) {
     )
     .join("");
   const grey = model.sizes[model.sizes.length - 1] === 1;
-  const occupied = { radiance: "density(network(vec4(p, 0.0)).w) > OCCUPIED_ABOVE" };
-  occupied.voxel = "value(network(vec4(p / HALF_EXTENT, 0.0)).x) > OCCUPIED_ABOVE";
-  // As near as half a cell's diagonal, if distances are believed to a share of TRUST.
-  occupied.distance =
-    "distanceOf(network(vec4(p / HALF_EXTENT, 0.0))) < min(1.7320508 * HALF_EXTENT / float(uCells) / TRUST, TRUNCATION)";
+  const at = "network(vec4(p / HALF_EXTENT, 0.0))";
+  const cell = {
+    radiance: "density(network(vec4(p, 0.0)).w) > OCCUPIED_ABOVE ? 1.0 : 0.0",
+    voxel: `insideOf(${at}) > OCCUPIED_ABOVE ? 1.0 : 0.0`,
+    distance: `0.5 + 0.5 * clamp(insideOf(${at}), -1.0, 1.0)`,
+  };
   const names =
     `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${grey ? "xxx" : "xyz"}\n#define W0 ${glslNumber(model.w0)}\n` +
-    `#define OCCUPIED (${occupied[model.modality] || "true"})\n`;
-  const distance =
-    `float distanceOf(vec4 raw) { return -DISTANCE_SCALE * raw.${grey ? "x" : "w"}; }\n` +
-    `vec3 paintOf(vec4 raw) { return ${grey ? "PAINT" : "color(raw.xyz)"}; }\n`;
+    `#define CELL (${cell[model.modality] || "1.0"})\n`;
   const head = {
     radiance: COLORS[model.head] + DENSITIES[model.head],
-    voxel: VALUES[model.head],
-    distance: COLORS[model.head] + distance,
+    voxel: `${VALUES[model.head]}\nvec3 paintOf(vec4 raw) { return PAINT; }\n`,
+    distance:
+      `${COLORS[model.head]}\nvec3 paintOf(vec4 raw) { return ${grey ? "PAINT" : "color(raw.xyz)"}; }\n` +
+      `float insideOf(vec4 raw) { return raw.${grey ? "x" : "w"} * (DISTANCE_SCALE / TRUNCATION); }\n`,
     image: COLORS[model.head],
   }[model.modality];
   const waves = WAVE + (model.family === "finer" ? CHIRP : "");
   const field = [HEADER, defines, names, source.declarations, waves, head, networkSource(layout, model, source)];
   const main = {
     radiance: BOX + GRID + VOLUME_MAIN,
-    voxel: BOX + GRID + SHADE + SURFACE_MAIN,
-    distance: BOX + GRID + SHADE + DISTANCE_MAIN,
+    voxel: BOX + GRID + CELL_LEAPS + SHADE + SURFACE_MAIN,
+    distance: BOX + DISTANCE_LEAPS + SHADE + SURFACE_MAIN,
     image: PLANE_MAIN,
   };
   return {
     picture: [...field, CAMERA, main[model.modality]].join("\n"),
     cells: model.modality === "image" ? null : [...field, CELLS_MAIN].join("\n"),
+    grow: ["image", "distance"].includes(model.modality) ? null : GROW_SOURCE,
   };
 }

@@ -37,7 +37,7 @@ class Stage {
   }
 
   // A picture for measuring and tests, drawn as the page draws it but on white and of a size of its own:
-  // { pixels: RGBA bytes with the top row first, size, milliseconds }.
+  // { pixels: RGBA bytes with the top row first, size, milliseconds }; `quick` asks for what is drawn while moving.
   render(request) {
     return new Promise((resolve, reject) => {
       this.jobs.push({ request, resolve, reject });
@@ -71,7 +71,7 @@ class Stage {
       const view = { ...this.view, ...request };
       const samples = request.samples || this.model.samples;
       const edge = request.size * samples;
-      const camera = orbitCamera(view, this.model.focal, WHITE);
+      const camera = { ...orbitCamera(view, this.model.focal, WHITE), uQuick: request.quick ? 1 : 0 };
       this.load({ ...this.choice, ...request });
       await this.renderer.makeGrid(this.model.gridCells, always);
       const start = performance.now();
@@ -120,10 +120,10 @@ class Stage {
     // A grid of half the resolution takes an eighth of the time; the fine one is made once the object stays.
     const fine = this.model.gridCells;
     await this.renderer.makeGrid(this.renderer.hasGrid(fine) ? fine : fine / 2, () => true);
-    const cost = this.renderer.msPerPixel.picture;
+    const cost = this.renderer.msPerPixel[this.renderer.movingCost];
     const affordable = cost > 0 ? Math.floor(Math.sqrt(MOVING_MS / cost)) : SMALLEST;
     const size = Math.min(full, Math.max(SMALLEST, affordable));
-    await this.renderer.draw("moving", size, this.camera(), () => true);
+    await this.renderer.draw("moving", size, { ...this.camera(), uQuick: 1 }, () => true);
     this.renderer.show("moving", size === full ? 1 : 0);
     this.say(size, 1000 / Math.max(performance.now() - start, 1), false, version);
   }

@@ -13,19 +13,24 @@ from mnif_nerf.data.geometry.hull import cell_centres
 from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.geometry.solid_mesh import solid_of_surface
 from mnif_nerf.data.geometry.surface_points import ON_SURFACE, PointCounts, SurfacePoints, draw_points
+from mnif_nerf.data.observations.free_space import free_cells
 from mnif_nerf.data.observations.observations import Cells, MeshShape, Scan
-from mnif_nerf.data.observations.observed_region import Region, points_of_scan
+from mnif_nerf.data.observations.observed_region import Region, SolidPoints, points_of_scan
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.distance_evidence import DistanceEvidence
 from mnif_nerf.latents.evidence import PointPool
 from mnif_nerf.pipelines.fit.task import FitTask, SeenMesh
 
 if TYPE_CHECKING:
+    from scipy.spatial import cKDTree
+
     from mnif_nerf.pipelines.model_folder import StoredModel
 
 _MESH_POINTS = 20_000
 _DIVISIONS = 5  # of faces across the border of what was seen, so that a sheet shows no spikes
 _NEAR_CELLS = 2.5  # cells from the surface up to which a voxel counts as near
+# Of a scan: the share of points at its surface, the grid of what is certainly empty, and what counts as its edge.
+_NEAR_SHARE, _FREE_CELLS, _EDGE_CELLS = 0.75, 48, 2.0
 # Weights of the prior: the less was seen, the more it has to say (docs/sdf.md has what was tried).
 _WHOLE, _PART = 3e-3, 3e-2
 # Colours count a tenth of what they do in training: at full weight strange paint bends the shape (docs/sdf.md).
@@ -103,7 +108,7 @@ def fit_to_cells(model: StoredModel, given: Cells, seen: np.ndarray, seed: int) 
     return FitTask(Cells(given.values & seen, seen), _evidence(model, parts, seed), truth, complete, weight, notes)
 
 
-def fit_to_scan(model: StoredModel, scan: Scan, notes: tuple[str, ...], seed: int) -> FitTask:
+def fit_to_scan(model: StoredModel, scan: Scan, notes: tuple[str, ...], seed: int, outline: bool = True) -> FitTask:
     """A point cloud: its points on the surface, points before and behind them, and what is certainly empty or full.
 
     Args:
@@ -111,34 +116,59 @@ def fit_to_scan(model: StoredModel, scan: Scan, notes: tuple[str, ...], seed: in
         scan: what was seen of it.
         notes: sentences for the report.
         seed: random seed of the draws.
+        outline: whether the cloud holds all that the scanner saw, so that what lies past its outline is empty.
     """
     from scipy.spatial import cKDTree
 
     found, whole = points_of_scan(scan.cloud, scan.scanner, seed)
     tree = cKDTree(scan.cloud.points)
-    spacing = float(np.median(tree.query(scan.cloud.points, k=2)[0][:, 1]))
     colors = np.full((len(found.near), 3), np.nan, np.float32)
     if scan.cloud.colors is not None:
         colors[:] = np.tile(scan.cloud.colors, (3, 1))
     # Nothing is farther from the surface than from the cloud; before and behind a point it is about as near.
     to_cloud = tree.query(found.near)[0].astype(np.float32)
     near = _interval(found.near_targets * -to_cloud, np.ones(len(to_cloud), dtype=bool))
-    far_distance = tree.query(found.far)[0].astype(np.float32) if len(found.far) else np.zeros(0, np.float32)
-    least = np.maximum(far_distance - spacing, 0.0) if whole else np.zeros_like(far_distance)
-    inside = found.far_targets > 0
-    far = np.stack([np.where(inside, -far_distance, least), np.where(inside, -least, far_distance)], axis=1)
-    unknown = np.full((len(far), 3), np.nan, np.float32)
-    share = 0.8 if len(found.far) else 1.0
-    parts = [
-        (found.near, np.concatenate([colors, near], axis=1), share),
-        (found.far, np.concatenate([unknown, far], axis=1), 1.0 - share),
-    ]
+    parts = [(found.near, np.concatenate([colors, near], axis=1), _NEAR_SHARE)]
     told = ["the scan encloses a volume: all outside it counts as empty." if whole else "the scan is partial."]
+    free = None
+    if scan.scanner is not None and not whole:
+        free = free_cells(scan.cloud.points, scan.scanner, _FREE_CELLS, outline)
+    if free is not None and free.any():
+        parts += _empty_parts(free, tree)
+        if outline:
+            told.append("what the scanner sees past the outline of the cloud counts as empty.")
+    elif len(found.far):
+        parts.append((found.far, _far_targets(found, tree, whole), 1.0 - _NEAR_SHARE))
     told += notes
     if scan.cloud.colors is None and model.field.spec.out_features > 1:
         told.append(_SHAPE_ONLY)
     evidence = _evidence(model, parts, seed)
     return FitTask(scan, evidence, None, whole, _WHOLE if whole else _PART, tuple(told))
+
+
+def _far_targets(found: SolidPoints, tree: cKDTree, whole: bool) -> np.ndarray:
+    """Targets of points far from a cloud, `[N, 5]`: bounds by their side and by how far the cloud is."""
+    distance = tree.query(found.far)[0].astype(np.float32)
+    spacing = float(np.median(tree.query(tree.data, k=2)[0][:, 1]))
+    least = np.maximum(distance - spacing, 0.0) if whole else np.zeros_like(distance)
+    inside = found.far_targets > 0
+    bounds = np.stack([np.where(inside, -distance, least), np.where(inside, -least, distance)], axis=1)
+    return np.concatenate([np.full((len(bounds), 3), np.nan, np.float32), bounds], axis=1)
+
+
+def _empty_parts(free: np.ndarray, tree: cKDTree) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """Cells that a scanner has looked through: at least as far from the surface as from what it has not looked through,
+    and at most as far as from the cloud. Those near what is not known come up as often as all the others.
+    """
+    cell = 1.0 / len(free)
+    centres = cell_centres(len(free))[free.reshape(-1)]
+    least = np.maximum(_cells_to(~free).reshape(-1)[free.reshape(-1)] - 0.5, 0.0) * cell
+    most = np.maximum(tree.query(centres)[0], least)
+    unknown = np.full((len(centres), 3), np.nan)
+    targets = np.concatenate([unknown, least[:, None], most[:, None]], axis=1).astype(np.float32)
+    edge = least < _EDGE_CELLS * cell
+    share = 0.5 * (1.0 - _NEAR_SHARE)
+    return [(centres[edge], targets[edge], share), (centres[~edge], targets[~edge], share)]
 
 
 def _evidence(model: StoredModel, parts: list[tuple[np.ndarray, np.ndarray, float]], seed: int) -> DistanceEvidence:

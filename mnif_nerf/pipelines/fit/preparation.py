@@ -223,7 +223,7 @@ def _scan(model: StoredModel, scan: Scan, region: Region, seed: int) -> FitTask:
     cloud = replace(scan.cloud, points=scan.cloud.points[inside], normals=normals, colors=colors)
     told = cloud.notes if cloud.normals is not None else (*cloud.notes, _NO_NORMALS)
     if model.kind.fitting.distances:
-        return fit_to_scan(model, Scan(cloud, scan.scanner), told, seed)
+        return fit_to_scan(model, Scan(cloud, scan.scanner), told, seed, outline=bool(inside.all()))
     points, whole = points_of_scan(cloud, scan.scanner, seed)
     near = 0.7 if len(points.far) else 1.0
     pools = _pools(points, model.latents.device, near)
