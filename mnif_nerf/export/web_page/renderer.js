@@ -18,7 +18,8 @@ class Renderer {
     const sources = fragmentSources(model, this.layout, this.source);
     this.programs = { show: this.program(SHOW_SOURCE), picture: this.program(sources.picture) };
     for (const name of ["cells", "grow"]) if (sources[name]) this.programs[name] = this.program(sources[name]);
-    this.movingCost = model.modality === "distance" ? "quick" : "picture"; // what a picture while moving is timed as
+    this.isDistance = model.modality === "distance";
+    this.movingCost = this.isDistance ? "quick" : "picture"; // what a picture while moving is timed as
     this.targets = {};
     this.bounds = {};
     this.makeWeights();
@@ -131,7 +132,8 @@ class Renderer {
     return this.made[cells] === this.loaded;
   }
 
-  // Find the cells of the loaded weights that rays must sample. False where `wanted` turned false meanwhile; what was
+  // Find the cells of the loaded weights that rays must sample, or the distances there: at the full resolution only near
+  // the surface that half of it shows. False where `wanted` turned false meanwhile; what was
   // found till then is kept, and so are grids of other resolutions.
   async makeGrid(cells, wanted) {
     if (!this.programs.cells) return true;
@@ -140,14 +142,18 @@ class Renderer {
     const found = this.target(`found ${cells}`, gl.R8, GRID_WIDTH, height);
     const grid = this.programs.grow ? this.target(`grid ${cells}`, gl.R8, GRID_WIDTH, height) : found;
     if (!this.hasGrid(cells)) {
+      const half = this.isDistance && cells === this.model.gridCells ? cells / 2 : 0;
+      if (half && !this.hasGrid(half) && !(await this.makeGrid(half, wanted))) return false;
       delete this.made[cells];
       if (!this.found[cells] || this.found[cells].of !== this.loaded) this.found[cells] = { of: this.loaded, row: 0 };
       const begun = this.found[cells];
       const textures = { uBounds: this.boundsTexture(cells), uFound: found.texture };
+      if (half) textures.uCoarse = this.targets[`found ${half}`].texture;
       const note = (row) => {
         begun.row = row;
       };
-      if (!(await this.strips("cells", found, textures, { uCells: cells }, wanted, note, begun.row))) return false;
+      const numbers = { uCells: cells, uHalf: half };
+      if (!(await this.strips("cells", found, textures, numbers, wanted, note, begun.row))) return false;
       if (grid !== found && !(await this.strips("grow", grid, textures, { uCells: cells }, wanted))) return false;
       this.made[cells] = this.loaded;
     }
@@ -193,7 +199,7 @@ class Renderer {
     this.bind(program, this.source.kind === "texture" ? { ...textures, uWeights: this.weights } : textures);
     for (const [name, value] of Object.entries(numbers)) {
       const place = gl.getUniformLocation(program, name);
-      if (name === "uCells" || name === "uSamples") gl.uniform1i(place, value);
+      if (["uCells", "uHalf", "uSamples"].includes(name)) gl.uniform1i(place, value);
       else if (Array.isArray(value)) (value.length === 3 ? gl.uniform3fv : gl.uniform2fv).call(gl, place, value);
       else gl.uniform1f(place, value);
     }

@@ -202,27 +202,33 @@ float stepAfter(float v) { return HALF_EXTENT / float(uCells); }
 bool gridMeets(vec3 p, out vec3 slope) { return false; }
 `;
 
+// How far inside a solid a point is by a grid of distances, as a share of TRUNCATION.
+const DISTANCE_GRID = `
+float storedAt(sampler2D grid, int cells, ivec3 c) {
+  int index = (c.x * cells + c.y) * cells + c.z;
+  return texelFetch(grid, ivec2(index % GRID_WIDTH, index / GRID_WIDTH), 0).r;
+}
+float storedInside(sampler2D grid, int cells, vec3 p) {
+  vec3 at = clamp((p + HALF_EXTENT) * (float(cells) / (2.0 * HALF_EXTENT)) - 0.5, 0.0, float(cells) - 1.001);
+  ivec3 c = ivec3(at);
+  vec3 f = at - vec3(c);
+  vec4 x;
+  for (int k = 0; k < 4; ++k) {
+    ivec3 corner = c + ivec3(0, k / 2, k % 2);
+    x[k] = mix(storedAt(grid, cells, corner), storedAt(grid, cells, corner + ivec3(1, 0, 0)), f.x);
+  }
+  vec2 y = mix(x.xy, x.zw, f.y);
+  return 2.0 * mix(y.x, y.y, f.z) - 1.0;
+}
+`;
+
 // A distance between the grid's points is at most half a cell's diagonal off, besides what TRUST takes off. While
 // something moves (uQuick), the grid alone says where the surface is and how it lies.
 const DISTANCE_LEAPS = `
 uniform sampler2D uGrid;
 uniform int uCells;
 uniform float uQuick;
-float storedAt(ivec3 c) {
-  int index = (c.x * uCells + c.y) * uCells + c.z;
-  return texelFetch(uGrid, ivec2(index % GRID_WIDTH, index / GRID_WIDTH), 0).r;
-}
-float gridDistance(vec3 p) {
-  vec3 at = clamp((p + HALF_EXTENT) * (float(uCells) / (2.0 * HALF_EXTENT)) - 0.5, 0.0, float(uCells) - 1.001);
-  ivec3 c = ivec3(at);
-  vec3 f = at - vec3(c);
-  vec4 low = vec4(storedAt(c), storedAt(c + ivec3(0, 0, 1)), storedAt(c + ivec3(0, 1, 0)), storedAt(c + ivec3(0, 1, 1)));
-  c.x += 1;
-  vec4 high = vec4(storedAt(c), storedAt(c + ivec3(0, 0, 1)), storedAt(c + ivec3(0, 1, 0)), storedAt(c + ivec3(0, 1, 1)));
-  vec4 x = mix(low, high, f.x);
-  vec2 y = mix(x.xy, x.zw, f.y);
-  return TRUNCATION * (1.0 - 2.0 * mix(y.x, y.y, f.z));
-}
+float gridDistance(vec3 p) { return -TRUNCATION * storedInside(uGrid, uCells, p); }
 float leap(vec3 p) {
   float away = TRUST * gridDistance(p);
   if (uQuick > 0.5) return away > 0.0 ? max(away, LEAST_STEP) : 0.0;
@@ -327,6 +333,19 @@ void main() {
 }
 `;
 
+// What a cell of a grid of distances holds. Where a grid of half its resolution says that no surface can be near, that
+// will do.
+const DISTANCE_CELL = `
+uniform sampler2D uCoarse;
+uniform int uHalf; // 0 without one
+float cellOf(vec3 p) {
+  float v = uHalf > 0 ? storedInside(uCoarse, uHalf, p) : 0.0;
+  if (abs(v) * TRUNCATION <= 1.7320508 * HALF_EXTENT / (TRUST * float(max(uHalf, 1))))
+    v = clamp(insideOf(network(vec4(p / HALF_EXTENT, 0.0))), -1.0, 1.0);
+  return 0.5 + 0.5 * v;
+}
+`;
+
 // Which cells of the grid may hold something, by the field at their centres; or the distances there.
 const CELLS_MAIN = `
 uniform sampler2D uBounds;
@@ -401,11 +420,10 @@ function fragmentSources(model, layout, source) {
     )
     .join("");
   const grey = model.sizes[model.sizes.length - 1] === 1;
-  const at = "network(vec4(p / HALF_EXTENT, 0.0))";
   const cell = {
     radiance: "density(network(vec4(p, 0.0)).w) > OCCUPIED_ABOVE ? 1.0 : 0.0",
-    voxel: `insideOf(${at}) > OCCUPIED_ABOVE ? 1.0 : 0.0`,
-    distance: `0.5 + 0.5 * clamp(insideOf(${at}), -1.0, 1.0)`,
+    voxel: "insideOf(network(vec4(p / HALF_EXTENT, 0.0))) > OCCUPIED_ABOVE ? 1.0 : 0.0",
+    distance: "cellOf(p)",
   };
   const names =
     `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${grey ? "xxx" : "xyz"}\n#define W0 ${glslNumber(model.w0)}\n` +
@@ -423,12 +441,13 @@ function fragmentSources(model, layout, source) {
   const main = {
     radiance: BOX + GRID + VOLUME_MAIN,
     voxel: BOX + GRID + CELL_LEAPS + SHADE + SURFACE_MAIN,
-    distance: BOX + DISTANCE_LEAPS + SHADE + SURFACE_MAIN,
+    distance: BOX + DISTANCE_GRID + DISTANCE_LEAPS + SHADE + SURFACE_MAIN,
     image: PLANE_MAIN,
   };
+  const cells = { radiance: CELLS_MAIN, voxel: CELLS_MAIN, distance: DISTANCE_GRID + DISTANCE_CELL + CELLS_MAIN };
   return {
     picture: [...field, CAMERA, main[model.modality]].join("\n"),
-    cells: model.modality === "image" ? null : [...field, CELLS_MAIN].join("\n"),
+    cells: model.modality === "image" ? null : [...field, cells[model.modality]].join("\n"),
     grow: ["image", "distance"].includes(model.modality) ? null : GROW_SOURCE,
   };
 }
