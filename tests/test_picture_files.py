@@ -176,7 +176,7 @@ def test_a_transparent_palette_entry_or_grey_level_shows_white(tmp_path: Path) -
     palette = Image.fromarray(np.eye(4, dtype=np.uint8)).convert("P")
     palette.putpalette([10, 20, 30, 200, 0, 0])
     palette.save(tmp_path / "p.png", transparency=0)
-    assert inspect_pictures([tmp_path / "p.png"], at_least=1) == ((4, 4), 3)
+    assert inspect_pictures([tmp_path / "p.png"], at_least=1) == ((4, 4), 4)
     assert read_picture(tmp_path / "p.png", 4, 3)[0, :2].tolist() == [[200, 0, 0], [255, 255, 255]]
     Image.fromarray(np.eye(4, dtype=np.uint8) * 9).save(tmp_path / "l.png", transparency=9)
     assert read_picture(tmp_path / "l.png", 4, 1)[0, :2, 0].tolist() == [255, 0]

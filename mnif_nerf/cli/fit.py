@@ -243,7 +243,7 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
     write_tensors(output / "latent.safetensors", {"latent": fit.best.latent.float()})
     save_png(before_and_after(fit, truth, options.fov), output / "before_after.png")
     if not modalities.get(fit.best.modality).has_views:
-        save_png(fit.best.picture(options.resolution), output / "fit.png")
+        save_png(fit.best.own_picture(options.resolution), output / "fit.png")
         report["files"] = ["latent.safetensors", "before_after.png", "fit.png"]
         write_json(output / "report.json", report)
         return

@@ -1,4 +1,4 @@
-"""Pictures of models of pictures, compared as they are."""
+"""Pictures of models of pictures, compared as they are, or on white where they have alpha."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mnif_nerf.evaluation.generated import (
 )
 from mnif_nerf.evaluation.protocols import Row
 from mnif_nerf.evaluation.target import Instances
+from mnif_nerf.rendering.alpha import over_white
 
 
 class GridPictures:
@@ -49,8 +50,7 @@ class GridPictures:
             with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
                 for item in row_objects(context, row):
                     image: Any = item
-                    pixels = np.asarray(image.image(max(references.images.shape[1:3])))
-                    pictures.append(pixels[..., None] if pixels.ndim == 2 else pixels)
+                    pictures.append(over_white(image.pixels(max(references.images.shape[1:3]))))
                     advance()
             return {"images": np.stack(pictures)}
 
@@ -63,15 +63,19 @@ class GridPictures:
         if not splits:
             return None
         return NoveltySets(
-            _flat(np.stack(target.training(len(target.pipe.names)).values())),
-            _flat(np.stack(target.references(splits, protocol.max_references).values())),
+            _flat(_seen(target.training(len(target.pipe.names)))),
+            _flat(_seen(target.references(splits, protocol.max_references))),
             {row.name: _flat(self.of_row(row, references).images) for row in rows},
         )
 
 
 def _given(instances: Instances) -> PictureSet:
     stores = [digest_of_store(store.folder) for store in instances.stores]
-    return PictureSet(np.stack(instances.values()), {"stores": stores, "rows": [list(row) for row in instances.rows]})
+    return PictureSet(_seen(instances), {"stores": stores, "rows": [list(row) for row in instances.rows]})
+
+
+def _seen(instances: Instances) -> np.ndarray:
+    return np.stack([over_white(values) for values in instances.each()])
 
 
 def _flat(images: np.ndarray) -> np.ndarray:

@@ -22,12 +22,15 @@ _MARK = (200, 90, 60)
 def to_image(picture: Any) -> Image.Image:
     """A PIL RGB image from a PIL image, or from an array or tensor (uint8, or float in [0, 1]).
 
-    Arrays are `[H, W, 3]`, or grey as `[H, W, 1]` or `[H, W]`.
+    PIL images are laid on white where they are transparent. Arrays are `[H, W, 3]`, or grey as `[H, W, 1]` or `[H, W]`.
 
     Raises:
         MNIFError: another shape.
     """
     if isinstance(picture, Image.Image):
+        if picture.mode == "RGBA":
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture)
         return picture.convert("RGB")
     array = np.asarray(picture.detach().cpu() if hasattr(picture, "detach") else picture)
     if array.ndim == 2:
@@ -144,7 +147,7 @@ def grid_columns(count: int) -> int:
 
 
 def save_png(picture: Any, path: Path | str) -> Path:
-    """Write a picture as PNG, atomically; a grey PIL image stays grey.
+    """Write a picture as PNG, atomically; a PIL image that is grey or has alpha stays so.
 
     Raises:
         MNIFError: another suffix than .png, or a folder that cannot be written.
@@ -153,8 +156,8 @@ def save_png(picture: Any, path: Path | str) -> Path:
     if path.suffix.lower() != ".png":
         raise MNIFError(f"{path}: pictures are written as PNG; use the suffix .png.")
     with atomic_file(path) as temporary:
-        is_grey = isinstance(picture, Image.Image) and picture.mode == "L"
-        (picture if is_grey else to_image(picture)).save(temporary, format="PNG")
+        as_it_is = isinstance(picture, Image.Image) and picture.mode in ("L", "RGBA")
+        (picture if as_it_is else to_image(picture)).save(temporary, format="PNG")
     return path
 
 

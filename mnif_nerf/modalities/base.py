@@ -217,6 +217,10 @@ class Modality(ABC):
         of a mesh."""
         raise NotImplementedError
 
+    def as_stored(self, values: np.ndarray) -> np.ndarray:
+        """One instance of a grid that a user gave, as a store has it."""
+        return values
+
     def picture_of_data(self, values: Any, pixels: int) -> Any:
         """A picture of one instance of a grid, or of the points of a mesh."""
         raise NotImplementedError

@@ -21,7 +21,7 @@ class GridDataSettings(InstanceDataSettings):
     resolution: int = 0
     """Cells or pixels along the longest edge; 0 takes what the files have (of images, 64 at most)."""
     channels: int = 0
-    """Images: 1 (grey) or 3; 0 takes what the files have."""
+    """Images: 1 (grey), 3 (colour, on white) or 4 (colour and alpha); 0 takes what the files have."""
     surface_share: float = 0.5
     """Voxels: share of these cells that lie beside the surface."""
     cut_cells: float = 0.5

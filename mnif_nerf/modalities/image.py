@@ -1,4 +1,4 @@
-"""The modality "image": pictures, grey or in colour."""
+"""The modality "image": pictures, grey, in colour, or in colour with alpha."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mnif_nerf.objects.image import NeuralImage
 
 if TYPE_CHECKING:
     from PIL import Image as Picture
+    from torch import Tensor
 
     from mnif_nerf.data.grid_facts import GridFacts
     from mnif_nerf.export.web import Drawing
@@ -29,7 +30,7 @@ class Image(GridModality):
     """See the module."""
 
     name, noun, nouns, method = "image", "picture", "pictures", "mnif-image"
-    dims, channels, heads = 2, (1, 3), ("signed",)
+    dims, channels, heads = 2, (1, 3, 4), ("signed",)
     object_class = NeuralImage
     has_pictures = True
     no_repainting = "a picture is all colour"
@@ -56,11 +57,18 @@ class Image(GridModality):
         """The picture at the data's own resolution."""
         return item.picture(item.resolution or _USUAL_PIXELS)
 
-    def picture_of_data(self, values: np.ndarray, pixels: int) -> Any:
-        """The picture itself."""
-        from mnif_nerf.export.pictures import to_image
+    def as_stored(self, values: np.ndarray) -> np.ndarray:
+        """Users have straight colours, stores premultiplied ones."""
+        from mnif_nerf.rendering.alpha import premultiplied
 
-        return to_image(values)
+        return premultiplied(values)
+
+    def picture_of_data(self, values: np.ndarray, pixels: int) -> Any:
+        """The picture itself, on white."""
+        from mnif_nerf.export.pictures import to_image
+        from mnif_nerf.rendering.alpha import over_white
+
+        return to_image(over_white(values))
 
     def sample_pixels(self, grid: dict[str, Any] | None) -> int:
         """As many as the training data had."""
@@ -93,10 +101,11 @@ class Image(GridModality):
         return dict.fromkeys(sizes, 200) if protocol == "small" else {}
 
     def reconstruction_scores(self, item: NeuralObject, truth: np.ndarray, lpips: Lpips | None) -> dict[str, float]:
-        """PSNR and SSIM, and LPIPS where it is asked for."""
+        """PSNR and SSIM over all channels, and LPIPS, on white, where it is asked for."""
         import torch
 
         from mnif_nerf.metrics.images import psnr, ssim
+        from mnif_nerf.rendering.alpha import over_white
         from mnif_nerf.rendering.plane import render_image
 
         rendered = render_image(item.field, truth.shape[:2]).cpu()
@@ -105,13 +114,20 @@ class Image(GridModality):
         if min(truth.shape[:2]) >= 3:
             scores["ssim"] = float(ssim(rendered, picture))
         if lpips is not None:
-            scores["lpips"] = lpips(rendered.expand(-1, -1, 3), picture.expand(-1, -1, 3))
+            scores["lpips"] = lpips(*(over_white(each).expand(-1, -1, 3) for each in (rendered, picture)))
         return scores
+
+    def set_scores(self, made: Tensor, real: Tensor, shape: tuple[int, ...]) -> dict[str, float]:
+        """See `Modality`; of pictures on white."""
+        from mnif_nerf.rendering.alpha import over_white
+
+        made, real = (over_white(part.transpose(1, 2)).transpose(1, 2) for part in (made, real))
+        return super().set_scores(made, real, (made.shape[1], *shape[1:]))
 
     def measure(self, item: NeuralObject) -> Features:
         """See `Modality`: of the picture at the data's resolution."""
         assert isinstance(item, NeuralImage)
-        return self.measure_data(np.asarray(item.image()), item.facts.grid)
+        return self.measure_data(item.pixels(), item.facts.grid)
 
     def measure_data(self, values: np.ndarray, facts: GridFacts | None) -> Features:
         """See `Modality`."""

@@ -16,6 +16,7 @@ from mnif_nerf.metrics.images import psnr, ssim
 from mnif_nerf.modalities.grid_settings import ImageModelSettings
 from mnif_nerf.modalities.grid_training import GridTraining, front_camera, sine_frequency
 from mnif_nerf.modalities.training import FieldCache
+from mnif_nerf.rendering.alpha import over_white
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.plane import render_image, render_plane
@@ -35,7 +36,7 @@ class ImageTraining(GridTraining):
     nouns = "pictures"
 
     def field_spec(self, model: ImageModelSettings, grid: dict[str, Any] | None) -> FieldSpec:
-        """Two coordinates in, one or three colours out, -1 black and 1 white."""
+        """Two coordinates in, one, three or four channels out, -1 black (or transparent) and 1 white."""
         grid = grid or {}
         return model.field_spec(
             in_features=2,
@@ -65,12 +66,14 @@ class ImageTraining(GridTraining):
     def comparison(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray, size: int) -> Tensor:
         """The given picture beside the latent's: `[H, 2 * W, 3]` in [0, 1]; `size` is of no meaning here."""
         rendered = render_image(fields(latent)[0].field, store.shape).cpu()
-        return torch.cat([torch.from_numpy(values).float() / 255.0, rendered], dim=1).expand(-1, -1, 3)
+        both = torch.cat([torch.from_numpy(values).float() / 255.0, rendered], dim=1)
+        return over_white(both).expand(-1, -1, 3)
 
     def cameras(self, store: GridStore, split: str, size: int) -> tuple[Tensor, Intrinsics]:
         """One camera whose pixels are those of the picture on the plane x = 0."""
         return front_camera(store.shape)
 
     def picture(self, store: GridStore, values: np.ndarray, pose: Tensor, camera: Intrinsics) -> np.ndarray:
-        """The picture itself, grey repeated."""
-        return np.repeat(values, 3 // values.shape[2], axis=2)
+        """The picture itself, on white, grey repeated."""
+        seen = over_white(values)
+        return np.repeat(seen, 3 // seen.shape[2], axis=2)

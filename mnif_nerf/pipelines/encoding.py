@@ -25,7 +25,8 @@ def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int |
 
     Args:
         model: a model of voxels or images.
-        values: voxels bool `[G, G, G]`, or pictures uint8 `[H, W, C]`, of any resolution but all of one.
+        values: voxels bool `[G, G, G]`, or pictures uint8 `[H, W, C]` (of four channels, straight colours and alpha, as
+            files have them), of any resolution but all of one.
         points: number of points of each grid that the inner loop sees; 0 for all, None for as many as in training.
 
     Raises:
@@ -102,7 +103,7 @@ def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStor
     if not values:
         raise MNIFError("there is nothing to encode; give at least one grid or picture.")
     grid = None if model.grid is None else GridFacts.from_dict(model.grid, model.field.spec.in_features)
-    store = store_of(values, model.modality, grid)
+    store = store_of([model.kind.as_stored(np.asarray(value)) for value in values], model.modality, grid)
     if store.channels != model.field.spec.out_features:
         raise MNIFError(
             f"pictures of {store.channels} channels do not fit this model, which has {model.field.spec.out_features}."

@@ -142,7 +142,8 @@ class MNIFPipeline(Editor):
         """The objects nearest to given voxel grids or pictures, found with the networks as they are.
 
         Args:
-            values: voxels bool `[G, G, G]` or pictures uint8 `[H, H, C]`, of any one resolution.
+            values: voxels bool `[G, G, G]` or pictures uint8 `[H, W, C]` (C = 4: straight colours and alpha, such as
+                `np.asarray(item.image())`), of any one resolution.
             points: of each grid that the inner loop of a meta-learned model sees; 0 for all, None for as many as in
                 training.
 
@@ -162,7 +163,7 @@ class MNIFPipeline(Editor):
 
         Args:
             observation: a path (a scene folder or transforms.json, a picture, a mesh, voxels, a point cloud), or an
-                array: voxels bool `[G, G, G]` (float: NaN is unknown), a picture uint8 `[R, R, C]`, points `[N, 3]`.
+                array: voxels bool `[G, G, G]` (float: NaN is unknown), a picture uint8 `[H, W, C]`, points `[N, 3]`.
             settings: of `mnif_nerf.pipelines.fit.fitting.FitSettings`: `restarts`, `steps`, `views`, `region`, ...
 
         Raises:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.heads import color_from_raw
+from mnif_nerf.rendering.alpha import has_alpha, over_white
 from mnif_nerf.rendering.grids import cell_coordinates
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -29,7 +30,7 @@ def render_image(compact: CompactField, shape: int | Sequence[int]) -> Tensor:
         shape: (H, W) pixels, or one number for a square; the field is read at their centres.
 
     Returns:
-        `[H, W, C]` in [0, 1], on the field's device.
+        `[H, W, C]` in [0, 1], on the field's device; of four channels, colours premultiplied.
     """
     device = compact.weights[0].device
     height, width = (shape, shape) if isinstance(shape, int) else shape
@@ -48,14 +49,14 @@ def render_plane(
     """Rays that meet the picture on its plane, over a white background.
 
     Args:
-        compact: a field of two coordinates (row, column) and one or three channels.
+        compact: a field of two coordinates (row, column) and one, three or four channels.
         origins, directions: `[R, 3]` world units; directions of unit length.
         shape: (H, W) of the picture, for its proportions; its longer edge is one unit long.
 
     Returns:
         `rgb` `[R, 3]` in [0, 1], grey repeated; `depth` `[R, 1]`, the distance to the plane (where the ray misses
-        the picture, to the far side of the scene box); and `accumulation` `[R, 1]`, 1 on the picture and 0 beside
-        it. A ray along the plane, or with the plane behind it, misses.
+        the picture, to the far side of the scene box); and `accumulation` `[R, 1]`, on the picture its alpha or 1,
+        and 0 beside it. A ray along the plane, or with the plane behind it, misses.
     """
     distance = -origins[:, 0] / directions[:, 0]  # infinite or NaN along the plane, which no comparison lets pass
     points = origins + distance.unsqueeze(1) * directions
@@ -63,12 +64,15 @@ def render_plane(
     reach = torch.tensor([count / max(shape) for count in shape], dtype=at.dtype, device=at.device).unsqueeze(1)
     hit = (distance > 0) & (at.abs() <= reach).all(dim=0)
     near, far = box_interval(origins, directions, HALF_EXTENT)
-    rgb = origins.new_ones(len(origins), 3)
+    rgb, accumulation = origins.new_ones(len(origins), 3), hit.unsqueeze(1).to(origins.dtype)
     for rays in hit.nonzero().flatten().split(_CHUNK):
         if len(rays):
-            rgb[rays] = _colors(compact, at[:, rays]).T.expand(-1, 3).to(rgb.dtype)
+            colors = _colors(compact, at[:, rays]).T.to(rgb.dtype)
+            rgb[rays] = over_white(colors).expand(-1, 3)
+            if has_alpha(colors):
+                accumulation[rays] = colors[:, 3:]
     depth = torch.where(hit, distance, torch.maximum(far, near))
-    return {"rgb": rgb, "depth": depth.unsqueeze(1), "accumulation": hit.unsqueeze(1).to(rgb.dtype)}
+    return {"rgb": rgb, "depth": depth.unsqueeze(1), "accumulation": accumulation}
 
 
 def _colors(compact: CompactField, coordinates: Tensor) -> Tensor:

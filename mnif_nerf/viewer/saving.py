@@ -37,7 +37,7 @@ def export_object(item: NeuralObject, folder: Path) -> Path:
         from mnif_nerf.objects.solid import require_solid
 
         return write_mesh(require_solid(item).mesh(MESH_RESOLUTION), free_path(folder, item.name, ".glb"))
-    picture, path = item.picture(_PICTURE_PIXELS), free_path(folder, item.name, ".png")
+    picture, path = item.own_picture(_PICTURE_PIXELS), free_path(folder, item.name, ".png")
     with atomic_file(path) as temporary:
         picture.save(temporary)
     return path

@@ -21,8 +21,10 @@ from mnif_nerf.data.stores.grid_pack import surface_cells
 from mnif_nerf.data.stores.packing import ordered_results
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.progress import progress_bar
+from mnif_nerf.rendering.alpha import CHANNELS as WITH_ALPHA
 
 _ARRAYS = (".npy", ".npz")
+_CHANNELS = {1: "grey", 3: "in colour", WITH_ALPHA: "in colour with alpha"}
 
 
 def grid_modality(root: Path) -> str | None:
@@ -86,7 +88,8 @@ def check_grids(root: Path | str, modality: str, progress: bool = True) -> tuple
         lines.append(f"{split}: {_describe(layout, [result for _, result in sound])}")
     if not readable:
         raise MNIFError(problems[0])
-    return lines, problems + _disagreements(layout, readable)
+    taken, disagreements = _settled(layout, readable)
+    return lines + taken, problems + disagreements
 
 
 @dataclass(frozen=True)
@@ -165,13 +168,18 @@ def _range(numbers: list[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _disagreements(layout: GridLayout, readable: list[tuple[GridSource, _Found]]) -> list[str]:
-    """What keeps readable files from being trained on together."""
+def _settled(layout: GridLayout, readable: list[tuple[GridSource, _Found]]) -> tuple[list[str], list[str]]:
+    """What training takes of pictures, and what keeps readable files from being trained on together."""
     if layout.reader.values == "bits":
         first = readable[0][1].shape
-        return [unequal_shape(source, one.shape, first) for source, one in readable if one.shape != first]
+        return [], [unequal_shape(source, one.shape, first) for source, one in readable if one.shape != first]
+    sources = [source for source, _ in readable]
     try:
-        layout.reader.settle([source for source, _ in readable], None, None)
+        facts = layout.reader.settle(sources, None, None)
+        notes = layout.reader.notes(sources, None, facts)
     except MNIFError as error:
-        return [str(error)]
-    return []
+        return [], [str(error)]
+    if layout.reader.values == "floats":
+        return notes, []
+    rows, columns = facts.shape
+    return [f"training takes {columns} x {rows} pixels, {_CHANNELS[facts.channels]}", *notes], []

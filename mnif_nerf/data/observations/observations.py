@@ -15,6 +15,7 @@ from mnif_nerf.data.readers.cloud_files import PointCloud, checked_cloud
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame
 from mnif_nerf.data.readers.voxel_files import require_shape
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.rendering.alpha import premultiplied
 
 Kind = Literal["views", "photo", "mesh", "voxels", "cloud", "image"]
 MOST_PIXELS = 128
@@ -75,7 +76,8 @@ class Scan:
 
 @dataclass(frozen=True)
 class Picture:
-    """Pixels uint8 [H, W, C]; `known` bool [H, W] says which were observed, None all."""
+    """Pixels uint8 [H, W, C], with alpha as `mnif_nerf.rendering.alpha` has it; `known` bool [H, W] says which were
+    observed, None all."""
 
     pixels: np.ndarray
     known: np.ndarray | None = None
@@ -121,7 +123,8 @@ class Placement:
 
 
 def as_observation(value: Any) -> Observation:
-    """An observation from an array: voxels bool or float [G, G, G], a picture uint8 [R, R, C], points [N, 3 or 6].
+    """An observation from an array: voxels bool or float [G, G, G], a picture uint8 [H, W, C] (of four
+    channels, straight colours and alpha), points [N, 3 or 6].
 
     Raises:
         MNIFError: another shape or type.
@@ -134,12 +137,12 @@ def as_observation(value: Any) -> Observation:
         cells = array if array.dtype == bool else np.nan_to_num(array) > 0.5
         require_shape(cells, "voxels")
         return Cells(cells, known)
-    if array.ndim == 3 and array.dtype == np.uint8 and array.shape[0] == array.shape[1]:
-        return Picture(array)
+    if array.ndim == 3 and array.dtype == np.uint8:
+        return Picture(premultiplied(array))
     if array.ndim == 2 and array.dtype.kind == "f":
         cloud = checked_cloud(array, "points")
         return Scan(replace(cloud, points=cloud.points.astype(np.float32)))
     raise MNIFError(
         f"an array of shape {list(array.shape)} and type {array.dtype} is no observation; give voxels bool [G, G, G], "
-        "a picture uint8 [R, R, C], points float [N, 3], or a path."
+        "a picture uint8 [H, W, C], points float [N, 3], or a path."
     )

@@ -37,6 +37,7 @@ class GridReader(ABC):
         expected: the files, for messages.
         suffixes: that the files end in, lower case.
         folders: below the data's root, where the folders of the splits may be.
+        changes: a word for each change in what is read from the same files, so that older stores are packed again.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class GridReader(ABC):
     expected: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     folders: ClassVar[tuple[str, ...]] = ("",)
+    changes: ClassVar[tuple[str, ...]] = ()
 
     def files(self, folder: Path) -> list[Path]:
         """The files of instances in a folder and below it, sorted."""
@@ -71,8 +73,8 @@ class GridReader(ABC):
             MNIFError: an unreadable file, unequal sizes, or a size that cannot be had.
         """
 
-    def notes(self, sources: Sequence[GridSource], channels: int | None) -> list[str]:
-        """Sentences for the user about what `settle` decided for files that differ; the arguments are its own."""
+    def notes(self, sources: Sequence[GridSource], channels: int | None, facts: GridFacts) -> list[str]:
+        """Sentences for the user about what `settle` decided (`facts`) for files of a split that differ."""
         return []
 
     @abstractmethod

@@ -1,7 +1,8 @@
 """Pictures as training data: finding them, agreeing on one size and number of channels, and decoding them.
 
-A picture is turned as its EXIF note says, laid on white where it is transparent, cut to the wanted proportions around
-its middle and reduced with Pillow's bicubic filter. That filter widens with the reduction and so averages over what a
+A picture is turned as its EXIF note says, cut to the wanted proportions around its middle and reduced with Pillow's
+bicubic filter. Where it is transparent it keeps its alpha (four channels, colours premultiplied: see
+`mnif_nerf.rendering.alpha`) or is laid on white. That filter widens with the reduction and so averages over what a
 pixel covers: a wave of 1.25 periods per new pixel keeps half a percent of its height, a quarter period 94 %. The
 paper's training pictures were reduced with it too. Lanczos is a little sharper but overshoots an edge by 7 % instead
 of 4 %; plain area averages let a fifth of the first wave through. Values stay gamma-encoded.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -19,6 +21,7 @@ from mnif_nerf.data.grid_facts import scaled_shape
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, READ_ERRORS, composite_white, unreadable
 from mnif_nerf.data.readers.splits import find_files
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.rendering.alpha import CHANNELS as WITH_ALPHA
 
 DEFAULT_RESOLUTION = 64
 """Pixels along an edge where neither the user nor the files say otherwise."""
@@ -26,6 +29,8 @@ DEFAULT_RESOLUTION = 64
 _GREY_MODES = ("1", "L", "LA", "La", "F")  # and all whose name starts with "I": 16 or 32 bits of grey
 _ORIENTATION = 0x0112  # EXIF
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
+_MODES = {1: "L", 3: "RGB", WITH_ALPHA: "RGBa"}  # the last is Pillow's name of premultiplied colours
+_OPAQUE = 250  # programs write alpha a few levels below 255 where nothing is transparent
 
 
 def find_pictures(folder: Path | str) -> list[Path]:
@@ -47,7 +52,7 @@ def inspect_pictures(
     channels: int | None = None,
     at_least: int = 2,
 ) -> tuple[tuple[int, ...], int]:
-    """Settle on a shape and number of channels for pictures, from their headers alone.
+    """Settle on a shape and number of channels for pictures: from their headers, and from alpha where they have it.
 
     Pictures of one size keep their proportions. Pictures of several sizes are cut to squares.
 
@@ -55,8 +60,9 @@ def inspect_pictures(
         paths: the files.
         size: pixels along the longer edge, or the exact (rows, columns); None takes the files' own size where all
             have one with edges of up to 64, and a longer edge of 64 otherwise.
-        channels: 1 or 3; None takes 1 where all files are grey and 3 where one is in colour. A file in colour
-            counts as such whatever its pixels say.
+        channels: 1 (grey), 3 (colour) or 4 (colour and alpha). None takes 4 where a pixel of a file is transparent,
+            else 1 where all files are grey and 3 where one is in colour. A file in colour counts as such whatever its
+            pixels say.
         at_least: how many pictures there have to be (two to learn from, one to test on).
 
     Returns:
@@ -66,16 +72,19 @@ def inspect_pictures(
         MNIFError: a file that cannot be read or is smaller than the shape, too few files, or a size or number of
             channels that cannot be.
     """
-    if channels not in (None, 1, 3):
-        raise MNIFError(f"`channels` is {channels}; pictures have 1 (grey) or 3 (colour).")
+    if channels is not None and channels not in _MODES:
+        raise MNIFError(f"`channels` is {channels}; pictures have 1 (grey), 3 (colour) or 4 (colour and alpha).")
     if size is not None and min((size,) if isinstance(size, int) else size) < 1:
         raise MNIFError(f"`resolution` is {size}; ask for at least 1 pixel.")
-    sizes, grey = _headers(paths, at_least)
-    shape = size if isinstance(size, tuple) else _shape_of(sizes, size)
-    for path, (width, height) in zip(paths, sizes):
+    headers = _headers(paths, at_least)
+    shape = size if isinstance(size, tuple) else _shape_of([header.size for header in headers], size)
+    for path, header in zip(paths, headers):
+        width, height = header.size
         if height < shape[0] or width < shape[1]:
-            raise _too_small(path, (width, height), shape)
-    return shape, channels or (1 if all(grey) else 3)
+            raise _too_small(path, header.size, shape)
+    if channels is None and any(_is_transparent(path) for path, header in zip(paths, headers) if header.alpha):
+        channels = WITH_ALPHA
+    return shape, channels or (1 if all(header.grey for header in headers) else 3)
 
 
 def grey_among_color(paths: Sequence[Path]) -> list[Path]:
@@ -84,8 +93,17 @@ def grey_among_color(paths: Sequence[Path]) -> list[Path]:
     Raises:
         MNIFError: a file that cannot be read.
     """
-    _, grey = _headers(paths, 1)
-    return [] if all(grey) else [path for path, is_grey in zip(paths, grey) if is_grey]
+    headers = _headers(paths, 1)
+    return [path for path, header in zip(paths, headers) if header.grey and not all(each.grey for each in headers)]
+
+
+def without_alpha(paths: Sequence[Path]) -> list[Path]:
+    """Those that have no alpha channel and no transparent colour.
+
+    Raises:
+        MNIFError: a file that cannot be read.
+    """
+    return [path for path, header in zip(paths, _headers(paths, 1)) if not header.alpha]
 
 
 def _shape_of(sizes: list[tuple[int, int]], longest: int | None) -> tuple[int, int]:
@@ -104,7 +122,8 @@ def read_picture(path: Path | str, size: int | tuple[int, ...], channels: int) -
         path: a PNG or JPEG file.
         size: (H, W), or one number for a square. Where it reaches the file's edge in one direction, no pixel is
             changed but by the cut.
-        channels: C, 1 (colour becomes its luma, ITU-R 601) or 3 (grey is repeated).
+        channels: C, 1 (colour becomes its luma, ITU-R 601), 3 (grey is repeated; both are laid on white where they
+            are transparent) or 4 (colours times alpha, and alpha; 255 all over where the file has none).
 
     Raises:
         MNIFError: unreadable, truncated, or smaller than `size`.
@@ -117,7 +136,7 @@ def read_picture(path: Path | str, size: int | tuple[int, ...], channels: int) -
             # four times the size wanted, that changes the result by half a grey level (RMS).
             longest = 4 * max(rows, columns)
             opened.draft(None, (longest, longest))
-            picture = _eight_bits(ImageOps.exif_transpose(opened))
+            picture = _eight_bits(ImageOps.exif_transpose(opened), channels == WITH_ALPHA)
     except READ_ERRORS as error:
         raise unreadable(path, error) from None
     if picture.height < rows or picture.width < columns:
@@ -126,48 +145,73 @@ def read_picture(path: Path | str, size: int | tuple[int, ...], channels: int) -
     ratio = min(picture.height / rows, picture.width / columns)
     wide, high = min(picture.width, round(ratio * columns)), min(picture.height, round(ratio * rows))
     left, top = (picture.width - wide) // 2, (picture.height - high) // 2
-    picture = picture.crop((left, top, left + wide, top + high)).convert("L" if channels == 1 else "RGB")
+    picture = picture.crop((left, top, left + wide, top + high)).convert(_MODES[channels])
     if (wide, high) != (columns, rows):
         picture = picture.resize((columns, rows), Image.Resampling.BICUBIC)
-    return np.asarray(picture).reshape(rows, columns, channels)
+    pixels = np.asarray(picture).reshape(rows, columns, channels)
+    # The filter overshoots colours and alpha by different amounts.
+    return np.minimum(pixels, pixels[..., 3:]) if channels == WITH_ALPHA else pixels
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """The same picture as L or RGB, on white."""
+def _eight_bits(picture: Image.Image, keep_alpha: bool) -> Image.Image:
+    """The same picture as RGBA, or as L or RGB on white."""
     if picture.mode.startswith("I") or picture.mode == "F":
         # Pillow's own conversion would cut off above 255.
         deep = np.asarray(picture)
         levels = np.rint(np.clip(deep, 0, 65535) / 257.0).astype(np.uint8)
         transparent = picture.info.get("transparency")
+        picture = Image.fromarray(levels)
         if isinstance(transparent, int):
-            levels = np.where(deep == transparent, np.uint8(255), levels)
-        return Image.fromarray(levels)
+            picture.putalpha(Image.fromarray(np.where(deep == transparent, 0, 255).astype(np.uint8)))
+    if keep_alpha:
+        return picture.convert("RGBA")
     grey = _is_grey(picture)
-    if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
+    if _may_be_transparent(picture):
         picture = Image.fromarray(composite_white(np.asarray(picture.convert("RGBA"))))
     return picture.convert("L" if grey else "RGB")
 
 
-def _headers(paths: Sequence[Path], at_least: int) -> tuple[list[tuple[int, int]], list[bool]]:
-    """(width, height) and whether grey, of every file."""
+class _Header(NamedTuple):
+    """(width, height), whether it is grey, and whether it may be transparent."""
+
+    size: tuple[int, int]
+    grey: bool
+    alpha: bool
+
+
+def _headers(paths: Sequence[Path], at_least: int) -> list[_Header]:
+    """What the beginning of every file says."""
     if not paths:
         raise MNIFError("no pictures were found; give a folder of PNG or JPEG files.")
-    sizes, grey, faults = [], [], []
+    found, faults = [], []
     for path in paths:
         try:
             with Image.open(path) as picture:
-                sizes.append(_upright_size(picture))
-                grey.append(_is_grey(picture))
+                found.append(_Header(_upright_size(picture), _is_grey(picture), _may_be_transparent(picture)))
         except READ_ERRORS as error:
             faults.append(unreadable(path, error))
-    if faults and len(sizes) != 1:
+    if faults and len(found) != 1:
         raise faults[0]
-    if len(sizes) < at_least:
+    if len(found) < at_least:
         only = "picture" if len(paths) == 1 else f"of {len(paths)} pictures that can be read"
         raise MNIFError(f"{paths[0].parent}: holds one {only}; a model needs {at_least} or more to learn from.")
     if faults:
         raise faults[0]
-    return sizes, grey
+    return found
+
+
+def _may_be_transparent(picture: Image.Image) -> bool:
+    return picture.mode in _ALPHA_MODES or "transparency" in picture.info
+
+
+def _is_transparent(path: Path) -> bool:
+    """Whether a pixel of a file is; one that cannot be decoded is not, and is told of when it is read."""
+    try:
+        with Image.open(path) as opened:
+            alpha = np.asarray(_eight_bits(opened, True).getchannel("A"))
+    except READ_ERRORS:
+        return False
+    return bool(alpha.min() < _OPAQUE)
 
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:

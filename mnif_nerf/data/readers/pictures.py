@@ -11,17 +11,25 @@ import numpy as np
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.grid_reader import GridReader, Read, Size, plain_reading, register
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
-from mnif_nerf.data.readers.picture_files import find_pictures, grey_among_color, inspect_pictures, read_picture
+from mnif_nerf.data.readers.picture_files import (
+    find_pictures,
+    grey_among_color,
+    inspect_pictures,
+    read_picture,
+    without_alpha,
+)
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.rendering.alpha import CHANNELS as WITH_ALPHA
 
 
 class PictureReader(GridReader):
-    """Pictures: uint8 [H, W, C], C = 1 or 3."""
+    """Pictures: uint8 [H, W, C], C = 1, 3 or 4 (see `mnif_nerf.rendering.alpha`)."""
 
     name, values, nouns = "image", "bytes", "pictures"
     expected = "PNG or JPEG files, in train/, val/ and test/ or all together"
     suffixes = IMAGE_SUFFIXES
+    changes = ("alpha",)
 
     def files(self, folder: Path) -> list[Path]:
         """PNG and JPEG files."""
@@ -31,9 +39,20 @@ class PictureReader(GridReader):
         """See `inspect_pictures`."""
         return GridFacts(*inspect_pictures([source.path for source in sources], size, channels))
 
-    def notes(self, sources: Sequence[GridSource], channels: int | None) -> list[str]:
-        """Grey pictures among coloured ones become coloured."""
-        grey = [] if channels else grey_among_color([source.path for source in sources])
+    def notes(self, sources: Sequence[GridSource], channels: int | None, facts: GridFacts) -> list[str]:
+        """Grey pictures among coloured ones become coloured, and those without alpha among others opaque."""
+        paths = [source.path for source in sources]
+        if channels:
+            return []
+        if facts.channels == WITH_ALPHA:
+            opaque = without_alpha(paths)
+            if not opaque:
+                return []
+            return [
+                f"{len(opaque)} of {len(sources)} pictures have no alpha ({opaque[0].name}, ...), others of the data "
+                "are transparent: alpha is learned, and those are opaque; channels 3 lays all on white instead."
+            ]
+        grey = grey_among_color(paths)
         if not grey:
             return []
         return [

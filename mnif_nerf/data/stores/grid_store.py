@@ -6,7 +6,7 @@ On disk (`<root>/.mnif/<reader>-<resolution>/<split>/`, or under the folder that
     bits.npy                 cells that are inside or not: uint8 [N, cells / 8], cell c is bit c % 8 of byte c // 8
     surface.npy              bits: int32, numbers of the cells near the surface, instance after instance
     surface_offsets.npy      bits: int64 [N + 1], where each instance's part of them begins
-    bytes.npy                pictures: uint8 [N, *shape, C]
+    bytes.npy                pictures: uint8 [N, *shape, C], with alpha (C = 4) as `mnif_nerf.rendering.alpha` has it
     floats.npy               real values in their own units: float32 [N, *shape, C]
 
 Cells are numbered as in `mnif_nerf.rendering.grids`, the last axis fastest. A cell is near the surface if one of those
@@ -183,7 +183,7 @@ def open_grid_store(
         resolution: cells along the longest edge, or the exact shape. None takes what the files have: voxels and
             signals must agree, meshes alone become 64^3, pictures have 64 or less. Finer voxels and signals are
             brought to a resolution that divides theirs, by blocks.
-        channels: of pictures, 1 or 3; of signals, how many the last axis of an array holds. None takes what the
+        channels: of pictures, 1, 3 or 4; of signals, how many the last axis of an array holds. None takes what the
             files have.
         progress: show a progress bar while packing.
 
@@ -209,13 +209,13 @@ def open_grid_store(
         facts = reader.settle(layout.every(), resolution, channels)
         with progress_bar(f"packing {split}", len(sources), reader.nouns, progress) as advance:
             pack_grids(reader, sources, folder, facts, resolution is None, advance)
-        names = [source.name for source in sources]
-        return {"split": split, "grid": facts.to_dict(), "names": names, "notes": reader.notes(sources, channels)}
+        names, notes = [source.name for source in sources], reader.notes(sources, channels, facts)
+        return {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
 
     return open_or_build(
         target,
         FORMAT,
-        files_fingerprint(listing, resolution, channels, len(sources), *names),
+        files_fingerprint(listing, resolution, channels, len(sources), *names, *reader.changes),
         f"the {split} split",
         lambda manifest: _open_arrays(layout, target, manifest),
         build,

@@ -329,9 +329,19 @@ void main() {
   vec2 at = vec2(-p.z, p.y) / HALF_EXTENT;
   bool hit = t > 0.0 && all(lessThanEqual(abs(at), REACH.xy));
   result = vec4(uBackground, 1.0);
-  if (hit) result.rgb = color(network(vec4(at, 0.0, 0.0)).CHANNELS);
+  if (hit) {
+    vec4 raw = network(vec4(at, 0.0, 0.0));
+    result.rgb = SEEN;
+  }
 }
 `;
+
+// What is seen of a picture's raw outputs, by their number. Of four the last is alpha, and colours are times alpha.
+const SEEN = {
+  1: "color(raw.xxx)",
+  3: "color(raw.xyz)",
+  4: "min(color(raw.xyz), color(raw.www)) + (1.0 - color(raw.www)) * uBackground",
+};
 
 // What a cell of a grid of distances holds. Where a grid of half its resolution says that no surface can be near, that
 // will do.
@@ -419,14 +429,15 @@ function fragmentSources(model, layout, source) {
         : `#define ${name} ${glslNumber(number)}\n`,
     )
     .join("");
-  const grey = model.sizes[model.sizes.length - 1] === 1;
+  const outputs = model.sizes[model.sizes.length - 1];
+  const grey = outputs === 1;
   const cell = {
     radiance: "density(network(vec4(p, 0.0)).w) > OCCUPIED_ABOVE ? 1.0 : 0.0",
     voxel: "insideOf(network(vec4(p / HALF_EXTENT, 0.0))) > OCCUPIED_ABOVE ? 1.0 : 0.0",
     distance: "cellOf(p)",
   };
   const names =
-    `#define GRID_WIDTH ${GRID_WIDTH}\n#define CHANNELS ${grey ? "xxx" : "xyz"}\n#define W0 ${glslNumber(model.w0)}\n` +
+    `#define GRID_WIDTH ${GRID_WIDTH}\n#define SEEN ${SEEN[outputs]}\n#define W0 ${glslNumber(model.w0)}\n` +
     `#define CELL (${cell[model.modality] || "1.0"})\n`;
   const head = {
     radiance: COLORS[model.head] + DENSITIES[model.head],

@@ -13,6 +13,7 @@ from mnif_nerf.data.readers.images import composite_white
 from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.pipelines.fit.scores import photo_render, see, unseen_truth
 from mnif_nerf.pipelines.fit.task import SeenMesh
+from mnif_nerf.rendering.alpha import over_white
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.voxel_faces import render_cells
 
@@ -82,13 +83,14 @@ def _photo_rows(
 
 def _picture_rows(fit: Fit, seen: Picture, truth: Picture | None) -> tuple[list[list[Any]], list[list[str]]]:
     size = max(seen.pixels.shape[:2])
-    shown = np.repeat(seen.pixels, 3 // seen.pixels.shape[2], axis=2).copy()
+    pixels = over_white(seen.pixels)
+    shown = np.repeat(pixels, 3 // pixels.shape[2], axis=2).copy()
     captions = ["observed", "start (mean)", "fit"]
     if seen.known is not None:
         shown[~seen.known] = (150, 170, 210)  # a colour that says: nothing is known here
     row = [shown, fit.before.picture(size), fit.best.picture(size)]
     if truth is not None and seen.known is not None and not seen.known.all():
-        row.append(truth.pixels)
+        row.append(over_white(truth.pixels))
         captions.append("truth")
     return [[_large(part) for part in row]], [captions]
 

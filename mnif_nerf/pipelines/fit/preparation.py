@@ -26,12 +26,14 @@ from mnif_nerf.latents.evidence import PointPool, ViewEvidence, view_rays
 from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_scan
 from mnif_nerf.pipelines.fit.task import FitTask
 from mnif_nerf.rendering import grids
+from mnif_nerf.rendering.alpha import has_alpha
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.cell_distances import cell_distances
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.model_folder import StoredModel
 
+_OPAQUE = "nothing of the picture is transparent: what lies behind the object is fitted as part of it."
 _NO_NORMALS = "the cloud has no normals: they were estimated."
 _SAMPLES = 16
 _SAMPLES_WITHOUT_HULL = 32
@@ -246,7 +248,9 @@ def _picture(model: StoredModel, picture: Picture, region: Region, seed: int) ->
     evidence = model.kind.point_evidence(model.field, [pool], min(1024, max(1, len(rows))), seed=seed)
     truth = picture if picture.known is None else None
     complete = bool(seen.all())
-    return FitTask(Picture(picture.pixels, seen), evidence, truth, complete, 1e-4 if complete else 3e-2)
+    opaque = has_alpha(picture.pixels) and bool((picture.pixels[seen, 3] == 255).all())
+    weight, notes = 1e-4 if complete else 3e-2, (_OPAQUE,) if opaque else ()
+    return FitTask(Picture(picture.pixels, seen), evidence, truth, complete, weight, notes)
 
 
 def _pools(points: SolidPoints, device: Any, near: float = 0.5) -> list[PointPool]:

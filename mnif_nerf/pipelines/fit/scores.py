@@ -12,6 +12,7 @@ from mnif_nerf.data.observations.observations import Cells, Photo, Picture, Pose
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.metrics.grids import iou
 from mnif_nerf.metrics.images import psnr
+from mnif_nerf.objects.image import NeuralImage
 from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics
 from mnif_nerf.pipelines.fit.task import SeenMesh
@@ -166,10 +167,10 @@ def grid_iou(item: NeuralObject, values: np.ndarray, known: np.ndarray | None = 
 
 
 def picture_scores(item: NeuralObject, seen: Picture, truth: Picture | None) -> dict[str, float]:
-    """PSNR over the pixels that were seen and, given a truth, over the others."""
+    """PSNR over the pixels that were seen and, given a truth, over the others; all channels count."""
+    assert isinstance(item, NeuralImage)
     shape = seen.pixels.shape[:2]
-    made = np.asarray(item.picture(max(shape)), dtype=np.float32) / 255
-    made = made[..., : seen.pixels.shape[2]]
+    made = item.pixels(max(shape)).astype(np.float32) / 255
     known = np.ones(shape, dtype=bool) if seen.known is None else seen.known
     found = {"psnr_seen": _masked_psnr(made, seen.pixels, known)}
     if truth is not None and not known.all():
