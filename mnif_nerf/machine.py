@@ -98,6 +98,43 @@ def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
     return best
 
 
+class ThreadTuner:
+    """Times a loop's steps, and chooses the number of threads again where the machine became busy or idle.
+
+    The first choice is that of the first step. It is made again when a hundred steps took half as long again as the
+    fastest hundred before, and once in five minutes; after a choice, ten seconds of steps pass before the next.
+
+    Args:
+        probe: see `tune_threads`; called between steps.
+        say: prints a line when another number is chosen.
+    """
+
+    _STEPS, _SLOWER, _LEAST, _MOST = 100, 1.5, 10.0, 300.0  # steps, ratio, seconds, seconds
+
+    def __init__(self, probe: Callable[[], object], say: Callable[[str], None]) -> None:
+        self._probe, self._say = probe, say
+        self.threads = 0
+        self._steps, self._seconds, self._since, self._fastest = 0, 0.0, 0.0, float("inf")
+
+    def choose(self) -> int:
+        """Time the probe, set the faster number of threads, and say so where it is another than before."""
+        before, self.threads = self.threads, tune_threads(self._probe)
+        self._steps, self._seconds, self._since = 0, 0.0, 0.0
+        if self.threads != before:
+            self._say(f"Training on {self.threads} thread{'s' if self.threads > 1 else ''}, the faster choice just now.")
+        return self.threads
+
+    def step_took(self, seconds: float) -> None:
+        """Take the duration of a step, in seconds."""
+        self._steps, self._seconds, self._since = self._steps + 1, self._seconds + seconds, self._since + seconds
+        if self._steps < self._STEPS:
+            return
+        slow = self._seconds > self._SLOWER * self._fastest
+        self._fastest, self._steps, self._seconds = min(self._fastest, self._seconds), 0, 0.0
+        if self._since > self._MOST or (slow and self._since > self._LEAST):
+            self.choose()
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Torch on one thread: sums are taken in one order, and the same seed gives the same numbers everywhere.

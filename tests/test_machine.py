@@ -132,3 +132,25 @@ def test_threads_that_the_user_gave_are_no_choice_of_ours(monkeypatch: pytest.Mo
     model = SimpleNamespace(parameters=lambda: iter([torch.zeros(1)]), zero_grad=lambda set_to_none: None)
     trainer = SimpleNamespace(model=model, source=SimpleNamespace(draw=lambda step: None))
     assert Stage1Trainer.choose_threads(trainer) is None  # type: ignore[arg-type]
+
+
+def test_threads_are_chosen_again_where_steps_become_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice made on an idle machine cost the rest of the run its speed: 30 ms became 500 once others came."""
+    from mnif_nerf import machine
+
+    faster, said = [2], []
+    monkeypatch.setattr(machine, "tune_threads", lambda probe: faster[0])
+    tuner = machine.ThreadTuner(lambda: None, said.append)
+    assert tuner.choose() == 2
+    for _ in range(400):
+        tuner.step_took(0.03)
+    faster[0] = 1
+    assert tuner.threads == 2
+    for _ in range(100):
+        tuner.step_took(0.5)
+    assert tuner.threads == 1
+    assert [line.split(",")[0] for line in said] == ["Training on 2 threads", "Training on 1 thread"]
+    faster[0] = 2  # idle again: steps are no slower, so it takes the five minutes
+    for _ in range(3100):
+        tuner.step_took(0.1)
+    assert tuner.threads == 2

@@ -33,11 +33,11 @@ class DemoConfig:
             them, images of handwritten digits, or signals (days of electricity demand, which need the extra "signals").
         data: where the data is made; by default data/procedural_cars, data/procedural_car_voxels, data/digits, ...
         output: where the run and its pictures go; by default outputs/demo, outputs/demo-sdf, outputs/demo-voxel, ...
-        num_cars: training cars; by default 128, of voxels 512. The digits are as many as there are.
+        num_cars: training cars; by default 128, of voxels 256. The digits are as many as there are.
         train_views: views of each car (radiance).
         resolution: pixels along an image's edge (radiance).
         seed: random seed of the cars, the training and the samples.
-        steps: training steps; 0 takes the method's own number.
+        steps: training steps; 0 takes the demo's own number: the method's, or fewer where that takes long.
         num_samples: generated objects on the sheet; by default 16, of digits 64.
     """
 
@@ -165,8 +165,8 @@ def _train(config: DemoConfig, run: Path) -> None:
         config.kind.demo.method, "--data", str(config.data_folder()), "--output-dir", str(output.parent),
         "--experiment-name", output.name, "--timestamp", _RUN, "--machine.seed", str(42 + config.seed),
     ]  # fmt: skip
-    if config.steps > 0:
-        arguments += ["--max-num-iterations", str(config.steps)]
+    if steps := config.steps or config.kind.demo.steps:
+        arguments += ["--max-num-iterations", str(steps)]
     if list((run / "nerfstudio_models").glob("*.ckpt")):
         arguments += ["--load-dir", str(run / "nerfstudio_models")]
     _command("ns-train", *arguments)

@@ -7,6 +7,7 @@ signal they describe, or nerfstudio, whose pipeline and trainer are thin adapter
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.table import LatentTable
 from mnif_nerf.latents.watch import TrainingWatch, total
-from mnif_nerf.machine import denormals_flushed, threads_are_given, tune_threads
+from mnif_nerf.machine import ThreadTuner, denormals_flushed, threads_are_given
 from mnif_nerf.random import stream
 
 
@@ -254,6 +255,7 @@ class Stage1Trainer:
         self.model, self.source, self.optimizers = model, source, optimizers
         self.seed, self.encode_batch, self.watch = seed, encode_batch, TrainingWatch(warn)
         self._stale = False  # whether computed latents are older than the networks
+        self._tuner: ThreadTuner | None = None
 
     @denormals_flushed()
     def step(self, step: int) -> StepResult:
@@ -262,6 +264,7 @@ class Stage1Trainer:
         Raises:
             MNIFError: the inner loop diverged.
         """
+        start = time.perf_counter()
         self.optimizers.zero_grad()
         outputs = self.losses(step)
         losses = outputs["losses"]
@@ -269,6 +272,8 @@ class Stage1Trainer:
         loss.backward()
         self.optimizers.step()
         metrics = {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
+        if self._tuner is not None:
+            self._tuner.step_took(time.perf_counter() - start)
         return StepResult(loss.detach(), {name: value.detach() for name, value in losses.items()}, metrics)
 
     def losses(self, step: int) -> dict[str, Any]:
@@ -303,6 +308,8 @@ class Stage1Trainer:
     def choose_threads(self, threads: int = 0, say: Callable[[str], None] = print) -> int | None:
         """Set the threads of CPU training: `threads`, or, for 0, the faster setting of a few timed steps.
 
+        Found by timing, it is found again where the machine becomes busy or idle, see `ThreadTuner`.
+
         Args:
             threads: how many; 0 chooses.
             say: prints a line where a number was found by timing.
@@ -310,6 +317,7 @@ class Stage1Trainer:
         Returns:
             the number that was found by timing; None where nothing was timed.
         """
+        self._tuner = None
         if next(self.model.parameters()).device.type != "cpu":
             return None
         if threads > 0:
@@ -323,11 +331,10 @@ class Stage1Trainer:
         @denormals_flushed()
         def gradient() -> None:
             torch.stack(list(self.model(batch, self._seed(0))["losses"].values())).sum().backward()
+            self.model.zero_grad(set_to_none=True)
 
-        chosen = tune_threads(gradient)
-        self.model.zero_grad(set_to_none=True)
-        say(f"Training on {chosen} thread{'s' if chosen > 1 else ''}, the faster choice just now.")
-        return chosen
+        self._tuner = ThreadTuner(gradient, say)
+        return self._tuner.choose()
 
     @torch.no_grad()
     def refresh_latents(self, instances: Sequence[int] | None = None) -> None:

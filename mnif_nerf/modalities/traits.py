@@ -94,6 +94,7 @@ class Demo:
         frames: of the samples' turntable; None leaves it to `mnif-sample`.
         num_scored: training instances that are scored.
         across: how many samples along an edge share the place of one picture.
+        steps: of training; 0 takes the method's own number.
     """
 
     method: str
@@ -107,6 +108,7 @@ class Demo:
     frames: int | None = None
     num_scored: int = 32
     across: int = 1
+    steps: int = 0
 
 
 @dataclass(frozen=True)

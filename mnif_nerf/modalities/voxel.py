@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ANGLES = (25.0, 40.0)  # elevation and azimuth of a portrait, degrees
 _RADIUS = 1.05  # nearer than the cameras of radiance fields, which leave a wide margin
-_DEMO_CARS, _DEMO_UNSEEN = 512, 32  # unseen ones in each of val and test
+_DEMO_CARS, _DEMO_UNSEEN = 256, 16  # unseen ones in each of val and test
 _LIKENESS_CELLS = 64
 
 
@@ -111,7 +111,10 @@ class Voxel(GridModality):
     def demo(self) -> Demo:
         """Generated cars."""
         title = "Car shapes that never existed"
-        return Demo("mnif-voxel-lite", "procedural_car_voxels", "demo-voxel", title, "shapes", _make_cars)
+        return Demo(
+            "mnif-voxel-lite", "procedural_car_voxels", "demo-voxel", title, "shapes", _make_cars,
+            frames=12, steps=3000,
+        )  # fmt: skip
 
     @property
     def drawing(self) -> Drawing:
