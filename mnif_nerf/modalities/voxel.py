@@ -113,7 +113,7 @@ class Voxel(GridModality):
         title = "Car shapes that never existed"
         return Demo(
             "mnif-voxel-lite", "procedural_car_voxels", "demo-voxel", title, "shapes", _make_cars,
-            frames=12, steps=3000,
+            frames=12, num_scored=16, steps=3000,
         )  # fmt: skip
 
     @property
