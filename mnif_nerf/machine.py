@@ -121,7 +121,8 @@ class ThreadTuner:
         before, self.threads = self.threads, tune_threads(self._probe)
         self._steps, self._seconds, self._since = 0, 0.0, 0.0
         if self.threads != before:
-            self._say(f"Training on {self.threads} thread{'s' if self.threads > 1 else ''}, the faster choice just now.")
+            plural = "s" if self.threads > 1 else ""
+            self._say(f"Training on {self.threads} thread{plural}, the faster choice just now.")
         return self.threads
 
     def step_took(self, seconds: float) -> None:

@@ -365,7 +365,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     data_command.entrypoint()
     printed = capsys.readouterr().out
     assert "no file has colour: shapes are learned alone." in printed
-    assert f"Next: ns-train mnif-sdf-lite --data {out} --pipeline.datamanager.instances-per-step 2" in printed
+    assert f"Next: ns-train mnif-sdf-lite --data {out}\n" in printed
     monkeypatch.setattr("sys.argv", ["mnif-data", *arguments, "--voxels", "16"])
     with pytest.raises(SystemExit):
         data_command.entrypoint()

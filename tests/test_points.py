@@ -14,6 +14,8 @@ from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.stores.grid_distances import GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore, open_grid_store, store_of
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities.grid_settings import GridDataSettings
+from mnif_nerf.modalities.grid_training import GridData
 
 SIZE = 12
 
@@ -260,6 +262,33 @@ def test_only_drawn_pictures_are_jittered(store: GridStore, pictures: GridStore)
     )
     for name in ("points", "targets", "weights"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_fewer_instances_than_a_step_takes_give_more_points_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dozen pictures were refused with the settings that a method has by default."""
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for radius in (2.0, 3.0, 4.0):
+        np.save(folder / f"{radius}.npy", ball(radius))
+
+    def batch(instances: int, points: int) -> torch.Tensor:
+        settings = GridDataSettings(
+            modality="voxel", data=tmp_path, instances_per_step=instances, points_per_instance=points
+        )
+        data = GridData(settings)
+        drawn = data.draw(0).points
+        assert data.drawn_per_step() == drawn.shape[0] * drawn.shape[2]
+        return drawn
+
+    assert batch(16, 30).shape == (3, 3, 160)
+    said = "3 training instances, where a step of this method takes 16: every step takes all of them, and 160 points of"
+    assert said in capsys.readouterr().out
+    assert batch(16, 0).shape == (3, 3, SIZE**3)
+    assert batch(16, 1000).shape == (3, 3, SIZE**3)
+    assert batch(3, 30).shape == (3, 3, 30)
+    assert "of this method takes 3" not in capsys.readouterr().out
 
 
 def test_settings_that_make_no_sense(store: GridStore) -> None:

@@ -13,7 +13,6 @@ from mnif_nerf.errors import MNIFError, run_command
 if TYPE_CHECKING:
     from mnif_nerf.data.generate.settings import ViewCounts
 
-_BATCH = 16  # instances per step of mnif-voxel-lite and mnif-sdf-lite
 Axis = Literal["auto", "x", "y", "z"]
 Direction = Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"]
 
@@ -221,7 +220,7 @@ def _procedural_cars(command: ProceduralCars) -> None:
     cars = command.num_train + command.num_val + command.num_test
     print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
     method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"
-    print(f"Next: {_training(folder, command.num_train, method)}")
+    print(f"Next: ns-train {method} --data {folder}")
 
 
 def _check_choice(command: ProceduralCars | FromMeshes) -> None:
@@ -264,16 +263,8 @@ def _from_meshes(command: FromMeshes) -> None:
         print(note)
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
-    instances = len(summary.splits.get("train", ()))  # none where not one of its meshes can be voxelised
     method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"
-    print(f"Next: {_training(summary.output, instances, method)}")
-
-
-def _training(folder: Path, instances: int, method: str) -> str:
-    """The command that trains on a new data set."""
-    batched = method != "mnif-lite" and 0 < instances < _BATCH
-    fewer = f" --pipeline.datamanager.instances-per-step {instances}" if batched else ""
-    return f"ns-train {method} --data {folder}{fewer}"
+    print(f"Next: ns-train {method} --data {summary.output}")
 
 
 def entrypoint() -> None:

@@ -80,17 +80,17 @@ class GridData(TrainingData):
         """See `TrainingData`."""
         return self.store.names
 
-    def sampler(self, store: GridStore, instances_per_step: int = 1) -> PointSampler:
-        """Points of a store, drawn as in training."""
+    def sampler(self, store: GridStore, per_step: tuple[int, int] | None = None) -> PointSampler:
+        """Points of a store, drawn as in training; `per_step` are instances and points of each, by default of one."""
         config = self.settings
-        points = config.points_per_instance
+        instances, points = per_step or (1, config.points_per_instance)
         choice = PointChoice(config.surface_share, config.reweight, config.jitter, config.cut_cells)
-        return PointSampler(store, instances_per_step, points, self.device, self.seed, choice)
+        return PointSampler(store, instances, points, self.device, self.seed, choice)
 
     @cached_property
     def points(self) -> PointSampler:
         """Draws the training batches."""
-        return self.sampler(self.store, self.settings.instances_per_step)
+        return self.sampler(self.store, self.points_of_step(self.store.num_instances))
 
     def draw(self, step: int) -> PointBatch:
         """See `TrainingData`."""

@@ -88,7 +88,7 @@ class SurfaceData(TrainingData):
     def points(self) -> SurfaceSampler:
         """Draws the training batches."""
         config = self.settings
-        instances, points = config.instances_per_step, config.points_per_instance
+        instances, points = self.points_of_step(self.store.num_instances)
         shares = KindShares(config.uniform_share, config.wide_share, config.near_share, config.on_surface_share)
         return SurfaceSampler(self.store, instances, points, self.device, self.seed, shares)
 
@@ -102,7 +102,7 @@ class SurfaceData(TrainingData):
 
     def drawn_per_step(self) -> int:
         """Points of one training step."""
-        return self.settings.instances_per_step * self.settings.points_per_instance
+        return self.points.instances_per_step * self.points.points_per_instance
 
     def bounds(self) -> Tensor | None:
         """None: where there is nothing, the distance says so."""

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import isfinite, nan
+from math import ceil, isfinite, nan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, ClassVar
@@ -64,6 +64,27 @@ class TrainingData(ABC):
     @abstractmethod
     def drawn_per_step(self) -> int:
         """Rays or points of one training step."""
+
+    def points_of_step(self, available: int) -> tuple[int, int]:
+        """Instances of a step, and points of each (0 is all).
+
+        Data of fewer instances than a step asks for gives all of them, and more points of each, so that a step holds
+        as much; a printed sentence says so.
+
+        Args:
+            available: training instances.
+        """
+        instances, points = self.settings.instances_per_step, self.settings.points_per_instance
+        if instances <= available:
+            return instances, points
+        more = ceil(instances * points / available)
+        per_point = f", and {more:,} points of each instead of {points:,}" if points else ""
+        print(
+            f"{self.root}: {available} training instances, where a step of this method takes {instances}: every step"
+            f" takes all of them{per_point}.",
+            flush=True,
+        )
+        return available, more
 
     @abstractmethod
     def bounds(self) -> Tensor | None:

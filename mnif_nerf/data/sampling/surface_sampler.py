@@ -68,7 +68,7 @@ class SurfaceSampler:
             if share > 0 and not count:
                 raise MNIFError(f"{store.root}: has no {kind} points to draw; set their share to 0.")
         self.store = store
-        self.points_per_instance = points_per_instance
+        self.instances_per_step, self.points_per_instance = instances_per_step, points_per_instance
         self.device = torch.device(device)
         self.shares = shares
 
