@@ -127,12 +127,11 @@ def _instance_rows(pipe: MNIFPipeline, data: Path) -> Overview:
     overview, kind = Overview({}, []), pipe.model.kind
     for split, words in (("train", f"Training {kind.demo.nouns}"), ("test", f"Unseen {kind.demo.nouns}")):
         store = _open(pipe, data, split)
-        count = store.num_instances
-        chosen = evenly_spaced(count, kind.demo.num_scored if split == "train" else count).tolist()
+        chosen = evenly_spaced(store.num_instances, kind.demo.num_scored).tolist()
         values = [store.values(instance) for instance in chosen]
         # Latents of unseen ones are found; those of the training instances are in the model.
-        known = split == "train"
-        objects = [pipe.instance(store.names[i]) for i in chosen] if known else _found(pipe, store, values)
+        names = [store.names[instance] for instance in chosen]
+        objects = [pipe.instance(name) for name in names] if split == "train" else _found(pipe, store, chosen, names)
         score = _mean_score([kind.reconstruction_scores(o, v, None) for o, v in zip(objects, values)])
         shown = evenly_spaced(len(chosen), _ACROSS).tolist()
         own = [enlarge(kind.beside_data(objects[i], _SIZE), _SIZE) for i in shown]
@@ -155,14 +154,14 @@ def _open(pipe: MNIFPipeline, data: Path, split: str) -> Any:
     return open_grid_store(data, split, pipe.model.modality, progress=False)
 
 
-def _found(pipe: MNIFPipeline, store: Any, values: list[Any]) -> list[NeuralObject]:
-    """Objects of instances that the model was not trained on: of all of a store of points, of the values of grids."""
-    if not pipe.model.kind.has_points:
-        return pipe.encode(*values)
-    from mnif_nerf.pipelines.encoding import encode_surfaces
+def _found(pipe: MNIFPipeline, store: Any, chosen: list[int], names: list[str]) -> list[NeuralObject]:
+    """Objects of instances that the model was not trained on."""
+    import torch
 
-    latents = encode_surfaces(pipe.model, store)
-    return [pipe.decode(latent, name) for latent, name in zip(latents, store.names)]
+    from mnif_nerf.pipelines.encoding import encode_instances
+
+    latents = encode_instances(pipe.model, store, torch.tensor(chosen))
+    return [pipe.decode(latent, name) for latent, name in zip(latents, names)]
 
 
 def _mean_score(scores: list[dict[str, float]]) -> str:

@@ -83,7 +83,7 @@ class Image(GridModality):
         """Handwritten digits."""
         return Demo(
             "mnif-image-lite", "digits", "demo-image", "Digits that nobody wrote", "digits", _make_digits,
-            num_samples=64, pixels=64, num_scored=200, across=2, steps=3000,
+            num_samples=64, pixels=64, num_scored=64, across=2, steps=3000,
         )  # fmt: skip
 
     @property

@@ -92,7 +92,7 @@ class Demo:
         num_samples: on the page.
         pixels: along an edge of a sample's picture; None leaves it to `mnif-sample`.
         frames: of the samples' turntable; None leaves it to `mnif-sample`.
-        num_scored: training instances that are scored.
+        num_scored: training instances that are scored, and as many unseen ones where there are.
         across: how many samples along an edge share the place of one picture.
         steps: of training; 0 takes the method's own number.
     """

@@ -176,7 +176,7 @@ _FORMS = [
         # Many pictures and few pixels of each: a latent has to be visited often.
         _grids(
             "image",
-            {"instances_per_step": 64, "points_per_instance": 256, "encode_points": 0, "jitter": True},
+            {"instances_per_step": 64, "points_per_instance": 256, "encode_points": 0},
             ImageModelSettings(**_SMALL_FIELD),
             adaptation="auto-decoding",
             fit_points=0,
