@@ -101,8 +101,8 @@ def tune_threads(step: Callable[[], object], repeats: int = 3) -> int:
 class ThreadTuner:
     """Times a loop's steps, and chooses the number of threads again where the machine became busy or idle.
 
-    The first choice is that of the first step. It is made again when a hundred steps took half as long again as the
-    fastest hundred before, and once in five minutes; after a choice, ten seconds of steps pass before the next.
+    A choice is made again when a hundred steps took half as long again as the fastest hundred since then, ten seconds
+    of steps later at the earliest, and after five minutes. A machine that stays busy is so not timed again and again.
 
     Args:
         probe: see `tune_threads`; called between steps.
@@ -114,12 +114,15 @@ class ThreadTuner:
     def __init__(self, probe: Callable[[], object], say: Callable[[str], None]) -> None:
         self._probe, self._say = probe, say
         self.threads = 0
+        self._forget()
+
+    def _forget(self) -> None:
         self._steps, self._seconds, self._since, self._fastest = 0, 0.0, 0.0, float("inf")
 
     def choose(self) -> int:
         """Time the probe, set the faster number of threads, and say so where it is another than before."""
         before, self.threads = self.threads, tune_threads(self._probe)
-        self._steps, self._seconds, self._since = 0, 0.0, 0.0
+        self._forget()
         if self.threads != before:
             plural = "s" if self.threads > 1 else ""
             self._say(f"Training on {self.threads} thread{plural}, the faster choice just now.")

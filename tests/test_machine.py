@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,8 +139,13 @@ def test_threads_are_chosen_again_where_steps_become_slow(monkeypatch: pytest.Mo
     """A choice made on an idle machine cost the rest of the run its speed: 30 ms became 500 once others came."""
     from mnif_nerf import machine
 
-    faster, said = [2], []
-    monkeypatch.setattr(machine, "tune_threads", lambda probe: faster[0])
+    faster, said, timed = [2], [], []
+
+    def tune(probe: Callable[[], object]) -> int:
+        timed.append(faster[0])
+        return faster[0]
+
+    monkeypatch.setattr(machine, "tune_threads", tune)
     tuner = machine.ThreadTuner(lambda: None, said.append)
     assert tuner.choose() == 2
     for _ in range(400):
@@ -149,6 +155,9 @@ def test_threads_are_chosen_again_where_steps_become_slow(monkeypatch: pytest.Mo
     for _ in range(100):
         tuner.step_took(0.5)
     assert tuner.threads == 1
+    for _ in range(300):
+        tuner.step_took(0.5)
+    assert timed == [2, 1], "timed anew though nothing had changed since"
     assert [line.split(",")[0] for line in said] == ["Training on 2 threads", "Training on 1 thread"]
     faster[0] = 2  # idle again: steps are no slower, so it takes the five minutes
     for _ in range(3100):
