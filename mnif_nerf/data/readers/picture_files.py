@@ -94,7 +94,8 @@ def grey_among_color(paths: Sequence[Path]) -> list[Path]:
         MNIFError: a file that cannot be read.
     """
     headers = _headers(paths, 1)
-    return [path for path, header in zip(paths, headers) if header.grey and not all(each.grey for each in headers)]
+    grey = [path for path, header in zip(paths, headers) if header.grey]
+    return grey if len(grey) < len(paths) else []
 
 
 def without_alpha(paths: Sequence[Path]) -> list[Path]:
