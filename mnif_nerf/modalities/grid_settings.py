@@ -31,7 +31,7 @@ class GridDataSettings(InstanceDataSettings):
     """Voxels: whether weights make up for that share, so that the loss is the mean over all cells again."""
     jitter: bool = False
     """Images and arrays: whether points are drawn anywhere within their cells, with interpolated values. Without, the
-    field is only right at the cells' centres, and noise appears where it is sampled more finely."""
+    field is sharper at the cells' centres, and w0 alone keeps it smooth in between."""
 
 
 @dataclass

@@ -37,7 +37,7 @@ class PointChoice:
         reweight: give the points weights that make the weighted mean an unbiased estimate of the mean over all cells.
         jitter: draw points anywhere within their cells, with values interpolated between the cells around (`draw`
             alone, not `fixed`; not for cells that are just inside or not). A field that is only ever trained at the
-            centres swings freely in between, which shows at higher resolutions.
+            centres is sharper there; in between, its sine frequency alone keeps it from swinging.
         cut_cells: of solids: targets are signed distances in half cells, cut at this many cells (0.5 to 4). Half a
             cell leaves -1 outside and +1 inside.
         unit_cells: cells along the longest edge of the grid whose cells are meant, which a field was trained on; 0 for
