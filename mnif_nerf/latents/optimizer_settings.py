@@ -37,7 +37,7 @@ class WarmupCosineSchedulerConfig(SavedSettings):
         """The schedule of `optimizer`, whose rate is `lr_init`."""
         from torch.optim.lr_scheduler import LambdaLR
 
-        # Read at every step: the trainer fills in max_steps = 0 once the length of the run is known.
+        # Read at every step: the length of a run may change while it trains.
         return LambdaLR(
             optimizer,
             lambda step: warmup_cosine(step, self.warmup_steps, self.max_steps or 1_000_000, self.final_fraction),

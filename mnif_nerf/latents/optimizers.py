@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,12 +22,14 @@ class OptimizerGroups:
         optimizers: one each.
         schedules: at most one each, stepped after every training step.
         max_norms: at which the gradient of a group is clipped; None for no limit.
+        following: the settings of those schedules that end with the run.
     """
 
     parameters: dict[str, list[Parameter]]
     optimizers: dict[str, Optimizer]
     schedules: dict[str, LambdaLR]
     max_norms: dict[str, float | None]
+    following: list[Any] = field(default_factory=list)
 
     @classmethod
     def from_settings(
@@ -49,7 +51,14 @@ class OptimizerGroups:
             if scheduler is not None:
                 length = dataclasses.replace(scheduler, max_steps=scheduler.max_steps or steps)
                 built.schedules[name] = length.get_scheduler(built.optimizers[name], optimizer.lr)
+                if not scheduler.max_steps:
+                    built.following.append(length)
         return built
+
+    def set_length(self, steps: int) -> None:
+        """Let the schedules of length 0 end at another step, from the next step on."""
+        for length in self.following:
+            length.max_steps = steps
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

@@ -24,6 +24,7 @@ from mnif_nerf.latents.checkpoint import check_checkpoint, describe_checkpoint
 from mnif_nerf.latents.encoding import EncodedLatents, encode
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.latents.table import LatentTable
 from mnif_nerf.latents.watch import TrainingWatch, total
 from mnif_nerf.machine import ThreadTuner, denormals_flushed, threads_are_given
@@ -241,6 +242,9 @@ class Stage1Trainer:
         seed: random seed of jitter and noise.
         encode_batch: instances whose latents are computed together (meta-learning); bounds the memory, no more.
         warn: called with a sentence where training goes wrong, see `TrainingWatch`.
+
+    Attributes:
+        pacer: plans the length of a run that has to end in time; None where the number of steps is given.
     """
 
     def __init__(
@@ -256,6 +260,7 @@ class Stage1Trainer:
         self.seed, self.encode_batch, self.watch = seed, encode_batch, TrainingWatch(warn)
         self._stale = False  # whether computed latents are older than the networks
         self._tuner: ThreadTuner | None = None
+        self.pacer: Pacer | None = None
 
     @denormals_flushed()
     def step(self, step: int) -> StepResult:
@@ -272,8 +277,11 @@ class Stage1Trainer:
         loss.backward()
         self.optimizers.step()
         metrics = {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
+        took = time.perf_counter() - start
         if self._tuner is not None:
-            self._tuner.step_took(time.perf_counter() - start)
+            self._tuner.step_took(took)
+        if self.pacer is not None:
+            self.pacer.step_took(step, took)
         return StepResult(loss.detach(), {name: value.detach() for name, value in losses.items()}, metrics)
 
     def losses(self, step: int) -> dict[str, Any]:
@@ -299,11 +307,14 @@ class Stage1Trainer:
         return stream(self.seed, "jitter", step)
 
     def train(self, first: int, last: int, on_step: Callable[[int, StepResult], None] | None = None) -> None:
-        """Take the steps `first` to `last - 1`; `on_step` is called after each."""
-        for step in range(first, last):
+        """Take the steps `first` to `last - 1`, or as many as the pacer plans; `on_step` is called after each."""
+        step, complete = first, self.pacer is None and first >= last
+        while not complete:
             result = self.step(step)
             if on_step is not None:
                 on_step(step, result)
+            complete = step + 1 >= last if self.pacer is None else self.pacer.over(step)
+            step += 1
 
     def choose_threads(self, threads: int = 0, say: Callable[[str], None] = print) -> int | None:
         """Set the threads of CPU training: `threads`, or, for 0, the faster setting of a few timed steps.

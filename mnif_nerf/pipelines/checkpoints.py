@@ -97,6 +97,23 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return state
 
 
+def time_plan_in(file: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of a run whose steps were planned from its minutes: "minutes", "steps", "prior_steps".
+
+    Returns:
+        None where the number of steps was given.
+
+    Raises:
+        MNIFError: it cannot be read.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # mapped: weights are not read
+        plan: dict[str, Any] | None = state.get("time_plan")
+    except DAMAGED as error:
+        raise damaged_checkpoint(file, error) from error
+    return plan
+
+
 def how_to_resume(folder: Path, step: int) -> str:
     """What to tell a user who has interrupted a run at `step`."""
     kept = latest_checkpoint(folder)

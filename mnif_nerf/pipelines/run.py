@@ -29,6 +29,7 @@ from mnif_nerf.pipelines.checkpoints import (
 )
 from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
 from mnif_nerf.pipelines.run_settings import RunSettings, dump_settings
+from mnif_nerf.pipelines.time_plan import TimePlan
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -50,6 +51,7 @@ class TrainingRun:
 
     def __init__(self, settings: RunSettings, say: Callable[[str], None] = print) -> None:
         self.settings, self.say = settings, say
+        self.plan = TimePlan(settings, say)
         pipeline, machine = settings.pipeline, settings.machine
         if machine.num_devices != 1:
             raise MNIFError(
@@ -108,6 +110,8 @@ class TrainingRun:
         weights: dict[str, Any] = {_PREFIX + name: value for name, value in self.model.state_dict().items()}
         weights[_PREFIX + _NOT_OURS] = torch.empty(0)
         state = {"step": step, "pipeline": weights, **self.optimizers.state_dict(), "scalers": {}}
+        if self.plan.kept:
+            state["time_plan"] = self.plan.kept
         return write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
 
     def written(self) -> Run:
@@ -117,7 +121,8 @@ class TrainingRun:
     # ---------------------------------------------------------------------------------------------- training
 
     def train(self) -> Path:
-        """Train up to step `max_num_iterations`, write checkpoints and the model folder, and train the prior.
+        """Train up to step `max_num_iterations`, or as long as `minutes` allow; write checkpoints and the model folder,
+        and train the prior.
 
         Returns:
             the run folder.
@@ -127,8 +132,7 @@ class TrainingRun:
             SystemExit: interrupted by the user; the sentence says how to go on.
         """
         total = self.settings.max_num_iterations
-        with atomic_file(self.folder / "config.yml") as temporary:
-            temporary.write_text(dump_settings(self.settings), encoding="utf-8")
+        self._write_config()
         self.say(f"Run folder: {self.folder}")
         if self.first_step >= total:
             self.say(nothing_left(total))
@@ -141,10 +145,20 @@ class TrainingRun:
         finish_run(self.written(), self.last_step, self.say)
         return self.folder
 
+    def _write_config(self) -> None:
+        with atomic_file(self.folder / "config.yml") as temporary:
+            temporary.write_text(dump_settings(self.settings), encoding="utf-8")
+
     def _train(self, total: int) -> None:
         self.trainer.choose_threads(self.settings.pipeline.threads, self.say)
         self.model.train()
         with _Reports(self, total) as reports:
+
+            def planned(steps: int) -> None:
+                self._write_config()
+                reports.set_total(steps)
+
+            self.plan.start(self.trainer, planned)
             self.trainer.train(self.first_step, total, reports)
 
     @torch.no_grad()
@@ -201,6 +215,12 @@ class _Reports:
         self._progress.stop()
         if self._writer is not None:
             self._writer.close()
+
+    def set_total(self, steps: int) -> None:
+        """Show another length of the run."""
+        assert self._progress is not None
+        assert self._task is not None
+        self._progress.update(self._task, total=steps)
 
     def __call__(self, step: int, result: StepResult) -> None:
         settings = self.run.settings

@@ -78,6 +78,9 @@ class RunSettings(SavedSettings):
     """Steps between two evaluations."""
     max_num_iterations: int = 16_000
     """Length of the run in steps, those before a resume included."""
+    minutes: float = 0.0
+    """Minutes that the whole run may take, evaluations and latent prior included; they choose the number of steps on
+    this machine. 0 takes `max_num_iterations`."""
     save_only_latest_checkpoint: bool = True
     """Whether older checkpoints are removed."""
     load_dir: Path | None = None

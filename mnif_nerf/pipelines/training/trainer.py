@@ -4,10 +4,12 @@ where they said."""
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -17,6 +19,7 @@ from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import atomic_file
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.machine import default_device_type
@@ -29,6 +32,7 @@ from mnif_nerf.pipelines.checkpoints import (
     nothing_left,
     write_checkpoint,
 )
+from mnif_nerf.pipelines.time_plan import TimePlan
 from mnif_nerf.saved_settings import SavedSettings
 
 
@@ -56,6 +60,9 @@ class MNIFTrainerConfig(SavedSettings, TrainerConfig):
         default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 15, max_num_display_images=16)
     )
     """Viewer configuration"""
+    minutes: float = 0.0
+    """Minutes that the whole run may take, evaluations and latent prior included; they choose the number of steps on
+    this machine. 0 takes max_num_iterations."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read a `config.yml`; one of `mnif-train` holds what only nerfstudio has as plain mappings, or not at all."""
@@ -73,6 +80,8 @@ class MNIFTrainer(Trainer):
 
     config: MNIFTrainerConfig
     stage1: Stage1Trainer
+    plan: TimePlan
+    _trained: int | None = None  # the last step taken
 
     @tell_user
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
@@ -88,6 +97,7 @@ class MNIFTrainer(Trainer):
             raise MNIFError(
                 f"`{unknown[0]}` is of no use here: these methods train in float32, a whole batch at a time."
             )
+        self.plan = TimePlan(self.config, lambda text: CONSOLE.print(text, soft_wrap=True))
         try:
             super().setup(test_mode)
         except KeyboardInterrupt:  # nerfstudio would print a traceback and exit with 0
@@ -109,7 +119,7 @@ class MNIFTrainer(Trainer):
 
     @tell_user
     def train(self) -> None:
-        """Train up to step `max_num_iterations`, of which a resumed run has some behind it."""
+        """Train up to step `max_num_iterations`, of which a resumed run has some behind it, or while `minutes` last."""
         total = self.config.max_num_iterations
         self.step = max(self._start_step - 1, 0)  # what is saved if nothing is left to do
         self.config.max_num_iterations = max(total - self._start_step, 0)
@@ -118,6 +128,9 @@ class MNIFTrainer(Trainer):
             writer.GLOBAL_BUFFER["step"] = self.step  # nerfstudio's writer fails without a step
         else:
             self.stage1.choose_threads(self.config.pipeline.threads, CONSOLE.print)  # type: ignore[attr-defined]
+            if self.plan.active:
+                self.config.max_num_iterations = sys.maxsize  # of nerfstudio's loop, which `train_iteration` ends
+                self.plan.start(self.stage1, self._planned)
         try:
             super().train()
         except KeyboardInterrupt:
@@ -125,7 +138,18 @@ class MNIFTrainer(Trainer):
                 return  # the viewer was being looked at
             raise SystemExit(how_to_resume(self.checkpoint_dir, self.step)) from None
         finally:
-            self.config.max_num_iterations = total
+            self.config.max_num_iterations = self.plan.kept.get("steps", total)
+
+    def _planned(self, steps: int) -> None:
+        """Write what was planned into the run's config.yml, and let nerfstudio report on it."""
+        writer.GLOBAL_BUFFER["max_iter"] = steps
+        with atomic_file(self.base_dir / "config.yml") as temporary:
+            temporary.write_text(yaml.dump(self.config), encoding="utf-8")
+
+    def _after_train(self) -> None:
+        """As nerfstudio's, whose loop counts the step that it was stopped before as taken."""
+        self.step = self.step if self._trained is None else self._trained
+        super()._after_train()
 
     @tell_user
     def train_iteration(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -133,6 +157,9 @@ class MNIFTrainer(Trainer):
         result = self.stage1.step(step)
         for name, schedule in self.stage1.optimizers.schedules.items():
             writer.put_scalar(name=f"learning_rate/{name}", scalar=schedule.get_last_lr()[0], step=step)
+        self._trained = step
+        if self.stage1.pacer is not None and self.stage1.pacer.over(step):
+            self.stop_training = True
         return result.loss, result.losses, result.metrics
 
     def _update_viewer_state(self, step: int) -> None:
@@ -173,5 +200,6 @@ class MNIFTrainer(Trainer):
             "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
             **self.stage1.optimizers.state_dict(),
             "scalers": self.grad_scaler.state_dict(),
+            **({"time_plan": self.plan.kept} if self.plan.kept else {}),
         }
         write_checkpoint(state, self.checkpoint_dir, self.config.save_only_latest_checkpoint)
