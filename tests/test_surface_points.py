@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mnif_nerf.data.geometry.raytrace import Surface
-from mnif_nerf.data.geometry.solid_mesh import solid_of_pieces
+from mnif_nerf.data.geometry.solid_mesh import solid_of_pieces, solid_of_surface
 from mnif_nerf.data.geometry.surface_colors import surface_colors
 from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints, draw_points
 from mnif_nerf.data.sampling.surface_sampler import KindShares, SurfaceSampler
@@ -80,6 +80,29 @@ def test_gaps_between_pieces_are_filled() -> None:
     np.testing.assert_allclose(found.distance, expected, atol=3e-5)
     assert found.color is not None
     np.testing.assert_allclose(found.color, np.broadcast_to(RED, found.color.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize(("slit", "filled"), [(0.002, True), (0.05, False)])
+def test_a_room_that_only_a_slit_leads_into_is_filled(slit: float, filled: bool) -> None:
+    """The load bay of a van, between whose doors a hair of air is left; one with its doors open is a room."""
+    wall, (long, wide) = 0.02, (0.4, 0.3)
+    plates = []
+    for side in (-1, 1):
+        plates += [
+            ((0, 0, side * (wide - wall) / 2), (long, wide, wall), RED),
+            ((0, side * (wide - wall) / 2, 0), (long, wall, wide), RED),
+            ((long / 2, side * (wide + slit) / 4, 0), (wall, (wide - slit) / 2, wide), RED),
+        ]
+    surface, _ = boxes(*plates, ((-long / 2, 0, 0), (wall, wide, wide), RED), ((0, 0, 0), (0.1, 0.1, 0.1), BLUE))
+    found = draw_points(surface, solid_of_surface(surface), COUNTS, np.random.default_rng(0))
+    outer = box_distance(found.points.astype(np.float64), np.array([long + wall, wide, wide]) / 2)
+    deep = (outer < -0.03) & (found.kind == 0)
+    assert (found.distance[deep] < 0).mean() == (1 if filled else pytest.approx(0.04, abs=0.04))
+    if filled:
+        assert found.color is not None
+        np.testing.assert_allclose(found.color, np.broadcast_to(RED, found.color.shape), atol=1e-5)
+        away = (np.abs(found.points[:, 1]) > 0.05) & (outer > -0.05)  # the slit itself is air
+        np.testing.assert_allclose(found.distance[away], outer[away], atol=3e-3)
 
 
 def test_a_piece_that_folds_through_itself_keeps_its_signs() -> None:

@@ -5,6 +5,7 @@
 2. A piece may fold through itself, which a union does not see. Beside faces the winding number of all is taken: at the
    boundary it is 0 in front and 1 behind. Other faces, and what touches or crosses them, are cut small and
    judged again. Where such a face is nearest, signs come from winding numbers.
+3. Of any mesh (`solid_of_surface`), rooms that are open to the outside by a slit alone are filled as cavities are.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mnif_nerf.data.geometry.closed_pieces import ClosedPieces, close_pieces
+from mnif_nerf.data.geometry.closed_rooms import faces_rooms, find_rooms, near_rooms
 from mnif_nerf.data.geometry.raytrace import Surface, face_normals
 from mnif_nerf.errors import MNIFError, require
 
@@ -96,8 +98,30 @@ def solid_of_surface(surface: Surface) -> SolidMesh:
     if len(surface.faces) > MAX_FACES:
         raise MNIFError(f"{len(surface.faces):,} triangles are more than {MAX_FACES:,}; decimate the mesh first")
     pieces = close_pieces(surface.vertices, surface.faces)
-    solid = solid_of_pieces(pieces.vertices, pieces.faces, pieces.piece)
+    solid = _without_rooms(solid_of_pieces(pieces.vertices, pieces.faces, pieces.piece))
     return replace(solid, source=pieces.source[solid.source], pieces=pieces)
+
+
+def _without_rooms(solid: SolidMesh) -> SolidMesh:
+    """Without the walls that face rooms, which then count as inside; signs near what is left of them by winding."""
+    rooms = find_rooms(solid.winding, (solid.vertices, solid.faces))
+    if rooms is None:
+        return solid
+    vertices, faces, number = _walls_outside(solid.vertices, solid.faces, rooms)
+    sure = solid.sure[number] & (faces == solid.faces[number]).all(axis=1)
+    winding = _walls_outside(*solid.winding, rooms)[:2]
+    return SolidMesh(vertices, faces, solid.source[number], solid.normals[number], sure, winding)
+
+
+def _walls_outside(
+    vertices: np.ndarray, faces: np.ndarray, rooms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices, and faces without those that face rooms, cut small around them; and the faces they were cut from."""
+    near = near_rooms(rooms, vertices[faces])
+    whole, cut = np.flatnonzero(~near), np.flatnonzero(near)
+    vertices, small, number = _cut_small(vertices, faces[cut], cut)
+    kept = ~faces_rooms(rooms, *_middles(vertices, small))
+    return vertices, np.concatenate([faces[whole], small[kept]]), np.concatenate([whole, number[kept]])
 
 
 def _unite(

@@ -58,10 +58,10 @@ def voxelise_solid(vertices: np.ndarray, faces: np.ndarray, resolution: int = 64
     around = np.ones((3, 3, 3), dtype=bool)
     vertices, faces = _weld(np.asarray(vertices, np.float64), np.asarray(faces, np.int64))
     closed, faces = _turn_closed_pieces(vertices, faces)
-    solid = _windings(vertices, faces[closed], resolution)[0] != 0
+    solid = windings(vertices, faces[closed], resolution)[0] != 0
     if not closed.all():
         solid |= _vote(vertices, faces[~closed], resolution)
-    passed = _passed_cells(vertices, faces, resolution)
+    passed = passed_cells(vertices, faces, resolution)
     thin = passed & ~ndimage.binary_dilation(solid, around)
     solid |= passed & ndimage.binary_dilation(thin, around)  # back by a cell to where they meet what is solid
     walls = solid | passed
@@ -96,7 +96,7 @@ def _turn_closed_pieces(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.nda
     return closed[piece], np.where(turned[:, None], faces[:, ::-1], faces)
 
 
-def _windings(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarray:
+def windings(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarray:
     """Surfaces around every cell, counted along z from below and from above: int32 [2, G, G, G]."""
     columns, first_above, signs = column_crossings(vertices, faces, resolution)
     size = (resolution, resolution, resolution + 1)
@@ -112,13 +112,13 @@ def _vote(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarra
     alike = len(np.unique(edges)) >= _TURNED_ALIKE * len(edges)  # neighbours run along their edge in opposite ways
     votes = np.zeros((resolution,) * 3, dtype=np.int8)
     for turn in range(3):
-        counts = _windings(np.roll(vertices, turn, axis=1), faces, resolution)
+        counts = windings(np.roll(vertices, turn, axis=1), faces, resolution)
         inside = (counts if alike else counts & 1) != 0
         votes += np.moveaxis(inside.sum(axis=0, dtype=np.int8), (0, 1, 2), [(k - turn) % 3 for k in range(3)])
     return votes >= 4
 
 
-def _passed_cells(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarray:
+def passed_cells(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np.ndarray:
     """Cells that faces pass through, by points on them at most half a cell apart: bool [G, G, G]."""
     corners = (vertices[faces] + HALF_EXTENT) * (resolution / (2 * HALF_EXTENT))
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
