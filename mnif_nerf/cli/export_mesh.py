@@ -20,6 +20,7 @@ from mnif_nerf.cli.generation_common import (
     prepare_output,
 )
 from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
+from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class ExportOptions:
     """As in mnif-sample."""
     temperature: float = 1.0
     """As in mnif-sample."""
+    typical: float = TYPICAL
+    """Draw again what is rarer than this share of the training instances, as in mnif-sample; 1 takes all."""
     redraw: int = 0
     """Draw a sample that looks broken again, at most so many times, as in mnif-sample."""
     level: float | None = None
@@ -105,7 +108,7 @@ def main(options: ExportOptions) -> Path:
     wanted = _check(options, formats)
     pipe = load_pipeline(options.load_config, options.device)
     _check_model(options, pipe)
-    objects = chosen_objects(pipe, options, options.redraw)
+    objects = chosen_objects(pipe, options)
     output = options.output or default_output(options.load_config, "meshes", choice_name(options))
     prepare_output(output)
     reports: list[dict[str, Any]] = []
@@ -154,8 +157,6 @@ def _check(options: ExportOptions, formats: tuple[str, ...]) -> AssetOptions:
     from mnif_nerf.export.assets import AssetOptions, check_assets
 
     check_choice(options)
-    if options.redraw < 0 or (options.redraw and options.source != "samples"):
-        raise MNIFError(f"--redraw {options.redraw}: only samples can be drawn again, 0 times or more.")
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(AssetOptions)}
     wanted = AssetOptions(**{**shared, "lods": parse_lods(options.lods)})
     meshes = [kind for kind in formats if kind not in _VOXELS]

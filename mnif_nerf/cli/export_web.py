@@ -17,6 +17,7 @@ from mnif_nerf.cli.generation_common import (
     prepare_output,
 )
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class WebOptions:
     """As in mnif-sample."""
     temperature: float = 1.0
     """As in mnif-sample."""
+    typical: float = TYPICAL
+    """Draw again what is rarer than this share of the training instances, as in mnif-sample; 1 takes all."""
+    redraw: int = 0
+    """Draw a sample that looks broken again, at most so many times, as in mnif-sample."""
     title: str | None = None
     """Heading of the page; by default the data's name and how many objects there are."""
     precision: Literal["float16", "float32"] = "float16"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mnif_nerf.errors import MNIFError, disk_errors
+from mnif_nerf.latents.rarity import TYPICAL
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
@@ -51,6 +52,14 @@ class ObjectSelection(Protocol):
     def temperature(self) -> float:
         """Temperature of the samples."""
 
+    @property
+    def typical(self) -> float:
+        """How rare samples may be; 1 takes all."""
+
+    @property
+    def redraw(self) -> int:
+        """How often a sample that looks broken is drawn again."""
+
 
 def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
     """Load the model and set torch's threads as measured for rendering."""
@@ -74,21 +83,25 @@ def check_choice(options: ObjectSelection) -> None:
         raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
     if options.instance and options.source != "training":
         raise MNIFError("--instance names training instances; add --source training.")
+    if options.redraw < 0 or (options.redraw and options.source != "samples"):
+        raise MNIFError(f"--redraw {options.redraw}: only samples can be drawn again, 0 times or more.")
+    if options.typical != TYPICAL and options.source != "samples":
+        raise MNIFError("--typical is for samples; leave it or --source out.")
     if options.source == "latent" and options.latent_file is None:
         raise MNIFError("--source latent needs --latent-file (a latents.safetensors that mnif-sample wrote).")
     if options.latent_file is not None and options.source != "latent":
         raise MNIFError("--latent-file is only read with --source latent; add it.")
 
 
-def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection, redraw: int = 0) -> list[NeuralObject]:
-    """The objects that the options ask for; samples outside the training instances' range are drawn again up to
-    `redraw` times.
+def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralObject]:
+    """The objects that the options ask for.
 
     Raises:
         MNIFError: no prior, no such instance, or a latent file that is missing, damaged or of another model.
     """
     if options.source == "samples":
-        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature, redraw)
+        drawn = (options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
+        return pipe(*drawn, options.redraw, options.typical)
     if options.source == "latent":
         assert options.latent_file is not None
         return stored_objects(pipe, options.latent_file)

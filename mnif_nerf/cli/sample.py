@@ -15,6 +15,7 @@ from mnif_nerf.cli.generation_common import (
     prepare_output,
 )
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.latents.rarity import TRIES, TYPICAL
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class SampleOptions:
     """Denoising steps; by default 30 for dpm-solver++ and flow-heun, 100 for ddim, 1000 for ddpm."""
     temperature: float = 1.0
     """Below 1: nearer to the typical object and less varied."""
+    typical: float = TYPICAL
+    """Draw again what lies in sparser regions of latent space than this share of the training latents do: less gives up
+    rare kinds for whole ones; 1 takes the prior as it is."""
     integrity: bool = True
     """Judge every object by the range of the model's own training instances, and mark the broken ones on the sheet. The
     first time, that range is measured (0.3 s for each of up to 128 instances) and kept in the model folder."""
@@ -112,6 +116,8 @@ def _check(options: SampleOptions) -> None:
         raise MNIFError("--redraw draws again what is judged as broken; leave out --no-integrity.")
     if options.redraw and options.interpolate is not None:
         raise MNIFError("--redraw is for samples, and a walk between instances has none; leave one of the two out.")
+    if options.typical != TYPICAL and options.interpolate is not None:
+        raise MNIFError("--typical is for samples, and a walk between instances has none; leave one of the two out.")
     if options.interpolate is not None and options.num_samples < 2:
         raise MNIFError("--interpolate needs both ends; use --num-samples 2 or more.")
 
@@ -134,7 +140,7 @@ def _objects(pipe: MNIFPipeline, options: SampleOptions) -> tuple[list[NeuralObj
     """The objects, and what is said of the integrity of each; nothing where they are not judged."""
     from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, Draw, draw_whole, integrity_of, yardstick_of
 
-    draw = Draw(options.seed, options.sampler, options.steps, options.temperature)
+    draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical)
     judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or options.redraw > 0)
     sampled = options.interpolate is None
     yardstick = None
@@ -152,7 +158,7 @@ def _objects(pipe: MNIFPipeline, options: SampleOptions) -> tuple[list[NeuralObj
         with progress_bar("integrity", len(objects)) as advance:
             return objects, [found.facts() for found in integrity_of(objects, yardstick, advance)]
     if yardstick is None:
-        return pipe(options.num_samples, options.seed, options.sampler, options.steps, options.temperature), []
+        return pipe(options.num_samples, **dataclasses.asdict(draw)), []
     drawn = draw_whole(pipe, options.num_samples, draw, options.redraw, yardstick, progress_bar)
     facts = [
         {**judgement.facts(), "redrawn": times} for judgement, times in zip(drawn.judgements, drawn.attempts)
@@ -171,6 +177,8 @@ def _run_name(options: SampleOptions) -> str:
         parts.append(f"{options.steps}steps")
     if options.temperature != 1.0:
         parts.append(f"t{options.temperature:g}")
+    if options.typical != TYPICAL:
+        parts.append(f"typical{options.typical:g}")
     if options.redraw:
         parts.append(f"redraw{options.redraw}")
     return "-".join(parts)
@@ -181,6 +189,8 @@ def _entry(pipe: MNIFPipeline, item: NeuralObject, options: SampleOptions) -> di
     if pipe.names:
         name, distance = pipe.nearest(item)
         entry.update({"nearest_training_instance": name, "distance": round(distance, 4)})
+    if pipe.names:
+        entry["rarity"] = round(float(pipe.rarity(item.latent[None])[0]), 4)
     if not pipe.model.kind.has_views:
         return {**entry, "image": f"images/{item.name}.png"}
     return {**entry, "views": [f"views/{item.name}_{view}.png" for view in range(options.views or 0)]}
@@ -328,6 +338,13 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
         Console().print(table)
         if judged:
             print(_integrity_sentence(entries, options))
+    if pipe.names and options.interpolate is None and options.typical < 1:
+        rare = [entry["name"] for entry in entries if entry["rarity"] > options.typical]
+        left = f"; {', '.join(rare)}: rarer still after {TRIES} further draws" if rare else ""
+        print(
+            f"samples rarer than {options.typical:.0%} of the training instances were drawn again (--typical 1 takes "
+            f"all){left}"
+        )
     if pipe.names and pipe.prior is not None:
         print(
             f"(training instances are {pipe.prior.spacing():.2f} from their own nearest one; "

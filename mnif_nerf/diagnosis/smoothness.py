@@ -176,7 +176,7 @@ def diagnose_smoothness(
     generator = torch.Generator().manual_seed(settings.seed)
     groups = {"training": pipe.latents[torch.randperm(len(pipe.latents), generator=generator)[: settings.num_samples]]}
     if pipe.prior is not None:
-        groups["samples"] = pipe.sample_latents(settings.num_samples, settings.seed)
+        groups["samples"] = pipe.sample_latents(settings.num_samples, settings.seed, typical=1.0)
     pairs = draw_pairs(pipe.latents, groups.get("samples"), settings.num_pairs, generator)
     instances = {name: study.instances(latents) for name, latents in groups.items()}
     return SmoothnessDiagnosis(space.dim, instances, {kind: study.paths(*ends) for kind, ends in pairs.items()})

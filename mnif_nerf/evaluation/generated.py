@@ -56,7 +56,7 @@ def row_latents(context: EvaluationContext, row: Row) -> Tensor:
     """
     pipe, count = context.target.pipe, context.protocol.num_samples
     if row.kind == "samples":
-        return pipe.sample_latents(count, context.protocol.seed, row.sampler, row.steps)
+        return pipe.sample_latents(count, context.protocol.seed, row.sampler, row.steps, typical=1.0)
     rows = context.target.training_rows(count)
     return pipe.latents[torch.from_numpy(rows).to(pipe.latents.device)]
 

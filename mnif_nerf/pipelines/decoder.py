@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,9 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.modulations.mixture import as_mixture
+from mnif_nerf.latents.rarity import TYPICAL, Rarity, less_rare
 from mnif_nerf.objects.base import NeuralObject, ObjectFacts
+from mnif_nerf.random import stream
 
 if TYPE_CHECKING:
     from mnif_nerf.modalities import Modality
@@ -67,12 +70,23 @@ class Decoder:
         sampler: str | None = None,
         steps: int | None = None,
         temperature: float = 1.0,
+        typical: float = TYPICAL,
     ) -> Tensor:
         """Latents `[num_samples, D]` from the prior; the arguments are those of `MNIFPipeline.__call__`."""
         if num_samples < 1:
             raise MNIFError(f"num-samples {num_samples} leaves nothing to do; ask for at least 1.")
         prior = self._need_prior()
-        return prior.sample(num_samples, seed=seed, sampler=sampler, steps=steps, temperature=temperature)
+
+        def draw(count: int, attempt: int) -> Tensor:
+            own = seed if attempt == 0 else stream(seed, "typical", attempt)
+            return prior.sample(count, seed=own, sampler=sampler, steps=steps, temperature=temperature)
+
+        return less_rare(draw, num_samples, self.rarity, typical)
+
+    @cached_property
+    def rarity(self) -> Rarity:
+        """How rare latents are among those of the training instances."""
+        return Rarity(self.model.latents)
 
     def decode(self, latent: Tensor | Sequence[float], name: str = "object") -> NeuralObject:
         """The object of a latent `[D]`, of the class that fits the model's modality.

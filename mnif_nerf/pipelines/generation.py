@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError, first_line, require
+from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.objects.image import NeuralImage
@@ -114,6 +115,7 @@ class MNIFPipeline(Editor):
         steps: int | None = None,
         temperature: float = 1.0,
         redraw: int = 0,
+        typical: float = TYPICAL,
     ) -> list[NeuralObject]:
         """New objects from the latent prior; the same seed gives the same objects.
 
@@ -126,6 +128,8 @@ class MNIFPipeline(Editor):
             temperature: below 1 draws nearer to the typical object (less variety), 1 is the model itself.
             redraw: how often a sample that falls outside the range of the training instances is drawn again: see
                 `mnif_nerf.pipelines.integrity`, which also says how many were and which stayed broken.
+            typical: draw again latents that lie in sparser regions than this share of the training latents do, in
+                (0, 1]: see `mnif_nerf.latents.rarity`. Less gives up rare kinds for whole ones; 1 takes all.
 
         Raises:
             MNIFError: no prior yet, or an argument out of range.
@@ -133,9 +137,9 @@ class MNIFPipeline(Editor):
         if redraw:
             self._need_prior()
             yardstick = yardstick_of(self, self.folder)
-            draw = Draw(seed, sampler, steps, temperature)
+            draw = Draw(seed, sampler, steps, temperature, typical)
             return ObjectList(draw_whole(self, num_samples, draw, redraw, yardstick).objects)
-        latents = self.sample_latents(num_samples, seed, sampler, steps, temperature)
+        latents = self.sample_latents(num_samples, seed, sampler, steps, temperature, typical)
         return ObjectList(self.decode(latent, f"sample{index:03d}") for index, latent in enumerate(latents))
 
     def encode(self, *values: np.ndarray, points: int | None = None) -> list[NeuralObject]:

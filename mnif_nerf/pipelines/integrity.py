@@ -25,6 +25,7 @@ from torch import Tensor
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json, write_json
+from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.metrics.integrity import Judgement, Yardstick
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.decoder import Decoder
@@ -118,6 +119,11 @@ class Draw:
     sampler: str | None = None
     steps: int | None = None
     temperature: float = 1.0
+    typical: float = TYPICAL
+
+    def latents(self, pipe: Decoder, count: int, seed: int) -> Tensor:
+        """`count` latents `[count, D]` of another seed."""
+        return pipe.sample_latents(count, seed, self.sampler, self.steps, self.temperature, self.typical)
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def draw_whole(
     wanted = list(range(num_samples))
     for attempt in range(redraw + 1):
         seed = draw.seed if attempt == 0 else stream(draw.seed, "redraw", attempt)
-        latents = pipe.sample_latents(wanted[-1] + 1, seed, draw.sampler, draw.steps, draw.temperature)
+        latents = draw.latents(pipe, wanted[-1] + 1, seed)
         with _bar(stage, f"drawing again, {attempt} of {redraw}" if attempt else "integrity", len(wanted)) as advance:
             for k in wanted:
                 item = pipe.decode(latents[k], f"sample{k:03d}")

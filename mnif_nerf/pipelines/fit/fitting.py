@@ -218,7 +218,7 @@ def _starts(pipe: Decoder, task: FitTask, settings: FitSettings) -> tuple[Tensor
         first.append(adapt(objective, 1, rates, inner_loop))
     samples = pipe.latents.new_zeros(0, pipe.latents.shape[1])
     if pipe.prior is not None and count > 2:
-        samples = pipe.sample_latents(count // 2, settings.seed)
+        samples = pipe.sample_latents(count // 2, settings.seed, typical=1.0)
     rest = count - len(first)
     if rest == 0:
         return torch.cat(first), ["inner loop"]
