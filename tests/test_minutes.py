@@ -18,7 +18,7 @@ from mnif_nerf.latents.optimizer_settings import optimizer_settings
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.pipelines.checkpoints import read_checkpoint
-from mnif_nerf.pipelines.methods import get_method
+from mnif_nerf.pipelines.methods import METHODS, get_method
 from mnif_nerf.pipelines.run import TrainingRun
 from mnif_nerf.pipelines.run_settings import read_config
 from mnif_nerf.pipelines.time_plan import TimePlan, prior_speed
@@ -70,6 +70,20 @@ def test_pauses_count_but_make_no_step_slower() -> None:
     assert run.now == pytest.approx(100.0, rel=0.06)
     single = Machine(lambda step: 0.05, 100.0, {500: 5.0})
     assert single.taken * 0.05 > 90.0, "an evaluation was taken for a slow machine"
+
+
+def test_time_that_a_run_stood_still_does_not_count() -> None:
+    now = [0.0]
+    pacer = Pacer(100.0, lambda steps: None, clock=lambda: now[0])
+    step = 0
+    while not pacer.over(step - 1):
+        now[0] += 0.05
+        pacer.step_took(step, 0.05)
+        if step == 300:
+            now[0] += 1000.0
+            pacer.rested(1000.0)
+        step += 1
+    assert step * 0.05 == pytest.approx(100.0, rel=0.05)
 
 
 def test_steps_longer_than_the_time_end_the_run_at_once() -> None:
@@ -178,6 +192,31 @@ def test_an_interrupted_run_keeps_its_plan(pictures: Path, tmp_path: Path, monke
         assert final_rate(latest(run)) < 0.05 * settings.optimizers["fields"]["optimizer"].lr
     longer = tiny_settings(pictures, tmp_path, 100, name="longer", method=IMAGE, load_dir=folder)
     assert latest(TrainingRun(longer, lambda text: None).train())["step"] == 99, "what the user says counts"
+
+
+def test_a_short_run_draws_fewer_points_where_its_method_says_so(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tiny_settings(pictures, tmp_path, 8000, method=IMAGE)  # what the method is taken to be: 64 points
+    monkeypatch.setitem(
+        METHODS, IMAGE, dataclasses.replace(METHODS[IMAGE], settings=own, short_points=32, short_steps=10**9)
+    )
+    said: list[str] = []
+    run = TrainingRun(timed(tiny_settings(pictures, tmp_path, method=IMAGE), 0.02), said.append).train()
+    assert any("of 32 points an instance, fewer than by default" in line for line in said)
+    assert read_config(run / "config.yml")["pipeline"]["datamanager"]["points_per_instance"] == 32
+    assert latest(run)["time_plan"]["points"] == 32
+    resumed = timed(tiny_settings(pictures, tmp_path, name="on", method=IMAGE), 0.02)
+    resumed.load_dir = run / "nerfstudio_models"
+    on = TrainingRun(resumed, said.append)
+    assert on.data.draw(0).points.shape[-1] == 32
+    chosen = timed(tiny_settings(pictures, tmp_path, name="chosen", method=IMAGE), 0.02)
+    chosen.pipeline.datamanager.points_per_instance = 48
+    given = TrainingRun(chosen, said.append)
+    assert read_config(given.train() / "config.yml")["pipeline"]["datamanager"]["points_per_instance"] == 48
+    monkeypatch.setitem(METHODS, IMAGE, dataclasses.replace(METHODS[IMAGE], short_steps=10))
+    long = TrainingRun(timed(tiny_settings(pictures, tmp_path, name="long", method=IMAGE), 0.02), said.append)
+    assert read_config(long.train() / "config.yml")["pipeline"]["datamanager"]["points_per_instance"] == 64
 
 
 def test_nerfstudio_runs_take_their_minutes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

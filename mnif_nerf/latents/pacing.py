@@ -13,7 +13,7 @@ _LOOKS = 0.01  # share of the time between two looks at the plan
 _MEMORY = 0.1  # share of the time, over which steps are averaged
 _LATE, _EARLY = 0.03, 0.05  # shares of the time, by which a plan may miss its end
 _GROWS = 0.8  # share of the steps, up to which a plan may grow: the learning rate rises again with it
-_SAID = 0.1  # share of the steps, from which a change is told
+_SAID = 0.2  # share of the steps, from which a change is told
 _PAUSE = 0.25  # seconds between two steps that are no part of them: an evaluation, a checkpoint
 
 
@@ -27,7 +27,7 @@ class Pacer:
         seconds: from now to the end of the last step.
         on_plan: called with the number of steps, those before a resume included, whenever it is planned.
         say: called with the number of steps and the seconds of one where that is worth telling: at first, and where the
-            number has changed by a tenth.
+            number has changed by a fifth.
         clock: seconds from any moment.
     """
 
@@ -49,6 +49,12 @@ class Pacer:
     def over(self, step: int) -> bool:
         """Whether a run that has taken `step` is complete."""
         return self.steps is not None and step + 1 >= self.steps
+
+    def rested(self, seconds: float) -> None:
+        """Leave out some seconds in which the user had stopped the run: it ends so much later."""
+        self._start, self._last, self._looked, self._end = (
+            moment + seconds for moment in (self._start, self._last, self._looked, self._end)
+        )
 
     def step_took(self, step: int, seconds: float) -> None:
         """Take the duration of a step, in seconds, and plan again where that is due."""

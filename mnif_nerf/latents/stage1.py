@@ -338,14 +338,23 @@ class Stage1Trainer:
         if threads_are_given():
             return None
         batch = self.source.draw(0)
-
-        @denormals_flushed()
-        def gradient() -> None:
-            torch.stack(list(self.model(batch, self._seed(0))["losses"].values())).sum().backward()
-            self.model.zero_grad(set_to_none=True)
-
-        self._tuner = ThreadTuner(gradient, say)
+        self._tuner = ThreadTuner(lambda: self._gradient(batch), say)
         return self._tuner.choose()
+
+    @denormals_flushed()
+    def _gradient(self, batch: Any) -> None:
+        """What most of a step's time goes into, without any effect."""
+        torch.stack(list(self.model(batch, self._seed(0))["losses"].values())).sum().backward()
+        self.model.zero_grad(set_to_none=True)
+
+    def seconds_of_step(self, repeats: int = 7) -> float:
+        """About how long a step takes just now, in seconds: the median of a few that change nothing."""
+        times = []
+        for step in range(repeats):
+            start = time.perf_counter()
+            self._gradient(self.source.draw(step))
+            times.append(time.perf_counter() - start)
+        return sorted(times[2:])[(repeats - 2) // 2]  # the first ones set up caches
 
     @torch.no_grad()
     def refresh_latents(self, instances: Sequence[int] | None = None) -> None:

@@ -86,6 +86,11 @@ class TrainingData(ABC):
         )
         return available, more
 
+    def take_points(self, points: int) -> None:
+        """Draw another number of points of each instance from now on, where data is drawn by points."""
+        self.settings.points_per_instance = points
+        self.__dict__.pop("points", None)  # the sampler, which is made anew
+
     @abstractmethod
     def bounds(self) -> Tensor | None:
         """Where objects can be: bool `[G, G, G]`, or None where that is not known."""

@@ -98,7 +98,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def time_plan_in(file: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of a run whose steps were planned from its minutes: "minutes", "steps", "prior_steps".
+    """What a checkpoint says of a run whose steps were planned from its minutes: see `TimePlan.kept`.
 
     Returns:
         None where the number of steps was given.

@@ -44,6 +44,9 @@ class Method:
         settings: settings of a run; copied for every use.
         with_viewer: whether `ns-train` opens its viewer beside it. On two cores a viewer takes its share of them, so
             the small forms start none.
+        short_points: points of an instance in a step where the `minutes` of a run are too few for `short_steps` steps
+            of its own number; 0 where that was not measured to be better.
+        short_steps: see `short_points`.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Method:
     description: str
     settings: RunSettings
     with_viewer: bool
+    short_points: int = 0
+    short_steps: int = 0
 
     def new_run(self) -> RunSettings:
         """Settings of a run to be changed freely."""
@@ -61,7 +66,15 @@ def _method(
     name: str, modality: str, description: str, steps: int, pipeline: PipelineSettings, optimizers: dict[str, Any]
 ) -> Method:
     run = RunSettings(method_name=name, max_num_iterations=steps, pipeline=pipeline, optimizers=optimizers)
-    return Method(name, modality, description, run, with_viewer=not name.endswith("-lite"))
+    return Method(name, modality, description, run, with_viewer=not name.endswith("-lite"), **_SHORT.get(name, {}))
+
+
+# More steps of fewer points: measured at 60 CPU-seconds (docs/benchmarks.md, "A given time"), where the methods' own
+# points left 1,509 and 1,239 steps.
+_SHORT: dict[str, dict[str, int]] = {
+    "mnif-sdf-lite": {"short_points": 512, "short_steps": 2400},
+    "mnif-voxel-lite": {"short_points": 512, "short_steps": 2400},
+}
 
 
 def _grids(modality: str, data: dict[str, Any], model: Any, **pipeline: Any) -> GridPipelineSettings:

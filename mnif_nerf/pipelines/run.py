@@ -110,7 +110,7 @@ class TrainingRun:
         weights: dict[str, Any] = {_PREFIX + name: value for name, value in self.model.state_dict().items()}
         weights[_PREFIX + _NOT_OURS] = torch.empty(0)
         state = {"step": step, "pipeline": weights, **self.optimizers.state_dict(), "scalers": {}}
-        if self.plan.kept:
+        if "steps" in self.plan.kept:
             state["time_plan"] = self.plan.kept
         return write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
 
@@ -158,7 +158,7 @@ class TrainingRun:
                 self._write_config()
                 reports.set_total(steps)
 
-            self.plan.start(self.trainer, planned)
+            self.plan.start(self.trainer, self.data, planned)
             self.trainer.train(self.first_step, total, reports)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
+from mnif_nerf.modalities.training import TrainingData
 from mnif_nerf.pipelines.checkpoints import checkpoint_in, time_plan_in
 from mnif_nerf.pipelines.methods import METHODS
 from mnif_nerf.priors.prior import LatentPrior
@@ -35,7 +36,8 @@ class TimePlan:
         say: prints a line.
 
     Attributes:
-        kept: "minutes", "steps" and "prior_steps" of the plan, for the checkpoints; empty where there is none.
+        kept: "minutes", "steps", "prior_steps" and "points" (of an instance in a step; 0 as set) of the plan, for the
+            checkpoints; without "steps" until they are planned, empty where there is no plan.
 
     Raises:
         MNIFError: minutes that are none, or a number of steps beside them; or a run to go on with that has no plan.
@@ -44,8 +46,8 @@ class TimePlan:
     def __init__(self, settings: Any, say: Callable[[str], None]) -> None:
         self.settings, self.say = settings, say
         self.minutes, self._started = float(settings.minutes), time.perf_counter()
-        method = METHODS.get(settings.method_name)
-        self._own_steps = None if method is None else method.settings.max_num_iterations
+        self._method = METHODS.get(settings.method_name)
+        self._own_steps = None if self._method is None else self._method.settings.max_num_iterations
         self._require()
         self.kept: dict[str, Any] = {}
         self._told = False
@@ -88,21 +90,32 @@ class TimePlan:
             return
         self.minutes = settings.minutes = 0.0
         self.kept = dict(plan)
+        settings.pipeline.prior_steps = settings.pipeline.prior_steps or plan["prior_steps"]
+        if plan["points"] and self._has_own_points():
+            settings.pipeline.datamanager.points_per_instance = plan["points"]
         if settings.max_num_iterations not in (self._own_steps, plan["steps"]):
             self.say(f"The run goes on to step {settings.max_num_iterations} instead of the planned {plan['steps']}.")
-            self.kept = {}
+            self.kept["steps"] = settings.max_num_iterations
             return
         settings.max_num_iterations = plan["steps"]
-        settings.pipeline.prior_steps = settings.pipeline.prior_steps or plan["prior_steps"]
         self.say(f"The run goes on to step {plan['steps']}, as planned for {plan['minutes']:g} minutes when it began.")
+
+    def _has_own_points(self) -> bool:
+        """Whether a step takes as many points as its method says."""
+        if self._method is None:
+            return False
+        own, used = (run.pipeline.datamanager for run in (self._method.settings, self.settings))
+        names = ("instances_per_step", "points_per_instance")
+        return all(getattr(used, name, None) == getattr(own, name, None) for name in names)
 
     # --------------------------------------------------------------------------------------------------- planning
 
-    def start(self, trainer: Stage1Trainer, on_plan: Callable[[int], None]) -> None:
+    def start(self, trainer: Stage1Trainer, data: TrainingData, on_plan: Callable[[int], None]) -> None:
         """Begin to train against the clock.
 
         Args:
             trainer: whose steps are counted; its schedules follow.
+            data: what it draws from.
             on_plan: called with the number of steps whenever it is planned, when the settings have it already.
         """
         if not self.active:
@@ -111,34 +124,52 @@ class TimePlan:
         prior = self._prior_seconds(trainer.model, total)
         spent = time.perf_counter() - self._started
         needed = spent + prior + _encoding_seconds(trainer) + _MARGIN * total
-        seconds = max(total - needed, _LEAST_TRAINING * total)
+        seconds, start = max(total - needed, _LEAST_TRAINING * total), time.perf_counter()
         if seconds + needed > 1.05 * total:
             self.say(
                 f"Opening the data took {spent:.0f} s and the latent prior needs {prior:.0f} s, so the run takes about "
                 f"{(seconds + needed) / 60:.1f} minutes instead of {self.minutes:g}; the next run needs no packing."
             )
 
+        points = self._fewer_points(trainer, data, seconds)
+        self.kept = {"minutes": self.minutes, "prior_steps": self.settings.pipeline.prior_steps, "points": points}
+
         def planned(steps: int) -> None:
             trainer.optimizers.set_length(steps)
             self.settings.max_num_iterations, self.settings.minutes = steps, 0.0
-            self.kept = {
-                "minutes": self.minutes, "steps": steps, "prior_steps": self.settings.pipeline.prior_steps
-            }  # fmt: skip
+            self.kept["steps"] = steps
             on_plan(steps)
 
+        seconds -= time.perf_counter() - start
         trainer.pacer = Pacer(seconds, planned, lambda steps, per: self._tell(steps, per, prior))
 
     def _tell(self, steps: int, per_step: float, prior: float) -> None:
         if not self._told:
             name, own = self.settings.method_name, self._own_steps
             text = f"{self.minutes:g} minutes: a step takes {_duration(per_step)} here, so training has {steps:,} steps"
-            rest = f"; {prior:.0f} s are kept for the latent prior" if prior else ""
-            self.say(text + ("" if own is None else f" ({name} has {own:,} by default)") + rest + ".")
+            text += "" if own is None else f" ({name} has {own:,} by default)"
+            if points := self.kept["points"]:
+                text += f" of {points:,} points an instance, fewer than by default, which is better in so short a time"
+            self.say(text + (f"; {prior:.0f} s are kept for the latent prior." if prior else "."))
             if self._own_steps is not None and steps < self._own_steps / 10:
                 self.say("That is short: expect blurred results, or give more minutes, or use a smaller method.")
         else:
             self.say(f"Steps take {_duration(per_step)} now: the run ends at step {steps:,}, in time.")
         self._told = True
+
+    def _fewer_points(self, trainer: Stage1Trainer, data: TrainingData, seconds: float) -> int:
+        """Take fewer points in a step where the time is short, the method says so, and the user has not chosen them.
+
+        Returns:
+            their number for an instance; 0 where it stays.
+        """
+        method = self._method
+        if method is None or not method.short_points or not self._has_own_points():
+            return 0
+        if seconds / trainer.seconds_of_step() >= method.short_steps:
+            return 0
+        data.take_points(method.short_points)
+        return method.short_points
 
     def _prior_seconds(self, model: Stage1Model, total: float) -> float:
         """What the latent prior will take; where it would take too much of the time, its steps are cut."""

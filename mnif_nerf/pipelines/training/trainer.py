@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,20 @@ class MNIFTrainer(Trainer):
     stage1: Stage1Trainer
     plan: TimePlan
     _trained: int | None = None  # the last step taken
+    _state = "training"
+    _paused_since: float | None = None
+
+    @property
+    def training_state(self) -> Any:
+        """nerfstudio's, "training", "paused" or "completed"; while it is paused, the time of a run stands still."""
+        return self._state
+
+    @training_state.setter
+    def training_state(self, state: str) -> None:
+        if self._paused_since is not None and self.stage1.pacer is not None:
+            self.stage1.pacer.rested(time.perf_counter() - self._paused_since)
+        self._paused_since = time.perf_counter() if state == "paused" else None
+        self._state = state
 
     @tell_user
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
@@ -130,7 +145,7 @@ class MNIFTrainer(Trainer):
             self.stage1.choose_threads(self.config.pipeline.threads, CONSOLE.print)  # type: ignore[attr-defined]
             if self.plan.active:
                 self.config.max_num_iterations = sys.maxsize  # of nerfstudio's loop, which `train_iteration` ends
-                self.plan.start(self.stage1, self._planned)
+                self.plan.start(self.stage1, self.pipeline.datamanager.source, self._planned)  # type: ignore[attr-defined]
         try:
             super().train()
         except KeyboardInterrupt:
@@ -200,6 +215,6 @@ class MNIFTrainer(Trainer):
             "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
             **self.stage1.optimizers.state_dict(),
             "scalers": self.grad_scaler.state_dict(),
-            **({"time_plan": self.plan.kept} if self.plan.kept else {}),
+            **({"time_plan": self.plan.kept} if "steps" in self.plan.kept else {}),
         }
         write_checkpoint(state, self.checkpoint_dir, self.config.save_only_latest_checkpoint)
