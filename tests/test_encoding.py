@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
+from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
 
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.stores.grid_store import store_of
@@ -151,10 +151,11 @@ def test_a_fit_of_pictures() -> None:
         ("image", [pictures(1)[0], pictures(1, channels=1)[0]], r"grid 1: uint8 \[8, 8, 1\]"),
         ("image", pictures(2, channels=1), "pictures of 1 channels do not fit this model, which has 3"),
         ("radiance", solids(1), "this model is of radiance fields"),
+        ("sdf", solids(1), "this model is of coloured solids, .*; use `fit`"),
     ],
 )
 def test_what_cannot_be_encoded_is_said(modality: str, values: list[np.ndarray], words: str) -> None:
-    make = {"voxel": tiny_voxel_model, "image": tiny_image_model, "radiance": tiny_model}[modality]
+    make = {"voxel": tiny_voxel_model, "image": tiny_image_model, "radiance": tiny_model, "sdf": tiny_surface_model}[modality]
     with pytest.raises(MNIFError, match=words) as caught:
         MNIFPipeline(make()).encode(*values)
     assert "\n" not in str(caught.value)

@@ -30,7 +30,7 @@ def encode_grids(model: StoredModel, values: Sequence[np.ndarray], points: int |
         points: number of points of each grid that the inner loop sees; 0 for all, None for as many as in training.
 
     Raises:
-        MNIFError: a radiance model, grids of another kind or shape, an inner loop that diverges, or a model that is
+        MNIFError: a model of neither, grids of another kind or shape, an inner loop that diverges, or a model that is
             neither meta-learned nor has latents of training instances.
     """
     return encode_store(model, _checked_store(model, values), points=points)
@@ -99,7 +99,10 @@ def _encoder(model: StoredModel) -> Encoder:
 
 def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStore:
     if not model.kind.is_grid:
-        raise MNIFError("this model is of radiance fields; voxel grids and pictures fit models of voxels and images.")
+        raise MNIFError(
+            f"this model is of {model.kind.card.what}, and `encode` takes voxel grids and pictures for models of those; "
+            "use `fit` here, which takes meshes, voxels, point clouds and posed pictures."
+        )
     if not values:
         raise MNIFError("there is nothing to encode; give at least one grid or picture.")
     grid = None if model.grid is None else GridFacts.from_dict(model.grid, model.field.spec.in_features)
