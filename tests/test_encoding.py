@@ -155,9 +155,11 @@ def test_a_fit_of_pictures() -> None:
     ],
 )
 def test_what_cannot_be_encoded_is_said(modality: str, values: list[np.ndarray], words: str) -> None:
-    make = {"voxel": tiny_voxel_model, "image": tiny_image_model, "radiance": tiny_model, "sdf": tiny_surface_model}[modality]
+    models = {
+        "voxel": tiny_voxel_model, "image": tiny_image_model, "radiance": tiny_model, "sdf": tiny_surface_model
+    }  # fmt: skip
     with pytest.raises(MNIFError, match=words) as caught:
-        MNIFPipeline(make()).encode(*values)
+        MNIFPipeline(models[modality]()).encode(*values)
     assert "\n" not in str(caught.value)
 
 

@@ -100,8 +100,8 @@ def _encoder(model: StoredModel) -> Encoder:
 def _checked_store(model: StoredModel, values: Sequence[np.ndarray]) -> GridStore:
     if not model.kind.is_grid:
         raise MNIFError(
-            f"this model is of {model.kind.card.what}, and `encode` takes voxel grids and pictures for models of those; "
-            "use `fit` here, which takes meshes, voxels, point clouds and posed pictures."
+            f"this model is of {model.kind.card.what}, and `encode` takes voxel grids and pictures for models of "
+            "those; use `fit` here, which takes meshes, voxels, point clouds and posed pictures."
         )
     if not values:
         raise MNIFError("there is nothing to encode; give at least one grid or picture.")
