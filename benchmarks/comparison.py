@@ -88,7 +88,7 @@ DATA = {
     "emoji": Data("mnif-image-lite", ("psnr",), 32, 256),
     "digits": Data("mnif-image-lite", ("psnr",), 64),
 }
-TRIES = ((1.0, 1.0), (1.0, 1 / 3), (1.0, 3.0), (1 / 3, 1.0))
+TRIES = ((1.0, 1.0), (1.0, 1 / 3), (1.0, 3.0), (1 / 3, 1.0), (1 / 3, 3.0))
 
 
 @dataclass(frozen=True)
