@@ -57,9 +57,9 @@ ROWS = {
     "mixture-32-network-wise": Row({"num_bases": 32, "coefficients": "network-wise"}, "mixture"),
     "shift": Row({"modulation": "shift"}, "shift"),
     "low-rank": Row({"modulation": "low-rank"}, "low-rank"),
-    "finer-mixture-32": Row({"num_bases": 32, "family": "finer"}, "finer", 0.5),
+    "finer-mixture-32": Row({"num_bases": 32, "family": "finer"}, "mixture", 0.5),
     # As many sines and cosines as the width, so that the small network has the size of the others.
-    "fourier-mixture-32": Row({"num_bases": 32, "family": "fourier-relu", "fourier_features": 32}, "fourier"),
+    "fourier-mixture-32": Row({"num_bases": 32, "family": "fourier-relu", "fourier_features": 32}, "mixture"),
 }
 
 
@@ -82,13 +82,27 @@ class Data:
     rates: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
+_THIRD = 1 / 3
+_PICTURES = {"mixture": (1.0, 3.0), "shift": (1.0, 3.0), "low-rank": (1.0, 3.0)}  # found on emoji
 DATA = {
-    "monitors": Data("mnif-voxel-lite", ("iou",), 24, 512),
-    "trees": Data("mnif-sdf-lite", ("iou", "color"), 16, 512),
-    "emoji": Data("mnif-image-lite", ("psnr",), 32, 256),
-    "digits": Data("mnif-image-lite", ("psnr",), 64),
+    "monitors": Data(
+        "mnif-voxel-lite",
+        ("iou",),
+        24,
+        512,
+        {"mixture": (1.0, 3.0), "shift": (_THIRD, 3.0), "low-rank": (1.0, 3.0)},
+    ),
+    "trees": Data(
+        "mnif-sdf-lite",
+        ("iou", "color"),
+        16,
+        512,
+        {"mixture": (1.0, 1.0), "shift": (_THIRD, 3.0), "low-rank": (_THIRD, 3.0)},
+    ),
+    "emoji": Data("mnif-image-lite", ("psnr",), 32, 256, _PICTURES),
+    "digits": Data("mnif-image-lite", ("psnr",), 64, None, _PICTURES),
 }
-TRIES = ((1.0, 1.0), (1.0, 1 / 3), (1.0, 3.0), (1 / 3, 1.0), (1 / 3, 3.0))
+TRIES = ((1.0, 1.0), (1.0, _THIRD), (1.0, 3.0), (_THIRD, 1.0), (_THIRD, 3.0))
 
 
 @dataclass(frozen=True)
