@@ -33,6 +33,7 @@ from mnif_nerf.schedules import warmup_cosine
 BASELINE = "mixture-32"
 _FINE = 1_000_000  # steps of a cosine that follows a share of the time
 _RESAMPLES = 2000
+_THIRD = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -82,23 +83,12 @@ class Data:
     rates: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-_THIRD = 1 / 3
+_VOXELS = {"mixture": (1.0, 3.0), "shift": (_THIRD, 3.0), "low-rank": (1.0, 3.0)}
+_SURFACES = {"mixture": (1.0, 1.0), "shift": (_THIRD, 3.0), "low-rank": (_THIRD, 3.0)}
 _PICTURES = {"mixture": (1.0, 3.0), "shift": (1.0, 3.0), "low-rank": (1.0, 3.0)}  # found on emoji
 DATA = {
-    "monitors": Data(
-        "mnif-voxel-lite",
-        ("iou",),
-        24,
-        512,
-        {"mixture": (1.0, 3.0), "shift": (_THIRD, 3.0), "low-rank": (1.0, 3.0)},
-    ),
-    "trees": Data(
-        "mnif-sdf-lite",
-        ("iou", "color"),
-        16,
-        512,
-        {"mixture": (1.0, 1.0), "shift": (_THIRD, 3.0), "low-rank": (_THIRD, 3.0)},
-    ),
+    "monitors": Data("mnif-voxel-lite", ("iou",), 24, 512, _VOXELS),
+    "trees": Data("mnif-sdf-lite", ("iou", "color"), 16, 512, _SURFACES),
     "emoji": Data("mnif-image-lite", ("psnr",), 32, 256, _PICTURES),
     "digits": Data("mnif-image-lite", ("psnr",), 64, None, _PICTURES),
 }
