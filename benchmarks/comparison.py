@@ -52,7 +52,7 @@ class Row:
 
 
 ROWS = {
-    "mixture-8": Row({"num_bases": 8}, "mixture"),
+    "mixture-8": Row({"num_bases": 8}, "few bases"),  # at three times the latents' rate it collapsed on monitors
     "mixture-32": Row({"num_bases": 32}, "mixture"),
     "mixture-128": Row({"num_bases": 128}, "mixture"),
     "mixture-32-network-wise": Row({"num_bases": 32, "coefficients": "network-wise"}, "mixture"),
