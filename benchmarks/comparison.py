@@ -60,7 +60,7 @@ ROWS = {
     "shift": Row({"modulation": "shift"}, "shift"),
     "low-rank": Row({"modulation": "low-rank"}, "low-rank"),
     "finer-mixture-32": Row({"num_bases": 32, "family": "finer"}, "mixture", 0.5),
-    # As many sines and cosines as the width, so that the small network has the size of the others.
+    # As many sines and cosines as the width of the -lite methods, so that the small network has that size.
     "fourier-mixture-32": Row({"num_bases": 32, "family": "fourier-relu", "fourier_features": 32}, "mixture"),
 }
 
