@@ -109,7 +109,7 @@ class Config:
         results: file of one JSON line per finished run.
         tune: try factors of the learning rates with the first seed; such runs stay out of the table.
         table: only print the table of what is there.
-        width, hidden_layers, latent_dim: of all rows; 0 takes the method's (64, 4, 64).
+        width, hidden_layers, latent_dim: of all rows; 0 takes the method's (64, 4, 64; latents of pictures 256).
         fit_steps: of the fits of unseen instances; 0 takes the method's.
     """
 
