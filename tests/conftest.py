@@ -14,6 +14,7 @@ from hypothesis import settings
 from tiny_model import tiny_model
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.fields import kernel
 from mnif_nerf.machine import flushes_denormals
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
@@ -41,9 +42,10 @@ def pytest_runtest_call() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def process_state() -> Iterator[None]:
-    """Commands run in this process set threads for themselves; the next test starts without."""
-    threads = torch.get_num_threads()
+    """Commands and benchmarks run in this process set threads for themselves; the next test starts without."""
+    threads, kernel_threads = torch.get_num_threads(), kernel._threads
     yield
+    kernel._threads = kernel_threads
     assert not flushes_denormals()  # only within training steps
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

@@ -7,7 +7,6 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ import worker
 
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields import kernel
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
@@ -51,14 +49,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_tiny_srn(tmp_path_factory.mktemp("bench"), scenes=3, views=4, heldout_views=2, resolution=12)
     open_store(root, "train", progress=False)
     return root
-
-
-@pytest.fixture(autouse=True)
-def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(kernel, "_threads", kernel.num_threads())
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 class LocalWorker:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -18,15 +16,6 @@ import comparison
 
 from mnif_nerf.data.generate.writer import write_occupancy
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields import kernel
-
-
-@pytest.fixture(autouse=True)
-def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(kernel, "_threads", kernel.num_threads())
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,7 @@ from recipe import RecipeField
 from test_benchmarks import LocalWorker
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields import kernel
 from mnif_nerf.latents.meta import adapt
-
-
-@pytest.fixture(autouse=True)
-def settings_of_the_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(kernel, "_threads", kernel.num_threads())
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
 
 # --- the step --------------------------------------------------------------------------------------------------
 
