@@ -228,7 +228,7 @@ class RadianceTask:
             grid = OccupancyGrid.from_field(
                 field, common.MNIF_LITE.grid_resolution, bounds=self.bounds, device=self.device
             )
-            focal, cx, cy = (float(value) for value in store.intrinsics[scene])
+            focal, cx, cy = (float(value) for value in store.intrinsics[store.view_range(scene)[0]])
             camera = Intrinsics(focal, cx, cy, store.height, store.width)
             first, last = store.view_range(scene)
             shown = self.shown[split]

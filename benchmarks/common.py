@@ -299,7 +299,7 @@ def tiled_store(base: PackedStore, scenes: int, folder: Path | None = None) -> P
         names=tuple(f"{base.names[pick]}-{k}" for k, pick in enumerate(picks)),
         view_offsets=np.arange(scenes + 1, dtype=np.int64) * views,
         poses=base.poses[view_picks],
-        intrinsics=base.intrinsics[picks],
+        intrinsics=base.intrinsics[view_picks],
         **large,
     )
 

@@ -152,7 +152,7 @@ class RecipeTrainer:
 
     def camera(self, scene: int) -> Intrinsics:
         """The camera of a training scene."""
-        focal, cx, cy = (float(v) for v in self.store.intrinsics[scene])
+        focal, cx, cy = (float(v) for v in self.store.intrinsics[self.store.view_range(scene)[0]])
         return Intrinsics(focal, cx, cy, self.store.height, self.store.width)
 
     def _draw_scenes(self) -> list[int]:

@@ -85,7 +85,7 @@ def learned(config: Config, method: common.Method) -> Subject:
     scores = []
     for scene in objects:
         view = store.view_range(scene)[0]
-        focal, cx, cy = store.intrinsics[scene].tolist()
+        focal, cx, cy = store.intrinsics[view].tolist()
         camera = Intrinsics(focal, cx, cy, store.height, store.width)
         picture = trainer.render_view(scene, torch.from_numpy(store.poses[view]), camera)
         scores.append(float(psnr(picture, torch.from_numpy(store.images[view]).to(picture.device).float() / 255)))

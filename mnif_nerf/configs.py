@@ -46,9 +46,7 @@ def specification(method: Method) -> MethodSpecification:
 def _dataparser(source: Any) -> Any:
     from mnif_nerf.models.dataparser import SrnDataParserConfig
 
-    return SrnDataParserConfig(
-        data=source.data, scene=source.scene, heldout_views_per_scene=source.heldout_views_per_scene
-    )
+    return SrnDataParserConfig(**{field.name: getattr(source, field.name) for field in dataclasses.fields(source)})
 
 
 def __getattr__(name: str) -> MethodSpecification:

@@ -90,8 +90,9 @@ def test_objects_that_do_not_fit_and_masks_that_contradict_poses(data):
         shift = (5, -5)[number % 2]
         Image.fromarray(np.roll(np.asarray(Image.open(path)), (shift, -shift), axis=(0, 1))).save(path)
     report = check(data, progress=False)
-    assert "fit the cube [-0.5, 0.5]^3: no: scene001" in report
-    assert "contradict each other in: scene002" in report
+    assert "fit the cube [-0.5, 0.5]^3: no" in report
+    assert "beyond the cube of half size 0.5 in 1 of 3 scenes (scene001)" in report
+    assert "contradict each other in 1 of 3 scenes (scene002)" in report
 
 
 def test_other_backgrounds(data):

@@ -175,7 +175,7 @@ def test_layout_is_what_the_reader_reads(tiny):
     assert all(name.split("-")[1] in BODY_TYPES for name in train.names)
     assert (train.num_views, heldout.num_views) == (6, 4)
     assert (train.height, train.width) == (12, 12)
-    np.testing.assert_allclose(train.intrinsics, [[131.25 / 128 * 12, 6, 6]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(train.intrinsics, [[131.25 / 128 * 12, 6, 6]] * 6, rtol=1e-6)
     scene = tiny / "cars_train" / train.names[0]
     lines = (scene / "intrinsics.txt").read_text().splitlines()
     assert lines == [f"{131.25 / 128 * 12:.9g} 6 6 0.", "0. 0. 0.", "1.", "12 12"]

@@ -23,7 +23,7 @@ def store(tmp_path_factory) -> PackedStore:
 def all_rays(store: PackedStore, scene: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Origins, directions, colours and silhouette of every pixel of an instance."""
     first, last = store.view_range(scene)
-    focal, cx, cy = (float(v) for v in store.intrinsics[scene])
+    focal, cx, cy = (float(v) for v in store.intrinsics[first])
     camera = Intrinsics(focal, cx, cy, store.height, store.width)
     rays = [pixel_rays(torch.from_numpy(store.poses[view]), camera) for view in range(first, last)]
     colors = torch.from_numpy(np.array(store.images[first:last])).float().view(-1, 3) / 255

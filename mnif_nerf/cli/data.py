@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.data.readers.scene_reading import IntrinsicsKind, PoseKind, SceneReading
+from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 
 if TYPE_CHECKING:
     from mnif_nerf.data.generate.settings import ViewCounts
@@ -151,9 +152,17 @@ class Check:
 
     Attributes:
         root: the folder that holds <category>_train and so on, or voxels, meshes or pictures.
+        poses: of pictures with cameras, what the pose files hold: camera-to-world (c2w) or world-to-camera (w2c)
+            matrices, with OpenCV's axes, or with OpenGL's (c2w-gl, w2c-gl).
+        intrinsics: whether their intrinsics are in pixels (as auto takes them), or normalised by the picture's size.
+        scale: what camera positions are multiplied by; auto moves and scales the data set so that its objects fill the
+            scene box.
     """
 
     root: tyro.conf.Positional[Path]
+    poses: PoseKind = "auto"
+    intrinsics: IntrinsicsKind = "auto"
+    scale: Literal["auto"] | float = 1.0
 
 
 Command = (
@@ -194,12 +203,14 @@ def main(command: ProceduralCars | FromMeshes | Digits | PowerDays | Download | 
     else:
         from mnif_nerf.modalities.data_report import check
 
-        report = check(command.root)
-        print(report)
+        reading = SceneReading(command.poses, command.intrinsics, command.scale)
+        report = check(command.root, reading=reading)
+        print(with_flags(str(report), flag_paths(Check)))
         if report.problems:
             raise SystemExit(1)
         method = report.modality.method
-        print(f"Next: ns-train {method}-lite --data {command.root} (on a GPU: ns-train {method})")
+        repairs = "".join(f" --{name} {value}" for name, value in reading.to_dict().items())
+        print(f"Next: ns-train {method}-lite --data {command.root}{repairs} (on a GPU: ns-train {method})")
 
 
 def _procedural_cars(command: ProceduralCars) -> None:

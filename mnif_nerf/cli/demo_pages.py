@@ -95,7 +95,7 @@ def _radiance_rows(pipe: MNIFPipeline, data: Path) -> Overview:
         first, last = store.view_range(scene)
         for view in range(first, last):
             picture = torch.from_numpy(store.images[view].copy()).float() / 255
-            render = render_view(car, store.poses[view], store.intrinsics[scene], (store.height, store.width))
+            render = render_view(car, store.poses[view], store.intrinsics[view], (store.height, store.width))
             scores.append(float(psnr(render, picture)))
             if view == first and instance in shown:
                 truth.append(_enlarged(picture))

@@ -124,7 +124,7 @@ def _pair(kind: Modality, item: NeuralObject, truth: Any) -> Pair:
 def _radiance(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -> list[Reconstruction]:
     target, protocol = context.target, context.protocol
     pipe, groups = target.pipe, []
-    views = TrainingViews(target.data, target.heldout_views)
+    views = TrainingViews(target.data, target.heldout_views, target.pipe.model.reading)
     names = views.train.names
     rows = [names.index(pipe.names[int(i)]) for i in target.training_rows(protocol.training_instances)]
     held = [

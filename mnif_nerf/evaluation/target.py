@@ -115,7 +115,7 @@ class ModelAndData:
 
     def scenes(self, split: str) -> PackedStore:
         """A split of pictures with cameras."""
-        return open_store(self.data, split)
+        return open_store(self.data, split, reading=self.pipe.model.reading)
 
     @cached_property
     def stored_surface_points(self) -> int | None:

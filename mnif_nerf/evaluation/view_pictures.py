@@ -115,11 +115,15 @@ class ViewPictures:
         cameras = []
         for store in self._reference_stores():
             for scene in range(store.num_scenes):
-                focal, cx, cy = (float(v) for v in store.intrinsics[scene])
-                camera = Intrinsics(focal, cx, cy, store.height, store.width)
                 rows = _view_rows(store, scene, self.per_object)
-                cameras.append([(torch.from_numpy(np.array(store.poses[view])), camera) for view in rows])
+                poses = (torch.from_numpy(np.array(store.poses[view])) for view in rows)
+                cameras.append(list(zip(poses, (_lens(store, view) for view in rows))))
         return cameras
+
+
+def _lens(store: PackedStore, view: int) -> Intrinsics:
+    focal, cx, cy = (float(value) for value in store.intrinsics[view])
+    return Intrinsics(focal, cx, cy, store.height, store.width)
 
 
 def orbit_pictures(
@@ -145,9 +149,8 @@ def unseen_scenes(context: EvaluationContext) -> tuple[UnseenViews, Tensor] | No
     split = next((name for name in ("test", "val") if name in target.splits), None)
     if split is None:
         return None
-    unseen = open_unseen(
-        target.data, split, protocol.unseen_instances, protocol.views_per_scene, protocol.conditioning_views
-    )
+    counts = (protocol.unseen_instances, protocol.views_per_scene)
+    unseen = open_unseen(target.data, split, *counts, protocol.conditioning_views, target.pipe.model.reading)
     key = context.key(
         split=split, count=protocol.unseen_instances, views=list(protocol.conditioning_views),
         store=digest_of_store(unseen.scored.store.folder),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mnif_nerf.data.grid_facts import GridFacts
+from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.traits import OBSERVATION_WORDS, Card, Demo, Fitting, SweepScores
 
@@ -199,8 +200,15 @@ class Modality(ABC):
         """
 
     @abstractmethod
-    def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
+    def check_data(
+        self, root: Path, progress: bool = True, reading: SceneReading = USUAL
+    ) -> tuple[list[str], list[str]]:
         """Read a whole data set: lines that describe it, and the problems found.
+
+        Args:
+            root: the data.
+            progress: whether to show a bar.
+            reading: how the files of cameras are read, where there are cameras.
 
         Raises:
             MNIFError: nothing readable.

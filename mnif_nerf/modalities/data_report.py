@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities import Modality, from_data
 
 MAX_PROBLEMS = 20
@@ -34,12 +36,25 @@ class DataReport:
         return "\n".join(told)
 
 
-def check(root: Path | str, progress: bool = True, max_problems: int = MAX_PROBLEMS) -> DataReport:
+def check(
+    root: Path | str, progress: bool = True, max_problems: int = MAX_PROBLEMS, reading: SceneReading = USUAL
+) -> DataReport:
     """Read a whole data set, every picture or grid included, and report on it.
+
+    Args:
+        root: the data.
+        progress: whether to show bars.
+        max_problems: that the report names.
+        reading: how the files of cameras are read; only of data that has cameras.
 
     Raises:
         MNIFError: the folder is missing or holds data of no modality, or no split of it holds anything readable.
     """
     modality = from_data(root)
-    lines, problems = modality.check_data(Path(root), progress)
+    if modality.by_instance and not reading.is_usual:
+        raise MNIFError(
+            f"{root}: holds {modality.nouns} without cameras; `poses`, `intrinsics` and `scale` are for pictures with "
+            "cameras, so leave them out."
+        )
+    lines, problems = modality.check_data(Path(root), progress, reading)
     return DataReport(modality, lines, problems, max_problems)

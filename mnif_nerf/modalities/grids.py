@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.base import Modality
 
@@ -59,7 +60,9 @@ class GridModality(Modality):
 
         return GridSplit(open_grid_store(root, split, self.name, resolution or self.sweep.resolution), self)
 
-    def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
+    def check_data(
+        self, root: Path, progress: bool = True, reading: SceneReading = USUAL
+    ) -> tuple[list[str], list[str]]:
         """Number, size and content of the grids."""
         from mnif_nerf.data.check.grids import check_grids
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
 from mnif_nerf.modalities.base import Modality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting
 from mnif_nerf.objects.radiance import NeuralRadiance
@@ -92,11 +93,13 @@ class Radiance(Modality):
 
         return tuple(list_splits(root))
 
-    def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
+    def check_data(
+        self, root: Path, progress: bool = True, reading: SceneReading = USUAL
+    ) -> tuple[list[str], list[str]]:
         """Scenes, pictures, cameras, and whether the objects fit the scene box."""
         from mnif_nerf.data.check.scenes import check_scenes
 
-        return check_scenes(root, progress)
+        return check_scenes(root, progress, reading)
 
     def protocol_changes(self, protocol: str) -> dict[str, Any]:
         """As many samples as the authors compare."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import tyro
+
+from mnif_nerf.data.readers.scene_reading import IntrinsicsKind, PoseKind, SceneReading
 from mnif_nerf.modalities.settings import DataSettings, ModelSettings, PipelineSettings
 from mnif_nerf.saved_settings import SavedSettings
 
@@ -50,6 +53,18 @@ class SceneSource(SavedSettings):
     """Scene to show: its index or its name; empty means the environment's MNIF_SCENE, or else the first."""
     heldout_views_per_scene: int = 2
     """Views of every training scene never trained on, where the data set has no split of held-out views."""
+    poses: Annotated[PoseKind, tyro.conf.arg(aliases=("--poses",))] = "auto"
+    """What the pose files hold: camera-to-world (c2w) or world-to-camera (w2c) matrices, with OpenCV's axes, or with
+    OpenGL's (c2w-gl, w2c-gl); auto is c2w but where intrinsics.txt has SRN's flag."""
+    intrinsics: Annotated[IntrinsicsKind, tyro.conf.arg(aliases=("--intrinsics",))] = "auto"
+    """Whether intrinsics are in pixels (as auto takes them), or normalised by the pictures' width and height."""
+    scale: Annotated[Literal["auto"] | float, tyro.conf.arg(aliases=("--scale",))] = 1.0
+    """What camera positions are multiplied by; auto moves and scales the data set so that its objects fill the box."""
+
+    @property
+    def reading(self) -> SceneReading:
+        """How the cameras' files are read."""
+        return SceneReading(self.poses, self.intrinsics, self.scale)
 
 
 @dataclass

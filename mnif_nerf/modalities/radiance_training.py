@@ -78,7 +78,7 @@ class SceneData(TrainingData):
     @cached_property
     def views(self) -> TrainingViews:
         """The packed training split and its held-out views; opened (and built where absent) on first use."""
-        return TrainingViews(self.root, self.heldout_per_scene)
+        return TrainingViews(self.root, self.heldout_per_scene, self.settings.dataparser.reading)
 
     listed: tuple[str, ...] | None = None
     """Names that are known without the store: who only looks at one scene shall not have to open (and build) it."""
@@ -132,9 +132,10 @@ class SceneData(TrainingData):
         }
 
     def stored(self) -> dict[str, Any]:
-        """Scenes, rays and carve points of a step, and how many views are held out."""
+        """Scenes, rays and carve points of a step, how many views are held out, and how cameras are read."""
         kept = {name: getattr(self.settings, name) for name in ("scenes_per_step", "rays_per_scene", "carve_points")}
-        return {**kept, "heldout_views_per_scene": self.heldout_per_scene}
+        reading = self.settings.dataparser.reading.to_dict()
+        return {**kept, "heldout_views_per_scene": self.heldout_per_scene, **reading}
 
     @cached_property
     def evaluation_views(self) -> ViewList:
@@ -167,9 +168,8 @@ class ViewEvaluation(Evaluation):
     def unseen(self) -> UnseenViews:
         """Scenes never trained on."""
         config, conditioning = self.data.settings, tuple(self.settings.conditioning_views)
-        return open_unseen(
-            self.data.root, self.split, config.eval_num_scenes, config.eval_views_per_scene, conditioning
-        )
+        counts, reading = (config.eval_num_scenes, config.eval_views_per_scene), config.dataparser.reading
+        return open_unseen(self.data.root, self.split, *counts, conditioning, reading)
 
     def find_unseen(self, model: Stage1Model) -> Tensor:
         """See `Evaluation`: from the conditioning views."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.base import Modality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting, SweepScores
@@ -184,7 +185,9 @@ class Sdf(Modality):
 
         return solid_set_scores(made[:, 0].numpy() > 0.5, real[:, 0].numpy() > 0.5)
 
-    def check_data(self, root: Path, progress: bool = True) -> tuple[list[str], list[str]]:
+    def check_data(
+        self, root: Path, progress: bool = True, reading: SceneReading = USUAL
+    ) -> tuple[list[str], list[str]]:
         """Number and content of the objects."""
         from mnif_nerf.data.check.surfaces import check_surfaces
 

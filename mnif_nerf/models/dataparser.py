@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, choose_scene, heldout
 from mnif_nerf.modalities.radiance_settings import SceneSource
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.scene_box import HALF_EXTENT
+
+if TYPE_CHECKING:
+    from mnif_nerf.data.readers.srn import Scene
 
 
 @dataclass
@@ -43,39 +46,50 @@ class SrnDataParser(DataParser):
     config: SrnDataParserConfig
     includes_time: bool = False
     downscale_factor: int = 1
+    packed: tuple[str, ...] | None = None
+    """Names of the instances that training knows; None takes those of the packed store, or all folders."""
 
     @tell_user
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        from mnif_nerf.data.readers.srn import read_scene
         from mnif_nerf.data.readers.srn_layout import locate, scene_folders
+        from mnif_nerf.data.stores.scene_store import packed_names, scene_placement
 
-        layout = locate(self.config.data)
+        layout, reading = locate(self.config.data), self.config.reading
         folders = scene_folders(layout.folder("train")[1])
+        # What packing leaves out is not shown either; before anything is packed nobody knows of it.
+        packed = self.packed or packed_names(self.config.data, "train", reading)
+        folders = [folder for folder in folders if packed is None or folder.name in packed] or folders
         names = tuple(folder.name for folder in folders)
         shown = choose_scene(names, self.config.scene)
+        placement = scene_placement(layout, reading)
         if any(name in layout.splits for name in HELD_OUT_SPLITS):
             if split != "train":
                 others = {folder.name: folder for folder in scene_folders(layout.folder("train_val")[1])}
                 folder = others.get(names[shown])
             else:
                 folder = folders[shown]
-            scene = read_scene(folder or folders[shown])
-            assert scene is not None
+            scene = self._read(folder or folders[shown])
             picked = np.arange(len(scene.poses) if folder else 0)
         else:
-            scene = read_scene(folders[shown])
-            assert scene is not None
+            scene = self._read(folders[shown])
             held = heldout_positions(len(scene.poses), self.config.heldout_views_per_scene)
             picked = np.setdiff1d(np.arange(len(scene.poses)), held) if split == "train" else held
         cameras = make_cameras(
-            scene.poses[picked],
-            np.broadcast_to(np.asarray(scene.intrinsics, dtype=np.float32), (len(picked), 3)),
+            placement.apply(scene.poses[picked]) if reading.scale == "auto" else scene.poses[picked],
+            scene.lenses[picked],
             scene.height,
             scene.width,
             np.full(len(picked), shown),
         )
         paths = [scene.image_paths[int(view)] for view in picked]
         return make_outputs(paths, cameras, names, shown)
+
+    def _read(self, folder: Path) -> Scene:
+        from mnif_nerf.data.readers.srn import read_scene
+
+        scene = read_scene(folder, reading=self.config.reading)
+        assert scene is not None
+        return scene
 
 
 def make_cameras(

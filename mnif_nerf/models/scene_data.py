@@ -7,7 +7,7 @@ open no store.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mnif_nerf.data.readers.images import composite_white, read_image
 from mnif_nerf.data.sampling.views import ViewList
-from mnif_nerf.modalities.radiance_settings import SceneDataSettings
+from mnif_nerf.modalities.radiance_settings import SceneDataSettings, SceneSource
 from mnif_nerf.modalities.radiance_training import SceneData, ViewEvaluation
 from mnif_nerf.modalities.training import Evaluation
 from mnif_nerf.models.base import InstanceModel
@@ -74,15 +74,14 @@ class MNIFDataManager(InstanceDataManager):
             config.dataparser.data = Path(config.data)
         config.data = Path(config.dataparser.data)
         source = config.dataparser
-        self.dataparser = SrnDataParser(
-            SrnDataParserConfig(
-                data=source.data, scene=source.scene, heldout_views_per_scene=source.heldout_views_per_scene
-            )
-        )
+        values = {entry.name: getattr(source, entry.name) for entry in fields(SceneSource)}
+        self.dataparser = SrnDataParser(SrnDataParserConfig(**values))
+        self.source = SceneData(config, self.device, self.seed)
+        if self.test_mode == "val":  # the store, which training needs anyway, knows which instances are blank
+            self.dataparser.packed = self.source.names
         self.train_dataparser_outputs = self.dataparser.get_dataparser_outputs("train")
         self.train_dataset = SceneImages(self.train_dataparser_outputs)
         self.eval_dataset = SceneImages(self.dataparser.get_dataparser_outputs(self.test_split))
-        self.source = SceneData(config, self.device, self.seed)
         if self.test_mode != "val":
             self.source.listed = self.names
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf import modalities
+from mnif_nerf.data.readers.scene_reading import SceneReading
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
@@ -119,6 +120,11 @@ class StoredModel:
         """Views of every scene that were held out of training; None where the folder does not say (older ones)."""
         value = self.training.get("heldout_views_per_scene")
         return None if value is None else int(value)
+
+    @property
+    def reading(self) -> SceneReading:
+        """How the cameras of the training data were read."""
+        return SceneReading.from_dict(self.training)
 
     @property
     def prior_variance(self) -> float:

@@ -39,7 +39,10 @@ def grid_modality(root: Path) -> str | None:
         return None
     if find_files(root, MESH_SUFFIXES):
         return "voxel"
-    pictures = len(find_files(root, IMAGE_SUFFIXES))
+    shown = find_files(root, IMAGE_SUFFIXES)
+    if any(path.parent.name == "rgb" and path.parent.with_name("pose").is_dir() for path in shown[:100]):
+        return None  # pictures with cameras, whose layout is wrong: their reader has the sentence
+    pictures = len(shown)
     arrays, sounds = find_files(root, _ARRAYS), len(find_files(root, (".wav",)))
     solids = len(find_files(root, (*(s for s in VOXEL_SUFFIXES if s not in _ARRAYS), *HDF5_SUFFIXES)))
     if arrays and _is_solid(arrays[0]):

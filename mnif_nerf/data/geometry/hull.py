@@ -18,6 +18,7 @@ from mnif_nerf.scene_box import HALF_EXTENT
 HULL_RESOLUTION = 32
 _HALF_CELL = HALF_EXTENT / HULL_RESOLUTION
 _MAX_RADIUS = 40  # pixels; a cell that projects larger is too near the camera to be judged, and stays
+_SEEN_REACH = 1.3  # of the nearest camera from the centre, in edges of the cube that `seen_object` carves
 _COVERAGE = 0.97  # share of a silhouette that a sound hull explains; anti-aliased edge pixels may differ
 
 
@@ -48,7 +49,7 @@ def carve_scene(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarr
     Args:
         silhouettes: bool [V, H, W].
         poses: [V, 4, 4] camera-to-world, OpenCV.
-        intrinsics: (f, cx, cy) in pixels.
+        intrinsics: (f, cx, cy) in pixels, of every view [V, 3] or of all [3].
     """
     _, height, width = silhouettes.shape
     cube = np.ones((HULL_RESOLUTION,) * 3, dtype=bool)
@@ -86,7 +87,7 @@ def carve(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray, ti
     centres = cell_centres(times * HULL_RESOLUTION, times * HALF_EXTENT)
     alive = np.arange(len(centres))
     for view in _spread_order(len(poses)):  # opposite views first, so that few cells are left for the others
-        keep = _touches(centres[alive], poses[view], intrinsics, distances[view], limit)
+        keep = _touches(centres[alive], poses[view], _of_view(intrinsics, view), distances[view], limit)
         alive = alive[keep]
     cells = np.zeros(len(centres), dtype=bool)
     cells[alive] = True
@@ -100,7 +101,7 @@ def excluding_views(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.n
     centres = cell_centres()
     votes = np.zeros(len(centres), dtype=np.int32)
     for view, distance in enumerate(distances):
-        votes += ~_touches(centres, poses[view], intrinsics, distance, limit)
+        votes += ~_touches(centres, poses[view], _of_view(intrinsics, view), distance, limit)
     return votes.reshape((HULL_RESOLUTION,) * 3)
 
 
@@ -140,6 +141,57 @@ def project(
             frames = dilate(frames)
     frames[too_near] = True
     return np.ascontiguousarray(frames[:, margin:-margin, margin:-margin])
+
+
+@dataclass(frozen=True)
+class SeenObject:
+    """What `seen_object` finds: the box [low, high] of the object in the world, and whether one object explains the
+    silhouettes of (nearly) all views."""
+
+    low: np.ndarray
+    high: np.ndarray
+    agrees: bool
+
+
+def seen_object(
+    silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray, centre: np.ndarray
+) -> SeenObject | None:
+    """The object that all pictures show, wherever it is and however large; None where they show none in common.
+
+    Carved in a cube around `centre` that nearly reaches the cameras, and only of cells that lie before every camera and
+    within its picture, so that cameras that look away, or all stand at one point, agree on nothing.
+
+    Args:
+        silhouettes: bool [V, H, W], none of them empty.
+        poses: [V, 4, 4] camera-to-world, OpenCV.
+        intrinsics: (f, cx, cy) in pixels, [V, 3] or [3].
+        centre: the point [3] that the cameras look at.
+    """
+    _, height, width = silhouettes.shape
+    offset = np.asarray(poses[:, :3, 3], dtype=np.float64) - centre
+    distance = float(np.linalg.norm(offset, axis=1).min())
+    if distance < 1e-6 * max(1.0, float(np.abs(centre).max())):
+        return None
+    size = _SEEN_REACH * 2 * HALF_EXTENT / distance
+    placed = np.array(poses, dtype=np.float32)
+    placed[:, :3, 3] = offset * size
+    limit = _radius_limit(silhouettes, placed, intrinsics)
+    centres = cell_centres(2 * HULL_RESOLUTION, 2 * HALF_EXTENT)
+    alive = np.flatnonzero(np.linalg.norm(centres, axis=1) < 2 * HALF_EXTENT)
+    for view, far in zip(range(len(placed)), silhouette_distance(silhouettes, limit)):
+        one = _of_view(intrinsics, view)
+        column, row, _, in_front = _project_points(centres[alive], placed[view : view + 1], one, _HALF_CELL)
+        within = (column >= 0) & (column < width) & (row >= 0) & (row < height) & in_front
+        touches = _touches(centres[alive], placed[view], one, far, limit)
+        alive = alive[within[0] & touches]
+    if not len(alive):
+        return None
+    cells = np.zeros(len(centres), dtype=bool)
+    cells[alive] = True
+    touching = project(cells.reshape((2 * HULL_RESOLUTION,) * 3), placed, intrinsics, height, width, times=2)
+    low, high = centres[alive].min(0) - _HALF_CELL, centres[alive].max(0) + _HALF_CELL
+    agrees = _explains(touching, silhouettes, len(poses) // 16)
+    return SeenObject(low / size + centre, high / size + centre, agrees)
 
 
 def silhouette_distance(silhouettes: np.ndarray, limit: int = _MAX_RADIUS) -> np.ndarray:
@@ -191,7 +243,7 @@ def _project_points(
     Returns: column, row, reach (each float32 [V, N], pixels), in_front (bool [V, N]: wholly before the
     camera).
     """
-    focal, cx, cy = (float(number) for number in intrinsics)
+    focal, cx, cy = _columns(intrinsics)
     rotation = np.asarray(poses[:, :3, :3], dtype=np.float32)
     offset = np.einsum("vkc,vk->vc", rotation, np.asarray(poses[:, :3, 3], dtype=np.float32))
     extent = half_cell * np.abs(rotation).sum(1)
@@ -209,11 +261,20 @@ def _project_points(
 
 def _radius_limit(silhouettes: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray, times: int = 1) -> int:
     """Pixels that the nearest cell in any picture reaches (about: larger cells are simply not judged)."""
-    focal = float(intrinsics[0])
+    focal = float(np.max(_columns(intrinsics)[0]))
     nearest = np.linalg.norm(poses[:, :3, 3], axis=1).min() - 3**0.5 * times * HALF_EXTENT
     slope = max(silhouettes.shape[1:]) / focal
     reach = focal * 3**0.5 * _HALF_CELL * (1 + slope) / max(float(nearest), 1e-3)
     return int(min(np.ceil(reach), _MAX_RADIUS))
+
+
+def _of_view(intrinsics: np.ndarray, view: int) -> np.ndarray:
+    return intrinsics if np.ndim(intrinsics) == 1 else intrinsics[view]
+
+
+def _columns(intrinsics: np.ndarray) -> tuple[np.ndarray, ...]:
+    """f, cx and cy, each float32 [V, 1] or [1, 1], of [V, 3] or [3]."""
+    return tuple(np.asarray(intrinsics, dtype=np.float32).reshape(-1, 3).T[..., None])
 
 
 def _surface(cells: np.ndarray) -> np.ndarray:

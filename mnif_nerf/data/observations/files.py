@@ -142,7 +142,7 @@ def read_views(path: Path) -> PosedViews:
         scene = read_scene(path)
         assert scene is not None
         paths, poses, height, width = scene.image_paths, scene.poses, scene.height, scene.width
-        intrinsics = np.tile(np.float32(scene.intrinsics), (len(paths), 1))
+        intrinsics = scene.lenses
     for item in paths:  # all headers first: a picture of another size is told before anything is decoded
         other = image_size(item)
         if other != (height, width):

@@ -85,11 +85,16 @@ def inspect_background(paths: list[Path], height: int, width: int, sample: int =
     for i in chosen:
         pixels = read_image(paths[i], height, width)
         transparent_views += pixels.shape[-1] == 4 and bool((pixels[..., 3] <= _ALPHA_THRESHOLD).any())
-        differs = 255 - composite_white(pixels).min(-1) > threshold
-        border = np.concatenate([differs[0], differs[-1], differs[:, 0], differs[:, -1]])
-        white_views += border.mean() <= 0.25
+        white_views += white_border(composite_white(pixels), threshold)
     alpha = bool(transparent_views >= 0.5 * len(chosen))
     return Background(white=alpha or bool(white_views >= 0.9 * len(chosen)), alpha=alpha, threshold=threshold)
+
+
+def white_border(pixels: np.ndarray, threshold: int) -> bool:
+    """Whether the border of uint8 [H, W, 3] is at least three quarters white."""
+    differs = 255 - pixels.min(-1) > threshold
+    border = np.concatenate([differs[0], differs[-1], differs[:, 0], differs[:, -1]])
+    return bool(border.mean() <= 0.25)
 
 
 def silhouette(pixels: np.ndarray, background: Background) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,22 @@ import numpy as np
 from mnif_nerf.errors import MNIFError
 
 GRID_SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "validate": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders of splits are called, in lower case, and which split each is."""
+_CLUTTER = {
+    "@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "lost+found", "$recycle.bin", "thumbs.db", "desktop.ini",
+    "system volume information", "__pycache__",
+}  # fmt: skip
 SMALLEST_SHARED = 10
 """From so many files on, a folder without split folders is shared out."""
 SMALLEST_SPLIT = 4
@@ -32,16 +48,28 @@ class GridSource:
         return str(self.path) if self.row is None else f"{self.path}, row {self.row}"
 
 
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is hidden, or something that systems put among users' files: thumbnails of file servers,
+    macOS's copies of attributes, Windows' caches and bins."""
+    return name.startswith(".") or name.casefold() in _CLUTTER
+
+
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files below a folder that end in one of `suffixes` (lower case), sorted; hidden ones are left out."""
-    found = []
+    """Files below a folder that end in one of `suffixes` (lower case), sorted; clutter is left out (`is_clutter`)."""
+    return sorted(path for path in every_file(folder) if path.name.lower().endswith(suffixes))
+
+
+def every_file(folder: Path) -> Iterator[Path]:
+    """Files below a folder but for clutter, each once: links to folders are followed unless they lead back."""
+    seen = set()
     for current, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        if len(Path(current).relative_to(folder).parts) > 6:  # a link to a parent folder would never end
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder that was read, or to a parent
             folders.clear()
-        here = [name for name in names if name.lower().endswith(suffixes) and not name.startswith(".")]
-        found += [path for name in here if (path := Path(current, name)).is_file()]
-    return sorted(found)
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
+        yield from (path for name in names if not is_clutter(name) and (path := Path(current, name)).is_file())
 
 
 def share_out(names: Sequence[str]) -> dict[str, list[str]]:

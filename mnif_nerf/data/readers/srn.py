@@ -7,6 +7,7 @@ pixelNeRF.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,17 @@ from typing import TypeVar
 import numpy as np
 
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, image_size
+from mnif_nerf.data.readers.scene_reading import (
+    USUAL,
+    PoseKind,
+    SceneReading,
+    at_one_point,
+    camera_to_world,
+    intrinsics_fault,
+    pose_fault,
+)
 from mnif_nerf.data.readers.srn_layout import Layout, list_splits, locate, scene_folders
+from mnif_nerf.data.readers.text import number_lines
 from mnif_nerf.errors import MNIFError
 
 __all__ = [
@@ -37,7 +48,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene: image paths [v], poses float32 [v, 4, 4], intrinsics (f, cx, cy) in pixels, image size."""
+    """One scene: image paths [v], poses float32 [v, 4, 4], intrinsics (f, cx, cy) in pixels of the first picture, image
+    size, what the pose files were taken for, and the intrinsics of every picture, float32 [v, 3]."""
 
     name: str
     image_paths: list[Path]
@@ -45,6 +57,8 @@ class Scene:
     intrinsics: tuple[float, float, float]
     height: int
     width: int
+    kind: PoseKind
+    lenses: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,8 +66,8 @@ class SplitIndex:
     """All views of one split, scene after scene.
 
     names [S]; image_paths [V]; poses float32 [V, 4, 4] camera-to-world, OpenCV; view_offsets int64 [S+1]
-    (scene s owns views view_offsets[s] to view_offsets[s+1]); intrinsics float32 [S, 3] (f, cx, cy in pixels
-    of the stored images).
+    (scene s owns views view_offsets[s] to view_offsets[s+1]); intrinsics float32 [V, 3] (f, cx, cy in pixels
+    of the stored images); kind, what the pose files were taken for.
     """
 
     root: Path
@@ -67,6 +81,7 @@ class SplitIndex:
     intrinsics: np.ndarray
     height: int
     width: int
+    kind: PoseKind = "c2w"
 
     @property
     def num_scenes(self) -> int:
@@ -77,24 +92,39 @@ class SplitIndex:
         return len(self.image_paths)
 
 
-def read_split(root: Path | str, split: str) -> SplitIndex:
+def read_split(root: Path | str, split: str, reading: SceneReading = USUAL) -> SplitIndex:
     """Index one split: every pose and intrinsics file is read and checked, images are opened one per scene.
+
+    Args:
+        root: the data set.
+        split: its name.
+        reading: what the user says about the cameras' files; its scale is applied unless it is "auto".
 
     Raises:
         MNIFError: missing folder, other layout, no scene, unequal rgb/pose counts, missing or malformed
-            intrinsics, malformed, non-finite or singular pose, unequal image sizes, cameras that look away
-            from the origin.
+            intrinsics, or such as no camera has, malformed, non-finite or singular pose, unequal image sizes, cameras
+            that stand at one point or look away from the origin.
     """
     layout = locate(root)
     name, folder = layout.folder(split)
-    scenes = [read_scene(path) for path in scene_folders(folder)]
-    return make_index(layout, name, folder, [scene for scene in scenes if scene is not None])
+    scenes = [read_scene(path, reading=reading) for path in scene_folders(folder)]
+    found = [scene for scene in scenes if scene is not None]
+    return make_index(layout, name, folder, found, placed=reading.scale == "auto")
 
 
 def make_index(
-    layout: Layout, split: str, folder: Path, scenes: list[Scene], problems: list[str] | None = None
+    layout: Layout,
+    split: str,
+    folder: Path,
+    scenes: list[Scene],
+    problems: list[str] | None = None,
+    placed: bool = False,
 ) -> SplitIndex:
-    """Join scenes to an index; faults between scenes go to `problems`, or are raised where that is None."""
+    """Join scenes to an index; faults between scenes go to `problems`, or are raised where that is None.
+
+    Args:
+        placed: whether the cameras are still to be moved, so that they need not look at the origin.
+    """
     first = scenes[0]
     agreeing = []
     for scene in scenes:
@@ -113,18 +143,20 @@ def make_index(
         image_paths=[path for scene in agreeing for path in scene.image_paths],
         poses=poses,
         view_offsets=np.cumsum([0, *(len(scene.image_paths) for scene in agreeing)], dtype=np.int64),
-        intrinsics=np.array([scene.intrinsics for scene in agreeing], dtype=np.float32),
+        intrinsics=np.concatenate([scene.lenses for scene in agreeing]),
         height=first.height,
         width=first.width,
+        kind=first.kind,
     )
-    outward = _outward_cameras(index)
-    if outward:
-        _fault(outward, problems)
+    for fault in _camera_faults(index, placed):
+        _fault(fault, problems)
     return index
 
 
-def read_scene(folder: Path, problems: list[str] | None = None) -> Scene | None:
+def read_scene(folder: Path, problems: list[str] | None = None, reading: SceneReading = USUAL) -> Scene | None:
     """Read one scene folder. Faults go to `problems` (then None is returned), or are raised if that is None.
+
+    `reading` is what the user says about the files; its scale is applied unless it is "auto".
 
     Raises:
         MNIFError: with `problems=None`, the first fault of this scene.
@@ -138,16 +170,21 @@ def read_scene(folder: Path, problems: list[str] | None = None) -> Scene | None:
     if size is None or any(numbers is None for numbers in rows):
         return None
     height, width = size
-    intrinsics = _attempt(lambda: _read_intrinsics(folder, height, width), problems)
+    names = [image.stem for image in images]
+    cameras = _attempt(lambda: _read_intrinsics(folder, names, (height, width), reading), problems)
     poses = np.array(rows, dtype=np.float64).reshape(-1, 4, 4)
     faults = list(pose_faults(poses))
     for view, fault in faults:
         _fault(f"{pose_files[view]}: {fault}.", problems)
-    if intrinsics is None or faults:
+    if cameras is None or faults:
         return None
-    if intrinsics[3]:
-        poses = np.linalg.inv(poses)
-    return Scene(folder.name, images, poses.astype(np.float32), intrinsics[:3], height, width)
+    lenses, flagged = cameras
+    first = (float(lenses[0, 0]), float(lenses[0, 1]), float(lenses[0, 2]))
+    kind: PoseKind = reading.poses if reading.poses != "auto" else "w2c" if flagged else "c2w"
+    poses = camera_to_world(poses, kind)
+    if reading.scale != "auto":
+        poses[:, :3, 3] *= reading.scale
+    return Scene(folder.name, images, poses.astype(np.float32), first, height, width, kind, lenses)
 
 
 def pose_faults(poses: np.ndarray) -> Iterator[tuple[int, str]]:
@@ -180,69 +217,94 @@ def read_matrix(path: Path, expected: int) -> list[float]:
     Raises:
         MNIFError: unreadable, not numbers, or not `expected` of them.
     """
-    try:
-        with open(path, encoding="ascii") as file:
-            numbers = [float(word) for word in file.read().split()]
-    except (OSError, ValueError) as error:
-        raise MNIFError(f"{path}: not a text file of numbers ({error}); write it again.") from None
+    numbers = [number for line in number_lines(path) for number in line]
     if len(numbers) != expected:
         raise MNIFError(f"{path}: {len(numbers)} numbers, expected {expected} (a 4x4 camera-to-world matrix).")
     return numbers
 
 
 def parse_intrinsics(path: Path) -> tuple[float, float, float, int | None, int | None, bool]:
-    """(f, cx, cy, H, W, world_to_camera) of an SRN file, or of a 3x3 or 4x4 matrix (H and W are then None).
+    """(f, cx, cy, H, W, world_to_camera) of an SRN file, of `fx fy cx cy`, or of a 3x3 or 4x4 matrix.
 
     SRN's lines: `f cx cy 0.`, grid barycentre, near plane (often absent), scale, `H W`, and at times a last
-    flag that is 1 where the pose files hold world-to-camera matrices.
+    flag that is 1 where the pose files hold world-to-camera matrices. A fourth number other than 0 in the first line
+    says that it holds `fx fy cx cy`; `H W` may be absent then, as in matrices, and is None.
 
     Raises:
         MNIFError: a line is missing or malformed.
     """
-    try:
-        lines = [[float(word) for word in line.split()] for line in path.read_text(encoding="ascii").splitlines()]
-    except (OSError, ValueError) as error:
-        raise MNIFError(f"{path}: not a text file of numbers ({error}); write it again.") from None
-    lines = [line for line in lines if line]
+    lines = number_lines(path)
     numbers = [number for line in lines for number in line]
-    if len(numbers) in (9, 16) and (len(lines) == 1 or len(lines[0]) ** 2 == len(numbers)):
+    first = lines[0] if lines else []
+    sizes = [position for position, line in enumerate(lines) if position and len(line) == 2]
+    height = width = None
+    flagged = False
+    if len(numbers) in (9, 16) and (len(lines) == 1 or len(first) ** 2 == len(numbers)):
         matrix = np.array(numbers).reshape(round(len(numbers) ** 0.5), -1)
-        if not np.isclose(matrix[0, 0], matrix[1, 1], rtol=1e-3):
-            raise MNIFError(
-                f"{path}: two focal lengths ({matrix[0, 0]:g}, {matrix[1, 1]:g}); resample to square pixels."
-            )
-        found: tuple = (float(matrix[0, 0]), float(matrix[0, 2]), float(matrix[1, 2]), None, None, False)
+        focals, centre = (matrix[0, 0], matrix[1, 1]), (matrix[0, 2], matrix[1, 2])
     else:
-        sizes = [position for position, line in enumerate(lines) if position and len(line) == 2]
-        if not lines or len(lines[0]) not in (3, 4) or not sizes:
+        four = len(first) == 4 and first[3] != 0
+        if len(first) not in (3, 4) or not (sizes or (four and len(lines) == 1)):
             raise MNIFError(f"{path}: expected a first line 'f cx cy 0.' and a last line 'H W'; write both.")
-        height, width = (int(number) for number in lines[sizes[-1]])
-        flag = lines[sizes[-1] + 1 :]
-        found = (*lines[0][:3], height, width, bool(flag and flag[0][0] == 1))
-    if not np.isfinite(found[:3]).all() or found[0] <= 0 or (found[3] is not None and min(found[3], found[4]) <= 0):
+        focals = (first[0], first[1]) if four else (first[0], first[0])
+        centre = (first[2], first[3]) if four else (first[1], first[2])
+        if sizes:
+            height, width = lines[sizes[-1]]
+            flag = lines[sizes[-1] + 1 :]
+            flagged = bool(flag and flag[0][0] == 1)
+    stated = [number for number in (*focals, *centre, height, width) if number is not None]
+    if not np.isfinite(stated).all() or min(*focals, *stated[4:]) <= 0:
         raise MNIFError(f"{path}: focal length and image size must be positive, finite numbers; write the file again.")
-    return found  # type: ignore[return-value]
+    if not np.isclose(*focals, rtol=1e-3):
+        raise MNIFError(f"{path}: two focal lengths ({focals[0]:g}, {focals[1]:g}); resample to square pixels.")
+    size = (None if height is None else int(height), None if width is None else int(width))
+    return float(focals[0]), float(centre[0]), float(centre[1]), *size, flagged
 
 
-def _read_intrinsics(folder: Path, height: int, width: int) -> tuple[float, float, float, bool]:
-    """(f, cx, cy, world_to_camera) in pixels of the H x W images; the file is the scene's or the split's."""
-    files = [path for path in (folder / "intrinsics.txt", folder.parent / "intrinsics.txt") if path.is_file()][:1]
-    files = files or sorted((folder / "intrinsics").glob("*.txt"))
-    if not files:
+def _read_intrinsics(
+    folder: Path, names: list[str], size: tuple[int, int], reading: SceneReading
+) -> tuple[np.ndarray, bool]:
+    """(f, cx, cy) float32 [v, 3] in pixels of pictures of `size` (H, W), and whether poses are world-to-camera.
+
+    The file is the scene's or the split's, or a folder intrinsics/ has one for every picture, by its name.
+    """
+    shared = [path for path in (folder / "intrinsics.txt", folder.parent / "intrinsics.txt") if path.is_file()][:1]
+    if shared:
+        found, flagged = _camera(shared[0], size, reading)
+        return np.tile(np.float32(found), (len(names), 1)), flagged
+    own = {path.stem: path for path in _files(folder / "intrinsics", (".txt",))}
+    if not own:
         raise MNIFError(f"{folder}: no intrinsics.txt in it; add one with the lines 'f cx cy 0.' and 'H W'.")
-    first = parse_intrinsics(files[0])
-    for path in files[1:]:
-        if not np.allclose(parse_intrinsics(path)[:3], first[:3], rtol=1e-4, atol=1e-3):
-            raise MNIFError(f"{path}: differs from {files[0].name}; the views of a scene must share their intrinsics.")
-    focal, cx, cy, stated_height, stated_width, flag = first
-    if stated_height is None or stated_width is None:
-        return focal, cx, cy, flag
-    # SRN's own reader rescales to the images: the original cars state a size other than that of the PNGs.
-    ratio = width / stated_width
-    if abs(height / stated_height - ratio) > 1e-3 * ratio:
-        stated = f"{stated_width}x{stated_height}"
-        raise MNIFError(f"{files[0]}: states {stated} pixels, the images are {width}x{height}; make the two agree.")
-    return focal * ratio, cx * ratio, cy * ratio, flag
+    if len(own) == 1:
+        own = dict.fromkeys(names, next(iter(own.values())))
+    missing = [name for name in names if name not in own]
+    if missing:
+        where = folder / "intrinsics"
+        raise MNIFError(f"{where}: no {missing[0]}.txt in it, but a picture of that name; add the file.")
+    cameras = [_camera(own[name], size, reading) for name in names]
+    return np.array([camera for camera, _ in cameras], dtype=np.float32), cameras[0][1]
+
+
+def _camera(path: Path, size: tuple[int, int], reading: SceneReading) -> tuple[tuple[float, float, float], bool]:
+    """(f, cx, cy) of a file in pixels of pictures of `size` (H, W), and its flag.
+
+    Raises:
+        MNIFError: malformed, for pictures of other proportions, or no camera has such intrinsics.
+    """
+    (height, width), (focal, cx, cy, stated_height, stated_width, flag) = size, parse_intrinsics(path)
+    ratio = 1.0
+    if reading.intrinsics == "normalised":
+        focal, cx, cy = focal * width, cx * width, cy * height
+    elif stated_height is not None and stated_width is not None:
+        # SRN's own reader rescales to the images: the original cars state a size other than that of the PNGs.
+        ratio = width / stated_width
+        if abs(height / stated_height - ratio) > 1e-3 * ratio:
+            stated = f"{stated_width}x{stated_height}"
+            raise MNIFError(f"{path}: states {stated} pixels, the images are {width}x{height}; make the two agree.")
+    fault = intrinsics_fault(focal, cx, cy, round(height / ratio), round(width / ratio))
+    if fault:
+        raise MNIFError(f"{path}: {fault}.")
+    return (focal * ratio, cx * ratio, cy * ratio), flag
 
 
 def _pair_files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -287,11 +349,15 @@ def _fault(message: str, problems: list[str] | None) -> None:
     problems.append(message)
 
 
-def _outward_cameras(index: SplitIndex) -> str | None:
-    away = (index.poses[:, :3, 2] * index.poses[:, :3, 3]).sum(1) > 0
-    if away.mean() <= 0.5:
-        return None
-    return (
-        f"{index.folder}: {away.sum()} of {len(away)} cameras look away from the origin; poses must be"
-        " camera-to-world in the OpenCV convention (for OpenGL's, negate the second and third column)."
-    )
+def _camera_faults(index: SplitIndex, placed: bool) -> Iterator[str]:
+    """What is wrong with the places and directions of the cameras of a split."""
+    offsets = index.view_offsets
+    scenes = [index.poses[first:last] for first, last in itertools.pairwise(offsets)]
+    still = [name for name, poses in zip(index.names, scenes) if at_one_point(poses)]
+    if still:
+        where = f"{index.folder}, {still[0]}" + (f" and {len(still) - 1} more scenes" if len(still) > 1 else "")
+        yield f"{where}: {pose_fault(scenes[index.names.index(still[0])], index.kind)}."
+        return
+    fault = None if placed else pose_fault(index.poses, index.kind)
+    if fault:
+        yield f"{index.folder}: {fault}."

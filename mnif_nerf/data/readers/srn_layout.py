@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
+from mnif_nerf.data.readers.splits import SPLIT_NAMES, is_clutter
 from mnif_nerf.errors import MNIFError
 
 SPLITS = ("train", "val", "test", "train_val", "train_test")
-_SPLIT_FOLDER = re.compile(r"^(?P<category>.+?)_(?P<split>train_val|train_test|train|val|test)$")
+_NAMES = {**SPLIT_NAMES, "train_val": "train_val", "train_test": "train_test"}
+_SPLIT_FOLDER = re.compile(
+    rf"^(?:(?P<category>.+?)[_\-. ])?(?P<split>{'|'.join(sorted(_NAMES, key=len, reverse=True))})$", re.IGNORECASE
+)
 _EXPECTED = "<category>_train/<scene>/ with rgb/, pose/ and intrinsics.txt"
 
 
@@ -49,12 +53,13 @@ def list_splits(root: Path | str) -> dict[str, Path]:
 def locate(root: Path | str) -> Layout:
     """Find the splits under `root`.
 
-    Accepted: a folder of `<category>_<split>` folders, also one level down; one such folder itself (then it
-    is the only split); a folder of scenes under any other name (taken as "train"); and, where several
-    categories share a folder, `<folder>/<category>`, which need not exist.
+    Accepted: a folder of `<category>_<split>` folders, also one level down; folders that have the bare name of a split
+    (the category is then the root's name); one such folder itself (then it is the only split); a folder of scenes
+    under any other name (taken as "train"); and, where several categories share a folder, `<folder>/<category>`, which
+    need not exist. Splits may be called train or training; val, valid, validation or dev; test or testing; in any case.
 
     Raises:
-        MNIFError: the folder is missing, holds another layout, or several categories.
+        MNIFError: the folder is missing, holds another layout, several categories, or two folders of one split.
     """
     root = Path(root)
     cache = root / ".mnif"
@@ -86,15 +91,18 @@ def scene_folders(folder: Path) -> list[Path]:
     """Scenes of a split folder, sorted by name; descends once or twice where the archive nests (chairs).
 
     Raises:
-        MNIFError: no scene in it, or a folder among the scenes that is none.
+        MNIFError: no scene in it.
     """
     scenes = _find_scenes(folder)
     if scenes:
-        strange = set(_visible_folders(scenes[0].parent)) - set(scenes)
-        if strange:
-            raise MNIFError(f"{min(strange)}: holds neither rgb/ nor pose/, so it is no scene; remove the folder.")
         return scenes
     raise MNIFError(f"{folder}: no scene in it; expected folders that hold rgb/, pose/ and intrinsics.txt.")
+
+
+def strange_folders(folder: Path) -> list[Path]:
+    """Folders among the scenes of a split that are no scenes: they hold neither rgb/ nor pose/, and are left out."""
+    scenes = _find_scenes(folder)
+    return sorted(set(_visible_folders(scenes[0].parent)) - set(scenes)) if scenes else []
 
 
 def _find_scenes(folder: Path) -> list[Path]:
@@ -111,10 +119,9 @@ def _find_scenes(folder: Path) -> list[Path]:
 def _visible_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
-    hidden = (".", "__MACOSX")
     try:
         with os.scandir(root) as entries:
-            return sorted(root / e.name for e in entries if e.is_dir() and not e.name.startswith(hidden))
+            return sorted(root / e.name for e in entries if e.is_dir() and not is_clutter(e.name))
     except PermissionError:
         raise MNIFError(f"{root}: no permission to list this folder; change its mode or copy the data.") from None
 
@@ -124,13 +131,40 @@ def _is_scene(folder: Path) -> bool:
 
 
 def _split_folders(root: Path) -> dict[str, dict[str, Path]]:
-    """category -> split -> folder, splits in the order of SPLITS."""
+    """category -> split -> folder, splits in the order of SPLITS.
+
+    Raises:
+        MNIFError: two folders are one split.
+    """
+    named: dict[str, str] = {}  # categories by their names without regard to case
+    bare: list[tuple[str, Path]] = []
     found: dict[str, dict[str, Path]] = {}
     for folder in _visible_folders(root):
         match = _SPLIT_FOLDER.match(folder.name)
-        if match and not _is_scene(folder):
-            found.setdefault(match["category"], {})[match["split"]] = folder
+        usual = match is not None and bool(match["category"]) and folder.name.endswith(f"_{match['split']}")
+        if match is None or _is_scene(folder) or not (usual or _find_scenes(folder)):
+            continue
+        split = _NAMES[match["split"].lower()]
+        if match["category"]:
+            category = named.setdefault(match["category"].casefold(), match["category"])
+            _add(found.setdefault(category, {}), split, folder)
+        else:
+            bare.append((split, folder))
+    alone = next(iter(found)) if len(found) == 1 else root.resolve().name
+    for split, folder in bare:
+        _add(found.setdefault(alone, {}), split, folder)
     return {name: {s: splits[s] for s in SPLITS if s in splits} for name, splits in found.items()}
+
+
+def _add(splits: dict[str, Path], split: str, folder: Path) -> None:
+    """Note the folder of a split.
+
+    Raises:
+        MNIFError: there is another one.
+    """
+    other = splits.setdefault(split, folder)
+    if other != folder:
+        raise MNIFError(f"{folder.parent}: {other.name} and {folder.name} are both its {split} split; remove one.")
 
 
 def _root_is_split(root: Path) -> Layout | None:
@@ -138,7 +172,8 @@ def _root_is_split(root: Path) -> Layout | None:
     match = _SPLIT_FOLDER.match(name)
     if not (_find_scenes(root) if match else any(_is_scene(child) for child in _visible_folders(root))):
         return None
-    category, split = (match["category"], match["split"]) if match else (name, "train")
+    split = _NAMES[match["split"].lower()] if match else "train"
+    category = (match["category"] if match else name) or root.resolve().parent.name
     return Layout(root, category, {split: root}, root / ".mnif")
 
 

@@ -120,7 +120,7 @@ class RayBatchSampler:
     def _draw_rays(self, scenes: Tensor, generator: torch.Generator) -> RayBatch:
         view, pixel = self._draw_pixels(scenes, generator)
         column, row = pixel % self.width, pixel // self.width
-        pose, (focal, cx, cy) = self.poses[view], self.intrinsics[scenes].T.unsqueeze(-1)
+        pose, (focal, cx, cy) = self.poses[view], self.intrinsics[view].unbind(-1)
         directions = pixel_directions(torch.stack([column, row], -1), pose[..., :3, :3], focal, cx, cy)
         origins = pose[..., :3, 3].contiguous()
         near, far = self._hull_span(scenes, origins, directions)

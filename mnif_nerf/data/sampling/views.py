@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
 from mnif_nerf.errors import MNIFError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ViewList:
     @property
     def intrinsics(self) -> np.ndarray:
         """`[V, 3]` focal, cx, cy in pixels."""
-        return self.store.intrinsics[self.owners]
+        return self.store.intrinsics[self.views]
 
     @property
     def names(self) -> list[str]:
@@ -103,15 +104,16 @@ class TrainingViews:
     Args:
         root: data folder.
         heldout_per_scene: how many views to hold out where there is no held-out split.
+        reading: how the cameras' files are read.
 
     Raises:
         MNIFError: the folder is missing, or holds no readable training split.
     """
 
-    def __init__(self, root: Path, heldout_per_scene: int = USUAL_HELDOUT_VIEWS) -> None:
+    def __init__(self, root: Path, heldout_per_scene: int = USUAL_HELDOUT_VIEWS, reading: SceneReading = USUAL) -> None:
         from mnif_nerf.data.readers.srn_layout import locate
 
-        self.root = Path(root)
+        self.root, self.reading = Path(root), reading
         splits = locate(self.root).splits
         self.has_heldout_split = any(name in splits for name in HELD_OUT_SPLITS)
         self.heldout_per_scene = heldout_per_scene
@@ -121,14 +123,16 @@ class TrainingViews:
         """The training split."""
         from mnif_nerf.data.stores.scene_store import open_store
 
-        return open_store(self.root, "train")
+        return open_store(self.root, "train", reading=self.reading)
 
     @cached_property
     def heldout_store(self) -> PackedStore:
         """Where the held-out pictures lie: the held-out split, or the training split itself."""
         from mnif_nerf.data.stores.scene_store import open_store
 
-        return open_store(self.root, "train_val") if self.has_heldout_split else self.train
+        if not self.has_heldout_split:
+            return self.train
+        return open_store(self.root, "train_val", reading=self.reading)
 
     @cached_property
     def _heldout_position(self) -> dict[str, int]:
@@ -197,7 +201,12 @@ def conditioning_views(num_views: int, wanted: tuple[int, ...]) -> np.ndarray:
 
 
 def open_unseen(
-    root: Path, split: str, num_scenes: int, views_per_scene: int, conditioning: tuple[int, ...]
+    root: Path,
+    split: str,
+    num_scenes: int,
+    views_per_scene: int,
+    conditioning: tuple[int, ...],
+    reading: SceneReading = USUAL,
 ) -> UnseenViews:
     """Open the split of unseen scenes and choose evenly spread scenes and views.
 
@@ -206,6 +215,7 @@ def open_unseen(
         split: "val" or "test"; the other one is taken where it is missing.
         num_scenes, views_per_scene: at most this many are scored.
         conditioning: view numbers within a scene (SRN's protocol: 64 and 104).
+        reading: how the cameras' files are read.
 
     Raises:
         MNIFError: the data set has no unseen split, or its scenes have a single view.
@@ -217,7 +227,7 @@ def open_unseen(
     found = next((name for name in (split, "test", "val") if name in present), None)
     if found is None:
         raise MNIFError(f"{root}: no split of unseen scenes (val or test); evaluate with `eval_mode` heldout-views.")
-    store = open_store(Path(root), found)
+    store = open_store(Path(root), found, reading=reading)
     chosen = evenly_spaced(store.num_scenes, num_scenes)
     fitted, scored = [], []
     for k, scene in enumerate(chosen):
@@ -249,7 +259,7 @@ def pictures_of(views: ViewList, num_scenes: int) -> SimpleNamespace:
         num_views=len(views),
         view_offsets=np.concatenate([[0], counts.cumsum()]).astype(np.int64),
         poses=np.array(store.poses[views.views]),
-        intrinsics=np.array(views.intrinsics[first]),
+        intrinsics=np.array(views.intrinsics),
         height=store.height,
         width=store.width,
         images=np.array(store.images[views.views]),

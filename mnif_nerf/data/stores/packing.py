@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mnif_nerf.data.geometry.hull import HALF_EXTENT, HULL_RESOLUTION, carve_scene
-from mnif_nerf.data.readers.images import Background, composite_white, inspect_background, read_image, silhouette
+from mnif_nerf.data.geometry.hull import HULL_RESOLUTION, SceneHull
+from mnif_nerf.data.readers.images import Background, composite_white, inspect_background
 from mnif_nerf.data.readers.srn import SplitIndex
+from mnif_nerf.data.stores.scene_survey import Survey, carve_pictures, listed, read_pictures, survey_split
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import num_cores
 
@@ -27,29 +28,33 @@ T = TypeVar("T")
 
 @dataclass
 class PackReport:
-    """What packing found: the background, and the scenes whose hull is not plain (by name)."""
+    """What packing found: the background, what is wrong with scenes (by name), and the numbers of those packed."""
 
     background: Background
-    loose: list[str] = field(default_factory=list)
-    full: list[str] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
+    survey: Survey
+    kept: list[int] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """Sentences for the user, empty where all is well."""
-        notes = []
+        notes, survey = [], self.survey
         if not self.background.white:
             notes.append("the background is not white: no silhouettes, no carving; every ray is drawn.")
-        if self.full:
+        if survey.blank:
+            notes.append(f"blank in all their pictures, and left out: {listed(survey.blank)}.")
+        if survey.part_blank:
+            names = [f"{name} ({count} of {views})" for name, count, views in survey.part_blank]
+            notes.append(f"pictures that show nothing: {listed(names)}; training draws no rays of them.")
+        if survey.contradicting:
             notes.append(
-                f"no hull explains the silhouettes of {_listed(self.full)}: the whole cube is used there;"
+                f"no hull explains the silhouettes of {listed(survey.contradicting)}: the whole cube is used there;"
                 " check masks and poses."
             )
-        if self.loose:
-            notes.append(f"masks and poses disagree in a few views of {_listed(self.loose)}: looser hulls there.")
-        if self.outside:
+        if survey.loose:
+            notes.append(f"masks and poses disagree in a few views of {listed(survey.loose)}: looser hulls there.")
+        if survey.outside:
             notes.append(
-                f"{_listed(self.outside)}: the object reaches outside the cube of half size {HALF_EXTENT}"
-                " and will be cut off there; scale poses or object down."
+                f"{listed(survey.outside)}: the object reaches outside the scene box and will be cut off there; "
+                "mnif-data check tells how to scale the data set."
             )
         return notes
 
@@ -57,11 +62,11 @@ class PackReport:
 @dataclass(frozen=True)
 class _PackedScene:
     images: np.ndarray
+    blank_views: int = 0
     silhouettes: np.ndarray | None = None
     touching: np.ndarray | None = None
-    hull: np.ndarray | None = None
-    state: str = "strict"
-    fits: bool = True
+    cells: np.ndarray | None = None
+    hull: SceneHull | None = None
 
 
 def pack(
@@ -76,36 +81,54 @@ def pack(
         workers: decoding threads; None takes up to 8.
         advance: told the number of views done since the last call.
 
+    Instances that are blank in all their pictures are left out.
+
     Raises:
-        MNIFError: an image cannot be read or differs in size, or the disk cannot hold the store.
+        MNIFError: an image cannot be read or differs in size, half of the scenes contradict their cameras or reach
+            beyond the scene box, all are blank, or the disk cannot hold the store.
         OSError: the disk fills up on the way (the caller turns it into one sentence).
     """
     background = inspect_background(index.image_paths, index.height, index.width)
+    survey_split(index, background).refuse()
     shapes = array_shapes(index, background.white)
     require_space(folder, sum(int(np.prod(shape)) for shape in shapes.values()), f"{index.num_views} views")
-    report = PackReport(background)
-    np.save(folder / "poses.npy", index.poses)
-    np.save(folder / "intrinsics.npy", index.intrinsics)
-    np.save(folder / "view_offsets.npy", index.view_offsets)
+    report = PackReport(background, Survey(index.folder))
     files = {name: GrowingArray(folder / f"{name}.npy", shape[1:]) for name, shape in shapes.items()}
+    counts = np.diff(index.view_offsets)
     try:
         jobs = ((_pack_scene, index, scene, background) for scene in range(index.num_scenes))
         for scene, packed in enumerate(ordered_results(jobs, workers)):
-            files["images"].append(packed.images)
-            if background.white:
-                files["silhouettes"].append(packed.silhouettes)
-                files["touching"].append(packed.touching)
-                files["hulls"].append(packed.hull)
-            for kind in ("loose", "full"):
-                if packed.state == kind:
-                    getattr(report, kind).append(index.names[scene])
-            if not packed.fits:
-                report.outside.append(index.names[scene])
-            advance(len(packed.images))
+            if _note(report.survey, index.names[scene], packed):
+                report.kept.append(scene)
+                files["images"].append(packed.images)
+                if background.white:
+                    files["silhouettes"].append(packed.silhouettes)
+                    files["touching"].append(packed.touching)
+                    files["hulls"].append(packed.cells)
+            advance(int(counts[scene]))
     finally:
         for file in files.values():
             file.close()
+    if not report.kept:
+        raise MNIFError(f"{index.folder}: all {index.num_scenes} instances are blank; render them again.")
+    views = np.repeat(np.isin(np.arange(index.num_scenes), report.kept), counts)
+    np.save(folder / "poses.npy", index.poses[views])
+    np.save(folder / "intrinsics.npy", index.intrinsics[views])
+    np.save(folder / "view_offsets.npy", np.cumsum([0, *counts[report.kept]], dtype=np.int64))
     return report
+
+
+def _note(survey: Survey, name: str, packed: _PackedScene) -> bool:
+    """Tell the survey of a scene; returns whether it is kept."""
+    views = len(packed.images)
+    if packed.blank_views == views:
+        survey.blank.append(name)
+        return False
+    if packed.blank_views:
+        survey.part_blank.append((name, packed.blank_views, views))
+    if packed.hull is not None:
+        survey.note_hull(name, packed.hull)
+    return True
 
 
 def array_shapes(index: SplitIndex, white: bool) -> dict[str, tuple[int, ...]]:
@@ -154,16 +177,13 @@ def ordered_results(jobs: Iterator[tuple[Any, ...]], workers: int | None = None)
 
 
 def _pack_scene(index: SplitIndex, scene: int, background: Background) -> _PackedScene:
-    first, last = (int(v) for v in index.view_offsets[scene : scene + 2])
-    pixels = [read_image(path, index.height, index.width) for path in index.image_paths[first:last]]
-    images = np.stack([composite_white(picture) for picture in pixels])
-    if not background.white:
-        return _PackedScene(images)
-    masks = np.stack([silhouette(picture, background) for picture in pixels])
-    hull = carve_scene(masks, index.poses[first:last], index.intrinsics[scene])
-    return _PackedScene(
-        images, pack_bits(masks), pack_bits(hull.touching), pack_bits(hull.cells[None]), hull.state, hull.fits
-    )
+    pictures = read_pictures(index, scene, background)
+    images = np.stack([composite_white(picture) for picture in pictures.pixels])
+    hull = carve_pictures(index, scene, pictures)
+    if hull is None or pictures.masks is None:
+        return _PackedScene(images, pictures.blank_views)
+    bits = (pack_bits(pictures.masks), pack_bits(hull.touching), pack_bits(hull.cells[None]))
+    return _PackedScene(images, pictures.blank_views, *bits, hull)
 
 
 def require_space(folder: Path, data: int, what: str) -> None:
@@ -209,8 +229,3 @@ class GrowingArray:
         # numpy leaves room in the header for the first axis to grow, so that its length does not change.
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (count, *self._row)}
         np.lib.format.write_array_header_1_0(self._file, header)
-
-
-def _listed(names: list[str], shown: int = 5) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mnif_nerf.data.geometry.hull import HALF_EXTENT, HULL_RESOLUTION
+from mnif_nerf.data.readers.images import inspect_background
+from mnif_nerf.data.readers.scene_reading import USUAL, Placement, SceneReading
+from mnif_nerf.data.readers.splits import is_clutter
 from mnif_nerf.data.readers.srn import SplitIndex, read_split
-from mnif_nerf.data.readers.srn_layout import Layout, locate
+from mnif_nerf.data.readers.srn_layout import Layout, locate, strange_folders
 from mnif_nerf.data.stores.cache import (
     PackedFormat,
     cache_place,
@@ -35,17 +38,19 @@ from mnif_nerf.data.stores.cache import (
     open_or_build,
 )
 from mnif_nerf.data.stores.packing import pack, unpack_bits
+from mnif_nerf.data.stores.scene_survey import find_placement
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import read_json, write_json
 from mnif_nerf.progress import progress_bar
 
-FORMAT = PackedFormat("mnif_nerf packed store", 1)
+FORMAT = PackedFormat("mnif_nerf packed store", 2)
 
 
 @dataclass(frozen=True)
 class PackedStore:
     """One split, packed. V views in all, S scenes; scene s owns views view_offsets[s] to view_offsets[s + 1].
 
-    poses float32 [V, 4, 4] camera-to-world, OpenCV; intrinsics float32 [S, 3] (f, cx, cy in pixels); images
+    poses float32 [V, 4, 4] camera-to-world, OpenCV; intrinsics float32 [V, 3] (f, cx, cy in pixels); images
     uint8 [V, H, W, 3]; silhouettes and touching uint8 [V, ceil(HW / 8)] and hulls uint8 [S, G^3 / 8], packed
     bits, or None where `white_background` is False. Arrays are private memory maps: writing to them does not
     reach the disk.
@@ -100,7 +105,13 @@ class PackedStore:
         return unpack_bits(np.bitwise_or.reduce(self.hulls, axis=0), (self.hull_resolution,) * 3)
 
 
-def open_store(root: Path | str, split: str, progress: bool = True, workers: int | None = None) -> PackedStore:
+def open_store(
+    root: Path | str,
+    split: str,
+    progress: bool = True,
+    workers: int | None = None,
+    reading: SceneReading = USUAL,
+) -> PackedStore:
     """Open the packed store of a split, building it first where it is absent or older than the data.
 
     An up-to-date store opens after one pass over the directory entries (names, sizes, times), without
@@ -111,27 +122,81 @@ def open_store(root: Path | str, split: str, progress: bool = True, workers: int
         split: "train", "val", "test" or "train_val" (held-out views of training scenes).
         progress: show a progress bar while packing.
         workers: decoding threads; None takes up to 8.
+        reading: what the user says about the cameras' files.
 
     Raises:
-        MNIFError: whatever `read_split` refuses, an unreadable image, a full disk, a cache that cannot be
+        MNIFError: whatever `read_split` and `pack` refuse, an unreadable image, a full disk, a cache that cannot be
         written.
     """
     layout = locate(root)
     name, folder = layout.folder(split)
-    target = cache_folder(layout, name)
+    target = cache_folder(layout, name, reading)
+    placement = scene_placement(layout, reading)
+
+    def build(temporary: Path) -> dict[str, Any]:
+        index = read_split(root, split, reading)
+        if reading.scale == "auto":
+            index = replace(index, poses=placement.apply(index.poses))
+        return {**_build(index, temporary, progress, workers), "placement": asdict(placement)}
+
     return open_or_build(
         target,
         FORMAT,
-        source_fingerprint(folder),
+        source_fingerprint(folder) + (f" {placement}" if reading.scale == "auto" else ""),
         f"the {name} split",
         lambda manifest: _open_arrays(layout, target, manifest),
-        lambda temporary: _build(read_split(root, split), temporary, progress, workers),
+        build,
     )
 
 
-def cache_folder(layout: Layout, split: str) -> Path:
+def cache_folder(layout: Layout, split: str, reading: SceneReading = USUAL) -> Path:
     """Where the store of a split lies: beside the data, or under MNIF_CACHE by the data's name and place."""
-    return cache_place(layout.root, layout.cache) / split
+    return cache_place(layout.root, layout.cache) / "-".join((split, *_named(reading)))
+
+
+def scene_placement(layout: Layout, reading: SceneReading) -> Placement:
+    """Where a data set is put by `scale` auto, found from its training split and kept beside the stores.
+
+    Raises:
+        MNIFError: see `find_placement`.
+    """
+    if reading.scale != "auto":
+        return Placement()
+    split = "train" if "train" in layout.splits else next(iter(layout.splits))
+    folder = layout.splits[split]
+    source = source_fingerprint(folder)
+    kept = cache_place(layout.root, layout.cache) / "-".join(("placement", *_named(reading))) / "placement.json"
+    try:
+        known = read_json(kept)
+        if known["source"] == source:
+            return Placement(tuple(known["centre"]), float(known["scale"]))
+    except (MNIFError, KeyError, TypeError, ValueError):
+        pass  # none yet, or damaged: it is found again
+    index = read_split(layout.root, split, reading)
+    background = inspect_background(index.image_paths, index.height, index.width)
+    found = find_placement(index, background)
+    place = ", ".join(f"{x:.3g}" for x in found.centre)
+    print(
+        f"{layout.root}: scale auto moves ({place}) to the origin; {found.scale:.4g} times as large.",
+        flush=True,
+    )
+    write_json(kept, {"source": source, **asdict(found)})
+    return found
+
+
+def packed_names(root: Path | str, split: str, reading: SceneReading = USUAL) -> tuple[str, ...] | None:
+    """Names of the instances in the packed store of a split; None where there is none yet."""
+    layout = locate(root)
+    try:
+        manifest = read_json(cache_folder(layout, layout.folder(split)[0], reading) / "manifest.json")
+        return tuple(manifest["names"]) if manifest["format_version"] == FORMAT.version else None
+    except (MNIFError, KeyError, TypeError):
+        return None
+
+
+def _named(reading: SceneReading) -> list[str]:
+    """Parts of a folder's name that tell how the cameras were read."""
+    return [f"{name}_{value}" for name, value in reading.to_dict().items()]
 
 
 def source_fingerprint(folder: Path) -> str:
@@ -145,7 +210,7 @@ def _files_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         current, prefix = waiting.pop()
         with os.scandir(current) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name.startswith("."):
+                if is_clutter(entry.name):
                     continue
                 if entry.is_dir():
                     if prefix.count("/") < 6:  # a link to a parent folder would never end
@@ -161,7 +226,7 @@ def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> Pack
     bits = (views, -(-height * width // 8))
     cells = (len(names), resolution**3 // 8)
     small = {name: np.load(target / f"{name}.npy") for name in ("poses", "intrinsics", "view_offsets")}
-    expected = {"poses": (views, 4, 4), "intrinsics": (len(names), 3), "view_offsets": (len(names) + 1,)}
+    expected = {"poses": (views, 4, 4), "intrinsics": (views, 3), "view_offsets": (len(names) + 1,)}
     if any(small[name].shape != shape for name, shape in expected.items()):
         raise ValueError("array sizes differ from the manifest")
     return PackedStore(
@@ -186,15 +251,17 @@ def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> Pack
 def _build(index: SplitIndex, folder: Path, progress: bool, workers: int | None) -> dict[str, Any]:
     with progress_bar(f"packing {index.split}", index.num_views, "views", progress) as advance:
         report = pack(index, folder, workers, advance)
+    others = ", ".join(path.name for path in strange_folders(index.folder)[:5])
+    strange = [f"{others}: neither rgb/ nor pose/ in it, so it is no scene and is left out."] if others else []
     return {
         "category": index.category,
         "split": index.split,
-        "num_views": index.num_views,
+        "num_views": int(np.diff(index.view_offsets)[report.kept].sum()),
         "height": index.height,
         "width": index.width,
         "white_background": report.background.white,
         "hull_resolution": HULL_RESOLUTION,
         "half_extent": HALF_EXTENT,
-        "notes": [f"{index.folder}: {note}" for note in report.notes()],
-        "names": list(index.names),
+        "notes": [f"{index.folder}: {note}" for note in [*report.notes(), *strange]],
+        "names": [index.names[scene] for scene in report.kept],
     }

@@ -161,11 +161,10 @@ def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed:
     seen, truth = views.take(used), views.take(rest) if len(rest) else None
     device, notes = model.latents.device, []
     cells, outside, samples = model.cells, None, _SAMPLES_WITHOUT_HULL
-    same_camera = bool((seen.intrinsics == seen.intrinsics[0]).all())
     if seen.silhouettes is None:
         notes.append("the background is neither white nor transparent: it is fitted as if it were part of the object.")
-    elif same_camera:
-        hull = carve_scene(seen.silhouettes, seen.poses, seen.intrinsics[0])
+    else:
+        hull = carve_scene(seen.silhouettes, seen.poses, seen.intrinsics)
         if not hull.fits:
             notes.append("the object reaches beyond the scene box; normalise it, or choose a smaller scale.")
         if hull.state != "full":
