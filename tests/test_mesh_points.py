@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ from mnif_nerf.data.geometry.closed_pieces import close_pieces
 from mnif_nerf.data.geometry.solid_mesh import MAX_FACES
 from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints
 from mnif_nerf.data.geometry.voxel_points import draw_voxel_points
-from mnif_nerf.data.readers.mesh_textures import missing_texture
 from mnif_nerf.data.stores import surface_jobs
 from mnif_nerf.data.stores.surface_jobs import mesh_points
 from mnif_nerf.data.stores.surface_store import open_surface_store, packed_splits, surface_splits
@@ -138,19 +136,9 @@ def test_textures_and_what_is_missing_of_them(tmp_path: Path) -> None:
     )
     assert (points.color[end][~front, 1] > 0.7).all()
     picture = next(file for file in path.parent.iterdir() if file.suffix in (".png", ".jpg"))
-    assert missing_texture(path) is None
     picture.unlink()
-    with pytest.raises(MNIFError, match=f"its colours are in {picture}, which is missing; put it there"):
+    with pytest.raises(MNIFError, match=rf"box.obj: lacks a picture.*\({picture.name}: missing\); put what is missing"):
         mesh_points(path, COUNTS, np.random.default_rng(0))
-    document = {
-        "materials": [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}],
-        "textures": [{"source": 0}],
-        "images": [{"uri": "a%20b.png"}],
-    }
-    (tmp_path / "x.gltf").write_text(json.dumps(document))
-    assert missing_texture(tmp_path / "x.gltf") == tmp_path / "a b.png"
-    (tmp_path / "a b.png").touch()
-    assert missing_texture(tmp_path / "x.gltf") is None
 
 
 def test_meshes_that_stand_for_nothing_are_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,9 +207,9 @@ def test_a_folder_becomes_a_data_set_that_goes_on_where_it_was_stopped(tmp_path:
     most[0] = 100
     summary = sample_mesh_folder(source, out, 400, workers=1, progress=False)
     assert len(made) == len(set(made)) == 4  # none twice
-    assert {split: len(names) for split, names in summary.splits.items()} == {"train": 3, "val": 1}
+    assert {split: len(names) for split, names in summary.splits.items()} == {"train": 2, "val": 1, "test": 1}
     assert [path.name for path, _ in summary.skipped] == ["line.off"]
-    assert surface_splits(out) == ("train", "val")
+    assert surface_splits(out) == ("train", "val", "test")
     store = open_surface_store(out, "train")
     assert store.has_color
     assert set(store.names) == set(summary.splits["train"])
@@ -236,15 +224,15 @@ def test_what_was_read_before_a_run_was_killed_is_not_read_again(tmp_path: Path,
     source, out = folder_of_meshes(tmp_path / "in"), tmp_path / "out"
     (source / "line.off").write_bytes(b"OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n")
     read: list[str] = []
-    whole, most = meshes.read_surface, [3]
+    whole, most = meshes.read_mesh, [3]
 
-    def read_surface(path: Path, up: str, forward: str) -> Any:
+    def read_mesh(path: Path, up: str, forward: str, root: Path) -> Any:
         if len(read) == most[0]:
             raise KeyboardInterrupt
         read.append(path.name)
-        return whole(path, up, forward)
+        return whole(path, up, forward, root)
 
-    monkeypatch.setattr(meshes, "read_surface", read_surface)
+    monkeypatch.setattr(meshes, "read_mesh", read_mesh)
     with pytest.raises(KeyboardInterrupt):
         sample_mesh_folder(source, out, 400, workers=1, progress=False)
     record = out / RECORD

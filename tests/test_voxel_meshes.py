@@ -145,7 +145,7 @@ def test_folder_becomes_voxels_and_skips_are_named(tmp_path: Path) -> None:
     options: dict[str, Any] = {"resolution": 16, "progress": False, "workers": 1}
     summary = voxelise_mesh_folder(source, out, **options)
     assert [path.name for path, _ in summary.skipped] == ["broken.glb", "line.off"]
-    assert "line.off at 16^3: every cell is empty" in summary.skipped[1][1]
+    assert "line.off: no face has an area" in summary.skipped[1][1]
     assert sum(map(len, summary.splits.values())) == 5
     assert grid_splits(out, "voxel") == {split: len(names) for split, names in summary.splits.items()}
     store = open_grid_store(out, "train", "voxel", progress=False)

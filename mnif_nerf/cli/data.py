@@ -62,7 +62,8 @@ class ProceduralCars:
 class FromMeshes:
     """Render a folder of .glb, .gltf, .obj, .ply, .off or .stl files in the SRN layout, or fill them with voxels.
 
-    Meshes are centred and scaled to a bounding-box diagonal of 1. What cannot be read is skipped and named. With
+    Meshes are centred and scaled to a bounding-box diagonal of 1. What cannot be read is skipped and named; a table at
+    the end says what else of the folder was not used. With
     --voxels there are no pictures: solids are written for mnif-voxel, also of meshes that are not closed. With --sdf
     there are points with signed distance and colour for mnif-sdf, likewise.
 
@@ -272,6 +273,9 @@ def _from_meshes(command: FromMeshes) -> None:
         print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
     for note in summary.notes:
         print(note)
+    print(f"{command.input} held:")
+    for line in summary.table:
+        print(f"  {line}")
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
     method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnif_nerf.data.generate.meshes import MeshSummary, plan_meshes
+from mnif_nerf.data.generate.meshes import MeshPlan, MeshSummary, plan_meshes
 from mnif_nerf.data.generate.scene_jobs import run_jobs
 from mnif_nerf.data.generate.settings import MeshFolderOptions
 from mnif_nerf.data.generate.writer import MANIFEST, claim_output
@@ -13,7 +13,7 @@ from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, wanting
 from mnif_nerf.data.stores.surface_pack import parts_folder, remove_parts
 from mnif_nerf.data.stores.surface_store import FOLDER, open_surface_store, packed_splits, write_store
-from mnif_nerf.errors import MNIFError, require
+from mnif_nerf.errors import require
 from mnif_nerf.files import read_json
 
 
@@ -47,22 +47,20 @@ def sample_mesh_folder(
     settings = {**plan.settings, "points": points}
     if claim_output(output, "from-meshes-points", settings):
         plan.tell_changed()
-        return _made_before(plan.summary)
+        return _made_before(plan)
     place, jobs = output / FOLDER, {}
     for name, path in plan.readable.items():
         split = plan.split_of[name]
         if not (place / split).exists():
             part = parts_folder(place, split) / f"{name}.npz"
-            jobs[name] = PointJob(GridSource(name, path), part, counts, options.up, options.forward)
+            jobs[name] = PointJob(GridSource(name, path), part, counts, options.up, options.forward, input)
     again = [name for name in plan.changed if name in jobs]
     for name in again:
         jobs[name].part.unlink(missing_ok=True)
     missing = wanting(jobs.values())
     reasons = run_jobs(make_part, missing, workers, progress, "Points of meshes")
     hopeless = {job.source.name: reason for job, reason in zip(missing, reasons) if reason is not None}
-    if len(hopeless) == len(plan.readable):
-        raise MNIFError(f"{input}: none of its meshes can be used; the first: {next(iter(hopeless.values()))}")
-    plan.leave_out(hopeless)
+    plan.leave_out_hopeless(hopeless, list(hopeless.values()))
     for name in again:
         plan.record.note(plan.readable[name], None)
     plan.changed = [name for name in plan.changed if name not in again]
@@ -84,9 +82,11 @@ def sample_mesh_folder(
     return plan.finish("from-meshes-points", settings)
 
 
-def _made_before(summary: MeshSummary) -> MeshSummary:
+def _made_before(plan: MeshPlan) -> MeshSummary:
     """What a finished run says again."""
+    summary = plan.summary
     found = read_json(summary.output / MANIFEST)
     summary.splits = found["splits"]
     summary.skipped = [(Path(path), reason) for path, reason in found["skipped"].items()]
+    plan.tabulate()
     return summary

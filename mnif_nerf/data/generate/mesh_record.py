@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnif_nerf.data.generate.writer import MANIFEST
+from mnif_nerf.data.readers.mesh_notes import MeshNote
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import read_json
 
@@ -23,12 +25,16 @@ class MeshRead:
         mtime_ns: when the file was last written.
         axes: (up, forward) as asked for.
         reason: why it cannot be used, or None.
+        notes: what of it could not be used.
+        used: files beside it that were read, relative to the folder of the meshes.
     """
 
     size: int
     mtime_ns: int
     axes: tuple[str, str]
     reason: str | None = None
+    notes: tuple[MeshNote, ...] = ()
+    used: tuple[str, ...] = ()
 
     @classmethod
     def now(cls, path: Path, axes: tuple[str, str]) -> MeshRead:
@@ -61,7 +67,9 @@ class MeshRecord:
             try:
                 found = json.loads(line)
                 up, forward = found["axes"]
-                yield found["file"], MeshRead(found["size"], found["mtime_ns"], (up, forward), found["reason"])
+                notes = tuple(MeshNote(kind, what) for kind, what in found["notes"])
+                known = (found["size"], found["mtime_ns"], (up, forward), found["reason"], notes)
+                yield found["file"], MeshRead(*known, tuple(found["used"]))
             except (ValueError, KeyError, TypeError):  # cut off when the run was killed
                 continue
 
@@ -77,17 +85,20 @@ class MeshRecord:
         """Those that were read before and have another size, date or axes now."""
         return [path for path in paths if self._name(path) in self.lines and self.of(path) is None]
 
-    def note(self, path: Path, reason: str | None) -> None:
+    def note(self, path: Path, reason: str | None, notes: Sequence[MeshNote] = (), used: Sequence[Path] = ()) -> None:
         """Append a file that was just read.
 
         Raises:
             MNIFError: the disk cannot hold the line.
         """
         now = MeshRead.now(path, self.axes)
-        self.lines[self._name(path)] = MeshRead(now.size, now.mtime_ns, now.axes, reason)
+        root = Path(os.path.abspath(self.input))
+        beside = tuple(item.relative_to(root).as_posix() for item in used if item.is_relative_to(root))
+        self.lines[self._name(path)] = MeshRead(now.size, now.mtime_ns, now.axes, reason, tuple(notes), beside)
         if not self._is_ours:
             return
-        line = {"file": self._name(path), "size": now.size, "mtime_ns": now.mtime_ns, "axes": now.axes}
+        line: dict[str, object] = {"file": self._name(path), "size": now.size, "mtime_ns": now.mtime_ns}
+        line |= {"axes": now.axes, "notes": [(note.kind, note.what) for note in notes], "used": beside}
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mnif_nerf.data.generate.mesh_folder import MeshFolder, list_folder
 from mnif_nerf.data.generate.mesh_record import MeshRecord
 from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
 from mnif_nerf.data.generate.settings import MeshFolderOptions, ViewCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.data.geometry.raytrace import Camera
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution
-from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, read_surface
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, read_mesh
+from mnif_nerf.data.readers.mesh_notes import COLOR_NOTES, MeshNote, table
 from mnif_nerf.data.readers.splits import clean_name, scene_names, split_names
 from mnif_nerf.data.readers.voxel_files import require_shape
 from mnif_nerf.errors import MNIFError
@@ -22,14 +25,15 @@ from mnif_nerf.errors import MNIFError
 
 @dataclass
 class MeshSummary:
-    """What `render_mesh_folder` made: scene names per split, (file, reason) of what was skipped, and sentences on the
-    others."""
+    """What `render_mesh_folder` made: scene names per split, (file, reason) of what was skipped, sentences on the
+    others, and a table of what the folder held that was not used."""
 
     output: Path
     category: str
     splits: dict[str, list[str]] = field(default_factory=dict)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    table: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class _MeshJob:
     path: Path
     up: str
     forward: str
+    root: Path
     pictures: tuple[Pictures, ...] = ()
     camera: Camera | None = None
     voxels: Path | None = None
@@ -72,12 +77,14 @@ def render_mesh_folder(
     settings = {**plan.settings, **asdict(views)}
     claim_output(output, "from-meshes", settings)
     view_plan = ViewPlan(output, plan.summary.category, **asdict(views))
-    jobs = []
+    jobs = {}
     for index, name in enumerate(sorted(plan.readable)):
         pictures = view_plan.pictures(plan.split_of[name], name, (options.seed, index))
         if not all(item.folder.exists() for item in pictures):
-            jobs.append(_MeshJob(plan.readable[name], options.up, options.forward, pictures, view_plan.camera))
-    run_jobs(_draw, jobs, workers, progress, "Rendering meshes")
+            job = _MeshJob(plan.readable[name], options.up, options.forward, input, pictures, view_plan.camera)
+            jobs[name] = job
+    reasons = run_jobs(_draw, list(jobs.values()), workers, progress, "Rendering meshes")
+    plan.leave_out_hopeless(jobs, reasons)
     plan.tell_changed()
     return plan.finish("from-meshes", settings)
 
@@ -113,14 +120,11 @@ def voxelise_mesh_folder(
     for name, path in plan.readable.items():
         target = output / plan.split_of[name] / f"{name}.npz"
         if not target.exists():
-            jobs[name] = _MeshJob(path, options.up, options.forward, voxels=target, resolution=resolution)
+            jobs[name] = _MeshJob(path, options.up, options.forward, input, voxels=target, resolution=resolution)
     reasons = run_jobs(_fill, list(jobs.values()), workers, progress, "Filling meshes")
-    hopeless = {name: reason for name, reason in zip(jobs, reasons) if reason is not None}
-    if len(hopeless) == len(plan.readable):
-        raise MNIFError(f"{input}: none of its meshes can be voxelised; the first: {next(iter(hopeless.values()))}")
-    plan.leave_out(hopeless)
+    plan.leave_out_hopeless(jobs, reasons)
     plan.tell_changed()
-    return plan.finish("from-meshes-voxels", settings)
+    return plan.finish("from-meshes-voxels", settings, colors=False)
 
 
 @dataclass
@@ -132,6 +136,7 @@ class MeshPlan:
     summary: MeshSummary
     record: MeshRecord
     changed: list[str]  # scenes whose files are not those that were read before
+    folder: MeshFolder
 
     def __post_init__(self) -> None:
         self.split_of = {name: split for split, names in self.summary.splits.items() for name in names}
@@ -142,6 +147,18 @@ class MeshPlan:
         kept = {split: [n for n in names if n not in reasons] for split, names in self.summary.splits.items()}
         self.summary.splits = {split: names for split, names in kept.items() if names}
 
+    def leave_out_hopeless(self, names: Iterable[str], reasons: Sequence[str | None]) -> None:
+        """Count as skipped what has a reason.
+
+        Raises:
+            MNIFError: nothing is left.
+        """
+        hopeless = {name: reason for name, reason in zip(names, reasons) if reason is not None}
+        if hopeless and len(hopeless) == len(self.readable):
+            first = next(iter(hopeless.values()))
+            raise MNIFError(f"{self.record.input}: none of its meshes can be used; the first: {first}")
+        self.leave_out(hopeless)
+
     def tell_changed(self) -> None:
         """Note which files have changed since what is in the output was made of them."""
         if self.changed:
@@ -150,11 +167,34 @@ class MeshPlan:
                 f"{', ...' * (len(self.changed) > 5)}): remove {self.summary.output} to use them as they are now."
             )
 
-    def finish(self, kind: str, settings: dict[str, Any]) -> MeshSummary:
+    def finish(self, kind: str, settings: dict[str, Any], colors: bool = True) -> MeshSummary:
+        """Write down what was made; `colors` says whether the data has any."""
+        self.tabulate(colors)
         skipped = {str(path): reason for path, reason in self.summary.skipped}
-        more = {"splits": self.summary.splits, "skipped": skipped}
+        more = {"splits": self.summary.splits, "skipped": skipped, "table": self.summary.table}
         write_manifest(self.summary.output, kind, settings, complete=True, **more)
         return self.summary
+
+    def tabulate(self, colors: bool = True) -> None:
+        """Say what the folder held that was not used."""
+        dropped = {path for path, _ in self.summary.skipped}
+        known = {path: self.record.of(path) for path in self.folder.meshes}
+        used = {path: read for path, read in known.items() if path not in dropped and read is not None}
+        notes = [(self._name(path), _told(read.notes, colors)) for path, read in used.items()]
+        self.summary.table = [f"{len(used)} of {len(known)} meshes are used"]
+        if dropped:
+            names = [self._name(path) for path in sorted(dropped)]
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            self.summary.table.append(f"{len(names)} left out, for the reasons above: {', '.join(names[:5])}{more}")
+        self.summary.table += table(notes)
+        self.summary.table += self.folder.mentions(name for read in known.values() if read for name in read.used)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder.root).as_posix()
+
+
+def _told(notes: Sequence[MeshNote], colors: bool) -> list[MeshNote]:
+    return [note for note in notes if colors or note.kind not in COLOR_NOTES]
 
 
 def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: int | None, progress: bool) -> MeshPlan:
@@ -163,7 +203,8 @@ def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: 
     Raises:
         MNIFError: see `render_mesh_folder`.
     """
-    files = find_meshes(input, output)
+    folder = list_folder(input, output)
+    files = _require_meshes(folder)
     for suffix in {path.suffix.lower() for path in files}:
         frame(suffix, options.up, options.forward)
     record = MeshRecord(output, input, (options.up, options.forward))
@@ -173,7 +214,8 @@ def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: 
     category = re.sub(r"_(train|val|test)$", "", clean_name(options.category or input.resolve().name))
     settings = {**asdict(options), "category": category, "meshes": _digest(files, input)}
     summary = MeshSummary(output, category, splits, skipped)
-    return MeshPlan(readable, settings, summary, record, [name for name, path in readable.items() if path in changed])
+    again = [name for name, path in readable.items() if path in changed]
+    return MeshPlan(readable, settings, summary, record, again, folder)
 
 
 def _sift(
@@ -187,12 +229,12 @@ def _sift(
     """
     reasons = {path: known.reason for path in files if (known := record.of(path)) is not None}
     kept = set(record.changed(files))
-    jobs = [_MeshJob(path, *record.axes) for path in files if path not in reasons]
+    jobs = [_MeshJob(path, *record.axes, record.input) for path in files if path not in reasons]
 
-    def note(job: _MeshJob, reason: str | None) -> None:
-        reasons[job.path] = reason
+    def note(job: _MeshJob, found: _Probed) -> None:
+        reasons[job.path] = found.reason
         if job.path not in kept:
-            record.note(job.path, reason)
+            record.note(job.path, found.reason, found.notes, found.used)
 
     run_jobs(_probe, jobs, workers, progress, "Reading meshes", note)
     skipped = [(path, reason) for path in files if (reason := reasons[path]) is not None]
@@ -209,32 +251,40 @@ def find_meshes(input: Path, output: Path | None = None) -> list[Path]:
     Raises:
         MNIFError: no such folder, or no mesh file in it.
     """
-    if not input.is_dir():
-        problem = "is a file" if input.exists() else "no such folder"
-        raise MNIFError(f"{input}: {problem}; give the folder that holds your meshes.")
-    found = []
-    for path in sorted(input.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(input).parts)
-        inside = output is not None and path.resolve().is_relative_to(output.resolve()) and output != input
-        if path.suffix.lower() in MESH_SUFFIXES and path.is_file() and not hidden and not inside:
-            found.append(path)
-    if not found:
-        raise MNIFError(f"{input}: no mesh in it; expected files that end in {', '.join(MESH_SUFFIXES)}.")
-    return found
+    return _require_meshes(list_folder(input, output))
 
 
-def _probe(job: _MeshJob) -> str | None:
-    """Why a mesh cannot be used, or None."""
+def _require_meshes(folder: MeshFolder) -> list[Path]:
+    if not folder.meshes:
+        there = "; ".join(["", *folder.mentions(())])
+        raise MNIFError(f"{folder.root}: no mesh in it; expected files that end in {', '.join(MESH_SUFFIXES)}{there}.")
+    return folder.meshes
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """Why a mesh cannot be used, or None, and what else is known of it."""
+
+    reason: str | None
+    notes: tuple[MeshNote, ...] = ()
+    used: tuple[Path, ...] = ()
+
+
+def _probe(job: _MeshJob) -> _Probed:
     try:
-        read_surface(job.path, job.up, job.forward)
+        content = read_mesh(job.path, job.up, job.forward, job.root)
     except MNIFError as error:
-        return str(error)
-    return None
+        return _Probed(str(error))
+    return _Probed(None, content.notes, content.used)
 
 
-def _draw(job: _MeshJob) -> None:
+def _draw(job: _MeshJob) -> str | None:
+    """Write a mesh's pictures; returns why there are none, or None."""
     assert job.camera is not None
-    render_pictures(read_surface(job.path, job.up, job.forward), job.pictures, job.camera)
+    surface = read_mesh(job.path, job.up, job.forward, job.root).surface
+    if render_pictures(surface, job.pictures, job.camera):
+        return None
+    return f"{job.path}: nothing of it is seen, it is thinner than a pixel; ask for a larger `resolution`."
 
 
 def _fill(job: _MeshJob) -> str | None:
@@ -242,7 +292,7 @@ def _fill(job: _MeshJob) -> str | None:
     from mnif_nerf.data.geometry.voxel_meshes import voxelise_file
 
     assert job.voxels is not None
-    cells = voxelise_file(job.path, job.resolution, job.up, job.forward)
+    cells = voxelise_file(job.path, job.resolution, job.up, job.forward, job.root)
     try:
         require_shape(cells, f"{job.path} at {job.resolution}^3")
     except MNIFError as error:

@@ -102,15 +102,20 @@ def heldout_poses(count: int) -> np.ndarray:
     return spiral_poses(count, turns=min(0.381966 * count, 4.2)).numpy().astype(np.float32)
 
 
-def render_pictures(surface: Surface, pictures: Sequence[Pictures], camera: Camera) -> None:
-    """Render and write those scene folders that are not there yet."""
+def render_pictures(surface: Surface, pictures: Sequence[Pictures], camera: Camera) -> bool:
+    """Render and write those scene folders that are not there yet.
+
+    Returns: whether anything of the surface is seen; a folder in which all pictures would be blank is not written.
+    """
     missing = [item for item in pictures if not item.folder.exists()]
-    if not missing:
-        return
-    renderer = SurfaceRenderer(surface)
+    renderer = SurfaceRenderer(surface) if missing else None
     for item in missing:
+        assert renderer is not None
         images = np.stack([renderer.render(pose, camera) for pose in item.poses])
+        if not images[..., 3].any():
+            return False
         write_scene(item.folder, images, item.poses, camera)
+    return True
 
 
 def run_jobs(

@@ -22,6 +22,10 @@ CREASE_DEGREES = 38.0
 MAX_RESOLUTION = 4096
 """Pixels along a side that the data commands accept."""
 RAYS_AT_ONCE = 500_000
+MOST_LAYERS = 24
+"""See-through faces behind one another that a ray is followed through."""
+LAYER_STEP = 2e-5
+"""How far behind a see-through face a ray goes on, where the bounding-box diagonal is 1."""
 
 
 class Camera(Protocol):
@@ -49,7 +53,11 @@ class Surface:
         corner_colors: [F, 3, 3] straight colours in [0, 1] at the faces' corners (factors on a texture).
         uv: [F, 3, 2] texture coordinates, v upwards from the bottom; None where nothing is textured.
         texture: [F] index into `textures`, -1 for none; None where nothing is textured.
-        textures: uint8 pictures [h, w, 3].
+        textures: uint8 pictures [h, w, 3], or [h, w, 4] with straight alpha.
+        wraps: how each of them goes on beyond its edges, along u and v: "repeat", "mirror" or "clamp"; empty: all
+            repeat.
+        corner_alpha: [F, 3] in [0, 1] at the faces' corners, a factor on the texture's alpha; None: opaque.
+        cutoff: [F], alpha below which a face is not there; 0: it is blended; -1: alpha counts nothing. None: opaque.
     """
 
     vertices: np.ndarray
@@ -58,6 +66,32 @@ class Surface:
     uv: np.ndarray | None = None
     texture: np.ndarray | None = None
     textures: list[np.ndarray] = field(default_factory=list)
+    wraps: list[tuple[str, str]] = field(default_factory=list)
+    corner_alpha: np.ndarray | None = None
+    cutoff: np.ndarray | None = None
+
+    def texels(self, faces: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The textures' colour and alpha float32 [R, 4] in [0, 1] at barycentric `weights` [R, 3] of `faces` [R]; 1
+        where there is no texture."""
+        found = np.ones((len(faces), 4), np.float32)
+        if self.texture is None or self.uv is None:
+            return found
+        uv = np.einsum("rkc,rk->rc", self.uv[faces], weights)
+        for index, picture in enumerate(self.textures):
+            chosen = self.texture[faces] == index
+            if chosen.any():
+                wrap = self.wraps[index] if self.wraps else ("repeat", "repeat")
+                found[chosen, : picture.shape[2]] = sample_texture(picture, uv[chosen], wrap)
+        return found
+
+    def alpha(self, faces: np.ndarray, weights: np.ndarray, texels: np.ndarray | None = None) -> np.ndarray:
+        """How much is there, float32 [R] in [0, 1], at such places; 0 or 1 where the faces are not blended."""
+        if self.corner_alpha is None or self.cutoff is None:
+            return np.ones(len(faces), np.float32)
+        texels = self.texels(faces, weights) if texels is None else texels
+        found = np.einsum("rk,rk->r", self.corner_alpha[faces], weights) * texels[:, 3]
+        cutoff = self.cutoff[faces]
+        return np.where(cutoff < 0, 1.0, np.where(cutoff > 0, found >= cutoff, found)).astype(np.float32)
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +206,7 @@ class SurfaceRenderer:
         plane[..., 1] = ((v - camera.cy) / camera.focal)[:, None]
         pose = np.asarray(c2w, np.float64)
         rgba = self.trace(pose[:3, 3], plane.reshape(-1, 3) @ pose[:3, :3].T)
+        rgba[:, :3] *= rgba[:, 3:]
         blocks = rgba.reshape(bottom - top, supersampling, right - left, supersampling, 4).sum(axis=(1, 3))
         colour = blocks[..., :3] / np.maximum(blocks[..., 3:], 1e-9)
         colour[blocks[..., 3] == 0] = 1.0
@@ -179,36 +214,46 @@ class SurfaceRenderer:
         return np.round(np.concatenate([colour, alpha], -1) * 255).astype(np.uint8)
 
     def trace(self, origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
-        """Shaded colour and hit flag, float32 [R, 4], of rays from `origin` [3] along `directions` [R, 3].
+        """Shaded colour and alpha, float32 [R, 4], of rays from `origin` [3] along `directions` [R, 3].
 
-        Colours of rays that meet nothing are 0.
+        Alpha is 1 where something opaque is met. Rays go on behind what is see-through, `MOST_LAYERS` times at most.
+        Colours are straight, and 0 where nothing is met.
         """
-        directions32 = np.ascontiguousarray(directions, dtype=np.float32)
-        origins = np.broadcast_to(np.asarray(origin, np.float32), directions32.shape)
-        hits = self._scene.run(np.ascontiguousarray(origins), directions32, output=True)
-        rays = np.flatnonzero(hits["primID"] >= 0)
+        directions = np.ascontiguousarray(directions, dtype=np.float32)
+        origins = np.array(np.broadcast_to(np.asarray(origin, np.float32), directions.shape))
         result = np.zeros((len(directions), 4), np.float32)
+        left = np.arange(len(directions))
+        step = LAYER_STEP / np.linalg.norm(directions, axis=1)
+        for _ in range(1 if self.surface.cutoff is None else MOST_LAYERS):
+            rays, colour, alpha, distance = self._first(origins[left], directions[left])
+            left = left[rays]
+            share = (1.0 - result[left, 3]) * alpha
+            result[left, :3] += share[:, None] * colour
+            result[left, 3] += share
+            origins[left] += (distance + step[left])[:, None] * directions[left]
+            left = left[result[left, 3] < 0.99]
+            if not len(left):
+                break
+        if self.surface.cutoff is not None:
+            result[:, :3] /= np.maximum(result[:, 3:], 1e-6)
+        return result
+
+    def _first(
+        self, origins: np.ndarray, directions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What rays meet first: which rays meet something, its shaded colours and alpha, and how many directions away
+        it is."""
+        hits = self._scene.run(np.ascontiguousarray(origins), np.ascontiguousarray(directions), output=True)
+        rays = np.flatnonzero(hits["primID"] >= 0)
         face = hits["primID"][rays]
         u, v = hits["u"][rays], hits["v"][rays]
         weights = np.stack([1 - u - v, u, v], axis=1)
-        behind = np.einsum("ij,ij->i", self._normals[face], directions32[rays]) > 0
+        behind = np.einsum("ij,ij->i", self._normals[face], directions[rays]) > 0
         shade = np.einsum("rk,rk->r", self._shade[behind.astype(np.int8), face], weights)
-        result[rays, :3] = np.clip(self._albedo(face, weights) * shade[:, None], 0.0, 1.0)
-        result[rays, 3] = 1.0
-        return result
-
-    def _albedo(self, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Unshaded colour [R, 3] at barycentric `weights` [R, 3] of `face` [R]."""
-        surface = self.surface
-        colour = np.einsum("rkc,rk->rc", self._colors[face], weights)
-        if surface.texture is None or surface.uv is None:
-            return colour
-        uv = np.einsum("rkc,rk->rc", surface.uv[face], weights)
-        for index, picture in enumerate(surface.textures):
-            chosen = surface.texture[face] == index
-            if chosen.any():
-                colour[chosen] *= sample_texture(picture, uv[chosen])
-        return colour
+        texels = self.surface.texels(face, weights)
+        albedo = np.einsum("rkc,rk->rc", self._colors[face], weights) * texels[:, :3]
+        colour = np.clip(albedo * shade[:, None], 0.0, 1.0)
+        return rays, colour, self.surface.alpha(face, weights, texels), hits["tfar"][rays]
 
     def _window(self, c2w: np.ndarray, camera: Camera) -> tuple[int, int, int, int]:
         """Pixel rows and columns (top, bottom, left, right) outside which nothing can be seen."""
@@ -225,12 +270,22 @@ class SurfaceRenderer:
         return int(limits[0][0]), int(limits[0][1]), int(limits[1][0]), int(limits[1][1])
 
 
-def sample_texture(picture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Nearest texel [R, 3] in [0, 1] of `picture` uint8 [h, w, 3] at `uv` [R, 2] (v upwards), repeating.
+def sample_texture(picture: np.ndarray, uv: np.ndarray, wrap: tuple[str, str] = ("repeat", "repeat")) -> np.ndarray:
+    """Nearest texel [R, C] in [0, 1] of `picture` uint8 [h, w, C] at `uv` [R, 2] (v upwards); `wrap` as in `Surface`.
 
     Nearest, because colour maps of low-polygon models hold hard-edged swatches; supersampling smooths.
     """
     height, width = picture.shape[:2]
-    column = np.floor((uv[:, 0] % 1.0) * width).astype(np.int64) % width
-    row = np.floor(((1.0 - uv[:, 1]) % 1.0) * height).astype(np.int64) % height
+    column, row = _texel(uv[:, 0], width, wrap[0]), _texel(1.0 - uv[:, 1], height, wrap[1])
     return picture[row, column].astype(np.float32) / 255.0
+
+
+def _texel(places: np.ndarray, count: int, wrap: str) -> np.ndarray:
+    """Numbers of the texels at places [R], of `count` between 0 and 1."""
+    places = np.nan_to_num(places, posinf=0.0, neginf=0.0)
+    if wrap == "clamp":
+        return np.clip(np.floor(np.clip(places, 0.0, 1.0) * count).astype(np.int64), 0, count - 1)
+    if wrap == "mirror":
+        places = 1.0 - np.abs(places % 2.0 - 1.0)
+        return np.minimum(np.floor(places * count).astype(np.int64), count - 1)
+    return np.floor((places % 1.0) * count).astype(np.int64) % count

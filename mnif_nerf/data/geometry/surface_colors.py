@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnif_nerf.data.geometry.raytrace import Surface, sample_texture
+from mnif_nerf.data.geometry.raytrace import Surface
 
 
 def linear_from_srgb(values: np.ndarray) -> np.ndarray:
@@ -34,12 +34,9 @@ def surface_colors(surface: Surface, faces: np.ndarray, points: np.ndarray) -> n
     linear = np.empty((len(faces), 3))
     linear[flat] = linear_from_srgb(colors[flat, 0])
     linear[~flat] = np.einsum("pk,pkc->pc", weights[~flat], linear_from_srgb(colors[~flat]))
-    if surface.texture is not None and surface.uv is not None:
-        uv = np.einsum("pk,pkc->pc", weights, surface.uv[faces])
-        for index, picture in enumerate(surface.textures):
-            chosen = surface.texture[faces] == index
-            if chosen.any():
-                linear[chosen] *= linear_from_srgb(sample_texture(picture, uv[chosen]))
+    if surface.texture is not None:
+        textured = surface.texture[faces] >= 0
+        linear[textured] *= linear_from_srgb(surface.texels(faces[textured], weights[textured])[:, :3])
     return np.clip(srgb_from_linear(linear), 0.0, 1.0).astype(np.float32)
 
 

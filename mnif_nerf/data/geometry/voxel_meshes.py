@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.geometry.voxelise import column_crossings
-from mnif_nerf.data.readers.mesh_files import read_surface
+from mnif_nerf.data.readers.mesh_files import read_mesh
 from mnif_nerf.scene_box import HALF_EXTENT
 
 _WELD = 1e-5
@@ -30,13 +30,15 @@ _TURNED_ALIKE = 0.98
 _BLOCK = 2_000_000  # sampled points at a time
 
 
-def voxelise_file(path: Path | str, resolution: int = 64, up: str = "auto", forward: str = "auto") -> np.ndarray:
-    """Read a mesh file as `read_surface` does (centred, bounding-box diagonal 1) and voxelise it: bool [G, G, G].
+def voxelise_file(
+    path: Path | str, resolution: int = 64, up: str = "auto", forward: str = "auto", root: Path | None = None
+) -> np.ndarray:
+    """Read a mesh file as `read_mesh` does (centred, bounding-box diagonal 1) and voxelise it: bool [G, G, G].
 
     Raises:
-        MNIFError: see `read_surface`.
+        MNIFError: see `read_mesh`.
     """
-    surface = read_surface(path, up, forward)
+    surface = read_mesh(path, up, forward, root).surface
     return voxelise_solid(surface.vertices, surface.faces, resolution)
 
 

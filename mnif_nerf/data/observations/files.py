@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.observations.observations import (
     MOST_PIXELS,
     Cells,
@@ -35,7 +34,7 @@ from mnif_nerf.data.readers.images import (
     silhouette,
     unreadable,
 )
-from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, read_surface
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, read_mesh
 from mnif_nerf.data.readers.picture_files import read_picture
 from mnif_nerf.data.readers.srn import read_scene
 from mnif_nerf.data.readers.transforms_json import NAME as TRANSFORMS
@@ -120,7 +119,7 @@ def read_observation(
     if kind == "photo":
         return read_photo(path)
     if kind == "mesh":
-        return MeshShape(_read_mesh(path, placement))
+        return _read_mesh(path, placement)
     if kind == "voxels":
         return read_cells(path)
     if kind == "cloud":
@@ -258,14 +257,15 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def _read_mesh(path: Path, placement: Placement) -> Surface:
-    surface = read_surface(path, placement.up or "auto", placement.forward or "auto")
+def _read_mesh(path: Path, placement: Placement) -> MeshShape:
+    content = read_mesh(path, placement.up or "auto", placement.forward or "auto")
+    surface = content.surface
     # Vertices that no face uses are no part of the shape, wherever they lie.
     used, corners = np.unique(surface.faces, return_inverse=True)
     surface.vertices, surface.faces = surface.vertices[used], corners.reshape(-1, 3)
     if placement.normalise == "no":
         # Back to the file's size and place: what was centred is found from the file's own vertices.
-        low, high = _bounds(path)
+        low, high = content.low, content.high
         diagonal, turn = float(np.linalg.norm(high - low)), placement.turn(path.suffix.lower())
         original = (surface.vertices @ turn) * diagonal + (low + high) / 2
         surface.vertices = placement.move(original, turn)
@@ -277,21 +277,7 @@ def _read_mesh(path: Path, placement: Placement) -> Surface:
             f"{path}: reaches {outside:.3g} from the origin, beyond the scene box (half extent 0.5); use `normalise` "
             "yes or a smaller `scale`."
         )
-    return surface
-
-
-def _bounds(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    import trimesh
-
-    scene, corners = trimesh.load(str(path), force="scene", process=False), []
-    for node in scene.graph.nodes_geometry:
-        transform, name = scene.graph[node]
-        mesh = scene.geometry[name]
-        if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
-            used = np.asarray(mesh.vertices)[np.unique(mesh.faces)]
-            corners.append(trimesh.transform_points(used, transform))
-    points = np.concatenate(corners)
-    return points.min(axis=0), points.max(axis=0)
+    return MeshShape(surface, tuple(f"the mesh {note}." for note in content.notes))
 
 
 def _placed_views(views: PosedViews, placement: Placement, radius: float) -> PosedViews:

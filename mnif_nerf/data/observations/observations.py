@@ -61,9 +61,10 @@ class Cells:
 
 @dataclass(frozen=True)
 class MeshShape:
-    """A mesh with its colours, in the scene box."""
+    """A mesh with its colours, in the scene box; `notes`: sentences on what of its file could not be used."""
 
     surface: Surface
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,52 +4,137 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mnif_nerf.data.geometry.raytrace import Surface
+from mnif_nerf.data.geometry.raytrace import Surface, face_normals
+from mnif_nerf.data.readers.gltf import read_gltf
+from mnif_nerf.data.readers.mesh_notes import COLOR_NOTES, LACKS_PICTURE, LARGE_SHEET, LEFT_OUT, NO_COLOR, MeshNote
+from mnif_nerf.data.readers.mesh_pieces import (
+    SEE_THROUGH,
+    UNCOLOURED,
+    chosen_faces,
+    flat_and_large,
+    is_shadow,
+    join,
+    seen_alpha,
+)
+from mnif_nerf.data.readers.mesh_surroundings import Surroundings
+from mnif_nerf.data.readers.obj import read_obj
 from mnif_nerf.errors import MNIFError
+
+__all__ = ["MESH_SUFFIXES", "UNCOLOURED", "MeshContent", "frame", "quiet_trimesh", "read_mesh", "read_surface"]
 
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".off", ".stl")
 _Y_UP = (".glb", ".gltf", ".obj")
 _AXES = {"x": 0, "y": 1, "z": 2}
-UNCOLOURED = 0.65
-"""Grey of meshes that carry no colour."""
 
 
-def read_surface(path: Path | str, up: str = "auto", forward: str = "auto") -> Surface:
+@dataclass
+class MeshContent:
+    """What a mesh file holds.
+
+    Attributes:
+        surface: in our frame, see `read_surface`.
+        low, high: the bounding box [3] in the file's own axes and units.
+        notes: what could not be used, or was used otherwise than the file says.
+        used: other files that were read for it.
+    """
+
+    surface: Surface
+    low: np.ndarray
+    high: np.ndarray
+    notes: tuple[MeshNote, ...] = ()
+    used: tuple[Path, ...] = ()
+
+
+def read_surface(path: Path | str, up: str = "auto", forward: str = "auto", root: Path | str | None = None) -> Surface:
     """Read a mesh with its colours into our frame: z up, +x forward, centred, bounding-box diagonal 1.
 
-    Scene-graph transforms are applied. Colours come from base colour textures, material colours, vertex or
-    face colours; transparency is ignored.
+    Scene-graph transforms, skins (as the joints stand) and morphs are applied. Colours come from base colour textures,
+    material colours, vertex or face colours. Parts that are invisible or fully transparent, and pictures of shadows on
+    the ground, are left out. What could not be used is told as a Python warning; `read_mesh` returns it.
 
     Args:
         path: .glb, .gltf, .obj, .ply, .off or .stl.
         up: "y", "z", "x", or "auto": y for .glb, .gltf and .obj, z for .ply, .off and .stl.
         forward: "+x", "-x", ..., "-z" in the file's axes, or "auto": +z where y is up (glTF's rule), else +x.
+        root: nothing outside this folder is read; None: nothing outside two folders above the file's own.
 
     Raises:
-        MNIFError: unreadable, empty, without extent, not finite, or `up` and `forward` make no frame.
+        MNIFError: unreadable, empty, without area, not finite, of a kind that needs a library, or `up` and `forward`
+            make no frame.
+    """
+    content = read_mesh(path, up, forward, root)
+    for note in content.notes:
+        if note.kind != NO_COLOR:
+            warnings.warn(f"{path}: {note}.", stacklevel=2)
+    return content.surface
+
+
+def read_mesh(path: Path | str, up: str = "auto", forward: str = "auto", root: Path | str | None = None) -> MeshContent:
+    """Read a mesh as `read_surface` does, with an account of what was made of it.
+
+    Raises:
+        MNIFError: see `read_surface`.
     """
     path = Path(path)
     turn = frame(path.suffix.lower(), up, forward)
-    pieces = _pieces(path)
+    beside = Surroundings(path, None if root is None else Path(root))
+    pieces = _pieces(path, beside)
     if not pieces:
         raise MNIFError(f"{path}: an empty mesh (no triangles); remove the file or export it again.")
-    surface = _join(pieces)
+    for piece in pieces:
+        if not np.isfinite(piece.vertices[np.unique(piece.faces)]).all():
+            raise MNIFError(f"{path}: a vertex is NaN or infinite; export the mesh again.")
+    surface = join(_seen(path, pieces, turn, beside))
     used = surface.vertices[np.unique(surface.faces)]
-    if not np.isfinite(used).all():
-        raise MNIFError(f"{path}: a vertex is NaN or infinite; export the mesh again.")
     low, high = used.min(0), used.max(0)
     diagonal = float(np.linalg.norm(high - low))
-    if diagonal < 1e-12:
+    if diagonal < 1e-12 * max(1.0, float(np.abs(used).max())):
         raise MNIFError(f"{path}: all vertices lie in one point; export the mesh again.")
     surface.vertices = ((surface.vertices - (low + high) / 2) / diagonal) @ turn.T
     # Turning the box turns its centre along, so the surface stays centred; the diagonal keeps its length.
-    return surface
+    if not face_normals(surface.vertices, surface.faces)[1].max() > 1e-10:
+        raise MNIFError(f"{path}: no face has an area, so nothing of it would be seen; export the mesh again.")
+    grey = not surface.textures and bool((surface.corner_colors == UNCOLOURED).all())
+    if grey and not any(note.kind in COLOR_NOTES for note in beside.notes):
+        beside.note(NO_COLOR)
+    return MeshContent(surface, low, high, tuple(beside.notes), tuple(dict.fromkeys(beside.used)))
+
+
+def _seen(path: Path, pieces: list[Surface], turn: np.ndarray, beside: Surroundings) -> list[Surface]:
+    """The pieces without what nobody sees, and without shadows.
+
+    Raises:
+        MNIFError: nothing is left.
+    """
+    found, clear = [], False
+    for piece in pieces:
+        seen = seen_alpha(piece) > SEE_THROUGH
+        clear |= not seen.any()
+        if seen.any():
+            found.append(piece if seen.all() else chosen_faces(piece, seen))
+    if not found:
+        raise MNIFError(f"{path}: all of it is fully transparent, so nothing would be seen; export it opaque.")
+    if clear:
+        beside.note(LEFT_OUT, "fully transparent")
+    axis = int(np.abs(turn[2]).argmax())
+    sign = float(np.sign(turn[2, axis]))
+    heights = [sign * piece.vertices[np.unique(piece.faces)][:, axis] for piece in found]
+    floor, top = min(h.min() for h in heights), max(h.max() for h in heights)
+    shadows = [is_shadow(piece, axis, sign, floor, top - floor) for piece in found]
+    if any(shadows) and not all(shadows):
+        beside.note(LEFT_OUT, "a shadow on the ground")
+        found = [piece for piece, shadow in zip(found, shadows) if not shadow]
+    if flat_and_large(found) is not None:
+        beside.note(LARGE_SHEET)
+    return found
 
 
 def frame(suffix: str, up: str, forward: str) -> np.ndarray:
@@ -89,112 +174,69 @@ def quiet_trimesh() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _pieces(path: Path) -> list[Surface]:
-    import trimesh
-
+def _pieces(path: Path, beside: Surroundings) -> list[Surface]:
+    readers = {".glb": read_gltf, ".gltf": read_gltf, ".obj": read_obj}
     try:
-        with quiet_trimesh():
-            scene = trimesh.load(str(path), force="scene", process=False)
-        found = []
-        for node in scene.graph.nodes_geometry:
-            transform, name = scene.graph[node]
-            mesh = scene.geometry[name]
-            if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
-                piece = _piece(mesh, path.suffix.lower() in (".glb", ".gltf"))
-                with np.errstate(invalid="ignore"):  # infinite vertices are told later
-                    piece.vertices = piece.vertices @ transform[:3, :3].T + transform[:3, 3]
-                found.append(piece)
-        return found
-    except MemoryError:
+        with np.errstate(all="ignore"):  # what is not finite is told later
+            return readers.get(path.suffix.lower(), read_by_trimesh)(path, beside)
+    except (MNIFError, MemoryError):
         raise
+    except FileNotFoundError:
+        raise MNIFError(f"{path}: no such file.") from None
     except Exception as error:  # every loader raises what it likes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MNIFError(f"{path}: cannot be read as a mesh ({reason[:120]}); remove it or export it again.") from None
 
 
-def _piece(mesh: Any, linear: bool) -> Surface:
-    """One trimesh geometry with its colours; `linear`: factors and vertex colours are linear light, as in glTF."""
-    faces = np.asarray(mesh.faces, np.int64)
-    vertices = np.asarray(mesh.vertices, np.float64)
+def read_by_trimesh(path: Path, beside: Surroundings) -> list[Surface]:
+    """The pieces of a .ply, .off or .stl, in its own axes."""
+    import trimesh
+
+    class Finder(trimesh.resolvers.Resolver):  # type: ignore[misc]
+        """Gives trimesh the pictures that a .ply names."""
+
+        def __init__(self) -> None:
+            pass
+
+        def get(self, name: str) -> bytes:
+            found = beside.find(name, elsewhere=True)
+            if found is None:
+                beside.note(LACKS_PICTURE, f"{name}: missing")
+                raise FileNotFoundError(name)
+            return found.read_bytes()
+
+        def keys(self) -> list[str]:
+            return []
+
+        def namespaced(self, namespace: str) -> Any:
+            return self
+
+        def write(self, name: str, data: Any) -> None:
+            raise OSError("read only")
+
+    with quiet_trimesh(), open(path, "rb") as file:
+        scene = trimesh.load(file, file_type=path.suffix[1:].lower(), resolver=Finder(), process=False)
+    parts = list(scene.geometry.values()) if isinstance(scene, trimesh.Scene) else [scene]
+    return [_piece(mesh, beside) for mesh in parts if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
+
+
+def _piece(mesh: Any, beside: Surroundings) -> Surface:
+    """One trimesh geometry with its colours, as they are."""
+    faces, vertices = np.asarray(mesh.faces, np.int64), np.asarray(mesh.vertices, np.float64)
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise ValueError("a face names a vertex that is not there")
     visual = mesh.visual
     kind = getattr(visual, "kind", None)
     if kind == "vertex":
-        colors = np.asarray(visual.vertex_colors)[faces, :3] / 255.0
-        return Surface(vertices, faces, _encode(colors) if linear else colors)
+        return Surface(vertices, faces, np.asarray(visual.vertex_colors)[faces, :3] / 255.0)
     if kind == "face":
         colors = np.repeat(np.asarray(visual.face_colors)[:, None, :3] / 255.0, 3, axis=1)
         return Surface(vertices, faces, colors)
-    colors = np.full((len(faces), 3, 3), UNCOLOURED)
-    if kind != "texture":
-        return Surface(vertices, faces, colors)
-    material = visual.material
-    materials = getattr(material, "materials", None) or [material]
-    choice = getattr(visual, "face_materials", None)
-    choice = np.zeros(len(faces), np.int64) if choice is None else np.asarray(choice, np.int64)
-    uv = None if visual.uv is None or len(visual.uv) != len(vertices) else np.asarray(visual.uv, np.float64)[faces]
-    texture = np.full(len(faces), -1)
-    textures: list[np.ndarray] = []
-    for index, single in enumerate(materials):
-        chosen = choice == index
-        picture, factor = _material(single, linear)
-        if picture is not None and uv is not None:
-            texture[chosen] = len(textures)
-            textures.append(picture)
-            colors[chosen] = 1.0 if factor is None else factor
-        elif factor is not None:
-            colors[chosen] = factor
-    attribute = (getattr(visual, "vertex_attributes", None) or {}).get("color")
-    if attribute is not None and len(attribute) == len(vertices):
-        tint = np.asarray(attribute)[faces, :3]
-        tint = tint / 255.0 if np.issubdtype(tint.dtype, np.integer) else tint
-        tint = _encode(tint) if linear else tint
-        # Grey stands for "no colour"; vertex colours then are the colour, not a factor on grey.
-        colors = np.where((colors == UNCOLOURED) & (texture < 0)[:, None, None], 1.0, colors) * tint
-    return Surface(vertices, faces, colors, uv if textures else None, texture if textures else None, textures)
-
-
-def _material(material: Any, linear: bool) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """A material's picture uint8 [h, w, 3] and colour factor [3], each None where it has none."""
-    picture = getattr(material, "baseColorTexture", None)
-    factor = getattr(material, "baseColorFactor", None)
-    if picture is None and factor is None:
-        picture = getattr(material, "image", None)
-        # With a picture, .mtl files often hold a black or grey diffuse colour that nobody multiplies.
-        factor = getattr(material, "diffuse", None) if picture is None else None
-    if factor is not None:
-        values = np.asarray(factor)[:3]
-        values = values / 255.0 if np.issubdtype(values.dtype, np.integer) else values.astype(np.float64)
-        factor = _encode(values) if linear else values
-    if picture is not None:
-        picture = np.asarray(picture.convert("RGB"))
-    return picture, factor
-
-
-def _encode(linear: np.ndarray) -> np.ndarray:
-    """Linear light to sRGB: glTF's colour factors are linear, its pictures and ours are not."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
-
-
-def _join(pieces: list[Surface]) -> Surface:
-    offsets = np.cumsum([0, *(len(piece.vertices) for piece in pieces[:-1])])
-    textures: list[np.ndarray] = []
-    uvs, texture = [], []
-    for piece in pieces:
-        count = len(piece.faces)
-        if piece.texture is None or piece.uv is None:
-            uvs.append(np.zeros((count, 3, 2)))
-            texture.append(np.full(count, -1))
-        else:
-            uvs.append(piece.uv)
-            texture.append(np.where(piece.texture >= 0, piece.texture + len(textures), -1))
-            textures += piece.textures
-    return Surface(
-        vertices=np.concatenate([piece.vertices for piece in pieces]),
-        faces=np.concatenate([piece.faces + offset for piece, offset in zip(pieces, offsets)]),
-        corner_colors=np.concatenate([piece.corner_colors for piece in pieces]),
-        uv=np.concatenate(uvs) if textures else None,
-        texture=np.concatenate(texture) if textures else None,
-        textures=textures,
-    )
+    surface = Surface(vertices, faces, np.full((len(faces), 3, 3), UNCOLOURED))
+    picture = getattr(getattr(visual, "material", None), "image", None)
+    if kind != "texture" or picture is None or visual.uv is None or len(visual.uv) != len(vertices):
+        return surface
+    surface.corner_colors = np.ones((len(faces), 3, 3))
+    surface.uv, surface.texture = np.asarray(visual.uv, np.float64)[faces], np.zeros(len(faces), np.int64)
+    surface.textures = [np.asarray(picture.convert("RGB"))]
+    return surface

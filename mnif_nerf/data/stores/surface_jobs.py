@@ -13,8 +13,8 @@ from mnif_nerf.data.geometry.signed_distance import SignedDistance
 from mnif_nerf.data.geometry.solid_mesh import SolidMesh, solid_of_surface
 from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints, draw_points
 from mnif_nerf.data.geometry.voxel_points import draw_voxel_points
-from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, read_surface
-from mnif_nerf.data.readers.mesh_textures import missing_texture
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, read_mesh
+from mnif_nerf.data.readers.mesh_notes import LACKS_MATERIALS, LACKS_PICTURE
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.readers.voxels import ShapeReader
 from mnif_nerf.data.stores.surface_pack import encode, read_facts, write_part
@@ -34,7 +34,7 @@ class PointJob:
         source: its file.
         part: where its points go.
         counts: how many points of each kind.
-        up, forward: the axes of a mesh file, see `read_surface`.
+        up, forward, root: the axes of a mesh file, and the folder that it may take pictures from, see `read_surface`.
     """
 
     source: GridSource
@@ -42,6 +42,7 @@ class PointJob:
     counts: PointCounts
     up: str = "auto"
     forward: str = "auto"
+    root: Path | None = None
 
 
 def make_part(job: PointJob) -> str | None:
@@ -49,7 +50,7 @@ def make_part(job: PointJob) -> str | None:
     generator = np.random.default_rng(stream(0, f"points of {job.source.name}"))
     try:
         if job.source.path.suffix.lower() in MESH_SUFFIXES:
-            points, facts = mesh_points(job.source.path, job.counts, generator, job.up, job.forward)
+            points, facts = mesh_points(job.source.path, job.counts, generator, job.up, job.forward, job.root)
         else:
             with ShapeReader() as reader:
                 points, facts = draw_voxel_points(reader.read(job.source), job.counts, generator), {}
@@ -61,7 +62,12 @@ def make_part(job: PointJob) -> str | None:
 
 
 def mesh_points(
-    path: Path, counts: PointCounts, generator: np.random.Generator, up: str = "auto", forward: str = "auto"
+    path: Path,
+    counts: PointCounts,
+    generator: np.random.Generator,
+    up: str = "auto",
+    forward: str = "auto",
+    root: Path | None = None,
 ) -> tuple[SurfacePoints, dict[str, int]]:
     """The points of a mesh file, and what was done to it: "capped", "sheets", "turned" and "closed" count its pieces
     (see `ClosedPieces`), "tinted" is 1 where it has colour.
@@ -69,12 +75,11 @@ def mesh_points(
     Raises:
         MNIFError: unreadable, without area, without its textures, too large, or of small parts far apart.
     """
-    surface = read_surface(path, up, forward)
-    missing = missing_texture(path)
-    if missing is not None:
-        raise MNIFError(
-            f"{path}: its colours are in {missing}, which is missing; put it there or export the mesh again."
-        )
+    content = read_mesh(path, up, forward, root)
+    surface = content.surface
+    for note in content.notes:
+        if note.kind in (LACKS_PICTURE, LACKS_MATERIALS):
+            raise MNIFError(f"{path}: {note}; put what is missing there, or export the mesh again.")
     try:
         solid = solid_of_surface(surface)
         _require_one_place(solid)

@@ -79,12 +79,18 @@ def prepare(
     if isinstance(observation, Scan):
         return _scan(model, observation, region, seed)
     if isinstance(observation, MeshShape):
-        if "views" in model.kind.fitting.kinds and not model.kind.fitting.distances and region.everything:
-            return _views(model, render_mesh(observation, model.camera["focal_over_width"]), (), seed)
-        mesh, observation = observation, voxelise(observation, (model.grid or {}).get("resolution", 64))
-        if model.kind.fitting.distances and region.mask is None:
-            return fit_to_mesh(model, mesh, observation, region, seed)
+        task = _mesh(model, observation, region, seed)
+        return replace(task, notes=(*observation.notes, *task.notes))
     return _cells(model, observation, region, seed)
+
+
+def _mesh(model: StoredModel, mesh: MeshShape, region: Region, seed: int) -> FitTask:
+    if "views" in model.kind.fitting.kinds and not model.kind.fitting.distances and region.everything:
+        return _views(model, render_mesh(mesh, model.camera["focal_over_width"]), (), seed)
+    cells = voxelise(mesh, (model.grid or {}).get("resolution", 64))
+    if model.kind.fitting.distances and region.mask is None:
+        return fit_to_mesh(model, mesh, cells, region, seed)
+    return _cells(model, cells, region, seed)
 
 
 def check_modality(model: StoredModel, observation: Observation) -> None:
