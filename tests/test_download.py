@@ -349,7 +349,7 @@ def test_damaged_and_foreign_archives(srn_zip, tmp_path):
     damaged[len(damaged) // 3] ^= 0xFF
     for content, said in (
         (b"no archive", "neither a zip nor a tar"),
-        (srn_zip[: len(srn_zip) // 2], "neither a zip nor a tar"),
+        (srn_zip[: len(srn_zip) // 2], "cannot be unpacked"),
         (bytes(damaged), "cannot be unpacked"),
         (zip_of(("readme.txt", b"hello")), "not in the SRN layout"),
         (zip_of(("a", b"1"), ("./a", b"2")), "two members unpack to"),

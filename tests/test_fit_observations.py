@@ -296,8 +296,8 @@ def test_clouds_of_nothing(tmp_path: Path) -> None:
     refuse("30 of 50 points are NaN or infinite", tmp_path / "mixed.npy")
     np.save(tmp_path / "few.npy", sphere_points(3))
     refuse("3 points; a fit needs 10", tmp_path / "few.npy")
-    np.save(tmp_path / "four.npy", np.ones((50, 4)))
-    refuse(r"shape \[50, 4\]", tmp_path / "four.npy")
+    np.save(tmp_path / "two.npy", np.ones((50, 2)))
+    refuse(r"shape \[50, 2\]", tmp_path / "two.npy")
     (tmp_path / "words.xyz").write_text("here are words\n")
     refuse("cannot be read as a point cloud", tmp_path / "words.xyz")
 

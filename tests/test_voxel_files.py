@@ -49,7 +49,7 @@ def test_arrays_of_many_kinds(tmp_path: Path) -> None:
         "bool": cells,
         "bytes": cells.astype(np.uint8),
         "levels": cells.astype(np.uint8) * 255,
-        "shares": np.where(cells, 0.51, 0.5),
+        "shares": np.where(cells, 0.51, 0.0),
         "signs": np.where(cells, 1, -1).astype(np.int8),
         "channel": cells[..., None],
         "batch": cells[None, :, :, :, None],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mnif_nerf.data.readers.arrays import load_arrays
 from mnif_nerf.data.readers.grid_reader import cells_text
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, image_size
 from mnif_nerf.data.readers.imnet import HDF5_SUFFIXES
@@ -15,6 +16,7 @@ from mnif_nerf.data.readers.picture_files import read_picture
 from mnif_nerf.data.readers.signals import read_signal
 from mnif_nerf.data.readers.splits import GridSource, find_files
 from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES
+from mnif_nerf.data.readers.voxel_values import all_corners_inside, corners_note
 from mnif_nerf.data.readers.voxels import MESH_RESOLUTION, ShapeReader, unequal_shape
 from mnif_nerf.data.stores.grid_layout import GridLayout, locate_grids
 from mnif_nerf.data.stores.grid_pack import surface_cells
@@ -58,7 +60,7 @@ def grid_modality(root: Path) -> str | None:
 def _is_solid(path: Path) -> bool:
     """Whether an array is a grid of cells that are inside or not; what cannot be read counts as one."""
     try:
-        found = np.load(path, allow_pickle=False)
+        found = load_arrays(path)
         if not isinstance(found, np.ndarray):
             with found:
                 if len(found.files) != 1:  # the layouts of mnif-data and mnif-export-mesh
@@ -81,6 +83,7 @@ def check_grids(root: Path | str, modality: str, progress: bool = True) -> tuple
     """
     layout = locate_grids(root, modality)
     lines = [f"{layout.root}: {layout.reader.nouns}, {len(layout.splits)} split(s)"]
+    lines += [f"  {note}" for note in layout.notes]
     problems: list[str] = []
     readable: list[tuple[GridSource, _Found]] = []
     for split, sources in layout.splits.items():
@@ -98,12 +101,13 @@ def check_grids(root: Path | str, modality: str, progress: bool = True) -> tuple
 @dataclass(frozen=True)
 class _Found:
     """One readable instance: its shape; of a solid, the shares of its cells that are filled and near the surface, and
-    whether it touches the border of its grid; of a signal, the range of its values."""
+    whether it touches the border of its grid, and all its corners; of a signal, the range of its values."""
 
     shape: tuple[int, ...]
     filled: float = 0.0
     near: float = 0.0
     touches: bool = False
+    corners: bool = False
     low: float = 0.0
     high: float = 0.0
 
@@ -135,7 +139,13 @@ def _measure(layout: GridLayout, reader: ShapeReader, source: GridSource, size: 
         if kind == "bits":
             cells = reader.read(source, size)
             border = cells.sum() > cells[1:-1, 1:-1, 1:-1].sum()
-            return _Found(cells.shape, cells.mean(), len(surface_cells(cells)) / cells.size, bool(border))
+            return _Found(
+                cells.shape,
+                cells.mean(),
+                len(surface_cells(cells)) / cells.size,
+                bool(border),
+                all_corners_inside(cells),
+            )
         if kind == "floats":
             signal = read_signal(source.path)
             return _Found(signal.shape, low=float(signal.values.min()), high=float(signal.values.max()))
@@ -175,7 +185,9 @@ def _settled(layout: GridLayout, readable: list[tuple[GridSource, _Found]]) -> t
     """What training takes of pictures, and what keeps readable files from being trained on together."""
     if layout.reader.values == "bits":
         first = readable[0][1].shape
-        return [], [unequal_shape(source, one.shape, first) for source, one in readable if one.shape != first]
+        unequal = [unequal_shape(source, one.shape, first) for source, one in readable if one.shape != first]
+        full = [source.name for source, one in readable if one.corners]
+        return [], unequal + ([f"{layout.root}: {corners_note(full, len(readable))}"] if full else [])
     sources = [source for source, _ in readable]
     try:
         facts = layout.reader.settle(sources, None, None)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mnif_nerf.data.geometry.raytrace import Camera
+from mnif_nerf.data.readers.arrays import load_arrays
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, write_json
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -75,7 +76,10 @@ def read_occupancy(path: Path | str) -> np.ndarray:
         MNIFError: the file is missing or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        found = load_arrays(path)
+        if isinstance(found, np.ndarray):
+            raise ValueError("a single array")
+        with found as file:
             size, packed = int(file["resolution"]), file["packed"]
             if size < 1 or len(packed) != -(-(size**3) // 8):
                 raise ValueError(f"{len(packed)} bytes of bits for a grid of {size}^3")

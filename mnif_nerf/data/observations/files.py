@@ -23,7 +23,9 @@ from mnif_nerf.data.observations.observations import (
     PosedViews,
     Scan,
 )
+from mnif_nerf.data.readers.arrays import load_arrays
 from mnif_nerf.data.readers.cloud_files import CLOUD_SUFFIXES, PointCloud, read_cloud
+from mnif_nerf.data.readers.cloud_tables import POINT_ARRAYS, is_cloud_shape
 from mnif_nerf.data.readers.images import (
     IMAGE_SUFFIXES,
     READ_ERRORS,
@@ -40,6 +42,7 @@ from mnif_nerf.data.readers.srn import read_scene
 from mnif_nerf.data.readers.transforms_json import NAME as TRANSFORMS
 from mnif_nerf.data.readers.transforms_json import read_transforms
 from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES, read_voxels, require_cube, require_shape
+from mnif_nerf.data.readers.voxel_values import inside_cells
 from mnif_nerf.errors import MNIFError
 
 _NUMPY_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
@@ -215,7 +218,7 @@ def read_cells(path: Path) -> Cells:
             known = ~np.isnan(values)
             if not known.any():
                 raise MNIFError(f"{path}: every cell is unknown (NaN); there is nothing to fit to.")
-            inside = np.nan_to_num(values) > 0.5
+            inside = inside_cells(np.where(known, values, 0), path)
             if not inside.any():
                 raise MNIFError(f"{path}: no known cell is inside, so there is no shape in it; see more of it.")
             return Cells(inside, known)
@@ -243,7 +246,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             raise unreadable(path, error) from None
     elif len(shape) == 2 and suffix == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
+            values = load_arrays(path)
             if not isinstance(values, np.ndarray):
                 raise ValueError("an archive")
             mask = values if values.dtype == bool else values > 0.5
@@ -332,7 +335,7 @@ def _placed_scan(
 def _float_array(path: Path) -> np.ndarray | None:
     """The array of a .npy, or the only one of an .npz, if it is of floats."""
     try:
-        content = np.load(path, allow_pickle=False)
+        content = load_arrays(path)
         if isinstance(content, np.ndarray):
             found = content
         else:
@@ -347,11 +350,14 @@ def _float_array(path: Path) -> np.ndarray | None:
 
 def _is_cloud_array(path: Path) -> bool:
     try:
-        content = np.load(path, allow_pickle=False)
+        content = load_arrays(path)
         if isinstance(content, np.ndarray):
-            return content.ndim == 2
+            return is_cloud_shape(content.shape)
         with content:
-            return "points" in content.files
+            alone = content.files[0] if len(content.files) == 1 else None
+            return any(name in POINT_ARRAYS for name in content.files) or (
+                alone is not None and is_cloud_shape(content[alone].shape)
+            )
     except _NUMPY_ERRORS:
         return False
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mnif_nerf.data.readers.cloud_tables import CloudTable, array_table, text_table
 from mnif_nerf.data.readers.mesh_files import quiet_trimesh
 from mnif_nerf.errors import MNIFError
 
-CLOUD_SUFFIXES = (".xyz", ".txt", ".pts", ".csv", ".ply", ".obj", ".npy", ".npz")
+CLOUD_SUFFIXES = (".xyz", ".txt", ".pts", ".csv", ".ply", ".obj", ".npy", ".npz", ".asc", ".tsv", ".xyzn", ".xyzrgb")
 FEWEST = 10
 """Points below which there is no shape to speak of."""
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError)
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    IndexError,
+    NotImplementedError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,9 @@ class PointCloud:
 def read_cloud(path: Path | str) -> PointCloud:
     """Read a point cloud with its normals, where the file has them.
 
-    `.npy`: [N, 3], or [N, 6] with normals. `.npz`: arrays `points` and, perhaps, `normals` and `colors` [N, 3].
-    A `.ply` may have colours, too. Text: three or six
-    numbers a line (more are left out), separated by blanks or commas; lines that start with # are skipped. Six
-    columns without names are points and colours as often: they count as normals where nine tenths have about unit
-    length, else they are left out with a note.
+    Arrays and texts are read as `cloud_tables` says: headings name the columns; what is left out becomes a note. Six
+    columns without names are points and colours as often as normals: they count as normals where nine tenths have about
+    unit length and some a negative part, else they are left out with a note.
 
     Raises:
         MNIFError: missing, unreadable or too few points, NaN or infinite ones, or another shape.
@@ -50,25 +61,26 @@ def read_cloud(path: Path | str) -> PointCloud:
     if not path.is_file():
         raise MNIFError(f"{path}: no such file.")
     suffix = path.suffix.lower()
-    colors: np.ndarray | None = None
     try:
         if suffix in (".npy", ".npz"):
-            table, colors = _numpy_table(path)
+            found = array_table(path)
         elif suffix in (".ply", ".obj"):
             table, colors = _mesh_table(path)
+            found = CloudTable(table, True, colors)
         elif suffix in CLOUD_SUFFIXES:
-            table = _text_table(path)
+            found = text_table(path)
         else:
             raise MNIFError(f"{path}: unknown kind of point cloud {suffix!r}; use one of {', '.join(CLOUD_SUFFIXES)}.")
     except MNIFError:
         raise
     except _READ_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise MNIFError(f"{path}: cannot be read as a point cloud ({reason}); write it again.") from None
-    cloud = checked_cloud(table, path, named=suffix in (".npz", ".ply", ".obj"))
-    if colors is None:
+    cloud = checked_cloud(found.table, path, named=found.named)
+    cloud = replace(cloud, notes=(*cloud.notes, *found.notes))
+    if found.colors is None:
         return cloud
-    return replace(cloud, colors=_unit_colors(colors[np.isfinite(table[:, :3]).all(axis=1)]))
+    return replace(cloud, colors=_unit_colors(found.colors[np.isfinite(found.table[:, :3]).all(axis=1)]))
 
 
 def checked_cloud(table: np.ndarray, name: object, named: bool = False) -> PointCloud:
@@ -103,7 +115,8 @@ def checked_cloud(table: np.ndarray, name: object, named: bool = False) -> Point
         return PointCloud(points)
     length = np.linalg.norm(table[:, 3:], axis=1, keepdims=True)
     good = length > 1e-6 if named else np.abs(length - 1) <= 0.1
-    if not np.isfinite(length).all() or good.mean() < 0.9:
+    colored = not named and bool((table[:, 3:] >= 0).all())  # normals of a shape point to all sides
+    if not np.isfinite(length).all() or good.mean() < 0.9 or colored:
         why = "the normals are zero or not finite" if named else "the last three of six columns are no unit normals"
         return PointCloud(points, None, (f"{why}{'' if named else ' (colours?)'}: they were left out.",))
     return PointCloud(points, (table[:, 3:] / np.maximum(length, 1e-6)).astype(np.float32))
@@ -114,20 +127,6 @@ def _unit_colors(colors: np.ndarray) -> np.ndarray:
     colors = np.asarray(colors)
     scale = 1.0 if colors.dtype.kind == "f" and np.nanmax(colors, initial=0.0) <= 1.0 else 255.0
     return np.clip(np.nan_to_num(colors[:, :3] / scale), 0.0, 1.0).astype(np.float32)
-
-
-def _numpy_table(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    content = np.load(path, allow_pickle=False)
-    if path.suffix.lower() == ".npy":
-        return np.asarray(content), None
-    with content:
-        if "points" not in content.files:
-            raise ValueError(f"arrays {', '.join(content.files) or 'missing'}; expected points")
-        points = np.asarray(content["points"])
-        colors = np.asarray(content["colors"]) if "colors" in content.files else None
-        if colors is not None and colors.shape != points.shape:
-            raise ValueError(f"colors {list(colors.shape)}; expected one per point, {list(points.shape)}")
-        return (np.hstack([points, content["normals"]]) if "normals" in content.files else points), colors
 
 
 def _mesh_table(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -155,14 +154,3 @@ def _own_colors(part: Any) -> np.ndarray | None:
     """Colours of the points of a trimesh cloud, where its file has any."""
     colors = np.asarray(getattr(part, "colors", None) if hasattr(part, "colors") else None)
     return colors if colors.ndim == 2 and len(colors) == len(part.vertices) else None
-
-
-def _text_table(path: Path) -> np.ndarray:
-    lines = [line.replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line and not line[0].startswith("#")]
-    if len(lines) > 1 and len(lines[0]) < 3 <= len(lines[1]):  # .pts files begin with the number of points
-        lines = lines[1:]
-    if not lines:
-        raise ValueError("no points")
-    width = 6 if len(lines[0]) == 6 else 3
-    return np.array([line[:width] for line in lines], dtype=np.float64)

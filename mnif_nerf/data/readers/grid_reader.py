@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from mnif_nerf.data.grid_facts import GridFacts, scaled_shape
-from mnif_nerf.data.readers.splits import GridSource, find_files
+from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.errors import MNIFError
 
 Values = Literal["bits", "bytes", "floats"]
@@ -36,6 +36,7 @@ class GridReader(ABC):
         nouns: what messages call several instances.
         expected: the files, for messages.
         suffixes: that the files end in, lower case.
+        companions: suffixes of files that belong to those (textures), or say something about them, and need no word.
         folders: below the data's root, where the folders of the splits may be.
         changes: a word for each change in what is read from the same files, so that older stores are packed again.
     """
@@ -45,12 +46,17 @@ class GridReader(ABC):
     nouns: ClassVar[str]
     expected: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
+    companions: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ("",)
     changes: ClassVar[tuple[str, ...]] = ()
 
-    def files(self, folder: Path) -> list[Path]:
-        """The files of instances in a folder and below it, sorted."""
-        return find_files(folder, self.suffixes)
+    def sift(self, files: Sequence[Path]) -> tuple[list[Path], list[str]]:
+        """The files of instances among `files`, and sentences about those that this reader leaves out."""
+        return [path for path in files if path.name.lower().endswith(self.suffixes)], []
+
+    def rank(self, kind: str) -> int:
+        """How well a kind of file suits where one instance is there in several; 0 is best."""
+        return next((place for place, suffix in enumerate(self.suffixes) if kind.endswith(suffix)), len(self.suffixes))
 
     def tables(self, root: Path) -> list[Path]:
         """Files that hold many instances each and say themselves which split they are of."""

@@ -16,6 +16,7 @@ name (.txt), one line per row, names the shapes; without it they are numbered.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections import Counter
@@ -24,7 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnif_nerf.data.readers.splits import GRID_SPLITS, GridSource, share_out
+from mnif_nerf.data.readers.arrays import MOST_INFLATED, require_memory
+from mnif_nerf.data.readers.splits import GRID_SPLITS, SPLIT_NAMES, GridSource, share_out
+from mnif_nerf.data.readers.voxel_files import LARGEST
+from mnif_nerf.data.readers.voxel_values import inside_cells
 from mnif_nerf.errors import MNIFError, require
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 POINT_RESOLUTION = 64
+_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?![a-z])")
+_SMALL = 64 << 20  # bytes that a row may take however small its file is
 _POINTS = ("points_64", "values_64")
 
 
@@ -44,8 +50,8 @@ def hdf5_sources(tables: list[Path]) -> dict[str, tuple[GridSource, ...]]:
     rows: dict[str, list[GridSource]] = {split: [] for split in GRID_SPLITS}
     unnamed: list[GridSource] = []
     for path in tables:
-        found = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", path.stem.lower())
-        (rows[found[1]] if found else unnamed).extend(_rows(path))
+        found = _SPLIT.search(path.stem.lower())
+        (rows[SPLIT_NAMES[found[1]]] if found else unnamed).extend(_rows(path))
     if unnamed and any(rows.values()):
         raise MNIFError(f"{unnamed[0].path}: names no split beside files that do; put train, val or test in its name.")
     for split in (*rows.values(), unnamed):
@@ -78,10 +84,12 @@ class Hdf5Reader:
                     self._open[path] = _open(path)
             file = self._open[path]
             if "voxels" in file:
-                cells = np.asarray(file["voxels"][row]) > 0.5
+                cells = inside_cells(_row(file["voxels"], source), source)
                 cells = cells[..., 0] if cells.ndim == 4 and cells.shape[-1] == 1 else cells
             else:
-                cells = _from_points(*(np.asarray(file[name][row]) for name in _POINTS))
+                cells = _from_points(*(_row(file[name], source) for name in _POINTS))
+        except MNIFError:
+            raise
         except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
             raise MNIFError(f"{path}: row {row} cannot be read ({error}); fetch the file again.") from None
         if cells.ndim != 3:
@@ -93,6 +101,25 @@ class Hdf5Reader:
         for file in self._open.values():
             file.close()
         self._open.clear()
+
+
+def _row(table: Any, source: GridSource) -> np.ndarray:
+    """One row of a table, as large as a row may be.
+
+    Raises:
+        MNIFError: it asks for more than `LARGEST` cells along an edge, than could be packed into the file, or than the
+            memory holds.
+    """
+    shape = tuple(int(n) for n in table.shape[1:])
+    needed = math.prod(shape) * table.dtype.itemsize
+    packed = MOST_INFLATED * source.path.stat().st_size
+    if (len(shape) > 2 and max(shape) > LARGEST) or needed > max(packed, _SMALL):
+        raise MNIFError(
+            f"{source}: asks for {needed / 2**30:.1f} GiB (shape {list(shape)}) in a file of "
+            f"{source.path.stat().st_size / 2**20:.1f} MiB; fetch the file again, or write smaller grids."
+        )
+    require_memory(needed, str(source))
+    return np.asarray(table[source.row])
 
 
 def _rows(path: Path) -> list[GridSource]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.grid_reader import GridReader, Read, Size, plain_reading, register
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
 from mnif_nerf.data.readers.picture_files import (
-    find_pictures,
     grey_among_color,
     inspect_pictures,
     read_picture,
@@ -30,10 +28,6 @@ class PictureReader(GridReader):
     expected = "PNG or JPEG files, in train/, val/ and test/ or all together"
     suffixes = IMAGE_SUFFIXES
     changes = ("alpha",)
-
-    def files(self, folder: Path) -> list[Path]:
-        """PNG and JPEG files."""
-        return find_pictures(folder)
 
     def settle(self, sources: Sequence[GridSource], size: Size, channels: int | None) -> GridFacts:
         """See `inspect_pictures`."""

@@ -112,11 +112,19 @@ def looked_at(poses: np.ndarray) -> np.ndarray:
 
 
 def at_one_point(poses: np.ndarray) -> bool:
-    """Whether three or more cameras all stand at one point."""
+    """Whether three or more cameras all stand at one point, or on one line through the origin while they are turned to
+    all sides, as world-to-camera matrices do that are taken for camera-to-world."""
+    if len(poses) < 3:
+        return False
     positions = np.asarray(poses[:, :3, 3], dtype=np.float64)
     middle = positions.mean(axis=0)
     away = max(float(np.linalg.norm(positions, axis=1).max()), 1e-9)
-    return len(poses) >= 3 and bool(np.linalg.norm(positions - middle, axis=1).max() < ONE_PLACE * away)
+    if np.linalg.norm(positions - middle, axis=1).max() < ONE_PLACE * away:
+        return True
+    _, spread, lines = np.linalg.svd(positions - middle, full_matrices=False)
+    on_line = spread[1] < 0.1 * spread[0] and abs(lines[0] @ middle) > 0.99 * np.linalg.norm(middle)
+    turned = (np.einsum("vij,ij->v", poses[:, :3, :3], poses[0, :3, :3]) - 1) / 2  # cosines of the turns in between
+    return bool(on_line and turned.min() < 0.5)
 
 
 def share_outward(poses: np.ndarray, centre: np.ndarray | None = None) -> float:
@@ -138,7 +146,7 @@ def pose_fault(poses: np.ndarray, kind: PoseKind = "c2w") -> str | None:
         options = _sound_kinds(poses, kind)
         likely = ", so these are probably world-to-camera matrices" if options[:1] and "w2c" in options[0] else ""
         mend = f"`poses` {options[0]} reads them so" if options else "write camera-to-world matrices"
-        return f"all {count} cameras of a scene stand at one point{likely}; {mend}"
+        return f"all {count} cameras of a scene stand at one point or on one line{likely}; {mend}"
     outward = share_outward(poses)
     if outward <= _AROUND:
         return None

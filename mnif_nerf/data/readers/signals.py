@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.grid_facts import GridFacts
+from mnif_nerf.data.readers.arrays import load_arrays
 from mnif_nerf.data.readers.grid_reader import (
     GridReader,
     Read,
@@ -152,7 +153,7 @@ def _as_asked(source: GridSource, facts: GridFacts) -> np.ndarray:
 
 
 def _read_array(path: Path) -> np.ndarray:
-    found = np.load(path, allow_pickle=False)
+    found = load_arrays(path)
     if isinstance(found, np.ndarray):
         return found
     with found:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mnif_nerf.data.readers.text import read_text
 from mnif_nerf.errors import MNIFError
 
 GRID_SPLITS = ("train", "val", "test")
@@ -26,6 +27,8 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """What folders of splits are called, in lower case, and which split each is."""
+_LONGEST_LIST = 64 << 20  # bytes
+_INNER_KINDS = (".solid", ".surface", ".filled", ".hollow", ".shell", ".vox", ".voxels")
 _CLUTTER = {
     "@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "lost+found", "$recycle.bin", "thumbs.db", "desktop.ini",
     "system volume information", "__pycache__",
@@ -70,6 +73,106 @@ def every_file(folder: Path) -> Iterator[Path]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not is_clutter(name))
         yield from (path for name in names if not is_clutter(name) and (path := Path(current, name)).is_file())
+
+
+def split_of(path: Path, root: Path) -> str | None:
+    """The split that a folder between `root` and a file names; None where none does."""
+    return next((found for part in path.relative_to(root).parts[:-1] if (found := SPLIT_NAMES.get(part.lower()))), None)
+
+
+def own_splits(files: Sequence[Path], root: Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """The splits that an archive comes with, and a sentence about files that belong to none.
+
+    In this order: folders in `root` that are called as splits are; such folders further below (one for every class, as
+    in ModelNet), where there are two splits at least and they hold most of the files; lists such as train.lst and
+    test.txt of names (ShapeNet, Occupancy Networks), where they name most of the files.
+
+    Returns:
+        splits in the order train, val, test, all empty where the archive has none; and notes.
+    """
+    direct = [
+        path for path in files if SPLIT_NAMES.get(path.relative_to(root).parts[0].lower()) and path.parent != root
+    ]
+    found = {path: split_of(path, root) for path in (direct or files)}
+    splits: dict[str, list[Path]] = {name: [] for name in GRID_SPLITS}
+    named = {path: split for path, split in found.items() if split}
+    if not direct and (len(set(named.values())) < 2 or len(named) < 0.5 * len(files)):
+        named = _listed_splits(files, root)
+        if len(set(named.values())) < 2 or len(named) < 0.5 * len(files):
+            return {}, []
+    for path, split in named.items():
+        splits[split].append(path)
+    others = [path for path in files if path not in named]
+    notes = []
+    if others:
+        first = others[0].relative_to(root)
+        notes.append(f"{len(others)} files belong to no split and are left out ({first}{', ...' * (len(others) > 1)}).")
+    return {split: paths for split, paths in splits.items() if paths}, notes
+
+
+def _listed_splits(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Splits by lists of names beside the data: a name is a file's, or that of a folder it lies in."""
+    named: dict[tuple[Path, str], str] = {}
+    for folder in {root, *(root / path.relative_to(root).parts[0] for path in files if path.parent != root)}:
+        for listing in sorted((*folder.glob("*.lst"), *folder.glob("*.txt"))) if folder.is_dir() else ():
+            split = SPLIT_NAMES.get(listing.stem.lower().removesuffix("_files").removesuffix("_split"))
+            if split is None or is_clutter(listing.name) or listing.stat().st_size > _LONGEST_LIST:
+                continue
+            for line in read_text(listing).splitlines():
+                words = line.replace("\\", "/").split()
+                if words:
+                    named[folder, words[0].rstrip("/").rsplit("/", 1)[-1].casefold()] = split
+    found = {}
+    for path in files if named else ():
+        for folder in (root, root / path.relative_to(root).parts[0]):
+            keys = (path.name, path.stem, path.name.split(".")[0], *path.relative_to(root).parts[:-1])
+            split = next((named[folder, key.casefold()] for key in keys if (folder, key.casefold()) in named), None)
+            if split is not None:
+                found[path] = split
+    return found
+
+
+def one_of_each(files: Sequence[Path], rank: Callable[[str], int]) -> tuple[list[Path], list[str]]:
+    """One file for every shape: files of a folder that differ only in their suffixes are one.
+
+    One kind is taken for all shapes that have it: the one that most have, of several the one that `rank` puts first;
+    shapes that lack it are taken in the best kind that they have.
+
+    Args:
+        files: the files.
+        rank: how well a kind, a suffix such as ".obj" or ".solid.binvox", suits; 0 is best.
+
+    Returns:
+        the files taken, in their order, and a sentence where others were left out.
+    """
+    groups: dict[tuple[Path, str], dict[str, Path]] = {}
+    kept: list[Path] = []
+    for path in files:
+        stem, kind = _stem_and_kind(path.name)
+        other = groups.setdefault((path.parent, stem), {}).setdefault(kind, path)
+        if other != path:  # names that differ in case alone
+            kept.append(path)
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        return list(files), []
+    counts = Counter(kind for group in groups.values() for kind in group)
+    best = min(counts, key=lambda kind: (-counts[kind], rank(kind), kind))
+    for group in groups.values():
+        kept.append(group[best if best in group else min(group, key=rank)])
+    taken = set(kept)
+    example = ", ".join(sorted(path.name for path in several[0].values()))
+    others = sum(1 for group in groups.values() if best not in group)
+    rest = f"; {others} have none and are taken from other files" if others else ""
+    return [path for path in files if path in taken], [
+        f"{len(several)} instances are there as several files ({example}): those ending in {best} are taken{rest}."
+    ]
+
+
+def _stem_and_kind(name: str) -> tuple[str, str]:
+    """ "model.solid.binvox" is ("model", ".solid.binvox"); other dots belong to the stem."""
+    stem, suffix = os.path.splitext(name.lower())
+    inner, word = os.path.splitext(stem)
+    return (inner, word + suffix) if inner and word in _INNER_KINDS else (stem, suffix)
 
 
 def share_out(names: Sequence[str]) -> dict[str, list[str]]:

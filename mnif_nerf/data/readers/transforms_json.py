@@ -6,6 +6,7 @@ OpenCV's (x right, y down, z forward). Distortion is not undone: coefficients th
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import numpy as np
 from PIL import Image
 
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, image_size
+from mnif_nerf.data.readers.scene_reading import at_one_point, intrinsics_fault
 from mnif_nerf.data.readers.srn import pose_faults
-from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import read_json
+from mnif_nerf.data.readers.text import read_text
+from mnif_nerf.errors import MNIFError, first_line
 
 NAME = "transforms.json"
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE", "OPENCV", "RADIAL", "SIMPLE_RADIAL", "PERSPECTIVE")
 _LISTED = 3  # missing files named in a sentence
 
 
@@ -38,7 +41,7 @@ def read_transforms(path: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tup
             or oblong pixels, or matrices that are no poses.
     """
     path = path / NAME if path.is_dir() else path
-    content = read_json(path)
+    content = _read(path)
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames or not all(isinstance(frame, dict) for frame in frames):
         raise MNIFError(f"{path}: has no list of frames; write it again (nerfstudio: ns-process-data).")
@@ -53,14 +56,48 @@ def read_transforms(path: Path) -> tuple[list[Path], np.ndarray, np.ndarray, tup
         )
     poses = _poses(path, frames)
     size = image_size(images[0])
+    for frame in frames:
+        _refuse_lens(path, {**content, **frame})
+    if at_one_point(poses):
+        raise MNIFError(
+            f"{path}: all {len(poses)} cameras stand at one point or on one line, so these are probably "
+            "world-to-camera matrices; write their inverses as transform_matrix."
+        )
     intrinsics = [_intrinsics(path, {**content, **frame}, size) for frame in frames]
     return images, poses, np.array(intrinsics, dtype=np.float32), size
+
+
+def _read(path: Path) -> Any:
+    """The content of the file; a byte-order mark does no harm."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MNIFError(f"{path}: not valid JSON ({first_line(error)}); write it again.") from None
+
+
+def _refuse_lens(path: Path, values: dict[str, Any]) -> None:
+    """Refuse cameras that do not project as a pinhole does.
+
+    Raises:
+        MNIFError: with their model.
+    """
+    model = str(values.get("camera_model") or "PINHOLE").upper()
+    if values.get("is_fisheye") and "FISHEYE" not in model:
+        model = "OPENCV_FISHEYE"
+    if model not in _PINHOLES:
+        raise MNIFError(
+            f"{path}: cameras of model {model}, but only pinhole cameras are read ({', '.join(_PINHOLES)}); undistort "
+            "or reproject the pictures first (COLMAP: image_undistorter)."
+        )
 
 
 def _image(path: Path, frame: dict[str, Any]) -> Path:
     named = frame.get("file_path")
     if not isinstance(named, str) or not named:
         raise MNIFError(f"{path}: a frame has no file_path; write the file again.")
+    if "\\" in named and not (path.parent / named).is_file():  # written on Windows
+        named = named.replace("\\", "/")
     image = path.parent / named
     if not image.name:
         raise MNIFError(f"{path}: a frame's file_path {named!r} names no picture; write the file again.")
@@ -119,6 +156,9 @@ def _intrinsics(path: Path, values: dict[str, Any], size: tuple[int, int]) -> tu
         if isinstance(error, MNIFError):
             raise
         raise MNIFError(f"{path}: a camera's numbers cannot be read ({error}); write the file again.") from None
-    if not focal > 0 or not math.isfinite(focal):
-        raise MNIFError(f"{path}: a focal length of {focal}; it must be positive.")
+    if not focal > 0 or not all(map(math.isfinite, (focal, scale, cx, cy))) or scale <= 0:
+        raise MNIFError(f"{path}: a focal length of {focal}; camera numbers must be positive and finite.")
+    fault = intrinsics_fault(focal * scale, cx, cy, height, width)
+    if fault:
+        raise MNIFError(f"{path}: {fault.split(';')[0]}; write fl_x, cx and cy in pixels, with w and h.")
     return focal * scale, cx, cy

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.generate.writer import read_occupancy
+from mnif_nerf.data.readers.arrays import Arrays, load_arrays
 from mnif_nerf.data.readers.grid_reader import blocks
+from mnif_nerf.data.readers.voxel_values import inside_cells
 from mnif_nerf.data.stores.packing import unpack_bits
 from mnif_nerf.errors import MNIFError, first_line
 
+POINTS_REMEDY = "voxelise its mesh, or take a file of voxels that lies beside it"
 VOXEL_SUFFIXES = (".binvox", ".npy", ".npz")
 LARGEST = 1024
 """Cells along an edge: a file that asks for more is damaged, or would fill the memory."""
@@ -27,11 +30,12 @@ def read_voxels(path: Path | str) -> np.ndarray:
     """Read a grid: bool [X, Y, Z], index order [x, y, z].
 
     `.binvox`: as written by binvox and by `mnif-export-mesh`. `.npy`: [X, Y, Z] (of more axes, those of
-    length 1 at either end are dropped); bool, or numbers of which those above 0.5 are inside. `.npz`: what `mnif-data`
-    and `mnif-export-mesh` write, or a single such array under any name.
+    length 1 at either end are dropped); bool, or numbers as `inside_cells` takes them. `.npz`: what `mnif-data`
+    and `mnif-export-mesh` write, or a single such array under any name. No more memory is taken than the file holds,
+    128 times its size of a .binvox, 1100 times of an .npz.
 
     Raises:
-        MNIFError: missing, truncated, of another kind, or not of three axes.
+        MNIFError: missing, truncated, of another kind, no occupancy, or not of three axes.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,7 +45,7 @@ def read_voxels(path: Path | str) -> np.ndarray:
         if suffix == ".binvox":
             return _box(_read_binvox(path), path)
         if suffix == ".npy":
-            return _box(_inside(np.load(path, allow_pickle=False), path), path)
+            return _box(inside_cells(_only_array(load_arrays(path)), path), path)
         if suffix == ".npz":
             return _box(_read_npz(path), path)
     except MNIFError:
@@ -90,6 +94,8 @@ def resample(cells: np.ndarray, shape: tuple[int, ...], name: object) -> np.ndar
 def _read_binvox(path: Path) -> np.ndarray:
     content = path.read_bytes()
     head, found, data = content.partition(b"\ndata\n")
+    if not found:  # written where lines end otherwise
+        head, found, data = content.partition(b"\ndata\r\n")
     lines = head.decode("ascii", errors="replace").splitlines()
     if not found or not head.startswith(b"#binvox"):
         raise ValueError("no binvox header")
@@ -108,29 +114,39 @@ def _read_binvox(path: Path) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as content:
+    found = load_arrays(path)
+    if isinstance(found, np.ndarray):
+        return inside_cells(found, path)
+    with found as content:
         names = set(content.files)
         if {"packed", "resolution"} <= names:
             return read_occupancy(path)
+        if "points" in names:
+            raise MNIFError(f"{path}: holds {points_kind(names)}, and no grid of voxels; {POINTS_REMEDY}.")
         if {"occupancy", "shape"} <= names:  # of mnif-export-mesh
             shape, bits = tuple(int(n) for n in content["shape"]), content["occupancy"]
-            if len(bits) != -(-int(np.prod(shape)) // 8):
+            if min(shape, default=0) < 1 or len(bits) != -(-math.prod(shape) // 8):
                 raise ValueError(f"{len(bits)} bytes of bits for a grid of {list(shape)}")
             return unpack_bits(bits, shape)
-        if len(names) != 1:
+        grids = [content[name] for name in content.files]
+        if len(grids) > 1:
+            grids = [array for array in grids if array.size > 1]  # single numbers say something about the grid
+        if len(grids) != 1:
             raise ValueError(f"arrays {', '.join(sorted(names)) or 'missing'}; expected a single one")
-        return _inside(content[names.pop()], path)
+        return inside_cells(grids[0], path)
 
 
-def _inside(array: np.ndarray, path: Path) -> np.ndarray:
-    """Bool cells from bool or numbers."""
-    if array.dtype == bool:
-        return array
-    if array.dtype.kind not in "uif":
-        raise ValueError(f"elements of type {array.dtype}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise MNIFError(f"{path}: a cell is NaN or infinite; write the grid again.")
-    return array > 0.5
+def points_kind(names: set[str]) -> str:
+    """What an .npz with an array of points holds, for a sentence."""
+    if "occupancies" in names:
+        return "points of the volume with their occupancies (as Occupancy Networks' points.npz does)"
+    return "points of a surface"
+
+
+def _only_array(found: np.ndarray | Arrays) -> np.ndarray:
+    if isinstance(found, np.ndarray):
+        return found
+    raise ValueError("an archive of arrays; name it .npz")
 
 
 def _box(cells: np.ndarray, path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from mnif_nerf.data.readers.grid_reader import (
     coarse_shape,
     register,
 )
+from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
 from mnif_nerf.data.readers.imnet import HDF5_SUFFIXES, Hdf5Reader, hdf5_sources
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES, read_voxels, require_shape, resample
 from mnif_nerf.errors import MNIFError
 
+_POINTS = re.compile(r"(points|pointcloud)(_\d+)?\.npz")
 MESH_RESOLUTION = 64
 """Cells along an edge of a voxelised mesh where neither the user nor a grid beside it says otherwise."""
 
@@ -34,7 +37,23 @@ class VoxelReader(GridReader):
     name, values, nouns = "voxel", "bits", "shapes"
     expected = f"{', '.join(VOXEL_SUFFIXES)} or mesh files, in train/, val/ and test/ or all together, or IM-NET's HDF5"
     suffixes = VOXEL_SUFFIXES + MESH_SUFFIXES
+    companions = (*IMAGE_SUFFIXES, ".mtl", ".bin", ".array")
     folders = ("", "occupancy")
+
+    def sift(self, files: Sequence[Path]) -> tuple[list[Path], list[str]]:
+        """Grids and meshes; points.npz and pointcloud.npz of Occupancy Networks are neither."""
+        found, notes = super().sift(files)
+        points = [path for path in found if _POINTS.fullmatch(path.name.lower())]
+        kept = [path for path in found if path not in set(points)]
+        if points and kept:
+            notes.append(f"{len(points)} files hold points, not voxels, and are left out ({points[0].name}, ...).")
+        return (kept, notes) if kept else (found, notes)
+
+    def rank(self, kind: str) -> int:
+        """Solid grids first, then any grid, then meshes, shells last."""
+        if kind.startswith((".surface", ".hollow", ".shell")):
+            return 100
+        return super().rank(kind) - (50 if kind.startswith((".solid", ".filled")) else 0)
 
     def tables(self, root: Path) -> list[Path]:
         """IM-NET's HDF5: the root itself, or files in it."""

@@ -3,30 +3,60 @@
 Accepted under a root, in this order:
 
     files that hold many instances               IM-NET's HDF5 (voxels); the root may be such a file itself
-    {train,val,test}/                            files at any depth
-    occupancy/{train,val,test}/                  likewise (voxels); `mnif-data procedural-cars` writes it
+    {train,val,test}/                            files at any depth; training, valid, validation, testing, in any case
+    <class>/{train,val,test}/                    likewise (ModelNet), further below
+    train.lst, test.lst, ...                     lists of names (Occupancy Networks), beside or above the files
+    occupancy/{train,val,test}/                  voxels; `mnif-data procedural-cars` writes it
     any other folder of files, at any depth      shared out by the program: four fifths for training and a tenth each
                                                  for val and test, from 10 files on; below that all are for training
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from mnif_nerf.data.readers.grid_reader import GridReader, get_reader
-from mnif_nerf.data.readers.splits import GRID_SPLITS, GridSource, scene_names, share_out
+from mnif_nerf.data.readers.splits import (
+    GridSource,
+    every_file,
+    one_of_each,
+    own_splits,
+    scene_names,
+    share_out,
+)
 from mnif_nerf.errors import MNIFError
+
+_WORDS = {
+    "",
+    ".txt",
+    ".md",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".lst",
+    ".xml",
+    ".yaml",
+    ".yml",
+    ".log",
+    ".html",
+    ".pdf",
+}
+"""Suffixes of files that tell something about data, and need no word."""
 
 
 @dataclass(frozen=True)
 class GridLayout:
-    """The instances of every split (in the order train, val, test), and where their packed store goes."""
+    """The instances of every split (in the order train, val, test), where their packed store goes, and sentences about
+    what was chosen and what was left out."""
 
     root: Path
     reader: GridReader
     splits: dict[str, tuple[GridSource, ...]]
     cache: Path
+    notes: tuple[str, ...] = ()
 
     def sources(self, split: str) -> tuple[GridSource, ...]:
         """Instances of a split.
@@ -76,23 +106,44 @@ def locate_grids(root: Path | str, modality: str | GridReader) -> GridLayout:
     if not root.is_dir():
         problem = "is a file" if root.exists() else "no such folder"
         raise MNIFError(f"{root}: {problem}; give the folder that holds {reader.expected}.")
-    splits: dict[str, tuple[GridSource, ...]] = {}
     for folder in reader.folders:
-        if not splits:
-            splits = {split: _sources(root / folder / split, reader) for split in GRID_SPLITS}
-            splits = {split: sources for split, sources in splits.items() if sources}
-    if not splits:
-        sources = _sources(root, reader)
-        by_name = {source.name: source for source in sources}
-        shares = share_out(list(by_name))
-        splits = {split: tuple(by_name[name] for name in names) for split, names in shares.items()}
-    if not splits:
-        raise MNIFError(f"{root}: nothing in it can be read as {reader.name}s; expected {reader.expected}.")
-    return GridLayout(root, reader, splits, root / ".mnif")
+        if (root / folder).is_dir():
+            splits, notes = _found(root / folder, reader)
+            if splits:
+                return GridLayout(root, reader, splits, root / ".mnif", tuple(notes))
+    raise MNIFError(f"{root}: nothing in it can be read as {reader.name}s; expected {reader.expected}.")
 
 
-def _sources(folder: Path, reader: GridReader) -> tuple[GridSource, ...]:
-    if not folder.is_dir():
-        return ()
-    files = reader.files(folder)
-    return tuple(GridSource(name, path) for name, path in zip(scene_names(files, folder), files))
+def _found(folder: Path, reader: GridReader) -> tuple[dict[str, tuple[GridSource, ...]], list[str]]:
+    """The instances of every split below a folder, and sentences about what was chosen and left out."""
+    every = sorted(every_file(folder))
+    files, notes = reader.sift(every)
+    files, more = one_of_each(files, reader.rank)
+    notes += more
+    if not files:
+        return {}, []
+    shares, more = own_splits(files, folder)
+    notes += more
+    unread = Counter(path.suffix.lower() for path in every if _is_unread(path, reader))
+    if unread:
+        kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in unread.most_common(5))
+        notes.append(f"{sum(unread.values())} files are of kinds that are not read as {reader.nouns}: {kinds}.")
+    if shares:
+        return {split: _sources(paths, folder, split) for split, paths in shares.items()}, notes
+    by_name = dict(zip(scene_names(files, folder), files))
+    dealt = share_out(list(by_name))
+    if len(dealt) > 1:
+        notes.append("no folders of splits (train, val, test) are there: the program shares the files out.")
+    return {split: tuple(GridSource(name, by_name[name]) for name in names) for split, names in dealt.items()}, notes
+
+
+def _is_unread(path: Path, reader: GridReader) -> bool:
+    suffix = path.suffix.lower()
+    return suffix not in reader.suffixes and suffix not in reader.companions and suffix not in _WORDS
+
+
+def _sources(files: list[Path], folder: Path, split: str) -> tuple[GridSource, ...]:
+    """Instances of a split, named by their paths below its folder where that is directly in `folder`."""
+    tops = {path.relative_to(folder).parts[0] for path in files}
+    base = folder / next(iter(tops)) if len(tops) == 1 and (folder / next(iter(tops))).is_dir() else folder
+    return tuple(GridSource(name, path) for name, path in zip(scene_names(files, base), files))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.grid_reader import GridReader, Size, Values, get_reader
+from mnif_nerf.data.readers.voxel_values import corners_note
 from mnif_nerf.data.stores.cache import (
     PackedFormat,
     cache_place,
@@ -209,7 +211,9 @@ def open_grid_store(
         facts = reader.settle(layout.every(), resolution, channels)
         with progress_bar(f"packing {split}", len(sources), reader.nouns, progress) as advance:
             pack_grids(reader, sources, folder, facts, resolution is None, advance)
-        names, notes = [source.name for source in sources], reader.notes(sources, channels, facts)
+        names = [source.name for source in sources]
+        notes = [*reader.notes(sources, channels, facts), *full_corners(folder, reader, facts, names)]
+        notes = [*(f"{layout.root}: {note}" for note in layout.notes), *notes]
         return {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
 
     return open_or_build(
@@ -220,6 +224,16 @@ def open_grid_store(
         lambda manifest: _open_arrays(layout, target, manifest),
         build,
     )
+
+
+def full_corners(folder: Path, reader: GridReader, facts: GridFacts, names: Sequence[str]) -> list[str]:
+    """A sentence on solids all of whose corners are inside, as where 1 stands for empty."""
+    if reader.values != "bits":
+        return []
+    packed = map_array(folder / "bits.npy", (len(names), *row_shape("bits", facts)))
+    corners = np.array([np.ravel_multi_index(c, facts.shape) for c in product(*((0, n - 1) for n in facts.shape))])
+    full = ((packed[:, corners >> 3] >> (corners & 7).astype(np.uint8)) & 1).all(axis=1)
+    return [corners_note([name for name, one in zip(names, full) if one], len(names))] if full.any() else []
 
 
 def store_of(values: Sequence[np.ndarray], modality: str | GridReader, facts: GridFacts | None = None) -> GridStore:

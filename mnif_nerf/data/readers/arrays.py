@@ -1,0 +1,109 @@
+"""Reading .npy and .npz files from strangers: what a header asks for is compared with the file before it is allocated.
+
+A .npy takes as much memory as its file. An array of an .npz takes at most `MOST_INFLATED` times the size of the file
+(deflate cannot do more), and is refused where that exceeds the free memory.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from mnif_nerf.machine import available_memory
+
+MOST_INFLATED = 1100
+"""Bytes of an array for each byte of the archive that holds it."""
+_MAGIC = b"\x93NUMPY"
+_ZIP = b"PK"
+
+
+class Arrays:
+    """The arrays of an .npz, each read when it is asked for; a context that closes the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._size = path.stat().st_size
+        self._zip = zipfile.ZipFile(path)
+        entries = {info.filename: info for info in self._zip.infolist()}
+        self._entries = {name.removesuffix(".npy"): info for name, info in entries.items() if name.endswith(".npy")}
+        self.files = list(self._entries)
+
+    def __enter__(self) -> Arrays:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._zip.close()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        info = self._entries[name]
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{name}: compressed in a way that numpy does not write")
+        if info.compress_size > self._size or info.file_size > MOST_INFLATED * (info.compress_size + 64):
+            raise ValueError(f"{name}: {info.file_size} bytes, which cannot be in this file")
+        with self._zip.open(info) as stream:
+            _check_header(stream, info.file_size, name)
+        with self._zip.open(info) as stream:
+            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+
+
+def load_arrays(path: Path | str) -> np.ndarray | Arrays:
+    """What `numpy.load(path, allow_pickle=False)` gives, with the sizes checked first.
+
+    Raises:
+        OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile: as numpy does; ValueError also where a
+            header asks for more than the file or the memory holds.
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        magic = file.read(len(_MAGIC))
+        file.seek(0)
+        if magic.startswith(_ZIP):
+            return Arrays(path)
+        if magic != _MAGIC:
+            raise ValueError("neither .npy nor .npz")
+        _check_header(file, path.stat().st_size, "the array")
+        file.seek(0)
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def require_memory(needed: int, name: str) -> None:
+    """Refuse an array that the free memory cannot hold.
+
+    Raises:
+        ValueError: with what it takes and what is free.
+    """
+    free = available_memory()
+    if free is not None and needed > 0.8 * free:
+        raise ValueError(f"{name} takes {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free")
+
+
+def _check_header(stream: IO[bytes], size: int, name: str) -> None:
+    """Compare what the header of an array says with the bytes there are.
+
+    Raises:
+        ValueError: no such header, Python objects, or more than there is.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"{name}: version {version} of the format is not known")
+    # Version 3 differs from 2 by the encoding of field names, and structured arrays are refused below.
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject or dtype.names is not None:
+        raise ValueError(f"{name}: holds objects or records, and not plain numbers")
+    if any(n < 0 for n in shape):
+        raise ValueError(f"{name}: shape {list(shape)}")
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > size:
+        raise ValueError(f"{name}: says {list(shape)} of {dtype}, {needed} bytes, and there are {size}")
+    require_memory(needed, name)
