@@ -43,7 +43,7 @@ def write_png16(path: Path, pixels: np.ndarray, *chunks: bytes) -> Path:
 
 
 def test_pictures_are_found_sorted_at_any_depth_and_hidden_ones_skipped(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "deep/er/c.jpeg", ".hidden.png", ".mnif/d.png", "notes.txt", "e.gif"):
+    for name in ("b.PNG", "a.jpg", "deep/er/c.jpeg", ".hidden.png", ".mnif/d.png", "notes.txt", "e.psd"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)] == [

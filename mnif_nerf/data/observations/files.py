@@ -32,6 +32,7 @@ from mnif_nerf.data.readers.images import (
     composite_white,
     image_size,
     inspect_background,
+    open_picture,
     read_image,
     silhouette,
     unreadable,
@@ -195,7 +196,7 @@ def read_photo(path: Path) -> Photo:
 def _upright(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Pixels turned as the file's EXIF orientation says: telephones store pictures as the sensor lies."""
     try:
-        with Image.open(path) as opened:
+        with open_picture(path) as opened:
             orientation = opened.getexif().get(ExifTags.Base.Orientation)
     except READ_ERRORS as error:
         raise unreadable(path, error) from None
@@ -240,7 +241,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         try:
-            with Image.open(path) as opened:
+            with open_picture(path) as opened:
                 mask = np.asarray(opened.convert("L")) > 127
         except READ_ERRORS as error:
             raise unreadable(path, error) from None

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
+from mnif_nerf.data.readers.color_profiles import to_srgb
 from mnif_nerf.errors import MNIFError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+IMAGE_SUFFIXES = (
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    + ((".avif",) if features.check("avif") else ())
+    + (HEIF_SUFFIXES if find_spec("pillow_heif") else ())
+)
+"""Kinds of pictures that are read, here and now: HEIC needs the extra `heic`."""
+_LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
 _LOSSLESS_THRESHOLD, _LOSSY_THRESHOLD = 6, 24  # JPEG rings by a dozen grey levels around edges
 _ALPHA_THRESHOLD = 2
@@ -26,6 +36,17 @@ class Background:
     threshold: int
 
 
+def open_picture(path: Path) -> Image.Image:
+    """A picture of any kind in `IMAGE_SUFFIXES`, opened but not decoded.
+
+    Raises:
+        one of `READ_ERRORS`.
+    """
+    if path.suffix.lower() in HEIF_SUFFIXES and find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+    return Image.open(path)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) from the file's header.
 
@@ -33,21 +54,22 @@ def image_size(path: Path) -> tuple[int, int]:
         MNIFError: not a readable image.
     """
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return picture.height, picture.width
     except READ_ERRORS as error:
         raise unreadable(path, error) from None
 
 
 def read_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Decode to uint8 [H, W, 3], or [H, W, 4] where the file has an alpha channel.
+    """Decode to uint8 [H, W, 3] in sRGB, or [H, W, 4] where the file has an alpha channel.
 
     Raises:
         MNIFError: unreadable or truncated, more than 8 bits per channel, or not H x W.
     """
     try:
-        with Image.open(path) as picture:
-            deep = picture.mode.startswith("I") or picture.mode == "F"
+        with open_picture(path) as opened:
+            deep = opened.mode.startswith("I") or opened.mode == "F"
+            picture = to_srgb(opened)
             transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
             pixels = np.asarray(picture.convert("RGBA" if transparent else "RGB"))
     except READ_ERRORS as error:
@@ -79,7 +101,7 @@ def inspect_background(paths: list[Path], height: int, width: int, sample: int =
         MNIFError: a sampled image cannot be read.
     """
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(sample, len(paths))).round().astype(int))
-    lossy = any(paths[i].suffix.lower() != ".png" for i in chosen)
+    lossy = any(paths[i].suffix.lower() not in _LOSSLESS for i in chosen)
     threshold = _LOSSY_THRESHOLD if lossy else _LOSSLESS_THRESHOLD
     transparent_views, white_views = 0, 0
     for i in chosen:

@@ -1,15 +1,16 @@
 """Pictures as training data: finding them, agreeing on one size and number of channels, and decoding them.
 
-A picture is turned as its EXIF note says, cut to the wanted proportions around its middle and reduced with Pillow's
-bicubic filter. Where it is transparent it keeps its alpha (four channels, colours premultiplied: see
-`mnif_nerf.rendering.alpha`) or is laid on white. That filter widens with the reduction and so averages over what a
-pixel covers: a wave of 1.25 periods per new pixel keeps half a percent of its height, a quarter period 94 %. The
-paper's training pictures were reduced with it too. Lanczos is a little sharper but overshoots an edge by 7 % instead
-of 4 %; plain area averages let a fifth of the first wave through. Values stay gamma-encoded.
+A picture is turned as its EXIF note says, brought to sRGB by the profile that it embeds, cut to the wanted proportions
+around its middle and reduced with Pillow's bicubic filter. Where it is transparent it keeps its alpha (four channels,
+colours premultiplied: see `mnif_nerf.rendering.alpha`) or is laid on white. That filter widens with the reduction and
+averages over what a pixel covers: a wave of 1.25 periods per new pixel keeps half a percent of its height, a quarter
+period 94 %. The paper's training pictures were reduced with it too. Lanczos is a little sharper but overshoots an edge
+by 7 % instead of 4 %; plain area averages let a fifth of the first wave through. Values stay gamma-encoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mnif_nerf.data.grid_facts import scaled_shape
-from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, READ_ERRORS, composite_white, unreadable
+from mnif_nerf.data.readers.color_profiles import to_srgb
+from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, READ_ERRORS, composite_white, open_picture, unreadable
 from mnif_nerf.data.readers.splits import find_files
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.alpha import CHANNELS as WITH_ALPHA
@@ -27,6 +29,7 @@ DEFAULT_RESOLUTION = 64
 """Pixels along an edge where neither the user nor the files say otherwise."""
 
 _GREY_MODES = ("1", "L", "LA", "La", "F")  # and all whose name starts with "I": 16 or 32 bits of grey
+_FILM_SUFFIXES = (".gif", ".tif", ".tiff", ".webp", ".avif")
 _ORIENTATION = 0x0112  # EXIF
 _ALPHA_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 _MODES = {1: "L", 3: "RGB", WITH_ALPHA: "RGBa"}  # the last is Pillow's name of premultiplied colours
@@ -34,7 +37,7 @@ _OPAQUE = 250  # programs write alpha a few levels below 255 where nothing is tr
 
 
 def find_pictures(folder: Path | str) -> list[Path]:
-    """PNG and JPEG files in a folder and below it, sorted; hidden files and folders are left out.
+    """Pictures in a folder and below it, sorted; hidden files and other clutter are left out.
 
     Raises:
         MNIFError: there is no such folder.
@@ -42,7 +45,7 @@ def find_pictures(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "no such folder"
-        raise MNIFError(f"{folder}: {problem}; give a folder of PNG or JPEG files.")
+        raise MNIFError(f"{folder}: {problem}; give a folder of pictures (PNG, JPEG, WebP, ...).")
     return find_files(folder, IMAGE_SUFFIXES)
 
 
@@ -107,6 +110,17 @@ def without_alpha(paths: Sequence[Path]) -> list[Path]:
     return [path for path, header in zip(paths, _headers(paths, 1)) if not header.alpha]
 
 
+def films(paths: Sequence[Path]) -> list[Path]:
+    """Those that hold several pictures, of which the first one is read; what cannot be read counts as none."""
+    found = []
+    for path in paths:
+        if path.suffix.lower() in _FILM_SUFFIXES:
+            with contextlib.suppress(*READ_ERRORS), open_picture(path) as picture:
+                picture.seek(1)
+                found.append(path)
+    return found
+
+
 def _shape_of(sizes: list[tuple[int, int]], longest: int | None) -> tuple[int, int]:
     """(rows, columns) for pictures of these (width, height)."""
     if any(size != sizes[0] for size in sizes):
@@ -120,7 +134,7 @@ def read_picture(path: Path | str, size: int | tuple[int, ...], channels: int) -
     """Decode a picture to uint8 [H, W, C], see the module's text; 16-bit pictures are rounded to 8 bits.
 
     Args:
-        path: a PNG or JPEG file.
+        path: a file that ends in one of `IMAGE_SUFFIXES`.
         size: (H, W), or one number for a square. Where it reaches the file's edge in one direction, no pixel is
             changed but by the cut.
         channels: C, 1 (colour becomes its luma, ITU-R 601), 3 (grey is repeated; both are laid on white where they
@@ -132,12 +146,12 @@ def read_picture(path: Path | str, size: int | tuple[int, ...], channels: int) -
     path = Path(path)
     rows, columns = (size, size) if isinstance(size, int) else size
     try:
-        with Image.open(path) as opened:
+        with open_picture(path) as opened:
             # A JPEG can be decoded at a half, quarter or eighth of its size, three times as fast for 1024 -> 64; at
             # four times the size wanted, that changes the result by half a grey level (RMS).
             longest = 4 * max(rows, columns)
             opened.draft(None, (longest, longest))
-            picture = _eight_bits(ImageOps.exif_transpose(opened), channels == WITH_ALPHA)
+            picture = _eight_bits(to_srgb(ImageOps.exif_transpose(opened)), channels == WITH_ALPHA)
     except READ_ERRORS as error:
         raise unreadable(path, error) from None
     if picture.height < rows or picture.width < columns:
@@ -183,11 +197,11 @@ class _Header(NamedTuple):
 def _headers(paths: Sequence[Path], at_least: int) -> list[_Header]:
     """What the beginning of every file says."""
     if not paths:
-        raise MNIFError("no pictures were found; give a folder of PNG or JPEG files.")
+        raise MNIFError("no pictures were found; give a folder of pictures (PNG, JPEG, WebP, ...).")
     found, faults = [], []
     for path in paths:
         try:
-            with Image.open(path) as picture:
+            with open_picture(path) as picture:
                 found.append(_Header(_upright_size(picture), _is_grey(picture), _may_be_transparent(picture)))
         except READ_ERRORS as error:
             faults.append(unreadable(path, error))
@@ -208,7 +222,7 @@ def _may_be_transparent(picture: Image.Image) -> bool:
 def _is_transparent(path: Path) -> bool:
     """Whether a pixel of a file is; one that cannot be decoded is not, and is told of when it is read."""
     try:
-        with Image.open(path) as opened:
+        with open_picture(path) as opened:
             alpha = np.asarray(_eight_bits(opened, True).getchannel("A"))
     except READ_ERRORS:
         return False

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.grid_reader import GridReader, Read, Size, plain_reading, register
-from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
+from mnif_nerf.data.readers.images import HEIF_SUFFIXES, IMAGE_SUFFIXES
 from mnif_nerf.data.readers.picture_files import (
+    films,
     grey_among_color,
     inspect_pictures,
     read_picture,
@@ -25,9 +27,10 @@ class PictureReader(GridReader):
     """Pictures: uint8 [H, W, C], C = 1, 3 or 4 (see `mnif_nerf.rendering.alpha`)."""
 
     name, values, nouns = "image", "bytes", "pictures"
-    expected = "PNG or JPEG files, in train/, val/ and test/ or all together"
+    expected = "pictures (PNG, JPEG, WebP, ...), in train/, val/ and test/ or all together"
     suffixes = IMAGE_SUFFIXES
-    changes = ("alpha",)
+    companions = HEIF_SUFFIXES  # that are not read are told of by `sift`
+    changes = ("alpha", "sRGB")
 
     def settle(self, sources: Sequence[GridSource], size: Size, channels: int | None) -> GridFacts:
         """See `inspect_pictures`."""
@@ -36,21 +39,33 @@ class PictureReader(GridReader):
     def notes(self, sources: Sequence[GridSource], channels: int | None, facts: GridFacts) -> list[str]:
         """Grey pictures among coloured ones become coloured, and those without alpha among others opaque."""
         paths = [source.path for source in sources]
-        if channels:
-            return []
+        several, notes = films(paths), []
+        if several:
+            notes.append(f"{len(several)} files are films ({several[0].name}, ...): the first picture of each is read.")
+        return notes + ([] if channels else self._about_channels(paths, facts))
+
+    def sift(self, files: Sequence[Path]) -> tuple[list[Path], list[str]]:
+        """Pictures; those of telephones (HEIC) where their decoder is installed."""
+        found, notes = super().sift(files)
+        missing = [path for path in files if path.suffix.lower() in HEIF_SUFFIXES and path not in set(found)]
+        if missing:
+            notes.append(f"{len(missing)} HEIC pictures are left out: pip install 'mnif_nerf[heic]' reads them.")
+        return found, notes
+
+    def _about_channels(self, paths: list[Path], facts: GridFacts) -> list[str]:
         if facts.channels == WITH_ALPHA:
             opaque = without_alpha(paths)
             if not opaque:
                 return []
             return [
-                f"{len(opaque)} of {len(sources)} pictures have no alpha ({opaque[0].name}, ...), others of the data "
+                f"{len(opaque)} of {len(paths)} pictures have no alpha ({opaque[0].name}, ...), others of the data "
                 "are transparent: alpha is learned, and those are opaque; channels 3 lays all on white instead."
             ]
         grey = grey_among_color(paths)
         if not grey:
             return []
         return [
-            f"{len(grey)} of {len(sources)} pictures are grey ({grey[0].name}, ...) and the others in colour: all are "
+            f"{len(grey)} of {len(paths)} pictures are grey ({grey[0].name}, ...) and the others in colour: all are "
             "read in colour; channels 1 makes them grey."
         ]
 
