@@ -355,3 +355,26 @@ def test_a_run_ends_with_a_table_of_what_was_not_used(tmp_path: Path, monkeypatc
             "1 hidden file, not looked at",
         ):
             assert f"  {line}\n" in printed
+
+
+def test_a_small_mark_on_a_clear_picture_is_seen(tmp_path: Path) -> None:
+    pixels = np.zeros((256, 256, 4), np.uint8)
+    pixels[101:104, 140:143] = (*RED, 255)  # smaller than the distance of any few places that one might look at
+    file = Gltf()
+    material = painted(file.texture(png(pixels)), alphaMode="MASK")
+    file.node(mesh=file.box(material, TEXCOORD_0=file.array(UV)))
+    assert len(read_mesh(file.write(tmp_path / "a.glb")).surface.faces) == 12
+    file.tree["meshes"][0]["primitives"][0]["attributes"]["TEXCOORD_0"] = file.array((UV * 0.3).astype(np.float32))
+    with pytest.raises(MNIFError, match="fully transparent"):
+        read_mesh(file.write(tmp_path / "b.glb"))
+
+
+def test_text_in_utf_16_half_coloured_vertices_and_points_alone(tmp_path: Path) -> None:
+    path = obj(tmp_path / "a.obj", "")
+    path.write_text(path.read_text(), encoding="utf-16")
+    assert len(read_mesh(path).surface.faces) == 12
+    path.write_text("v 0 0 0 1 0 0\nv 1 0 0 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    assert read_mesh(path).surface.corner_colors[0, :2].tolist() == [[1, 0, 0], [1, 0, 0]]
+    path.write_text("v 0 0 0\nv 1 0 0\nl 1 2\n")
+    with pytest.raises(MNIFError, match="no triangles, only points, lines or curves"):
+        read_mesh(path)

@@ -162,3 +162,17 @@ def test_folder_becomes_voxels_and_skips_are_named(tmp_path: Path) -> None:
         voxelise_mesh_folder(source, out, **{**options, "resolution": 32})
     with pytest.raises(MNIFError, match="2000 voxels along an edge: must be 4 to 512"):
         voxelise_mesh_folder(source, out, resolution=2000)
+
+
+def test_faces_that_are_there_twice_count_once() -> None:
+    """SketchUp and old ShapeNet write both sides of a wall; a body without a floor is filled all the same."""
+    body = trimesh.creation.box((0.8, 0.4, 0.3))
+    vertices, faces = np.array(body.vertices), np.array(body.faces)
+    opened = faces[~np.isclose(vertices[faces][..., 2], -0.15).all(axis=1)]
+    assert len(opened) == 10
+    for single in (faces, opened):
+        both = np.concatenate([single, single[:, ::-1]])
+        np.testing.assert_array_equal(voxelise_solid(vertices, both, 32), voxelise_solid(vertices, single, 32))
+        apart = np.concatenate([single, single[:, ::-1] + len(vertices)])  # of vertices of their own
+        filled = voxelise_solid(np.concatenate([vertices, vertices]), apart, 32)
+        np.testing.assert_array_equal(filled, voxelise_solid(vertices, single, 32))

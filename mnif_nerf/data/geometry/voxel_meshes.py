@@ -2,8 +2,9 @@
 
 The method, with cells judged by their centres:
 
-1. Vertices closer than 1e-5 become one, and the mesh falls into connected pieces. A piece is closed if every edge
-   has an even number of faces and it has a volume. Closed pieces are turned outwards and filled exactly, each as its
+1. Vertices closer than 1e-5 become one, faces with the same corners count once (SketchUp writes both sides of a wall),
+   and the mesh falls into connected pieces. A piece is closed if every edge has an even number of faces and it has a
+   volume. Closed pieces are turned outwards and filled exactly, each as its
    own solid, so overlaps join and cavities within are filled.
 2. For the faces left, the six axis directions vote. Along each, the surfaces around a cell are counted from the face
    of the grid up to the cell, entries against exits (where the faces of neighbours are turned the same way; where
@@ -72,11 +73,13 @@ def voxelise_solid(vertices: np.ndarray, faces: np.ndarray, resolution: int = 64
 
 
 def _weld(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Join vertices that lie together, and drop faces that have lost their area by it."""
+    """Join vertices that lie together, and drop faces that have lost their area by it, or repeat another."""
     _, first, number = np.unique(np.round(vertices / _WELD), axis=0, return_index=True, return_inverse=True)
     faces = number.reshape(-1)[faces]
     flat = (faces[:, 0] == faces[:, 1]) | (faces[:, 1] == faces[:, 2]) | (faces[:, 2] == faces[:, 0])
-    return vertices[first], faces[~flat]
+    faces = faces[~flat]
+    _, kept = np.unique(np.sort(faces, axis=1), axis=0, return_index=True)
+    return vertices[first], faces[np.sort(kept)]
 
 
 def _turn_closed_pieces(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,15 +14,22 @@ import numpy as np
 
 from mnif_nerf.data.geometry.raytrace import Surface, face_normals
 from mnif_nerf.data.readers.gltf import read_gltf
-from mnif_nerf.data.readers.mesh_notes import COLOR_NOTES, LACKS_PICTURE, LARGE_SHEET, LEFT_OUT, NO_COLOR, MeshNote
+from mnif_nerf.data.readers.mesh_notes import (
+    COLOR_NOTES,
+    LACKS_PICTURE,
+    LARGE_SHEET,
+    LEFT_OUT,
+    NO_COLOR,
+    NOT_DRAWN,
+    MeshNote,
+)
 from mnif_nerf.data.readers.mesh_pieces import (
-    SEE_THROUGH,
     UNCOLOURED,
     chosen_faces,
     flat_and_large,
     is_shadow,
     join,
-    seen_alpha,
+    seen_faces,
 )
 from mnif_nerf.data.readers.mesh_surroundings import Surroundings
 from mnif_nerf.data.readers.obj import read_obj
@@ -87,6 +94,8 @@ def read_mesh(path: Path | str, up: str = "auto", forward: str = "auto", root: P
     turn = frame(path.suffix.lower(), up, forward)
     beside = Surroundings(path, None if root is None else Path(root))
     pieces = _pieces(path, beside)
+    if not pieces and any(note.kind == NOT_DRAWN for note in beside.notes):
+        raise MNIFError(f"{path}: no triangles, only points, lines or curves, which have no surface; mesh it first.")
     if not pieces:
         raise MNIFError(f"{path}: an empty mesh (no triangles); remove the file or export it again.")
     for piece in pieces:
@@ -116,7 +125,7 @@ def _seen(path: Path, pieces: list[Surface], turn: np.ndarray, beside: Surroundi
     """
     found, clear = [], False
     for piece in pieces:
-        seen = seen_alpha(piece) > SEE_THROUGH
+        seen = seen_faces(piece)
         clear |= not seen.any()
         if seen.any():
             found.append(piece if seen.all() else chosen_faces(piece, seen))
@@ -184,8 +193,12 @@ def _pieces(path: Path, beside: Surroundings) -> list[Surface]:
     except FileNotFoundError:
         raise MNIFError(f"{path}: no such file.") from None
     except Exception as error:  # every loader raises what it likes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MNIFError(f"{path}: cannot be read as a mesh ({reason[:120]}); remove it or export it again.") from None
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else "damaged"
+        if isinstance(error, KeyError):
+            reason = f"{reason} is missing"
+        elif isinstance(error, (AttributeError, TypeError, IndexError, OverflowError)):  # words of Python's
+            reason = "damaged, or not as its format asks"
+        raise MNIFError(f"{path}: cannot be read as a mesh ({reason}); remove it or export it again.") from None
 
 
 def read_by_trimesh(path: Path, beside: Surroundings) -> list[Surface]:
@@ -217,6 +230,8 @@ def read_by_trimesh(path: Path, beside: Surroundings) -> list[Surface]:
     with quiet_trimesh(), open(path, "rb") as file:
         scene = trimesh.load(file, file_type=path.suffix[1:].lower(), resolver=Finder(), process=False)
     parts = list(scene.geometry.values()) if isinstance(scene, trimesh.Scene) else [scene]
+    if any(not isinstance(part, trimesh.Trimesh) and len(part.vertices) for part in parts):
+        beside.note(NOT_DRAWN)
     return [_piece(mesh, beside) for mesh in parts if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
 
 

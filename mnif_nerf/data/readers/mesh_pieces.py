@@ -39,20 +39,56 @@ def chosen_faces(surface: Surface, chosen: np.ndarray) -> Surface:
     )
 
 
-def seen_alpha(surface: Surface) -> np.ndarray:
-    """The largest alpha found on each face, by a look at several places of it: [F]; opaque faces have 1."""
-    found = np.ones(len(surface.faces))
-    if surface.cutoff is None:
-        return found
-    doubtful = np.flatnonzero(surface.cutoff >= 0)
-    found[doubtful] = 0.0
+def seen_faces(surface: Surface) -> np.ndarray:
+    """Which faces may be seen: bool [F]; False where all texels around a face are cut out, or all but clear."""
+    seen = np.ones(len(surface.faces), dtype=bool)
+    if surface.cutoff is None or surface.corner_alpha is None:
+        return seen
+    least = np.where(surface.cutoff > 0, surface.cutoff, SEE_THROUGH)
+    own = surface.corner_alpha.max(axis=1)
+    doubtful = surface.cutoff >= 0
+    seen[doubtful] = (own >= least)[doubtful]
+    if surface.texture is None or surface.uv is None:
+        return seen
+    for index, picture in enumerate(surface.textures):
+        chosen = np.flatnonzero(doubtful & seen & (surface.texture == index))
+        if len(chosen) and picture.shape[2] == 4:
+            needed = float((least[chosen] / own[chosen]).min())
+            wrap = surface.wraps[index] if surface.wraps else ("repeat", "repeat")
+            seen[chosen] = _any_texel(picture[..., 3] >= 255 * needed, surface.uv[chosen], wrap)
+    return seen
+
+
+def _any_texel(mask: np.ndarray, uv: np.ndarray, wrap: tuple[str, str]) -> np.ndarray:
+    """Whether a mask [h, w] is set anywhere in the box around each face's texture coordinates [F, 3, 2]: bool [F]."""
+    sums = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    uv = np.nan_to_num(np.stack([uv[..., 0], 1.0 - uv[..., 1]], axis=-1), posinf=0.0, neginf=0.0)
+    left, right = _texels_between(uv[..., 0], mask.shape[1], wrap[0])
+    top, bottom = _texels_between(uv[..., 1], mask.shape[0], wrap[1])
+    count = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return np.asarray(count > 0)
+
+
+def _texels_between(places: np.ndarray, count: int, wrap: str) -> tuple[np.ndarray, np.ndarray]:
+    """First texel and the one after the last, of `count`, that places [F, 3] span; all where they go over an edge."""
+    low, high = places.min(axis=1), places.max(axis=1)
+    base = np.floor(low) if wrap == "repeat" else np.zeros_like(low)
+    whole = (high > base + 1) | (low < base)
+    first = np.clip(np.floor((low - base) * count) - 1, 0, count - 1).astype(np.int64)
+    last = np.clip(np.floor((high - base) * count) + 2, 1, count).astype(np.int64)
+    return np.where(whole, 0, first), np.where(whole, count, last)
+
+
+def sampled_alpha(surface: Surface) -> np.ndarray:
+    """The largest alpha found on each face, by a look at several places of it: [F]."""
+    found = np.zeros(len(surface.faces))
     steps = np.arange(_LOOKED_AT)
     for i in steps:
         for j in steps[: _LOOKED_AT - i]:
             # A little inside: texels beside a face belong to others.
             weights = np.array([i, j, _LOOKED_AT - 1 - i - j]) / (_LOOKED_AT - 1) * 0.94 + 0.02
-            alpha = surface.alpha(doubtful, np.tile(weights, (len(doubtful), 1)))
-            found[doubtful] = np.maximum(found[doubtful], alpha)
+            alpha = surface.alpha(np.arange(len(found)), np.tile(weights, (len(found), 1)))
+            found = np.maximum(found, alpha)
     return found
 
 
@@ -133,7 +169,7 @@ def is_shadow(piece: Surface, up: int, sign: float, floor: float, height: float)
     every = np.arange(len(piece.faces))
     texels = piece.texels(every, weights)
     dark = (piece.corner_colors.mean(axis=1) * texels[:, :3]).max(axis=1)
-    return bool((dark < 0.15).all() and np.percentile(seen_alpha(piece), 50) < 0.9)
+    return bool((dark < 0.15).all() and np.percentile(sampled_alpha(piece), 50) < 0.9)
 
 
 def _box(piece: Surface) -> tuple[np.ndarray, np.ndarray]:

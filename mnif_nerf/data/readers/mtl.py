@@ -98,9 +98,9 @@ def read_mtl(path: Path) -> dict[str, MtlMaterial]:
 
 
 def decode_text(content: bytes) -> str:
-    """UTF-8, with or without a byte-order mark, else Latin-1; lines that go on are joined."""
+    """UTF-8 or UTF-16 by their byte-order marks, else UTF-8 or Latin-1; lines that go on are joined."""
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\\\n", " ")

@@ -106,16 +106,17 @@ def _table(rows: list[str], width: int) -> np.ndarray:
 
 
 def _vertices(rows: list[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Positions [V, 3] and colours [V, 3], None where not every vertex has one."""
+    """Positions [V, 3] and colours [V, 3], grey where a vertex has none; None where none has one."""
     split = [row.split("#")[0].split() for row in rows]
     counts = {len(row) for row in split}
     if split and min(counts) < 3:
         raise ValueError("a vertex with fewer than three numbers")
     positions = np.array([[float(value) for value in row[:3]] for row in split]).reshape(-1, 3)
-    if not split or min(counts) < 6:
+    if not split or max(counts) < 6:
         return positions, None
-    tints = np.array([[float(value) for value in row[-3:]] for row in split])
-    return positions, np.clip(tints / 255.0 if tints.max() > 1.0 else tints, 0.0, 1.0)
+    tints = np.array([[float(value) for value in row[-3:]] if len(row) > 5 else [np.nan] * 3 for row in split])
+    tints = tints / 255.0 if np.nanmax(tints) > 1.0 else tints
+    return positions, np.where(np.isfinite(tints), np.clip(tints, 0.0, 1.0), UNCOLOURED)
 
 
 def _triangles(polygons: list[list[tuple[int, int]]]) -> np.ndarray:
