@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 
 from mnif_nerf.cli.data import Check, main
 from mnif_nerf.data.download.unpack import unpack
+from mnif_nerf.data.generate.meshes import voxelise_mesh_folder
 from mnif_nerf.data.readers.arrays import load_arrays
 from mnif_nerf.data.readers.splits import find_files, is_clutter, one_of_each
 from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.data.readers.voxel_values import all_corners_inside, inside_cells
+from mnif_nerf.data.readers.voxels import meshes_first
 from mnif_nerf.data.stores.grid_layout import GridLayout, locate_grids
 from mnif_nerf.data.stores.grid_store import open_grid_store
 from mnif_nerf.errors import MNIFError
@@ -216,3 +219,28 @@ def test_a_tar_that_ends_in_a_zip_is_a_tar(tmp_path: Path) -> None:
     assert unpack(tmp_path / "a.tar", tmp_path / "out") == 2
     assert (tmp_path / "out" / "x" / "first.txt").read_bytes() == b"abc"
     assert len(list((tmp_path / "out").iterdir())) == 301
+
+
+def test_from_meshes_keeps_the_splits_of_an_archive(tmp_path: Path) -> None:
+    for kind in ("chair", "sofa"):
+        for split, count in (("train", 4), ("test", 2)):
+            (tmp_path / "net" / kind / split).mkdir(parents=True)
+            for k in range(count):
+                box = trimesh.creation.box((1, 0.5, 0.4 + 0.1 * k))
+                box.export(tmp_path / "net" / kind / split / f"{kind}_{split}{k}.off")
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "net" / "chair" / "stray.off")
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "net" / "chair" / "train" / "chair_train0.obj")
+    summary = voxelise_mesh_folder(tmp_path / "net", tmp_path / "out", 8, workers=1, progress=False)
+    assert {split: len(found) for split, found in summary.splits.items()} == {"train": 8, "test": 4}
+    assert all("test" in name for name in summary.splits["test"])
+    assert [path.name for path, _ in summary.skipped] == ["stray.off"]
+    assert any("the folder's own splits are kept: train, test" in note for note in summary.notes)
+    assert any("1 instances are there as several files" in note for note in summary.notes)
+
+
+def test_meshes_are_taken_for_surfaces_and_grids_for_solids(tmp_path: Path) -> None:
+    for k in range(2):
+        grid(tmp_path / f"{k}.npy")
+        (tmp_path / f"{k}.obj").write_text("v 0 0 0\n")
+    assert [source.path.suffix for source in locate_grids(tmp_path, "voxel").every()] == [".npy"] * 2
+    assert [source.path.suffix for source in locate_grids(tmp_path, "voxel", meshes_first).every()] == [".obj"] * 2

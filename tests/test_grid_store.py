@@ -229,7 +229,7 @@ def test_nothing_that_can_be_read(tmp_path: Path, voxels: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "readme.txt").write_text("x")
     assert "nothing in it can be read as voxels; expected .binvox" in refusal(tmp_path / "empty")
-    assert "nothing in it can be read as images; expected PNG" in refusal(voxels, modality="image")
+    assert "nothing in it can be read as images; expected pictures (PNG" in refusal(voxels, modality="image")
     assert "is a file; give the folder" in refusal(voxels / "train" / "s0.npz")
     assert "no val split in it; name a split that is there (train, test)" in refusal(voxels, "val")
     with pytest.raises(MNIFError, match="grids are read for image, signal, voxel"):

@@ -16,9 +16,9 @@ from mnif_nerf.data.generate.settings import MeshFolderOptions, ViewCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.data.geometry.raytrace import Camera
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution
-from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, read_mesh
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, mesh_rank, read_mesh
 from mnif_nerf.data.readers.mesh_notes import COLOR_NOTES, MeshNote, table
-from mnif_nerf.data.readers.splits import clean_name, scene_names, split_names
+from mnif_nerf.data.readers.splits import clean_name, one_of_each, own_splits, scene_names, split_names
 from mnif_nerf.data.readers.voxel_files import require_shape
 from mnif_nerf.errors import MNIFError
 
@@ -204,18 +204,33 @@ def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: 
         MNIFError: see `render_mesh_folder`.
     """
     folder = list_folder(input, output)
-    files = _require_meshes(folder)
+    files, notes = one_of_each(_require_meshes(folder), mesh_rank)
     for suffix in {path.suffix.lower() for path in files}:
         frame(suffix, options.up, options.forward)
     record = MeshRecord(output, input, (options.up, options.forward))
     changed = set(record.changed(files))
     readable, skipped = _sift(files, record, workers, progress)
-    splits = split_names(sorted(readable), options.val_fraction, options.test_fraction, options.seed)
+    splits, more = _shares(readable, input, options)
+    shared = {name for names in splits.values() for name in names}
+    skipped += [(path, "is in no folder of a split") for name, path in readable.items() if name not in shared]
+    readable = {name: path for name, path in readable.items() if name in shared}
     category = re.sub(r"_(train|val|test)$", "", clean_name(options.category or input.resolve().name))
     settings = {**asdict(options), "category": category, "meshes": _digest(files, input)}
-    summary = MeshSummary(output, category, splits, skipped)
+    summary = MeshSummary(output, category, splits, skipped, [*notes, *more])
     again = [name for name, path in readable.items() if path in changed]
     return MeshPlan(readable, settings, summary, record, again, folder)
+
+
+def _shares(
+    readable: dict[str, Path], root: Path, options: MeshFolderOptions
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The splits of meshes by name, the archive's own where it has some; and sentences about them."""
+    own, notes = own_splits(list(readable.values()), root)
+    if "train" not in own:
+        return split_names(sorted(readable), options.val_fraction, options.test_fraction, options.seed), []
+    names = {path: name for name, path in readable.items()}
+    shares = {split: sorted(names[path] for path in paths) for split, paths in own.items()}
+    return shares, [*notes, f"the folder's own splits are kept: {', '.join(shares)}."]
 
 
 def _sift(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from mnif_nerf.errors import first_line
 from mnif_nerf.machine import available_memory
 
 MOST_INFLATED = 1100
@@ -98,7 +100,12 @@ def _check_header(stream: IO[bytes], size: int, name: str) -> None:
         raise ValueError(f"{name}: version {version} of the format is not known")
     # Version 3 differs from 2 by the encoding of field names, and structured arrays are refused below.
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    try:
+        shape, _, dtype = read(stream)
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile):
+        raise
+    except Exception as error:  # numpy tokenises and evaluates the header, each with errors of its own
+        raise ValueError(f"{name}: its header cannot be read ({first_line(error)})") from None
     if dtype.hasobject or dtype.names is not None:
         raise ValueError(f"{name}: holds objects or records, and not plain numbers")
     if any(n < 0 for n in shape):

@@ -60,6 +60,11 @@ class MeshContent:
     used: tuple[Path, ...] = ()
 
 
+def mesh_rank(kind: str) -> int:
+    """How well a kind of file (".glb", ".solid.obj") suits where a mesh is there in several; 0 is best."""
+    return next((place for place, suffix in enumerate(MESH_SUFFIXES) if kind.endswith(suffix)), len(MESH_SUFFIXES))
+
+
 def read_surface(path: Path | str, up: str = "auto", forward: str = "auto", root: Path | str | None = None) -> Surface:
     """Read a mesh with its colours into our frame: z up, +x forward, centred, bounding-box diagonal 1.
 

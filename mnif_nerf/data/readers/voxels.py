@@ -21,7 +21,7 @@ from mnif_nerf.data.readers.grid_reader import (
 )
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
 from mnif_nerf.data.readers.imnet import HDF5_SUFFIXES, Hdf5Reader, hdf5_sources
-from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, mesh_rank
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES, read_voxels, require_shape, resample
 from mnif_nerf.errors import MNIFError
@@ -139,3 +139,8 @@ def unequal_shape(source: GridSource, shape: Sequence[int], first: Sequence[int]
 
 
 READER = register(VoxelReader())
+
+
+def meshes_first(kind: str) -> int:
+    """Another rank of the same kinds, for who wants surfaces with their colours: meshes, then grids as above."""
+    return mesh_rank(kind) if kind.endswith(MESH_SUFFIXES) else 1000 + READER.rank(kind)

@@ -14,6 +14,7 @@ Accepted under a root, in this order:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,12 +88,13 @@ def grid_splits(root: Path | str, modality: str | GridReader) -> dict[str, int]:
     return {split: len(sources) for split, sources in locate_grids(root, modality).splits.items()}
 
 
-def locate_grids(root: Path | str, modality: str | GridReader) -> GridLayout:
+def locate_grids(root: Path | str, modality: str | GridReader, rank: Callable[[str], int] | None = None) -> GridLayout:
     """Find the instances of a data set; no file is read but the row count of an HDF5.
 
     Args:
         root: see the module's text.
         modality: a reader, or its name.
+        rank: how well a kind of file suits where one instance is there in several; the reader's own by default.
 
     Raises:
         MNIFError: the folder is missing, or nothing in it can be read.
@@ -108,17 +110,19 @@ def locate_grids(root: Path | str, modality: str | GridReader) -> GridLayout:
         raise MNIFError(f"{root}: {problem}; give the folder that holds {reader.expected}.")
     for folder in reader.folders:
         if (root / folder).is_dir():
-            splits, notes = _found(root / folder, reader)
+            splits, notes = _found(root / folder, reader, rank or reader.rank)
             if splits:
                 return GridLayout(root, reader, splits, root / ".mnif", tuple(notes))
     raise MNIFError(f"{root}: nothing in it can be read as {reader.name}s; expected {reader.expected}.")
 
 
-def _found(folder: Path, reader: GridReader) -> tuple[dict[str, tuple[GridSource, ...]], list[str]]:
+def _found(
+    folder: Path, reader: GridReader, rank: Callable[[str], int]
+) -> tuple[dict[str, tuple[GridSource, ...]], list[str]]:
     """The instances of every split below a folder, and sentences about what was chosen and left out."""
     every = sorted(every_file(folder))
     files, notes = reader.sift(every)
-    files, more = one_of_each(files, reader.rank)
+    files, more = one_of_each(files, rank)
     notes += more
     if not files:
         return {}, []

@@ -26,6 +26,7 @@ import numpy as np
 from mnif_nerf.data.generate.scene_jobs import run_jobs
 from mnif_nerf.data.geometry.surface_points import POINTS, PointCounts, SurfacePoints, from_lattice
 from mnif_nerf.data.readers.splits import GRID_SPLITS
+from mnif_nerf.data.readers.voxels import meshes_first
 from mnif_nerf.data.stores.cache import PackedFormat, cache_place, files_fingerprint, map_array, open_or_build
 from mnif_nerf.data.stores.grid_layout import locate_grids
 from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, wanting
@@ -138,7 +139,7 @@ def surface_splits(root: Path | str) -> tuple[str, ...]:
     Raises:
         MNIFError: there is nothing of all these.
     """
-    return packed_splits(root) or tuple(locate_grids(root, "voxel").splits)
+    return packed_splits(root) or tuple(locate_grids(root, "voxel", meshes_first).splits)
 
 
 def open_surface_store(
@@ -168,7 +169,7 @@ def open_surface_store(
 
 
 def _open_folder(root: Path, split: str, counts: PointCounts, workers: int | None, progress: bool) -> SurfaceStore:
-    layout = locate_grids(root, "voxel")
+    layout = locate_grids(root, "voxel", meshes_first)
     sources, first = layout.sources(split), next(iter(layout.splits))
     for module in ("igl", "manifold3d"):
         require(module, "meshes")
@@ -194,6 +195,7 @@ def _open_folder(root: Path, split: str, counts: PointCounts, workers: int | Non
             has_color = _open_folder(root, first, counts, workers, progress).has_color
         pack_parts(list(parts.values()), folder, counts, has_color, f"{len(parts)} objects")
         notes = [f"skipped {reason}" for reason in failed.values()] + [f"{split}: {note}" for note in notes]
+        notes += [f"{root}: {note}" for note in layout.notes]
         return {**describe_store(split, list(parts), counts, has_color), "notes": notes}
 
     def open_built(manifest: dict[str, Any]) -> SurfaceStore:

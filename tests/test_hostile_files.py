@@ -1,0 +1,252 @@
+"""Files from strangers, damaged in every way: readers answer with data or one sentence, within bounds of memory.
+
+The suite tries a few of each; `MNIF_FUZZ_SECONDS=60 pytest tests/test_hostile_files.py` goes on for so many CPU seconds
+with each reader.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_srn import look_at_origin, write_tiny_scene
+
+from mnif_nerf.data.observations.files import detect_kind, read_views
+from mnif_nerf.data.readers.cloud_files import read_cloud
+from mnif_nerf.data.readers.imnet import Hdf5Reader, hdf5_sources
+from mnif_nerf.data.readers.picture_files import read_picture
+from mnif_nerf.data.readers.signals import read_signal
+from mnif_nerf.data.readers.srn import parse_intrinsics, read_matrix, read_scene
+from mnif_nerf.data.readers.transforms_json import read_transforms
+from mnif_nerf.data.readers.voxel_files import read_voxels
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.voxels import binvox_bytes
+
+SECONDS = float(os.environ.get("MNIF_FUZZ_SECONDS", "0"))
+SOLID = np.zeros((6, 6, 6), bool)
+SOLID[1:4, 2:4, 1:5] = True
+POINTS = np.random.default_rng(0).normal(size=(12, 3)).round(3)
+
+
+def npy(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def hdf5(**tables: np.ndarray) -> bytes:
+    h5py = pytest.importorskip("h5py")
+    out = io.BytesIO()
+    with h5py.File(out, "w") as file:
+        for name, table in tables.items():
+            file.create_dataset(name, data=table, chunks=True, compression="gzip")
+    return out.getvalue()
+
+
+def picture(kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 40)).save(out, kind)
+    return out.getvalue()
+
+
+def transforms() -> bytes:
+    poses = [look_at_origin(np.array(place)) @ np.diag([1.0, -1, -1, 1]) for place in ([1.3, 0, 0], [0, 1.3, 0.1])]
+    frames = [{"file_path": f"{k}.png", "transform_matrix": pose.round(4).tolist()} for k, pose in enumerate(poses)]
+    return json.dumps({"fl_x": 8.2, "cx": 4, "cy": 4, "w": 8, "h": 8, "frames": frames}).encode()
+
+
+def read_hdf5(path: Path) -> None:
+    reader = Hdf5Reader()
+    try:
+        for source in next(iter(hdf5_sources([path]).values()))[:2]:
+            reader.read(source)
+    finally:
+        reader.close()
+
+
+def read_cloud_or_voxels(path: Path) -> None:
+    detect_kind(path)
+    read_cloud(path)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader, the name of its file, and whole files of its kind."""
+
+    file: str
+    seeds: Callable[[], list[bytes]]
+    read: Callable[[Path], object]
+
+
+TEXT = "\n".join(" ".join(map(str, row)) for row in POINTS)
+TARGETS = {
+    "binvox": Target("a.binvox", lambda: [binvox_bytes(SOLID), binvox_bytes(~SOLID)], read_voxels),
+    "npy voxels": Target("a.npy", lambda: [npy(SOLID), npy(SOLID.astype(np.float32))], read_voxels),
+    "npz voxels": Target(
+        "a.npz",
+        lambda: [
+            npz(a=SOLID),
+            npz(True, a=SOLID.astype(np.uint8), scale=np.float32(2)),
+            npz(
+                True, packed=np.packbits(SOLID, bitorder="little"), resolution=np.int64(6), half_extent=np.float64(0.5)
+            ),
+        ],
+        read_voxels,
+    ),
+    "npy signals": Target("a.npy", lambda: [npy(POINTS), npy(POINTS.astype(">f4"))], read_signal),
+    "hdf5": Target(
+        "a_train.h5",
+        lambda: [
+            hdf5(voxels=np.stack([SOLID] * 2).astype(np.uint8)),
+            hdf5(points_64=np.zeros((2, 9, 3), np.uint8), values_64=np.ones((2, 9, 1), np.uint8)),
+        ],
+        read_hdf5,
+    ),
+    "intrinsics": Target(
+        "intrinsics.txt",
+        lambda: [b"131.25 64. 64. 0.\n0. 0. 0.\n1.\n128 128\n", b"9 0 4\n0 9 4\n0 0 1\n", b"9,0 9,0 4,0 4,0\n"],
+        parse_intrinsics,
+    ),
+    "poses": Target(
+        "0.txt",
+        lambda: [" ".join(map(str, look_at_origin(np.array([1.3, 0.1, 0])).ravel())).encode()],
+        lambda path: read_matrix(path, 16),
+    ),
+    "scenes": Target("scene/intrinsics.txt", lambda: [b"8.2 4 4 0.\n8 8\n"], lambda path: read_scene(path.parent)),
+    "scene poses": Target(
+        "scene/pose/000001.txt",
+        lambda: [" ".join(map(str, look_at_origin(np.array([1.3, 0.1, 0])).ravel())).encode()],
+        lambda path: read_views(path.parent.parent),
+    ),
+    "transforms.json": Target("views/transforms.json", lambda: [transforms()], read_transforms),
+    "text clouds": Target(
+        "a.csv",
+        lambda: [TEXT.encode(), ("x,y,z\n" + TEXT.replace(" ", ",")).encode(), TEXT.replace(".", ",").encode("utf-16")],
+        read_cloud_or_voxels,
+    ),
+    "npz clouds": Target(
+        "a.npz",
+        lambda: [npz(points=POINTS, normals=POINTS), npz(True, xyz=POINTS, colors=np.abs(POINTS))],
+        read_cloud_or_voxels,
+    ),
+    "ply clouds": Target(
+        "a.ply",
+        lambda: [
+            b"ply\nformat ascii 1.0\nelement vertex 12\nproperty float x\nproperty float y\nproperty float z\n"
+            b"end_header\n" + TEXT.encode()
+        ],
+        read_cloud_or_voxels,
+    ),
+    "pictures": Target(
+        "a.png",
+        lambda: [picture(kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")],
+        lambda path: read_picture(path, 4, 3),
+    ),
+}
+_NUMBERS = (
+    b"0",
+    b"-1",
+    b"1",
+    b"255",
+    b"65536",
+    b"99999999999",
+    b"nan",
+    b"inf",
+    b"1e309",
+    b"(",
+    b"[[",
+    b"{",
+    b'"',
+    b"\xff",
+)
+_EDIT = st.tuples(
+    st.sampled_from(["set", "cut", "drop", "insert", "number", "swap"]), st.floats(0, 1), st.integers(0, 255)
+)
+
+
+def damaged(content: bytes, edits: list[tuple[str, float, int]]) -> bytes:
+    """A file after some edits, each at a share of its length."""
+    data = bytearray(content)
+    for kind, share, value in edits:
+        place = int(share * len(data))
+        if kind == "set" and place < len(data):
+            data[place] = value
+        elif kind == "cut":
+            del data[place:]
+        elif kind == "drop":
+            del data[place : place + value % 16 + 1]
+        elif kind == "insert":
+            data[place:place] = bytes([value]) * (value % 9 + 1)
+        elif kind == "number":
+            word = _NUMBERS[value % len(_NUMBERS)]
+            data[place : place + len(word)] = word
+        elif kind == "swap":
+            other = value * len(data) // 256
+            data[place : place + 4], data[other : other + 4] = data[other : other + 4], data[place : place + 4]
+    return bytes(data)
+
+
+def prepare(folder: Path) -> None:
+    """What lies beside the files: pictures, and a scene."""
+    rng = np.random.default_rng(0)
+    poses = np.stack([look_at_origin(1.3 * d / np.linalg.norm(d)) for d in rng.normal(size=(3, 3))])
+    write_tiny_scene(folder / "scene", [], poses, 8)
+    (folder / "views").mkdir()
+    for k in range(2):
+        Image.new("RGB", (8, 8), "white").save(folder / "views" / f"{k}.png")
+
+
+@pytest.mark.parametrize("name", list(TARGETS))
+def test_damaged_files(tmp_path: Path, name: str) -> None:
+    target = TARGETS[name]
+    prepare(tmp_path)
+    seeds, path = target.seeds(), tmp_path / target.file
+    began, tried, refused = time.process_time(), 0, 0
+
+    def attempt(seed: int, edits: list[tuple[str, float, int]]) -> None:
+        nonlocal tried, refused
+        content = damaged(seeds[seed % len(seeds)], edits)
+        path.write_bytes(content)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        said = ""
+        try:
+            target.read(path)
+        except MNIFError as error:
+            refused, said = refused + 1, str(error)
+        assert not said or (said.endswith(".") and "\n" not in said)
+        taken = tracemalloc.get_traced_memory()[1] - before
+        assert taken < 48 * 2**20 + 1200 * len(content), f"{taken} bytes for a file of {len(content)}"
+        tried += 1
+
+    for seed in range(len(seeds)):
+        attempt(seed, [])
+    tracemalloc.start()
+    try:
+        cases = given(st.integers(0, 9), st.lists(_EDIT, min_size=1, max_size=6))(attempt)
+        often = settings(
+            max_examples=400 if SECONDS else 15, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )(cases)
+        often()
+        while time.process_time() - began < SECONDS:
+            often()
+    finally:
+        tracemalloc.stop()
+    print(f"{name}: {tried} files, {refused} refused, {time.process_time() - began:.0f} CPU seconds")
