@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -212,6 +213,11 @@ def test_interrupted_sampling_leaves_whole_files_only(run: Path, tmp_path: Path,
 
 def test_export_every_format(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = export_mesh.main(_export(run, format="glb,ply,obj,stl,binvox,npz"))
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"stl: slicers read its numbers as millimetres, so the longest side is 0\.\d+ mm; --scale 100", printed
+    )
+    assert "ply and obj: colours are at the vertices" in printed
     assert output == run / "meshes" / "seed0"
     report = json.loads((output / "report.json").read_text())
     assert [entry["name"] for entry in report["objects"]] == ["sample000", "sample001"]
@@ -225,7 +231,7 @@ def test_export_every_format(run: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert voxels.matrix.sum() == entry["occupied_voxels"]
         assert (voxels.matrix == read_voxels(output / entry["files"][5])).all()
     assert "y up" in report["axes"]["glb, obj"]
-    assert "watertight" in capsys.readouterr().out
+    assert "watertight" in printed
 
 
 def test_export_levels_of_detail_with_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

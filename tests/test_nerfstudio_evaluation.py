@@ -235,6 +235,26 @@ def test_rays_for_ns_export_are_of_the_shown_scene_and_new_at_every_call(run: Ru
     assert rgba.shape == (64, 4)
 
 
+def test_ns_export_and_the_tab_of_the_viewer_name_our_command(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nerfstudio.viewer import export_panel
+
+    from mnif_nerf.viewer.nerfstudio_patches import own_export_command
+
+    shown: list[tuple[str, str]] = []
+    monkeypatch.setattr(export_panel, "show_command_modal", lambda client, what, command: shown.append((what, command)))
+    for _ in range(2):
+        own_export_command()
+    export_panel.show_command_modal(None, "mesh", "ns-export poisson --load-config a b/config.yml --output-dir x")
+    export_panel.show_command_modal(None, "point cloud", "ns-export pointcloud --load-config c.yml --output-dir x")
+    assert shown == [
+        ("mesh", "mnif-export-mesh --load-config 'a b/config.yml' --format glb"),
+        ("point cloud", "mnif-export-mesh --load-config c.yml --format ply"),
+    ]
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/ns-export", "tsdf"])
+    with pytest.raises(SystemExit, match=r"error: ns-export makes clouds .*; use mnif-export-mesh --load-config RUN"):
+        load(run)
+
+
 def test_without_a_heldout_split_views_are_held_out_of_training(data: Path, tmp_path: Path) -> None:
     import shutil
 

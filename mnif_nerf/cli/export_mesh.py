@@ -118,7 +118,7 @@ def main(options: ExportOptions) -> Path:
             advance()
     _write_report(reports, output, options)
     _say(reports, output)
-    _say_uncoloured(formats, wanted)
+    _say_about_formats(formats, wanted, pipe.model.field.spec.out_features > 1, reports)
     failures = [report["error"] for report in reports if "error" in report]
     if len(failures) == len(reports):
         raise MNIFError(failures[0])
@@ -256,12 +256,27 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
     print("next: open a .glb in Blender, Windows 3D Viewer, or any glTF viewer")
 
 
-def _say_uncoloured(formats: tuple[str, ...], wanted: AssetOptions) -> None:
+def _say_about_formats(
+    formats: tuple[str, ...], wanted: AssetOptions, colored: bool, reports: list[dict[str, Any]]
+) -> None:
+    """Say what other programs will not see of the files, and the option that helps."""
     from mnif_nerf.export.mesh_files import TEXTURED_FORMATS
 
     without = [kind for kind in formats if kind not in (*TEXTURED_FORMATS, *_VOXELS)]
     if wanted.texture is not None and without:
         print(f"no picture in {' and '.join(without)}: PLY has the colours at its vertices, STL has none")
+    at_vertices = [kind for kind in formats if kind in ("obj", "ply")]
+    if wanted.texture is None and colored and at_vertices:
+        print(
+            f"{' and '.join(at_vertices)}: colours are at the vertices, which Blender and game engines show in grey "
+            "until a material uses them; --texture 1024 writes a picture (glb, obj)"
+        )
+    sizes = [max(report["extent"]) for report in reports if "extent" in report]
+    if "stl" in formats and wanted.scale is None and sizes:
+        print(
+            f"stl: slicers read its numbers as millimetres, so the longest side is {max(sizes):.2f} mm; "
+            "--scale 100 makes it 100 mm"
+        )
 
 
 def entrypoint() -> None:

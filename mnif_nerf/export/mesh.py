@@ -177,7 +177,8 @@ def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
     Returns:
         triangles, vertices, watertight, volume (world units cubed, only where watertight, else None),
         components (closed shells in this mesh), components_found (before the largest was kept), volume_lost (share of
-        the volume thrown away with the others), level (None if not known).
+        the volume thrown away with the others), extent (of the bounding box, along each axis), level (None if not
+        known).
     """
     components = len(_components(np.asarray(mesh.vertices), np.asarray(mesh.faces))[1])
     watertight = bool(mesh.is_watertight)
@@ -189,6 +190,7 @@ def mesh_report(mesh: trimesh.Trimesh) -> dict[str, Any]:
         "components": components,
         "components_found": int(mesh.metadata.get("components_found", components)),
         "volume_lost": round(float(mesh.metadata.get("volume_lost", 0.0)), 4),
+        "extent": np.round(mesh.extents, 6).tolist(),
         "level": mesh.metadata.get("level"),
     }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ MAX_FRUSTUMS = 16
 # Pictures a second while something moves, which decides how coarse they are. nerfstudio's 30 would be 60 rows on two
 # cores; a browser is sent no more than about a dozen anyway.
 _MOVING_FPS = 12
+_EXPORTED = {"mesh": "glb", "point cloud": "ply"}
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,24 @@ def few_hidden_frustums(viewer: Any) -> None:
         viewer.toggle_cameravis_button()
 
     viewer.init_scene = draw_hidden
+
+
+def own_export_command() -> None:
+    """Let the buttons of the tab "Export" give our command in place of `ns-export`, which knows nothing of latents."""
+    from nerfstudio.viewer import export_panel
+
+    show = export_panel.show_command_modal
+    if getattr(show, "ours", False):
+        return
+
+    def show_own(client: Any, what: Any, command: str) -> None:
+        run = re.search(r"--load-config (.*?) --output-dir", command)
+        if run is not None and what in _EXPORTED:
+            command = f"mnif-export-mesh --load-config {shlex.quote(run[1])} --format {_EXPORTED[what]}"
+        show(client, what, command)
+
+    show_own.ours = True  # type: ignore[attr-defined]
+    export_panel.show_command_modal = show_own
 
 
 def true_address(viewer: Any) -> list[str]:

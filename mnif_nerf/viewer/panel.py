@@ -31,6 +31,7 @@ from mnif_nerf.viewer.nerfstudio_patches import (
     few_hidden_frustums,
     frame,
     guard,
+    own_export_command,
     true_address,
 )
 from mnif_nerf.viewer.saving import export_object, save_latent
@@ -89,6 +90,7 @@ class ViewerPanel(ViewerControl):
         super()._setup(viewer)
         self.run = Path(viewer.log_filename).parent
         few_hidden_frustums(viewer)
+        own_export_command()
         viewer.render_statemachines = Connected(viewer.render_statemachines)
         try:
             self.walk = LatentWalk(*self._generation(), self.viewed.first_row())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,11 @@ class InstancePipeline(VanillaPipeline):
             raise MNIFError(
                 f"training on {world_size} devices is not supported yet (the latents' gradients are sparse); "
                 "use --machine.num-devices 1."
+            )
+        if Path(sys.argv[0]).stem == "ns-export":
+            raise MNIFError(
+                "ns-export makes clouds and meshes of a single scene, by way of pictures; use mnif-export-mesh "
+                "--load-config RUN (--source training for instances, --format ply for points with colours)."
             )
         # Not VanillaPipeline's: it builds the model from the data set alone.
         Pipeline.__init__(self)
