@@ -51,6 +51,14 @@ def npz(compressed: bool = False, **arrays: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+def wav(kind: type) -> bytes:
+    from scipy.io import wavfile
+
+    out = io.BytesIO()
+    wavfile.write(out, 8000, np.arange(64).astype(kind))
+    return out.getvalue()
+
+
 def hdf5(**tables: np.ndarray) -> bytes:
     h5py = pytest.importorskip("h5py")
     out = io.BytesIO()
@@ -111,6 +119,7 @@ TARGETS = {
         read_voxels,
     ),
     "npy signals": Target("a.npy", lambda: [npy(POINTS), npy(POINTS.astype(">f4"))], read_signal),
+    "wav": Target("a.wav", lambda: [wav(np.int16), wav(np.float32)], read_signal),
     "hdf5": Target(
         "a_train.h5",
         lambda: [

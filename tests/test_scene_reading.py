@@ -236,6 +236,17 @@ def test_splits_by_their_other_names(data: Path, train: str, test: str, split: s
     assert locate(data).splits == {"train": data / train, split: data / test}
 
 
+def test_folders_of_scenes_with_other_names_are_told(data: Path) -> None:
+    (data / "cars_test").rename(data / "cars_holdout")
+    assert "are left out: cars_holdout" in str(check(data, progress=False))
+
+
+def test_pictures_of_one_colour_are_blank(data: Path) -> None:
+    for path in (data / "cars_train" / "scene001" / "rgb").iterdir():
+        Image.new("RGBA", (SIZE, SIZE), (0, 0, 0, 255)).save(path)
+    assert any("left out: scene001" in problem for problem in problems(data))
+
+
 def test_two_folders_of_one_split(data: Path) -> None:
     shutil.copytree(data / "cars_test", data / "cars_testing")
     with pytest.raises(MNIFError, match="cars_test and cars_testing are both its test split"):

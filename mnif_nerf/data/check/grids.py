@@ -195,6 +195,11 @@ def _settled(layout: GridLayout, readable: list[tuple[GridSource, _Found]]) -> t
     except MNIFError as error:
         return [], [str(error)]
     if layout.reader.values == "floats":
+        if facts.dims == 3 and facts.low < 0 < facts.high and facts.channels == 1:
+            notes = [
+                *notes,
+                "where these are signed distances of shapes, mnif-voxel learns which cells are inside: grid < 0",
+            ]
         return notes, []
     rows, columns = facts.shape
     return [f"training takes {columns} x {rows} pixels, {_CHANNELS[facts.channels]}", *notes], []

@@ -12,7 +12,7 @@ from mnif_nerf.data.geometry.hull import SceneHull
 from mnif_nerf.data.readers.images import Background, inspect_background, read_image
 from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
 from mnif_nerf.data.readers.srn import SplitIndex, make_index, read_scene
-from mnif_nerf.data.readers.srn_layout import Layout, locate, scene_folders, strange_folders
+from mnif_nerf.data.readers.srn_layout import Layout, folders_beside, locate, scene_folders, strange_folders
 from mnif_nerf.data.stores.packing import ordered_results
 from mnif_nerf.data.stores.scene_store import scene_placement
 from mnif_nerf.data.stores.scene_survey import ScenePictures, Survey, carve_pictures, find_repair, read_pictures, spread
@@ -55,6 +55,10 @@ def check_scenes(root: Path | str, progress: bool = True, reading: SceneReading 
     if all(summary.index is None for summary in summaries):
         raise MNIFError(problems[0])
     lines = [f"{layout.root}: {layout.category}, {len(summaries)} split(s)"]
+    beside = folders_beside(layout)
+    if beside:
+        names = ", ".join(folder.name for folder in beside[:5])
+        lines.append(f"  hold scenes but are called as no split is, and are left out: {names}")
     for summary in summaries:
         lines += _describe(summary)
     return lines, problems

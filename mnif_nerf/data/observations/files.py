@@ -39,6 +39,7 @@ from mnif_nerf.data.readers.images import (
 )
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, read_mesh
 from mnif_nerf.data.readers.picture_files import read_picture
+from mnif_nerf.data.readers.scene_reading import at_one_point
 from mnif_nerf.data.readers.srn import read_scene
 from mnif_nerf.data.readers.transforms_json import NAME as TRANSFORMS
 from mnif_nerf.data.readers.transforms_json import read_transforms
@@ -145,6 +146,11 @@ def read_views(path: Path) -> PosedViews:
         scene = read_scene(path)
         assert scene is not None
         paths, poses, height, width = scene.image_paths, scene.poses, scene.height, scene.width
+        if at_one_point(poses):
+            raise MNIFError(
+                f"{path}: all {len(poses)} cameras stand at one point or on one line, so these are probably "
+                "world-to-camera matrices; add a line 1 after H W in intrinsics.txt, or write their inverses."
+            )
         intrinsics = scene.lenses
     for item in paths:  # all headers first: a picture of another size is told before anything is decoded
         other = image_size(item)

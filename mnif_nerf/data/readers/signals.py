@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -162,9 +163,26 @@ def _read_array(path: Path) -> np.ndarray:
         return found[found.files[0]]
 
 
+def _check_wav(path: Path) -> None:
+    """Compare the sizes that the parts of a sound name with the file: scipy allocates what they say.
+
+    Raises:
+        ValueError: a part is larger than the file.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        order: Literal["little", "big"] = "big" if file.read(12)[:4] == b"RIFX" else "little"
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], order)
+            if file.tell() + length > size:
+                raise ValueError(f"its part {head[:4]!r} says {length} bytes, and {size - file.tell()} are left")
+            file.seek(length + length % 2, 1)
+
+
 def _read_wav(path: Path) -> tuple[int, np.ndarray]:
     from scipy.io import wavfile
 
+    _check_wav(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that hold no samples
         rate, array = wavfile.read(path)

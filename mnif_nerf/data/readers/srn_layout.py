@@ -105,6 +105,13 @@ def strange_folders(folder: Path) -> list[Path]:
     return sorted(set(_visible_folders(scenes[0].parent)) - set(scenes)) if scenes else []
 
 
+def folders_beside(layout: Layout) -> list[Path]:
+    """Folders of scenes beside the splits whose names say of no split which they are; they are left out."""
+    folders = {folder.parent for folder in layout.splits.values() if folder != layout.root}
+    beside = {child for parent in folders for child in _visible_folders(parent)} - set(layout.splits.values())
+    return sorted(child for child in beside if not _SPLIT_FOLDER.match(child.name) and _find_scenes(child))
+
+
 def _find_scenes(folder: Path) -> list[Path]:
     """Scene folders in `folder`, or in the only folder in it, or in the only one in that."""
     for _ in range(3):

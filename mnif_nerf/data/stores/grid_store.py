@@ -213,7 +213,8 @@ def open_grid_store(
             pack_grids(reader, sources, folder, facts, resolution is None, advance)
         names = [source.name for source in sources]
         notes = [*reader.notes(sources, channels, facts), *full_corners(folder, reader, facts, names)]
-        notes = [*(f"{layout.root}: {note}" for note in layout.notes), *notes]
+        if split == next(iter(layout.splits)):  # they are about all splits, and told once
+            notes = [*(f"{layout.root}: {note}" for note in layout.notes), *notes]
         return {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
 
     return open_or_build(

@@ -146,6 +146,9 @@ def read_pictures(index: SplitIndex, scene: int, background: Background) -> Scen
                     "the others, or remove its scene."
                 )
     masks = np.stack([silhouette(picture, background) for picture in pixels])
+    for mask, picture in zip(masks, pixels):
+        if mask.all() and _is_plain(picture, background.threshold):  # black, or any other colour, all over
+            mask[...] = False
     return ScenePictures(pixels, masks, int((~masks.any(axis=(1, 2))).sum()))
 
 
