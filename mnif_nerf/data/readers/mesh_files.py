@@ -33,6 +33,8 @@ from mnif_nerf.data.readers.mesh_pieces import (
 )
 from mnif_nerf.data.readers.mesh_surroundings import Surroundings
 from mnif_nerf.data.readers.obj import read_obj
+from mnif_nerf.data.readers.off import read_off
+from mnif_nerf.data.readers.stored_colors import ply_colors, stl_colors
 from mnif_nerf.errors import MNIFError
 
 __all__ = ["MESH_SUFFIXES", "UNCOLOURED", "MeshContent", "frame", "quiet_trimesh", "read_mesh", "read_surface"]
@@ -189,7 +191,7 @@ def quiet_trimesh() -> Iterator[None]:
 
 
 def _pieces(path: Path, beside: Surroundings) -> list[Surface]:
-    readers = {".glb": read_gltf, ".gltf": read_gltf, ".obj": read_obj}
+    readers = {".glb": read_gltf, ".gltf": read_gltf, ".obj": read_obj, ".off": read_off}
     try:
         with np.errstate(all="ignore"):  # what is not finite is told later
             return readers.get(path.suffix.lower(), read_by_trimesh)(path, beside)
@@ -207,7 +209,7 @@ def _pieces(path: Path, beside: Surroundings) -> list[Surface]:
 
 
 def read_by_trimesh(path: Path, beside: Surroundings) -> list[Surface]:
-    """The pieces of a .ply, .off or .stl, in its own axes."""
+    """The pieces of a .ply or .stl, in its own axes."""
     import trimesh
 
     class Finder(trimesh.resolvers.Resolver):  # type: ignore[misc]
@@ -237,16 +239,22 @@ def read_by_trimesh(path: Path, beside: Surroundings) -> list[Surface]:
     parts = list(scene.geometry.values()) if isinstance(scene, trimesh.Scene) else [scene]
     if any(not isinstance(part, trimesh.Trimesh) and len(part.vertices) for part in parts):
         beside.note(NOT_DRAWN)
-    return [_piece(mesh, beside) for mesh in parts if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
+    with open(path, "rb") as file:
+        head = file.read(80)
+    return [_piece(mesh, head) for mesh in parts if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
 
 
-def _piece(mesh: Any, beside: Surroundings) -> Surface:
-    """One trimesh geometry with its colours, as they are."""
+def _piece(mesh: Any, head: bytes) -> Surface:
+    """One trimesh geometry with its colours, as they are; `head` begins its file."""
     faces, vertices = np.asarray(mesh.faces, np.int64), np.asarray(mesh.vertices, np.float64)
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise ValueError("a face names a vertex that is not there")
     visual = mesh.visual
     kind = getattr(visual, "kind", None)
+    stored = None if kind == "texture" else ply_colors(mesh)
+    stored = stl_colors(mesh, head) if stored is None and not head.startswith(b"ply") else stored
+    if stored is not None:
+        return Surface(vertices, faces, stored)
     if kind == "vertex":
         return Surface(vertices, faces, np.asarray(visual.vertex_colors)[faces, :3] / 255.0)
     if kind == "face":
