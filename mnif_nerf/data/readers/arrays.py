@@ -6,6 +6,7 @@ A .npy takes as much memory as its file. An array of an .npz takes at most `MOST
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
 import zlib
@@ -29,7 +30,8 @@ class Arrays:
 
     def __init__(self, path: Path) -> None:
         self._size = path.stat().st_size
-        self._zip = zipfile.ZipFile(path)
+        with _value_errors("the archive"):
+            self._zip = zipfile.ZipFile(path)
         entries = {info.filename: info for info in self._zip.infolist()}
         self._entries = {name.removesuffix(".npy"): info for name, info in entries.items() if name.endswith(".npy")}
         self.files = list(self._entries)
@@ -52,10 +54,11 @@ class Arrays:
             raise ValueError(f"{name}: compressed in a way that numpy does not write")
         if info.compress_size > self._size or info.file_size > MOST_INFLATED * (info.compress_size + 64):
             raise ValueError(f"{name}: {info.file_size} bytes, which cannot be in this file")
-        with self._zip.open(info) as stream:
-            _check_header(stream, info.file_size, name)
-        with self._zip.open(info) as stream:
-            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+        with _value_errors(name):
+            with self._zip.open(info) as stream:
+                _check_header(stream, info.file_size, name)
+            with self._zip.open(info) as stream:
+                return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
 def load_arrays(path: Path | str) -> np.ndarray | Arrays:
@@ -73,9 +76,21 @@ def load_arrays(path: Path | str) -> np.ndarray | Arrays:
             return Arrays(path)
         if magic != _MAGIC:
             raise ValueError("neither .npy nor .npz")
-        _check_header(file, path.stat().st_size, "the array")
-        file.seek(0)
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+        with _value_errors("the array"):
+            _check_header(file, path.stat().st_size, "the array")
+            file.seek(0)
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+@contextlib.contextmanager
+def _value_errors(name: str) -> Iterator[None]:
+    """Damage shows in errors of many kinds: numpy tokenises and evaluates headers, and zips may claim passwords."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile):
+        raise
+    except Exception as error:
+        raise ValueError(f"{name}: cannot be read ({first_line(error)})") from None
 
 
 def require_memory(needed: int, name: str) -> None:
@@ -100,12 +115,7 @@ def _check_header(stream: IO[bytes], size: int, name: str) -> None:
         raise ValueError(f"{name}: version {version} of the format is not known")
     # Version 3 differs from 2 by the encoding of field names, and structured arrays are refused below.
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    try:
-        shape, _, dtype = read(stream)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile):
-        raise
-    except Exception as error:  # numpy tokenises and evaluates the header, each with errors of its own
-        raise ValueError(f"{name}: its header cannot be read ({first_line(error)})") from None
+    shape, _, dtype = read(stream)
     if dtype.hasobject or dtype.names is not None:
         raise ValueError(f"{name}: holds objects or records, and not plain numbers")
     if any(n < 0 for n in shape):

@@ -16,10 +16,12 @@ name (.txt), one line per row, names the shapes; without it they are numbered.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ from mnif_nerf.data.readers.arrays import MOST_INFLATED, require_memory
 from mnif_nerf.data.readers.splits import GRID_SPLITS, SPLIT_NAMES, GridSource, share_out
 from mnif_nerf.data.readers.voxel_files import LARGEST
 from mnif_nerf.data.readers.voxel_values import inside_cells
-from mnif_nerf.errors import MNIFError, require
+from mnif_nerf.errors import MNIFError, first_line, require
 
 if TYPE_CHECKING:
     import h5py
@@ -90,8 +92,8 @@ class Hdf5Reader:
                 cells = _from_points(*(_row(file[name], source) for name in _POINTS))
         except MNIFError:
             raise
-        except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
-            raise MNIFError(f"{path}: row {row} cannot be read ({error}); fetch the file again.") from None
+        except Exception as error:  # h5py raises what it likes
+            raise MNIFError(f"{path}: row {row} cannot be read ({first_line(error)}); fetch the file again.") from None
         if cells.ndim != 3:
             raise MNIFError(f"{path}: row {row} has shape {list(cells.shape)}; expected [X, Y, Z].")
         return cells
@@ -122,9 +124,19 @@ def _row(table: Any, source: GridSource) -> np.ndarray:
     return np.asarray(table[source.row])
 
 
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MNIFError:
+        raise
+    except Exception as error:  # h5py raises what it likes
+        raise MNIFError(f"{path}: cannot be read as HDF5 ({first_line(error)}); fetch it again.") from None
+
+
 def _rows(path: Path) -> list[GridSource]:
     axes: tuple[int, ...]
-    with _open(path) as file:
+    with _damage_told(path), _open(path) as file:
         keys = sorted(file.keys())
         if "voxels" in keys:
             table, axes = file["voxels"], (4, 5)
@@ -139,6 +151,8 @@ def _rows(path: Path) -> list[GridSource]:
         if len(shape) not in axes:
             raise MNIFError(f"{path}: {table.name[1:]} has shape {list(shape)}; expected one of IM-NET's tables.")
         count = shape[0]
+        if count > max(1 << 20, MOST_INFLATED * path.stat().st_size):
+            raise MNIFError(f"{path}: says {count} shapes, which cannot be in this file; fetch it again.")
     return [GridSource(name, path, row) for row, name in enumerate(_names(path, count))]
 
 
