@@ -11,6 +11,7 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_gltf import Gltf, png
 
 from mnif_nerf.data.generate.meshes import voxelise_mesh_folder
 from mnif_nerf.data.generate.procedural import car_occupancy, car_surface
@@ -176,3 +177,24 @@ def test_faces_that_are_there_twice_count_once() -> None:
         apart = np.concatenate([single, single[:, ::-1] + len(vertices)])  # of vertices of their own
         filled = voxelise_solid(np.concatenate([vertices, vertices]), apart, 32)
         np.testing.assert_array_equal(filled, voxelise_solid(vertices, single, 32))
+
+
+def test_voxels_leave_out_what_a_picture_cuts_out(tmp_path: Path) -> None:
+    """A card of which a quarter is there, and a solid box beside it."""
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:32, :32] = (20, 200, 20, 255)
+    card = np.float32([[-1, 0, 0], [1, 0, 0], [1, 2, 0], [-1, 0, 0], [1, 2, 0], [-1, 2, 0]])
+    uv = np.float32([[0, 1], [1, 1], [1, 0], [0, 1], [1, 0], [0, 0]])  # v downwards, as in glTF
+    areas = {}
+    for mode in ("OPAQUE", "MASK", "BLEND"):
+        file = Gltf()
+        material = {"pbrMetallicRoughness": {"baseColorTexture": file.texture(png(pixels))}, "alphaMode": mode}
+        file.node(mesh=file.box(material, card, TEXCOORD_0=file.array(uv)))
+        cells = voxelise_file(file.write(tmp_path / "a.glb"), 32)
+        areas[mode] = cells.any(axis=0).sum()  # seen along the file's z
+        if mode != "OPAQUE":
+            _, across, up = np.nonzero(cells)
+            assert up.min() >= 15  # the upper left
+            assert across.min() >= 15 or across.max() <= 16
+    assert areas["MASK"] == areas["BLEND"]
+    assert 0.2 < areas["MASK"] / areas["OPAQUE"] < 0.32

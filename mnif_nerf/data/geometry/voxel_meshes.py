@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mnif_nerf.data.geometry.cut_outs import without_cut_outs
+from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.geometry.voxelise import column_crossings
 from mnif_nerf.data.readers.mesh_files import read_mesh
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -39,7 +41,12 @@ def voxelise_file(
     Raises:
         MNIFError: see `read_mesh`.
     """
-    surface = read_mesh(path, up, forward, root).surface
+    return voxelise_surface(read_mesh(path, up, forward, root).surface, resolution)
+
+
+def voxelise_surface(surface: Surface, resolution: int = 64) -> np.ndarray:
+    """Voxelise a mesh as `voxelise_solid` does, but what its pictures cut out (leaves on cards): bool [G, G, G]."""
+    surface = without_cut_outs(surface, 2 * HALF_EXTENT / resolution)
     return voxelise_solid(surface.vertices, surface.faces, resolution)
 
 
@@ -60,6 +67,8 @@ def voxelise_solid(vertices: np.ndarray, faces: np.ndarray, resolution: int = 64
 
     around = np.ones((3, 3, 3), dtype=bool)
     vertices, faces = _weld(np.asarray(vertices, np.float64), np.asarray(faces, np.int64))
+    if not len(faces):
+        return np.zeros((resolution,) * 3, dtype=bool)
     closed, faces = _turn_closed_pieces(vertices, faces)
     solid = windings(vertices, faces[closed], resolution)[0] != 0
     if not closed.all():

@@ -115,10 +115,10 @@ def voxelise(observation: MeshShape, resolution: int) -> Cells:
     Raises:
         MNIFError: it fills no cell.
     """
-    from mnif_nerf.data.geometry.voxel_meshes import voxelise_solid
+    from mnif_nerf.data.geometry.voxel_meshes import voxelise_surface
     from mnif_nerf.data.readers.voxel_files import require_shape
 
-    cells = voxelise_solid(observation.surface.vertices, observation.surface.faces, resolution)
+    cells = voxelise_surface(observation.surface, resolution)
     require_shape(cells, f"the mesh at {resolution}^3 cells")
     return Cells(cells)
 
