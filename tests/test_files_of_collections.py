@@ -63,6 +63,13 @@ def test_splits_within_classes_are_kept(tmp_path: Path) -> None:
     assert all("test" in name for name in names(layout)["test"])
 
 
+def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
+    for kind in ("train", "bus", "car"):
+        for k in range(4):
+            grid(tmp_path / kind / f"{kind}{k}.npy")
+    assert len(locate_grids(tmp_path, "voxel").every()) == 12
+
+
 def test_lists_of_names_are_kept(tmp_path: Path) -> None:
     for k in range(6):
         grid(tmp_path / "0295" / f"id{k}" / "model.binvox")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from mnif_nerf.data.readers.color_profiles import to_srgb
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, inspect_background, read_image
@@ -126,3 +126,16 @@ def test_one_picture_in_two_formats(tmp_path: Path) -> None:
     layout = locate_grids(tmp_path, "image")
     assert [source.path.name for source in layout.every()] == ["a.jpg", "b.jpg"]
     assert "1 instances are there as several files" in layout.notes[0]
+
+
+def test_photographs_that_say_adobe_rgb_in_their_notes(tmp_path: Path) -> None:
+    notes = Image.Exif()
+    notes.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = 0xFFFF
+    notes.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R03"}
+    picture = Image.new("RGB", (32, 32), RED)
+    picture.save(tmp_path / "a.jpg", exif=notes, quality=95)
+    found = read_picture(tmp_path / "a.jpg", 16, 3)[0, 0]
+    assert np.abs(found.astype(int) - in_srgb(RED)).max() <= 4
+    notes.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = 1
+    picture.save(tmp_path / "a.jpg", exif=notes, quality=95)
+    assert np.abs(read_picture(tmp_path / "a.jpg", 16, 3)[0, 0].astype(int) - RED).max() <= 4

@@ -90,9 +90,10 @@ def own_splits(files: Sequence[Path], root: Path) -> tuple[dict[str, list[Path]]
     Returns:
         splits in the order train, val, test, all empty where the archive has none; and notes.
     """
-    direct = [
-        path for path in files if SPLIT_NAMES.get(path.relative_to(root).parts[0].lower()) and path.parent != root
-    ]
+    tops = {path: path.relative_to(root).parts[0].lower() for path in files if path.parent != root}
+    direct = [path for path, top in tops.items() if top in SPLIT_NAMES]
+    if len({SPLIT_NAMES[tops[path]] for path in direct}) < 2 and 2 * len(direct) < len(files):
+        direct = []  # a class may be called train
     found = {path: split_of(path, root) for path in (direct or files)}
     splits: dict[str, list[Path]] = {name: [] for name in GRID_SPLITS}
     named = {path: split for path, split in found.items() if split}
