@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +252,25 @@ def test_meshes_are_taken_for_surfaces_and_grids_for_solids(tmp_path: Path) -> N
         (tmp_path / f"{k}.obj").write_text("v 0 0 0\n")
     assert [source.path.suffix for source in locate_grids(tmp_path, "voxel").every()] == [".npy"] * 2
     assert [source.path.suffix for source in locate_grids(tmp_path, "voxel", meshes_first).every()] == [".obj"] * 2
+
+
+def test_zips_of_windows(tmp_path: Path) -> None:
+    for name, count in (("cars_train\\a\\1.txt", 1), ("cars_train\\..\\..\\b.txt", 0)):
+        (tmp_path / f"out{count}").mkdir()
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
+            info = zipfile.ZipInfo("x")
+            info.filename = name
+            bundle.writestr(info, b"abc")
+        if count:
+            assert unpack(tmp_path / "a.zip", tmp_path / "out1") == 1
+            assert (tmp_path / "out1" / "cars_train" / "a" / "1.txt").read_bytes() == b"abc"
+        else:
+            with pytest.raises(MNIFError, match="points outside"):
+                unpack(tmp_path / "a.zip", tmp_path / "out0")
+
+
+def test_options_of_cameras_are_for_cameras(tmp_path: Path) -> None:
+    grid(tmp_path / "a.npy")
+    grid(tmp_path / "b.npy")
+    with pytest.raises(MNIFError, match="without cameras"):
+        main(Check(tmp_path, poses="w2c"))

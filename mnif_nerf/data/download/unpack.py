@@ -87,6 +87,7 @@ def _zip_members(bundle: zipfile.ZipFile, target: Path) -> Iterator[_Member]:
         mode = stat.S_IFMT(info.external_attr >> 16)
         kind = "a link" if stat.S_ISLNK(mode) else "a special file"
         plain = mode in (0, stat.S_IFREG, stat.S_IFDIR)
+        info.filename = info.filename.replace("\\", "/")  # of Windows; names are checked below
         yield _Member(
             info.filename,
             info.file_size,
