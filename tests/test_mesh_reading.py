@@ -88,7 +88,14 @@ def test_pictures_that_are_missing_or_outside_are_told(tmp_path: Path) -> None:
     (root / "textures" / "Red.PNG").write_bytes(png(RED)[:50])
     assert "damaged" in str(read_mesh(path, root=root).notes[-1])
     assert kinds(read_mesh(obj(root / "c.obj", None), root=root)) == [told.LACKS_MATERIALS]
-    assert kinds(read_mesh(obj(root / "d.obj", "map_Kd textures/Red.PNG", uv=False), root=root)) == [told.LACKS_PICTURE]
+    path = obj(root / "e.obj", "map_Kd textures/Red.PNG")
+    path.rename(root / "f.obj")
+    (root / "e.mtl").rename(root / "f.mtl")  # both renamed, "mtllib e.mtl" stays
+    (root / "textures" / "Red.PNG").write_bytes(png(RED))
+    content = read_mesh(root / "f.obj", root=root)
+    all_of(content, RED)
+    assert kinds(content) == [told.FOUND_ELSEWHERE]
+    assert kinds(read_mesh(obj(root / "d.obj", "map_Kd textures/Red.PNG", uv=False), root=root)) == [told.NOT_USED]
 
 
 def test_transparency_of_obj_files(tmp_path: Path) -> None:
@@ -234,6 +241,18 @@ def test_skins_stand_as_their_joints_put_them(tmp_path: Path) -> None:
     file.node(mesh=file.box(None), translation=[0, 2, 0])
     content = read_mesh(file.write(tmp_path / "a.glb"))
     np.testing.assert_allclose(content.high - content.low, [1, 3, 1], atol=1e-5)
+
+
+def test_nodes_of_scale_zero_and_vertices_without_joints(tmp_path: Path) -> None:
+    file = Gltf()
+    weights = file.array(np.tile(np.uint8([0, 0, 0, 0]), (36, 1)), normalized=True)
+    body = file.box(None, JOINTS_0=file.array(np.zeros((36, 4), np.uint8)), WEIGHTS_0=weights)
+    joint = file.node(root=False)
+    file.node(mesh=body, skin=file.add("skins", joints=[joint]), scale=[1, 3, 1], children=[joint])
+    file.node(mesh=file.box(None), scale=[0, 0, 0], translation=[50, 0, 0])
+    content = read_mesh(file.write(tmp_path / "a.glb"))
+    np.testing.assert_allclose(content.high - content.low, [1, 3, 1])
+    assert kinds(content) == [told.LEFT_OUT]
 
 
 def test_morphs_instances_strips_and_scenes(tmp_path: Path) -> None:

@@ -186,6 +186,11 @@ class MeshPlan:
             names = [self._name(path) for path in sorted(dropped)]
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             self.summary.table.append(f"{len(names)} left out, for the reasons above: {', '.join(names[:5])}{more}")
+        if other := [self._name(path) for path in known if path not in used and path not in dropped]:
+            more = f" and {len(other) - 5} more" if len(other) > 5 else ""
+            self.summary.table.append(
+                f"{len(other)} of shapes that are used from other files: {', '.join(other[:5])}{more}"
+            )
         self.summary.table += table(notes)
         self.summary.table += self.folder.mentions(name for read in known.values() if read for name in read.used)
 

@@ -106,9 +106,9 @@ class _Scene:
             return None
         if faces.min() < 0 or faces.max() >= len(vertices):
             raise ValueError("a face names a vertex that is not there")
-        if "skin" in node:
+        if "skin" in node and "JOINTS_0" in found and "WEIGHTS_0" in found:
             places = [np.eye(4)]
-            vertices = self._skinned(vertices, found, node["skin"])
+            vertices = self._skinned(vertices, found, node["skin"], one.place)
         else:
             places = self._instances(node, one.place)
         self._triangles += len(faces) * len(places)
@@ -125,8 +125,9 @@ class _Scene:
                 vertices = vertices + float(weight) * self.file.accessor(target["POSITION"])
         return vertices
 
-    def _skinned(self, vertices: np.ndarray, found: dict[str, np.ndarray], skin: Any) -> np.ndarray:
-        """Vertices as the joints put them; by the format, the node's own place counts nothing."""
+    def _skinned(self, vertices: np.ndarray, found: dict[str, np.ndarray], skin: Any, place: np.ndarray) -> np.ndarray:
+        """Vertices as the joints put them; by the format, the node's own place counts nothing, but for vertices that no
+        joint holds."""
         entry = self.file.entry("skins", skin)
         joints = entry["joints"]
         places = np.stack([self._place(joint) for joint in joints])
@@ -142,8 +143,8 @@ class _Scene:
                 own, share = places[which[:, k].astype(np.int64)], weight[:, k : k + 1]
                 moved += share * (np.einsum("vij,vj->vi", own[:, :3, :3], vertices) + own[:, :3, 3])
                 total += share
-        if not (total > 1e-6).all():
-            raise ValueError("a skin without weights")
+        free = total[:, 0] <= 1e-6
+        moved[free], total[free] = vertices[free] @ place[:3, :3].T + place[:3, 3], 1.0
         return moved / total
 
     def _place(self, node: Any) -> np.ndarray:

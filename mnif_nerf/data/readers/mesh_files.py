@@ -130,6 +130,10 @@ def _seen(path: Path, pieces: list[Surface], turn: np.ndarray, beside: Surroundi
     Raises:
         MNIFError: nothing is left.
     """
+    flat = [not _area(piece) for piece in pieces]
+    if any(flat) and not all(flat):  # nodes of scale 0 are hidden so, and would stretch the bounding box
+        beside.note(LEFT_OUT, "without area")
+        pieces = [piece for piece, gone in zip(pieces, flat) if not gone]
     found, clear = [], False
     for piece in pieces:
         seen = seen_faces(piece)
@@ -151,6 +155,13 @@ def _seen(path: Path, pieces: list[Surface], turn: np.ndarray, beside: Surroundi
     if flat_and_large(found) is not None:
         beside.note(LARGE_SHEET)
     return found
+
+
+def _area(piece: Surface) -> bool:
+    """Whether a face of a piece has an area, beside the size of the piece itself."""
+    corners = piece.vertices[piece.faces]
+    size = float(np.ptp(corners.reshape(-1, 3), axis=0).max())
+    return size > 0 and bool((face_normals(piece.vertices / size, piece.faces)[1] > 1e-12).any())
 
 
 def frame(suffix: str, up: str, forward: str) -> np.ndarray:

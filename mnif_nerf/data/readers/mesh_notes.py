@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LACKS_PICTURE = "lack a picture, and have their material's colour instead"
 LACKS_MATERIALS = "lack their file of materials, and are grey there"
-FOUND_ELSEWHERE = "name a picture where there is none; the one of that name nearby was taken"
+FOUND_ELSEWHERE = "name a file where there is none; another one nearby was taken"
 LEFT_OUT = "hold parts that are left out"
 NOT_DRAWN = "hold points, lines or curves, which have no surface"
 LARGE_SHEET = "hold a flat piece much larger than all else, so that the object is small in its pictures"

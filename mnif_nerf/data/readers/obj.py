@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.geometry.raytrace import Surface
-from mnif_nerf.data.readers.mesh_notes import LACKS_MATERIALS, NOT_DRAWN, NOT_USED
+from mnif_nerf.data.readers.mesh_notes import FOUND_ELSEWHERE, LACKS_MATERIALS, NOT_DRAWN, NOT_USED
 from mnif_nerf.data.readers.mesh_pieces import UNCOLOURED, with_corners
 from mnif_nerf.data.readers.mesh_surroundings import Surroundings
 from mnif_nerf.data.readers.mtl import MtlMaterial, decode_text, read_mtl
@@ -167,17 +167,20 @@ def _materials(lines: _Lines, beside: Surroundings) -> dict[str, MtlMaterial]:
     if not wanted:
         return found
     missing = False
-    for line in lines.libraries:
+    for line in lines.libraries or [beside.path.with_suffix(".mtl").name]:
         # A name with blanks, or several names.
         whole = beside.find(line.strip('"'), elsewhere=True)
         files = [whole] if whole is not None else [beside.find(name, elsewhere=True) for name in line.split()]
-        missing |= None in files
+        if None in files and (own := beside.find(beside.path.with_suffix(".mtl").name)) is not None:
+            beside.note(FOUND_ELSEWHERE, line)  # both were renamed
+            files = [own]
+        missing |= None in files and bool(lines.libraries)
         for file in files:
             try:
                 found.update(read_mtl(file) if file is not None else {})
             except OSError as error:
                 beside.note(LACKS_MATERIALS, f"{file}: {error.strerror}")
-        if None in files:
+        if None in files and lines.libraries:
             beside.note(LACKS_MATERIALS, f"{line}: missing")
     plain = {name.casefold(): material for name, material in found.items()}
     named = {name: found.get(name, plain.get(name.casefold())) for name in wanted}
