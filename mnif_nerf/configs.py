@@ -1,19 +1,26 @@
 """The methods of `ns-train`: those of `mnif_nerf.pipelines.methods`, as nerfstudio's configurations.
 
 nerfstudio loads this module in every one of its commands, so it only builds settings: it reads no file, fetches
-nothing and must not fail.
+nothing and must not fail. It is also where `--data` is taken out of the options
+of those that load a run, and where errors that nobody catches learn to be sentences.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from importlib import import_module
 from typing import Any
 
 from nerfstudio.plugins.types import MethodSpecification
 
+from mnif_nerf.models.errors import tell_in_commands
+from mnif_nerf.models.moved_runs import take_data_option
 from mnif_nerf.pipelines.methods import METHODS, Method
 from mnif_nerf.pipelines.training.trainer import MNIFTrainerConfig
+
+take_data_option(sys.argv)
+tell_in_commands(sys.argv[0] if sys.argv else "")
 
 
 def _configuration(settings: Any, **changed: Any) -> Any:

@@ -6,12 +6,17 @@ import contextlib
 import dataclasses
 import errno
 import importlib
+import io
+import os
 import re
+import select
+import signal
 import sys
+import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class MNIFError(ValueError):
@@ -21,6 +26,21 @@ class MNIFError(ValueError):
     """
 
 
+_DISK = {
+    errno.ENOSPC: "the disk is full; free some space and run the command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
+    errno.EFBIG: "the file is larger than the system allows (ulimit -f); raise that limit or write elsewhere",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
+    errno.EEXIST: "something else has this name; choose another one",
+    errno.ENAMETOOLONG: "the name is longer than the file system takes; choose a shorter one",
+    errno.ENOTDIR: "part of this path is a file; choose another place",
+    errno.ELOOP: "its symbolic links lead round in a circle; choose another place",
+}
+"""What writing meets that a user can put right, by error number."""
+
+
 @contextlib.contextmanager
 def disk_errors(where: object) -> Iterator[None]:
     """Turn a full or read-only disk met while writing `where` into an `MNIFError`.
@@ -28,24 +48,25 @@ def disk_errors(where: object) -> Iterator[None]:
     Nested, the outermost place is named: what lies within is a temporary name that means nothing to the user.
 
     Raises:
-        MNIFError: for ENOSPC, EDQUOT, EROFS and EACCES; every other OSError passes through.
+        MNIFError: for what `_DISK` lists; every other OSError passes through.
     """
-    remedies = {
-        errno.ENOSPC: "the disk is full; free some space and run the command again",
-        errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
-        errno.EROFS: "the file system is read-only; choose another folder",
-        errno.EACCES: "no permission to write there; choose another folder",
-    }
     try:
         yield
     except MNIFError as error:
-        if isinstance(error.__cause__, OSError) and error.__cause__.errno in remedies:
-            raise MNIFError(f"{where}: {remedies[error.__cause__.errno]}.") from error.__cause__
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _DISK:
+            raise MNIFError(f"{where}: {_DISK[error.__cause__.errno]}.") from error.__cause__
         raise
     except OSError as error:
-        if error.errno in remedies:
-            raise MNIFError(f"{where}: {remedies[error.errno]}.") from error
+        if error.errno in _DISK:
+            raise MNIFError(f"{where}: {_DISK[error.errno]}.") from error
         raise
+
+
+def system_error(error: OSError) -> str:
+    """An error of the system as a sentence: which file, what is wrong with it, and a remedy where one is known."""
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    remedy = _DISK.get(error.errno or 0, first_line(error) if error.strerror is None else error.strerror.lower())
+    return f"{where}{remedy}."
 
 
 def require(module: str, extra: str) -> Any:
@@ -133,18 +154,76 @@ def with_flags(text: str, paths: Sequence[tuple[str, ...]], other: Mapping[str, 
 def run_command(
     main: Callable[[], object], options: Iterable[Any] = (), other: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Run a console script: an `MNIFError` becomes one line and exit code 1, Ctrl-C exit code 130.
+    """Run a console script: a user's mistake becomes one line and exit code 1, Ctrl-C exit code 130.
+
+    An error of the system (a full disk, a name too long) and a lack of memory are told like an `MNIFError`. SIGTERM
+    ends the command as Ctrl-C does, so that nothing temporary stays behind. Where the reader of standard output has
+    gone (`| head`), the command ends without a word.
 
     Args:
         main: the command.
         options: the dataclasses of its options, whose flags take the place of the arguments that errors name.
         other: see `with_flags`.
     """
+    _prepare_streams()
     try:
-        main()
+        try:
+            with _terminated_as_exit():
+                main()
+        finally:
+            sys.stdout.flush()  # here, where it can be told that nobody reads it
     except MNIFError as error:
-        print(f"error: {with_flags(str(error), flag_paths(*options), other)}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _fail(f"error: {with_flags(str(error), flag_paths(*options), other)}")
     except KeyboardInterrupt:
-        print("interrupted: nothing half-written was kept; run the same command again to go on.", file=sys.stderr)
-        raise SystemExit(130) from None
+        _fail("interrupted: nothing half-written was kept; run the same command again to go on.", 130)
+    except BrokenPipeError as error:
+        if not _reader_gone():
+            _fail(f"error: {system_error(error)}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        raise SystemExit(128 + 13) from None  # as a program that SIGPIPE ends
+    except MemoryError:
+        _fail("error: there is not enough memory for this; ask for less (a lower resolution, a smaller number).")
+    except OSError as error:
+        if error.errno is None:  # raised by a program, not by the system: a bug, which keeps its traceback
+            raise
+        _fail(f"error: {system_error(error)}")
+
+
+def _fail(text: str, code: int = 1) -> NoReturn:
+    print(text, file=sys.stderr)
+    raise SystemExit(code) from None
+
+
+def _reader_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        watch = select.poll()
+        watch.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & select.POLLERR for _, event in watch.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows, or no file at all
+        return True
+
+
+def _prepare_streams() -> None:
+    """Let names that are no text (bytes of other encodings) be printed, escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _terminated_as_exit() -> Iterator[None]:
+    """Within the block, SIGTERM raises `SystemExit`, so that every `finally` runs; the exit code is a shell's, 143."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is not held up
+        raise SystemExit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

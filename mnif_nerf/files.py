@@ -21,12 +21,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mnif_nerf.errors import MNIFError, disk_errors
+from mnif_nerf.errors import MNIFError, disk_errors, first_line
+from mnif_nerf.limits import require_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +79,7 @@ def atomic_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         MNIFError: `target` exists and `replace` is false, or the disk is full or cannot be written.
     """
     target = Path(target)
-    if target.resolve() == Path.cwd():
+    if os.path.realpath(target) == os.getcwd():
         raise MNIFError(f"{target}: is the folder you are in, which cannot be replaced; name another one.")
     recover_folder(target)
     if os.path.lexists(target) and not replace:
@@ -140,6 +141,11 @@ def _leftovers(folder: Path, name: str | None = None, ending: str = "") -> Itera
             match = _LEFTOVER.fullmatch(entry.name) if entry.name.startswith(".") else None
             if match and entry.name.endswith(ending) and name in (None, match["name"]):
                 yield Path(entry.path)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file name is one that a killed process, or one at work, left beside what it writes."""
+    return _LEFTOVER.fullmatch(name) is not None
 
 
 def _in_use(path: Path) -> bool:
@@ -256,8 +262,11 @@ def read_json(path: Path | str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MNIFError(f"{path}: no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MNIFError(f"{path}: not valid JSON ({error}); write it again with the command that made it.") from None
+    except OSError as error:
+        raise MNIFError(f"{path}: cannot be read ({error.strerror}); check its path and permissions.") from None
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, too deep, a number of thousands of digits
+        reason = first_line(error)
+        raise MNIFError(f"{path}: not valid JSON ({reason}); write it again with the command that made it.") from None
 
 
 @contextlib.contextmanager
@@ -328,16 +337,39 @@ def read_tensors(path: Path | str, remedy: str = "write it again") -> tuple[dict
     """Read a safetensors file: its tensors on the CPU, and its metadata.
 
     Raises:
-        MNIFError: the file is missing or damaged; `remedy` says what to do then.
+        MNIFError: the file is missing, damaged or larger than the free memory; `remedy` says what to do then.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     if not path.is_file():
         raise MNIFError(f"{path}: no such file; {remedy}.")
+    require_memory(path.stat().st_size, f"{path}: reading it", remedy)
     try:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise MNIFError(f"{path}: not a readable safetensors file ({error}); {remedy}.") from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        reason = first_line(error)  # of torch too, where a number format is not known to it
+        raise MNIFError(f"{path}: not a readable safetensors file ({reason}); {remedy}.") from None
+
+
+def require_real(tensors: Mapping[str, Tensor], path: Path | str, remedy: str) -> None:
+    """Refuse tensors that are not of finite floating-point numbers: integers, truth values, complex ones, NaN.
+
+    Args:
+        tensors: by name.
+        path: where they come from.
+        remedy: what to do then, without a final stop.
+
+    Raises:
+        MNIFError: with the name of the first.
+    """
+    import torch
+
+    for name, value in tensors.items():
+        if value.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise MNIFError(f"{path}: {name} is of type {kind}, where floating-point numbers belong; {remedy}.")
+        if not bool(torch.isfinite(value).all()):
+            raise MNIFError(f"{path}: {name} has NaN or infinite numbers; {remedy}.")

@@ -1,10 +1,13 @@
-"""Progress bars on standard error, all of one look."""
+"""Progress bars on standard error, all of one look; and a console for tables."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Item = TypeVar("Item")
 
@@ -20,6 +23,13 @@ class Advance(Protocol):
 
 def silent(done: float = 1, *, at: float | None = None, total: float | None = None, note: str | None = None) -> None:
     """An `Advance` without a bar."""
+
+
+def plain_console() -> Console:
+    """rich's console for tables of names, in which nothing is markup: `[/red]` is a name like any other."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False)
 
 
 @contextlib.contextmanager

@@ -207,8 +207,11 @@ def test_busy_servers_are_asked_again_and_refusals_are_not(server, srn_zip, tmp_
 def test_no_server_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
     said = refusal(lambda: download("srn-cars", tmp_path, url="http://127.0.0.1:9/x.zip", progress=False))
-    assert "http://127.0.0.1:9/x.zip" in said
-    assert "(6 tries)" in said
+    assert "http://127.0.0.1:9/x.zip: " in said
+    assert "refused" in said
+    assert "tries" not in said, "who does not answer at all is not asked for a minute"
+    for url in ("http://[::1", "http://", "http://a:99999/x", "http://a b/x", f"http://{'a' * 80}.org/x"):
+        assert "not an http(s) address" in refusal(lambda url=url: transfer.fetch(url, tmp_path / "y"))
     assert "not an http(s) address" in refusal(lambda: transfer.fetch("ftp://x/y", tmp_path / "y"))
 
 

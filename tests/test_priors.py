@@ -236,25 +236,51 @@ def test_two_latents_and_steps_by_data() -> None:
 # --- sampling --------------------------------------------------------------------------------------------
 
 
+def steps_of(sampler: str) -> int | None:
+    return None if sampler in BASELINES else 20
+
+
 @pytest.mark.parametrize("sampler", [*SAMPLERS, *BASELINES])
 def test_samples_do_not_depend_on_how_many(prior_of: Callable[[str], LatentPrior], sampler: str) -> None:
     prior = prior_of(sampler)
-    many = prior.sample(16, seed=5, sampler=sampler, steps=20)
+    many = prior.sample(16, seed=5, sampler=sampler, steps=steps_of(sampler))
     assert many.shape == (16, 6)
-    assert torch.allclose(many[:4], prior.sample(4, seed=5, sampler=sampler, steps=20), atol=1e-4)
-    assert torch.allclose(many, prior.sample(16, seed=5, sampler=sampler, steps=20, batch=3), atol=1e-4)
-    assert torch.equal(many, prior.sample(16, seed=5, sampler=sampler, steps=20))
-    assert not torch.allclose(many, prior.sample(16, seed=6, sampler=sampler, steps=20), atol=1e-2)
+    assert torch.allclose(many[:4], prior.sample(4, seed=5, sampler=sampler, steps=steps_of(sampler)), atol=1e-4)
+    assert torch.allclose(many, prior.sample(16, seed=5, sampler=sampler, steps=steps_of(sampler), batch=3), atol=1e-4)
+    assert torch.equal(many, prior.sample(16, seed=5, sampler=sampler, steps=steps_of(sampler)))
+    assert not torch.allclose(many, prior.sample(16, seed=6, sampler=sampler, steps=steps_of(sampler)), atol=1e-2)
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, *BASELINES])
 def test_prior_temperature(prior_of: Callable[[str], LatentPrior], sampler: str) -> None:
     spreads = [
-        float(prior_of(sampler).sample(64, sampler=sampler, steps=20, temperature=t).std(0).norm())
+        float(prior_of(sampler).sample(64, sampler=sampler, steps=steps_of(sampler), temperature=t).std(0).norm())
         for t in (0.0, 0.5, 0.8, 1.0)
     ]
     assert spreads == sorted(spreads)
     assert spreads[0] < 0.01 * spreads[-1]
+
+
+def test_a_diverged_prior_is_refused(prior_of: Callable[[str], LatentPrior]) -> None:
+    latents = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    for prediction in PREDICTIONS:
+        LatentPrior.fit(latents, PriorConfig(steps=1, prediction=prediction), progress=False).require_sound()
+    for broken in (1e30, 1e3):
+        prior = LatentPrior.fit(latents, PriorConfig(steps=20, learning_rate=broken), progress=False)
+        with pytest.raises(MNIFError, match=r"has diverged .*so it is not written"):
+            prior.require_sound()
+    for name, value in (
+        ("latent_noise", float("inf")),
+        ("learning_rate", float("nan")),
+        ("seed", -1),
+        ("blocks", 10**9),
+    ):
+        with pytest.raises(MNIFError, match=f"`{name}`"):
+            PriorConfig(**{name: value})
+    with pytest.raises(MNIFError, match="GiB"):
+        LatentPrior.fit(latents, PriorConfig(batch_size=10**9), progress=False)
+    with pytest.raises(MNIFError, match="the sampler gaussian has none"):
+        prior_of("gaussian").sample(2, sampler="gaussian", steps=5)
 
 
 @pytest.mark.parametrize("sampler", ["dpm-solver++", "flow-heun"])

@@ -85,3 +85,20 @@ def test_a_latent_is_not_blamed_before_it_was_trained() -> None:
     for step in (1800, 2200):
         watch.latents(step, objective, torch.zeros(INSTANCES, 3), 21.0)
     assert len(sentences) == 1
+
+
+def test_a_run_that_stands_far_above_what_it_was_is_broken() -> None:
+    """Short runs by their first step, long ones by the least mean of a hundred steps."""
+    for losses, broken in (
+        ([1.0, *[0.9] * 20], False),
+        ([1.0, *[5.0] * 20], True),
+        ([1.0, *[float("nan")] * 20], True),
+        ([1.0, 9.0, 9.0], False),  # too few to tell
+        ([1.0] * 100 + [2.0] * 200, True),
+        ([1.0] * 100 + [2.0] * 200 + [0.9] * 100, False),  # it came down again
+    ):
+        watch = TrainingWatch(lambda text: None)
+        for step, loss in enumerate(losses):
+            watch.loss(step, torch.tensor(loss))
+        assert bool(watch.broken) == broken
+        assert not broken or "the loss has risen from 1 to" in watch.broken

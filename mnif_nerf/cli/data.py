@@ -10,10 +10,12 @@ import tyro
 
 from mnif_nerf.data.readers.scene_reading import IntrinsicsKind, PoseKind, SceneReading
 from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
+from mnif_nerf.limits import require_disk
 
 if TYPE_CHECKING:
     from mnif_nerf.data.generate.settings import ViewCounts
 
+_BLOCK = 4096  # bytes that the smallest file takes
 Axis = Literal["auto", "x", "y", "z"]
 Direction = Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"]
 
@@ -221,6 +223,7 @@ def _procedural_cars(command: ProceduralCars) -> None:
     _check_choice(command)
     voxels = command.voxels
     counts = CarCounts(command.num_train, command.num_val, command.num_test, command.seed)
+    _check_room(command, counts.total)
     if command.sdf:
         from mnif_nerf.data.generate.points import make_procedural_points
 
@@ -233,6 +236,22 @@ def _procedural_cars(command: ProceduralCars) -> None:
     print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
     method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"
     print(f"Next: ns-train {method} --data {folder}")
+
+
+def _check_room(command: ProceduralCars, cars: int) -> None:
+    """Refuse more files than the disk has room for.
+
+    Raises:
+        MNIFError: with both sizes.
+    """
+    if command.sdf:
+        each = 24.0 * command.points
+    elif command.voxels:
+        each = _BLOCK + command.voxels**3 / 20
+    else:
+        views = max(command.train_views + command.heldout_views, command.test_views)
+        each = views * (2 * _BLOCK + 0.2 * command.resolution**2) + 4 * _BLOCK
+    require_disk(cars * each, command.output, f"{cars:,} cars", "ask for fewer, smaller or with fewer views")
 
 
 def _check_choice(command: ProceduralCars | FromMeshes) -> None:

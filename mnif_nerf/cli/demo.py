@@ -138,11 +138,16 @@ def _command(name: str, *arguments: str) -> None:
     if not program.exists():
         raise MNIFError(f"{name} is not installed beside {sys.executable}; install mnif_nerf with its extras.")
     print("$", name, *arguments, flush=True)
-    done = subprocess.run([str(program), *arguments], check=False)
-    if done.returncode == 130:
+    with subprocess.Popen([str(program), *arguments]) as process:
+        try:
+            code = process.wait()
+        except SystemExit:  # SIGTERM, which reached this process alone
+            process.terminate()
+            raise
+    if code == 130:
         raise KeyboardInterrupt
-    if done.returncode != 0:
-        raise MNIFError(f"{name} ended with code {done.returncode}; its own message is above.")
+    if code != 0:
+        raise MNIFError(f"{name} ended with code {code}; its own message is above.")
 
 
 def _make_data(config: DemoConfig) -> None:

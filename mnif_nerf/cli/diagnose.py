@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import require_memory, require_options
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
 _LEAST = {"num_pairs": 1, "num_samples": 2, "points": 1, "resolution": 8, "ablation_steps": 1, "seed": 0}
+
+_MOST = {"num_pairs": 10_000, "num_samples": 100_000, "points": 10_000_000, "ablation_steps": 1_000_000}
+_POSITIONS = 34  # networks that are looked at together: of a path with both ends, twice
 
 
 @dataclass
@@ -66,6 +70,7 @@ def main(options: DiagnoseOptions) -> Path:
     check_matplotlib()
     pipe = load_pipeline(options.load_config, options.device)
     check_instances(pipe)
+    _check_room(options, pipe)
     output = prepare_output(options.output or default_output(options.load_config, "diagnosis", f"seed{options.seed}"))
     if pipe.prior is None:
         print("no latent prior yet, so samples are left out; train one with mnif-train-prior.")
@@ -139,6 +144,14 @@ def _check(options: DiagnoseOptions) -> None:
         value = getattr(options, name)
         if value < least:
             raise MNIFError(f"--{name.replace('_', '-')} {value} is too small; use at least {least}.")
+    require_options(options, **_MOST)
+
+
+def _check_room(options: DiagnoseOptions, pipe: MNIFPipeline) -> None:
+    """Refuse points that the memory cannot hold the features of, at every basis network or position of a path."""
+    spec = pipe.model.field.spec
+    numbers = options.points * (spec.num_bases * spec.out_features + _POSITIONS * spec.width)
+    require_memory(4 * numbers, f"{options.points:,} `points` at every basis network", "use fewer")
 
 
 def _settings(options: DiagnoseOptions) -> dict[str, Any]:

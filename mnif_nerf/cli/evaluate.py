@@ -9,6 +9,7 @@ from typing import Literal
 
 from mnif_nerf.cli.generation_common import default_output, prepare_output
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import MOST_SAMPLES, require_options
 from mnif_nerf.progress import progress_bar
 
 
@@ -55,6 +56,7 @@ def main(options: EvalOptions) -> Path:
     from mnif_nerf.evaluation.target import load_target
     from mnif_nerf.machine import one_thread
 
+    require_options(options, num_samples=MOST_SAMPLES)
     target = load_target(options.load_config, options.data, options.device)
     protocol = choose_protocol(options.protocol, target.kind, options.num_samples, options.seed)
     if options.references is not None:

@@ -15,13 +15,13 @@ from mnif_nerf.cli.generation_common import (
     choice_name,
     chosen_objects,
     default_output,
-    file_name,
     load_pipeline,
     prepare_output,
 )
 from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.latents.rarity import TYPICAL
-from mnif_nerf.progress import progress_bar
+from mnif_nerf.names import file_names, shown
+from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.export.assets import AssetOptions
@@ -113,8 +113,8 @@ def main(options: ExportOptions) -> Path:
     prepare_output(output)
     reports: list[dict[str, Any]] = []
     with progress_bar("exporting", len(objects)) as advance:
-        for item in objects:
-            reports.append(_export(item, formats, output, wanted))
+        for item, name in zip(objects, file_names(item.name for item in objects)):
+            reports.append(_export(item, formats, output / name, wanted))
             advance()
     _write_report(reports, output, options)
     _say(reports, output)
@@ -175,15 +175,15 @@ def _check_model(options: ExportOptions, pipe: MNIFPipeline) -> None:
     kind.check_level(options.level)
 
 
-def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, wanted: AssetOptions) -> dict[str, Any]:
-    """Write one object in every format; a surface that cannot be made is reported, not raised."""
+def _export(item: NeuralObject, formats: tuple[str, ...], place: Path, wanted: AssetOptions) -> dict[str, Any]:
+    """Write one object as `place` with the ending of every format; a surface that cannot be made is reported, not
+    raised."""
     from mnif_nerf.export.assets import make_assets
     from mnif_nerf.export.mesh import mesh_report
     from mnif_nerf.export.voxels import write_voxels
     from mnif_nerf.objects.solid import require_solid
 
     start = time.perf_counter()
-    name = file_name(item.name)
     report: dict[str, Any] = {"name": item.name, "files": []}
     mesh_formats = [kind for kind in formats if kind not in _VOXELS]
     voxel_formats = [kind for kind in formats if kind in _VOXELS]
@@ -200,11 +200,11 @@ def _export(item: NeuralObject, formats: tuple[str, ...], output: Path, wanted: 
     except MNIFError as error:
         return {**report, "error": str(error)}
     for asset in assets:
-        report["files"] += [path.name for path in asset.write(output / name, mesh_formats, wanted.up)]
+        report["files"] += [path.name for path in asset.write(place, mesh_formats, wanted.up)]
     if wanted.lods:
         report["lods"] = [mesh_report(asset.mesh) for asset in assets]
     for kind in voxel_formats:
-        report["files"].append(write_voxels(occupancy, output / f"{name}.{kind}", item.half_extent).name)
+        report["files"].append(write_voxels(occupancy, place.with_name(f"{place.name}.{kind}"), item.half_extent).name)
     report["seconds"] = round(time.perf_counter() - start, 2)
     return report
 
@@ -220,17 +220,16 @@ def _write_report(reports: list[dict[str, Any]], output: Path, options: ExportOp
 
 
 def _say(reports: list[dict[str, Any]], output: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("object", "triangles", "watertight", "volume", "shells kept / found", "formats", "s")
     for report in reports:
         if "error" in report:
-            table.add_row(report["name"], "none: see below")
+            table.add_row(shown(report["name"], 60), "none: see below")
             continue
         volume, known = report.get("volume"), "triangles" in report
         table.add_row(
-            report["name"],
+            shown(report["name"], 60),
             ", ".join(f"{lod['triangles']:,}" for lod in report.get("lods", [report]))
             if known
             else f"{report['occupied_voxels']:,} voxels",
@@ -240,16 +239,18 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
             " ".join(dict.fromkeys(Path(name).suffix[1:] for name in report["files"])),
             f"{report['seconds']:.1f}",
         )
-    Console().print(table)
+    plain_console().print(table)
     for report in reports:
         if "error" in report:
             print(
-                with_flags(f"{report['name']}: not written, {report['error']}", flag_paths(ExportOptions), _ARGUMENTS)
+                with_flags(
+                    f"{shown(report['name'])}: not written, {report['error']}", flag_paths(ExportOptions), _ARGUMENTS
+                )
             )
     for report in reports:
         if report.get("volume_lost", 0.0) > _MUCH_LOST:
             print(
-                f"{report['name']}: keeping the largest of {report['components_found']} shells threw away "
+                f"{shown(report['name'])}: keeping the largest of {report['components_found']} shells threw away "
                 f"{report['volume_lost']:.0%} of its volume; keep everything with --keep all"
             )
     print(f"wrote {sum(len(r['files']) for r in reports)} files and report.json to {output}")

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mnif_nerf.cli.generation_common import default_output, file_name, load_pipeline, prepare_output
+from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
 from mnif_nerf.errors import MNIFError, disk_errors, run_command
-from mnif_nerf.progress import progress_bar
+from mnif_nerf.limits import require_options
+from mnif_nerf.names import file_name, shown
+from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.data.observations.observations import Cells, Observation, Picture, PosedViews
@@ -118,6 +120,7 @@ def _settings(options: FitOptions) -> FitSettings:
 
     if options.resolution < 1:
         raise MNIFError(f"--resolution {options.resolution} leaves nothing to see; use at least 1.")
+    require_options(options)
     if options.mesh_resolution < 0:
         raise MNIFError(f"--mesh-resolution {options.mesh_resolution}: use 0 for no mesh, or 8 and more.")
     region: Region = Region(options.observed_half, options.observed_box, options.observed_mask)
@@ -271,7 +274,6 @@ _MEASURES = {
 
 
 def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("", "start (mean)", "fit")
@@ -279,7 +281,7 @@ def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
         before, after = (report["scores"][side].get(key) for side in ("before", "fit"))
         if after is not None:
             table.add_row(words, "-" if before is None else form.format(before), form.format(after))
-    Console().print(table)
+    plain_console().print(table)
     for note in report["notes"]:
         print(f"note: {note}")
     best, others = report["starts"][0], len(report["starts"]) - 1
@@ -293,7 +295,7 @@ def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
     elif others:
         print(f"the other {others} explain it clearly less well")
     if report["nearest_training_instance"] is not None:
-        print(f"nearest training instance: {report['nearest_training_instance']} at {report['distance']:.2f}")
+        print(f"nearest training instance: {shown(report['nearest_training_instance'])} at {report['distance']:.2f}")
     print(f"wrote {', '.join(report['files'])} and report.json to {output}")
     if "fit.png" in report["files"]:
         print(f"next: look at {output / 'before_after.png'}, or complete a part with --observed-half top")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,9 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.latents.rarity import TYPICAL
+from mnif_nerf.limits import MOST_SAMPLES, require_memory, require_options
+from mnif_nerf.names import file_name
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
+
+_SHEETS = 4  # copies of a picture that are held while a sheet is made
 
 
 class ObjectSelection(Protocol):
@@ -81,6 +84,7 @@ def check_choice(options: ObjectSelection) -> None:
     """
     if options.num_samples < 1:
         raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
+    require_options(options, num_samples=MOST_SAMPLES, smooth=1000, redraw=1000)
     if options.instance and options.source != "training":
         raise MNIFError("--instance names training instances; add --source training.")
     if options.redraw < 0 or (options.redraw and options.source != "samples"):
@@ -173,10 +177,10 @@ def default_output(load_config: str, kind: str, name: str) -> Path:
 
     path = Path(load_config)
     if not path.exists():
-        return Path("outputs") / path.name / kind / name
+        return Path("outputs") / file_name(path.name) / kind / file_name(name)
     model = locate_model(path)
     run = model.parent if model.name == "model" else model
-    return run / kind / name
+    return run / kind / file_name(name)
 
 
 def prepare_output(folder: Path) -> Path:
@@ -196,6 +200,24 @@ def prepare_output(folder: Path) -> Path:
         except NotADirectoryError:
             raise MNIFError(f"{folder}: part of this path is a file; choose another folder with --output.") from None
     return folder
+
+
+def require_sheet(count: int, views: int, edge: int) -> None:
+    """Refuse pictures of objects that the memory cannot hold: they all stand on one sheet.
+
+    Args:
+        count: objects.
+        views: pictures of each.
+        edge: pixels.
+
+    Raises:
+        MNIFError: with the size.
+    """
+    require_memory(
+        3 * _SHEETS * count * views * edge**2,
+        f"a sheet of {count:,} objects (`num_samples`), {views} of {edge} pixels each,",
+        "ask for fewer, or a lower `resolution`",
+    )
 
 
 @contextlib.contextmanager
@@ -231,8 +253,3 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def file_name(name: str) -> str:
-    """An instance name as a file name: letters, digits, dot, dash and underscore stay."""
-    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "object"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.cli.generation_common import default_output, load_pipeline
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import require_options
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def main(options: PublishOptions) -> Path:
     found = _metrics(options, pipe)
     name = pipe.model.data_name
     output = options.output or default_output(options.load_config, "published", name)
+    _check_place(output, pipe)
     sheet = _pictures(options, pipe)
     card = CardOptions(
         title=options.title or f"mNIF of {name}",
@@ -83,10 +85,18 @@ def main(options: PublishOptions) -> Path:
 def _check(options: PublishOptions) -> None:
     if options.num_pictures < 0:
         raise MNIFError(f"--num-pictures {options.num_pictures} is below 0; use 0 for none.")
+    require_options(options, num_pictures=1000)
     if options.private and options.push is None:
         raise MNIFError("--private is about a repository on the hub; add --push owner/name.")
     if options.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
         raise MNIFError(f"--push {options.push}: not a repository's name; give owner/name.")
+
+
+def _check_place(output: Path, pipe: MNIFPipeline) -> None:
+    """Refuse to publish a model into itself, whose folder would then hold what no model has."""
+    own = None if pipe.folder is None else pipe.folder.resolve()
+    if own in (output.resolve(), *output.resolve().parents):
+        raise MNIFError(f"--output {output}: is the model itself, or lies in it; choose another folder.")
 
 
 def _metrics(options: PublishOptions, pipe: MNIFPipeline) -> tuple[Path, dict[str, Any]] | None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mnif_nerf.cli.generation_common import (
     default_output,
-    file_name,
     held_interrupts,
     load_pipeline,
     prepare_output,
     stored_objects,
 )
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import MOST_FRAMES, MOST_SAMPLES, require_options
+from mnif_nerf.names import file_name
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def _check(options: RenderOptions) -> None:
         raise MNIFError("--frames and --seconds both say how long the video is; give one of them.")
     if options.resolution is not None and (options.width or options.height):
         raise MNIFError("--resolution is for square videos; give --width and --height without it.")
+    require_options(options, stops=MOST_SAMPLES, frames=MOST_FRAMES, fps=1000, index=MOST_SAMPLES)
     _check_path(options)
     suffix = options.output.suffix.lower() if options.output is not None else ".mp4"
     if suffix not in ("", ".mp4", ".gif"):
@@ -266,7 +268,13 @@ def _count(options: RenderOptions, path: CameraPath | None, stops: int) -> int:
         return options.frames
     parts = {"orbit": 1, "interpolate": stops - 1 + options.loop, "walk": stops}[options.path]
     seconds = _SECONDS[options.path] * parts if options.seconds is None else options.seconds
-    return max(1, round(seconds * _fps(options, path)))
+    count = max(1, round(seconds * _fps(options, path)))
+    if count > MOST_FRAMES:
+        raise MNIFError(
+            f"{seconds:,.0f} seconds of {_fps(options, path)} frames are {count:,}; use at most {MOST_FRAMES:,}, "
+            "by `seconds`, `frames` or `fps`."
+        )
+    return count
 
 
 def _fps(options: RenderOptions, path: CameraPath | None) -> int:

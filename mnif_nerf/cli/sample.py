@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.cli.generation_common import (
     default_output,
-    file_name,
     held_interrupts,
     load_pipeline,
     prepare_output,
+    require_sheet,
 )
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.latents.rarity import TRIES, TYPICAL
-from mnif_nerf.progress import progress_bar
+from mnif_nerf.limits import MOST_SAMPLES, require_options
+from mnif_nerf.names import file_name, shown
+from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
@@ -85,6 +87,7 @@ def main(options: SampleOptions) -> Path:
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
     options = _complete(options, pipe)
+    require_sheet(options.num_samples, options.views or 1, options.resolution or 1)
     objects, integrity = _objects(pipe, options)
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
     prepare_output(output)
@@ -120,6 +123,7 @@ def _check(options: SampleOptions) -> None:
         raise MNIFError("--typical is for samples, and a walk between instances has none; leave one of the two out.")
     if options.interpolate is not None and options.num_samples < 2:
         raise MNIFError("--interpolate needs both ends; use --num-samples 2 or more.")
+    require_options(options, num_samples=MOST_SAMPLES, views=360, frames=3600, redraw=1000)
 
 
 def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
@@ -243,8 +247,8 @@ def _label(entry: dict[str, Any], wide: bool) -> str:
     if "distance" not in entry:
         return str(entry["name"])
     if wide:
-        return f"{entry['name']}: nearest {entry['nearest_training_instance']} at {entry['distance']:.2f}"
-    return f"{entry['name']}: {entry['distance']:.2f} from {entry['nearest_training_instance']}"
+        return f"{entry['name']}: nearest {shown(entry['nearest_training_instance'], 40)} at {entry['distance']:.2f}"
+    return f"{entry['name']}: {entry['distance']:.2f} from {shown(entry['nearest_training_instance'], 40)}"
 
 
 def _write_images(
@@ -323,19 +327,18 @@ def _write_facts(entries: list[dict[str, Any]], path: Path, options: SampleOptio
 
 
 def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, options: SampleOptions) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     if pipe.names:
         judged = ["integrity", "broken"] if "integrity" in entries[0] else []
         table = Table("object", "nearest training instance", "distance", *judged)
         for entry in entries:
-            cells = [entry["name"], entry["nearest_training_instance"], f"{entry['distance']:.2f}"]
+            cells = [entry["name"], shown(entry["nearest_training_instance"], 60), f"{entry['distance']:.2f}"]
             if judged:
                 found = entry["integrity"]
                 cells += [f"{found['score']:.2f}", found["reason"] if found["broken"] else ""]
             table.add_row(*cells)
-        Console().print(table)
+        plain_console().print(table)
         if judged:
             print(_integrity_sentence(entries, options))
     if pipe.names and options.interpolate is None and options.typical < 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mnif_nerf import modalities
 from mnif_nerf.cli.generation_common import prepare_output
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import require_options
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def main(options: SweepOptions) -> Path:
     from mnif_nerf.machine import describe
 
     check_matplotlib()
+    require_options(options, steps=10_000_000)
     config = SweepConfig(
         options.bases, options.latent_dims, options.coefficients, steps=options.steps, seed=options.seed
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mnif_nerf.errors import run_command
+from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.pipelines.methods import METHODS, get_method
 from mnif_nerf.pipelines.run_settings import RunSettings, read_config, update_settings
 
@@ -21,12 +21,23 @@ def main(settings: RunSettings) -> Path:
     from mnif_nerf.pipelines.run import TrainingRun
 
     if settings.load_config is not None:
-        values = read_config(settings.load_config)
+        values, file = read_config(settings.load_config), settings.load_config
+        given = settings.data or settings.pipeline.datamanager.data
         settings = get_method(str(values["method_name"])).new_run()
         update_settings(settings, values)
-        settings.data = None if settings.data is None else Path(settings.data)
+        settings.data = given or _find_data(file)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     return TrainingRun(settings, console.print).train()
+
+
+def _find_data(config: Path) -> Path | None:
+    """The data of a run that is trained again, wherever it is now; None leaves it as config.yml names it."""
+    from mnif_nerf.evaluation.target import find_data
+
+    try:
+        return find_data(config)
+    except MNIFError:
+        return None
 
 
 def entrypoint() -> None:

@@ -57,7 +57,8 @@ def main(options: TrainPriorOptions) -> Path:
     """Run the command; returns the prior's folder.
 
     Raises:
-        MNIFError: no model, a setting out of range, or a folder that cannot be written.
+        MNIFError: no model, a setting out of range, a training that diverged (the prior that is there stays), or a
+            folder that cannot be written.
     """
     from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_prior
     from mnif_nerf.priors.prior import LatentPrior, PriorConfig
@@ -69,6 +70,7 @@ def main(options: TrainPriorOptions) -> Path:
     given.setdefault("explained_variance", model.prior_variance)
     config = PriorConfig(**given)
     prior = LatentPrior.fit(model.latents, config)
+    prior.require_sound()
     target = write_prior(prior, folder)
     _say(prior, target, options)
     return target

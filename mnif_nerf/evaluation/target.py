@@ -18,6 +18,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities import Modality
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import locate_model
+from mnif_nerf.pipelines.run_data import missing_data, place_of_data
 
 InstanceStore = GridStore | SurfaceStore
 """A split of data that are whole instances."""
@@ -232,13 +233,16 @@ def find_data(load_config: Path | str) -> Path:
     config = find_config(load_config)
     if config is None:
         raise MNIFError(f"{load_config}: no config.yml beside the model says where its data is; give it with `data`.")
-    named = _data_of(config)
+    content = _read_config(config)
+    named = _data_of(content)
     if named is None:
         raise MNIFError(f"{config}: does not say where the data is; give it with `data`.")
-    for place in (named, config.parent / named):
-        if place.exists() or (place.parent.is_dir() and any(place.parent.glob(f"{place.name}_*"))):
-            return place
-    raise MNIFError(f"{named}: no such folder (named by {config}); give the data with `data`.")
+    parts = [_as_path(content.get(name)) for name in ("output_dir", "experiment_name", "method_name", "timestamp")]
+    run = None if None in parts else Path(*(part for part in parts if part is not None))
+    place = place_of_data(named, config, run)
+    if place is None:
+        raise MNIFError(missing_data(named, config))
+    return place
 
 
 def find_config(load_config: Path | str) -> Path | None:
@@ -275,20 +279,27 @@ def _read_config(config: Path) -> dict[str, Any]:
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", plain)
     try:
         content: Any = yaml.load(config.read_text(encoding="utf-8"), Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OSError, ValueError, RecursionError, TypeError) as error:
         raise MNIFError(f"{config}: not a readable config.yml ({error}); give the data with `data`.") from None
     if not isinstance(content, dict):
         raise MNIFError(f"{config}: not the config.yml of a run; give the data with `data`.")
     return content
 
 
-def _data_of(config: Path) -> Path | None:
-    """The data folder that a config.yml names."""
-    content = _read_config(config)
-    pipeline = content.get("pipeline") or {}
-    manager = pipeline.get("datamanager") or {}
-    parser = manager.get("dataparser") or {}
-    for value in (content.get("data"), manager.get("data"), parser.get("data")):
-        if value:
-            return Path(*value) if isinstance(value, list) else Path(str(value))
-    return None
+def _data_of(content: dict[str, Any]) -> Path | None:
+    """The data folder that the content of a config.yml names."""
+    pipeline = _mapping(content.get("pipeline"))
+    manager = _mapping(pipeline.get("datamanager"))
+    parser = _mapping(manager.get("dataparser"))
+    found = map(_as_path, (content.get("data"), manager.get("data"), parser.get("data")))
+    return next((path for path in found if path is not None), None)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _as_path(value: Any) -> Path | None:
+    """A path as config.yml has it: a text, or a list of its parts."""
+    parts = value if isinstance(value, list) else [value]
+    return Path(*parts) if value and all(isinstance(part, str) for part in parts) else None

@@ -109,7 +109,7 @@ def write_document(
         (folder / "report.html", head + MarkdownIt("js-default").render("\n".join(text))),
     ):
         with atomic_file(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8", errors="replace")
         paths.append(path)
     facts = {section.key: section.facts for section in sections}
     write_json(folder / f"{name}.json", rounded({**about, **facts}))

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 # Grid, its logarithm, the padded copy marching cubes reads (as double), and a margin for the triangles.
+_MOST_SMOOTHING = 1000  # steps
 _BYTES_PER_CELL = 24
 # Log densities are cut here: farther from the surface than a factor of 400 they only shift vertices towards
 # a node.
@@ -208,6 +209,8 @@ def check_request(resolution: int, options: MeshOptions) -> None:
         raise MNIFError(f"keep {keep!r} is not known; use largest or all.")
     if smooth < 0:
         raise MNIFError(f"smooth {smooth} is negative; use 0 for none, or about 10.")
+    if smooth > _MOST_SMOOTHING:
+        raise MNIFError(f"smooth {smooth:,} leaves nothing of a shape; use at most {_MOST_SMOOTHING:,}, or about 10.")
     if max_faces is not None:
         check_faces("max_faces", max_faces)
 

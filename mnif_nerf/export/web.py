@@ -211,7 +211,7 @@ def write_web_page(
     model = _model(objects, scene, precision)
     content = _page(model, scene.drawing, text)
     with atomic_file(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8", errors="replace")
     return path
 
 

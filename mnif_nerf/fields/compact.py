@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,9 +72,12 @@ class CompactField(nn.Module):
             MNIFError: a family that this version does not know.
         """
         layers = range(int(about["layers"]))
-        weights = [tensors[f"{prefix}weights.{layer}"] for layer in layers]
-        biases = [tensors[f"{prefix}biases.{layer}"] for layer in layers]
-        if [bias.shape for bias in biases] != [weight.shape[:1] for weight in weights]:
+        weights = [tensors[f"{prefix}weights.{layer}"].float() for layer in layers]
+        biases = [tensors[f"{prefix}biases.{layer}"].float() for layer in layers]
+        flat = any(weight.ndim != 2 or 0 in weight.shape for weight in weights) or not weights
+        if flat or [bias.shape for bias in biases] != [weight.shape[:1] for weight in weights]:
+            raise ValueError("its layers do not fit one another")
+        if any(after.shape[1] != before.shape[0] for before, after in itertools.pairwise(weights)):
             raise ValueError("its layers do not fit one another")
         # Files of version 0.1.0 hold radiance fields and do not say so; those before families hold SIRENs.
         head, family = about.get("head", "radiance"), about.get("family", "siren")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,9 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import families
 from mnif_nerf.fields.heads import HEADS
 from mnif_nerf.fields.network import NetworkForm, layer_shapes, num_parameters
+from mnif_nerf.limits import is_number
 
+_MOST, _MOST_LAYERS = 10_000_000, 1000  # of a width or a number of bases, and of layers or channels
 _REFERENCE = 64  # width, latent size and number of bases at which units are 1 or near it
 
 MODULATIONS = ("mixture", "shift", "low-rank")
@@ -73,24 +74,28 @@ class FieldSpec:
 
     def __post_init__(self) -> None:
         for name in ("in_features", "out_features", "width", "num_bases", "latent_dim", "rank"):
-            if getattr(self, name) < 1:
-                raise MNIFError(f"`{name}` of the field is {getattr(self, name)}; it must be at least 1.")
+            self._require(name, 1, "at least 1", _MOST_LAYERS if name in ("in_features", "out_features") else _MOST)
         for name in ("hidden_layers", "fourier_features"):
-            if getattr(self, name) < 0:
-                raise MNIFError(f"`{name}` of the field is {getattr(self, name)}; it must be 0 or more.")
-        if not (math.isfinite(self.w0) and self.w0 > 0):
+            self._require(name, 0, "0 or more", _MOST_LAYERS if name == "hidden_layers" else _MOST)
+        if not (is_number(self.w0) and self.w0 > 0):
             raise MNIFError(f"`w0` of the field is {self.w0}; it must be a positive number (the paper uses 30).")
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise MNIFError(
-                    f"`{name}` of the field is {getattr(self, name)!r}; choose one of {', '.join(allowed)}."
-                )
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in allowed:
+                raise MNIFError(f"`{name}` of the field is {value!r}; choose one of {', '.join(allowed)}.")
 
         if self.modulation == "shift" and len(self.learned_shapes) < 2:
             raise MNIFError(
                 "`modulation` of the field is 'shift', and this network has no learned hidden layer to shift; set "
                 "`hidden_layers` to 1 or more."
             )
+
+    def _require(self, name: str, least: int, words: str, most: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise MNIFError(f"`{name}` of the field is {value}; it must be {words}.")
+        if value > most:
+            raise MNIFError(f"`{name}` of the field is {value:,}; it must be {most:,} at most.")
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -117,6 +122,19 @@ class FieldSpec:
     def parameters_per_instance(self) -> int:
         """Parameters of the collapsed network of one instance."""
         return num_parameters(self.shapes)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the whole field: basis networks or the shared one, and the projection of latents."""
+        layers = self.learned_shapes
+        if self.modulation == "mixture":
+            per_basis = len(layers) if self.coefficients == "layer-wise" else 1
+            return self.num_bases * (num_parameters(layers) + (self.latent_dim + 1) * per_basis)
+        if self.modulation == "shift":
+            return num_parameters(layers) + self.latent_dim * sum(out for out, _ in layers[:-1])
+        sides = sum(out + fan_in + 1 for out, fan_in in layers)
+        columns = sum(fan_in + 1 for _, fan_in in layers)
+        return num_parameters(layers) + self.rank * (self.latent_dim * sides + columns)
 
     @property
     def weight_units(self) -> list[float]:
@@ -150,6 +168,8 @@ class FieldSpec:
         Raises:
             MNIFError: a key this version does not know, or a value out of range.
         """
+        if not isinstance(values, dict):
+            raise MNIFError(f"field specification {values!r} is no list of names and values; train the model again.")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -76,6 +76,9 @@ class LatentSpace:
         return (latents - self.mean) @ self.basis / self.scale
 
 
+_MOST_STEPS, _FASTEST = 1_000_000, 100.0
+
+
 @dataclass(frozen=True)
 class SearchConfig:
     """Settings of a search.
@@ -96,8 +99,10 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise MNIFError(f"`steps` is {self.steps}, which leaves nothing to do; use at least 1 (200 is usual).")
-        if not 0 < self.lr < float("inf"):
-            raise MNIFError(f"`lr` {self.lr}: must be a positive number (0.1 is usual).")
+        if self.steps > _MOST_STEPS:
+            raise MNIFError(f"`steps` is {self.steps:,}; use at most {_MOST_STEPS:,} (200 is usual).")
+        if not 0 < self.lr <= _FASTEST:
+            raise MNIFError(f"`lr` {self.lr}: must be above 0 and at most {_FASTEST:g} (0.1 is usual).")
         if not 0 <= self.weight < float("inf"):
             raise MNIFError(f"`weight` {self.weight}: must be 0 or more.")
         if self.regulariser not in REGULARISERS:

@@ -7,6 +7,7 @@ signal they describe, or nerfstudio, whose pipeline and trainer are thin adapter
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from mnif_nerf.latents.table import LatentTable
 from mnif_nerf.latents.watch import TrainingWatch, total
 from mnif_nerf.machine import ThreadTuner, denormals_flushed, threads_are_given
 from mnif_nerf.random import stream
+
+_LARGEST = 1e6  # of a weight or a latent number; those of trained models are below 100
 
 
 class Stage1Task(Protocol):
@@ -172,17 +175,20 @@ class Stage1Model(nn.Module):
         return encode(objective, instances, self.inner_rates(), self.meta, batch)
 
     def require_finite(self, step: int) -> None:
-        """Refuse latents that are not finite.
+        """Refuse networks and latents of numbers that nothing can be made of.
 
         Raises:
             MNIFError: training has diverged.
         """
-        if not bool(torch.isfinite(self.latents.weight).all()):
-            other = "the latents' learning rate" if self.meta is None else "`inner_lr`"
-            raise MNIFError(
-                f"training has diverged at step {step} (latents are not finite); use smaller learning rates "
-                f"(that of the fields, or {other})."
-            )
+        for name, value in (("latents", self.latents.weight), *self.named_parameters()):
+            largest = float(value.detach().abs().max()) if value.numel() else 0.0
+            if not largest < _LARGEST:  # NaN too
+                own = "the latents' learning rate" if self.meta is None else "`inner_lr`"
+                found = "are not finite" if not math.isfinite(largest) else f"have grown to {largest:.0e}"
+                raise MNIFError(
+                    f"training has diverged at step {step} ({name} {found}), so nothing is written; use smaller "
+                    f"learning rates (that of the fields, or {own})."
+                )
 
     # --------------------------------------------------------------------------------------------- checkpoint
 

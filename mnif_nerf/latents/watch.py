@@ -11,6 +11,7 @@ from mnif_nerf.latents.meta import MetaConfig, Objective, adapt
 
 _WINDOW = 100  # steps whose mean loss is compared
 _RISE = 1.3  # of a window's mean over the least one before
+_FEWEST, _SHORT_RISE = 5, 3.0  # steps of a short run, and the rise of their mean over the first that is a breakdown
 _STEPS_BETWEEN_CHECKS = 400  # of latents
 _VISITS = 20  # steps with an instance, before its latent can be blamed
 _USE = 0.98  # of another instance's loss, which an instance's own latent has to stay below
@@ -33,6 +34,8 @@ class TrainingWatch:
         self._sum: Tensor | float = 0.0
         self._count = 0
         self._least = float("inf")
+        self._first: Tensor | None = None
+        self._risen = ""
         self._high = self._useless = 0  # windows and checks in a row
         self._said: set[str] = set()
 
@@ -42,15 +45,31 @@ class TrainingWatch:
         A mean loss that stands a third above the least one before for two hundred steps does not come down again: the
         networks have saturated.
         """
+        self._first = loss.detach() if self._first is None else self._first
         self._sum, self._count = self._sum + loss.detach(), self._count + 1
         if self._count < _WINDOW:
             return
         mean, self._sum, self._count = float(self._sum) / self._count, 0.0, 0
         self._high = self._high + 1 if mean > _RISE * self._least else 0
-        if self._high == 2:
+        if self._high >= 2:
             change = f"from {self._least:.3g} to {mean:.3g}"
-            self._say("loss", f"step {step}: the loss has risen {change} and stays there; {_REMEDY}.")
+            self._risen = f"step {step}: the loss has risen {change} and stays there; {_REMEDY}."
+            self._say("loss", self._risen)
         self._least = min(self._least, mean)
+
+    @property
+    def broken(self) -> str:
+        """The sentence that says that the loss stands far above what it was, at this moment; "" where it does not.
+
+        Of a run of less than a hundred steps, the first step's loss is what it was.
+        """
+        if self._high >= 2:
+            return self._risen
+        if self._first is not None and self._least == float("inf") and self._count >= _FEWEST:
+            first, mean = float(self._first), float(self._sum) / self._count
+            if not mean <= _SHORT_RISE * first:
+                return f"the loss has risen from {first:.3g} to {mean:.3g}; {_REMEDY}."
+        return ""
 
     def due(self, step: int) -> bool:
         """Whether `latents` or `inner_loop` shall be called in this step."""

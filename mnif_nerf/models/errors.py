@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from mnif_nerf.errors import MNIFError, flag_paths, with_flags
+from mnif_nerf.errors import MNIFError, flag_paths, system_error, with_flags
 
 Result = TypeVar("Result")
 
@@ -28,6 +31,29 @@ def tell_user(function: Callable[..., Result]) -> Callable[..., Result]:
             raise SystemExit(f"error: {_as_told(error)}") from error
 
     return wrapper
+
+
+def tell_in_commands(program: str) -> None:
+    """Let what nobody catches end a command of nerfstudio's with a sentence: Ctrl-C, a full disk, a mistake.
+
+    Args:
+        program: `sys.argv[0]`; nothing is changed in other programs.
+    """
+    if not Path(program).name.startswith("ns-"):
+        return
+    before = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, MNIFError):
+            print(f"error: {_as_told(error)}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.errno is not None:
+            print(f"error: {system_error(error)}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("interrupted: nothing half-written was kept; run the same command again.", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = tell
 
 
 def _as_told(error: MNIFError) -> str:

@@ -9,21 +9,32 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 from torch import Tensor
 from torch.nn import Parameter
 
+from mnif_nerf.data.sampling.views import choose_scene
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.modalities.grid_training import front_camera
 from mnif_nerf.modalities.training import Evaluation, TrainingData
 from mnif_nerf.models.base import InstanceModel
+from mnif_nerf.models.dataparser import make_cameras, make_outputs
 from mnif_nerf.models.errors import tell_user
+from mnif_nerf.pipelines.run_data import StoredData, is_data
+from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.saved_settings import SavedSettings
+
+_BLANK_PIXELS = 128
 
 
 @dataclass
@@ -31,6 +42,43 @@ class InstanceDataManagerConfig(SavedSettings, VanillaDataManagerConfig):
     """Data of many instances, one of which is shown."""
 
     _target: type = field(default_factory=lambda: InstanceDataManager)
+    missing: ClassVar[str] = ""
+    """The sentence that says that the data of a loaded run is not there."""
+    run_folder: ClassVar[Path | None] = None
+    """Folder of that run."""
+
+
+class BlankViews(InputDataset):
+    """Cameras around an object whose pictures are not there: white ones stand for them.
+
+    Args:
+        source: what is known of the data.
+        shown: index of the shown instance.
+        split: "train" or another, from higher up.
+    """
+
+    def __init__(self, source: StoredData, shown: int, split: str) -> None:
+        size, camera, shape = _BLANK_PIXELS, source.model.camera, (source.grid().get("shape") or ())
+        if source.model.kind.has_views:
+            count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
+            turns = [first + 360.0 * k / count for k in range(count)]
+            self.poses = torch.stack([orbit_pose(elevation, turn, camera["radius"]) for turn in turns])
+            self.camera = Intrinsics(camera["focal_over_width"] * size, size / 2, size / 2, size, size)
+        else:
+            self.poses, self.camera = front_camera(shape if len(shape) == 2 else (size, size))
+        own = self.camera
+        intrinsics = np.tile(np.float32([own.focal, own.cx, own.cy]), (len(self.poses), 1))
+        cameras = make_cameras(self.poses.numpy(), intrinsics, own.height, own.width, np.full(len(self.poses), shown))
+        paths = [Path(f"{view:06d}.png") for view in range(len(self.poses))]
+        super().__init__(make_outputs(paths, cameras, source.names, shown))
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray:
+        """uint8 `[H, W, 3]`."""
+        return np.full((self.camera.height, self.camera.width, 3), 255, np.uint8)
+
+
+def _as_option(why: str) -> str:
+    return why.replace("`data`", "--data")
 
 
 class InstanceDataManager(VanillaDataManager):
@@ -68,12 +116,37 @@ class InstanceDataManager(VanillaDataManager):
         self.includes_time = False
         self.exclude_batch_keys_from_device = ["image", "mask"]
         self.seed = torch.initial_seed() % 2**31
-        self.open()
+        if config.missing and config.run_folder is not None and test_mode != "val" and not self._has_data():
+            self._open_without_data(config.run_folder / "model", config.missing)
+        else:
+            self.open()
         DataManager.__init__(self)
 
     def open(self) -> None:
         """Set `source`, the data sets and `train_dataparser_outputs`; module state is not there yet."""
         raise NotImplementedError
+
+    def _has_data(self) -> bool:
+        """Whether the data is there after all: ns-render dataset names it by an option of its own."""
+        named = self.config.data or getattr(getattr(self.config, "dataparser", None), "data", None)
+        return named is not None and is_data(Path(named))
+
+    def _open_without_data(self, model: Path, why: str) -> None:
+        """Take names, grid and camera from the model folder; pictures are blank, and what reads data says why not.
+
+        Raises:
+            MNIFError: there is no model folder either.
+        """
+        if not (model / "config.json").is_file():
+            raise MNIFError(why)
+        CONSOLE.print(f"[yellow]{escape(_as_option(why))} Until then only what needs no data works.", soft_wrap=True)
+        source = StoredData(self.config, model, _as_option(why))
+        parser = getattr(self.config, "dataparser", None)
+        wanted = getattr(self.config, "instance", "") or getattr(parser, "scene", "")
+        shown = choose_scene(source.names, str(wanted))
+        self.source = source
+        self.train_dataset, self.eval_dataset = (BlankViews(source, shown, split) for split in ("train", "test"))
+        self.train_dataparser_outputs = self.train_dataset._dataparser_outputs
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ class MNIFDataManager(InstanceDataManager):
     def facts(self) -> dict[str, Any]:
         """See `InstanceDataManager`; in test modes the camera is that of the shown scene, for which no store is
         opened."""
-        return self.source.facts() if self.test_mode == "val" else {"camera": self.camera()}
+        return self.source.facts() if self.test_mode == "val" or self.config.missing else {"camera": self.camera()}
 
     def eval_losses(
         self, model: InstanceModel, evaluation: Evaluation, step: int

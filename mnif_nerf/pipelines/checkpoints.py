@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,21 @@ def damaged_checkpoint(file: Path | None, error: Exception) -> MNIFError:
     return MNIFError(f"{file}: cannot be loaded ({reason}); it is damaged or of another configuration or version.")
 
 
+def verify_checkpoint(file: Path) -> None:
+    """Compare every part of a checkpoint with the checksum that was written with it; torch itself does not.
+
+    Raises:
+        MNIFError: a byte is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        raise damaged_checkpoint(file, error) from error
+    if broken is not None:
+        raise MNIFError(f"{file}: is damaged ({broken} is not what was written); go on from another checkpoint.")
+
+
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU.
 
@@ -89,6 +105,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise MNIFError(f"{file}: no such checkpoint.")
+    verify_checkpoint(file)
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         _ = state["step"], state["pipeline"], state["optimizers"]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MNIFPipeline", "NeuralImage", "NeuralObject", "NeuralRadiance", "NeuralShape"]
 
+_DEVICES = ("cpu", "cuda")
+
 
 class MNIFPipeline(Editor):
     """A trained category: sample new objects, bring back training instances, interpolate, find neighbours.
@@ -232,6 +234,8 @@ def _choose_device(device: torch.device | str | None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise MNIFError(f"device {device!r} is not known; use cpu or cuda.") from None
+    if chosen.type not in _DEVICES:
+        raise MNIFError(f"`device` {device} cannot be computed on here; use {' or '.join(_DEVICES)}.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise MNIFError(f"device {device} is not available on this machine; leave `device` out, or use cpu.")
     return chosen

@@ -26,6 +26,7 @@ from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json, write_json
 from mnif_nerf.latents.rarity import TYPICAL
+from mnif_nerf.limits import is_number
 from mnif_nerf.metrics.integrity import Judgement, Yardstick
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.decoder import Decoder
@@ -199,7 +200,15 @@ def _stored(path: Path, digest: str) -> dict[str, Any] | None:
     except MNIFError:
         return None
     ours = isinstance(content, dict) and content.get("digest") == digest and content.get("version") == VERSION
-    return content if ours else None
+    return content if ours and _is_sound(content) else None
+
+
+def _is_sound(content: dict[str, Any]) -> bool:
+    """Whether ranges and count are what `_keep` writes: a folder may come from anywhere."""
+    ranges, count = content.get("ranges"), content.get("count")
+    pairs = list(ranges.values()) if isinstance(ranges, dict) else [None]
+    each = all(isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in pairs)
+    return each and isinstance(count, int) and count > 0
 
 
 def _keep(path: Path, yardstick: Yardstick, digest: str) -> None:

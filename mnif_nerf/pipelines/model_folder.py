@@ -29,30 +29,37 @@ from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import (
     atomic_folder,
-    check_keys,
+    is_leftover,
     read_json,
-    read_tensors,
     recover_folder,
     write_json,
     write_tensors,
 )
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.meta import MetaConfig
+from mnif_nerf.pipelines.model_checks import (
+    FORMAT,
+    FORMAT_VERSION,
+    check_kind,
+    check_latents,
+    check_rates,
+    load_weights,
+    read_cells,
+    read_model_config,
+    read_tensor,
+    read_weights,
+)
 from mnif_nerf.rendering.cameras import default_camera
 
 if TYPE_CHECKING:
     from mnif_nerf.modalities import Modality
     from mnif_nerf.priors.prior import LatentPrior
 
-FORMAT = "mnif_nerf"
-FORMAT_VERSION = 1
-ADAPTATIONS = ("auto-decoding", "meta-learning")
 _ENTRIES = (
     "config.json", "field.safetensors", "latents.safetensors", "rates.safetensors", "bounds.safetensors",
     "integrity.json", "prior",
 )  # fmt: skip
 PRIOR_VARIANCE = 0.95
-_REMEDY = "copy the model folder whole, or train again"
 
 
 @dataclass
@@ -194,7 +201,7 @@ def check_replaceable(folder: Path, also: Sequence[str] = ()) -> None:
     config = folder / "config.json"
     content = read_json(config) if config.is_file() else {}
     ours = isinstance(content, dict) and content.get("format") == FORMAT
-    strange = [name for name in entries if not ours or name not in (*_ENTRIES, *also)]
+    strange = [name for name in entries if not ours or not (name in (*_ENTRIES, *also) or is_leftover(name))]
     if strange:
         raise MNIFError(
             f"{folder}: holds something else than a model ({strange[0]}); choose an empty or new folder, or move that "
@@ -209,9 +216,9 @@ def write_model(model: StoredModel, folder: Path | str) -> Path:
         MNIFError: latents, rates or a modality that do not fit the field, or a disk that cannot take it.
     """
     folder = Path(folder)
-    _check_latents(model.latents, model.names, model.field.spec, folder)
-    _check_kind(model.modality, model.grid, model.adaptation, model.field.spec, folder)
-    _check_rates(model.rates, model.adaptation, model.field.spec, folder)
+    check_latents(model.latents, model.names, model.field.spec, folder)
+    check_kind(model.modality, model.grid, model.adaptation, model.field.spec, folder)
+    check_rates(model.rates, model.adaptation, model.field.spec, folder)
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -251,10 +258,10 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
             other.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_model_config(folder, tuple(entry.name for entry in dataclasses.fields(StoredModel)))
     try:
-        field = build_field(FieldSpec.from_dict(config["field"]))
-        names = tuple(str(name) for name in config["names"])
+        spec = FieldSpec.from_dict(config["field"])
+        names = tuple(config["names"])
         half_extent, camera = float(config.get("half_extent", 0.5)), {**default_camera(), **config.get("camera", {})}
         # Folders of version 0.1.0 say "radiance", and neither grid nor adaptation.
         modality, grid = str(config.get("modality", "radiance")), config.get("grid")
@@ -263,15 +270,17 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
         if isinstance(error, MNIFError):
             raise MNIFError(f"{folder / 'config.json'}: {error}") from None
         raise MNIFError(f"{folder / 'config.json'}: incomplete ({error!r}); train the model again.") from None
-    _check_kind(modality, grid, adaptation, field.spec, folder / "config.json")
-    _load_field(field, folder / "field.safetensors")
-    latents = _read_tensor(folder / "latents.safetensors", "latents").float()
-    _check_latents(latents, names, field.spec, folder / "latents.safetensors")
+    check_kind(modality, grid, adaptation, spec, folder / "config.json")
+    weights = read_weights(spec, folder / "field.safetensors")
+    field = build_field(spec)
+    load_weights(field, weights, folder / "field.safetensors")
+    latents = read_tensor(folder / "latents.safetensors", "latents")
+    check_latents(latents, names, spec, folder / "latents.safetensors")
     rates = None
     if adaptation["method"] == "meta-learning" or (folder / "rates.safetensors").is_file():
-        rates = _read_tensor(folder / "rates.safetensors", "rates").float()
-    _check_rates(rates, adaptation, field.spec, folder / "rates.safetensors")
-    cells = _read_cells(folder / "bounds.safetensors")
+        rates = read_tensor(folder / "rates.safetensors", "rates")
+    check_rates(rates, adaptation, spec, folder / "rates.safetensors")
+    cells = read_cells(folder / "bounds.safetensors")
     return StoredModel(
         field=field.to(device).eval().requires_grad_(False),
         latents=latents.to(device),
@@ -306,8 +315,6 @@ def read_prior(folder: Path, latent_dim: int, device: torch.device | str = "cpu"
             f"{folder / 'prior'}: made for latents of {prior.latent_dim} numbers, but the field takes "
             f"{latent_dim}; train it again with mnif-train-prior."
         )
-    if not all(torch.isfinite(value).all() for value in prior.state().values()):
-        raise MNIFError(f"{folder / 'prior'}: NaN or infinite weights; train it again with mnif-train-prior.")
     return prior
 
 
@@ -317,87 +324,3 @@ def write_prior(prior: LatentPrior, folder: Path | str) -> Path:
     with atomic_folder(target, replace=True) as temporary:
         prior.save(temporary)
     return target
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise MNIFError(f"{folder / 'config.json'}: not a model of mnif_nerf; give the folder that training wrote.")
-    if config.get("format_version") != FORMAT_VERSION:
-        written = config.get("versions", {}).get("mnif_nerf", "unknown")
-        raise MNIFError(
-            f"{folder / 'config.json'}: format version {config.get('format_version')} (written by mnif_nerf "
-            f"{written}), but this version reads {FORMAT_VERSION}; install the matching one, or train again."
-        )
-    fields = ("format", "format_version", *(field.name for field in dataclasses.fields(StoredModel)))
-    check_keys(config, fields, folder / "config.json", _REMEDY)
-    parts = {"camera": set(default_camera()), "adaptation": {"method", "inner_steps", "inner_lr", "first_order"}}
-    for part, known in parts.items():
-        check_keys(config.get(part, {}), known, f"{folder / 'config.json'}: {part}", _REMEDY)
-    return config
-
-
-def _load_field(field: ModulatedField, path: Path) -> None:
-    state = read_tensors(path, _REMEDY)[0]
-    for name, value in state.items():
-        if not torch.isfinite(value).all():
-            raise MNIFError(f"{path}: {name} has NaN or infinite weights; train the model again.")
-    try:
-        field.load_state_dict(state)
-    except RuntimeError:
-        raise MNIFError(
-            f"{path}: its weights do not fit the field of config.json; the two come from different runs."
-        ) from None
-
-
-def _check_latents(latents: Tensor, names: tuple[str, ...], spec: FieldSpec, place: Path) -> None:
-    if latents.ndim != 2 or latents.shape[1] != spec.latent_dim:
-        raise MNIFError(
-            f"{place}: latents of shape {list(latents.shape)}, but the field takes {spec.latent_dim} numbers "
-            "each; the two come from different runs."
-        )
-    if len(latents) != len(names):
-        raise MNIFError(f"{place}: {len(latents)} latents for {len(names)} instance names; they must be as many.")
-    if not torch.isfinite(latents).all():
-        raise MNIFError(f"{place}: NaN or infinite latents; train the model again with a lower learning rate.")
-
-
-def _check_kind(modality: str, grid: Any, adaptation: dict[str, Any], spec: FieldSpec, place: Path) -> None:
-    """Refuse a modality, a grid or an adaptation that is not known or does not fit the field."""
-    modalities.get(modality, place).check_field(spec, grid, place)
-    if adaptation.get("method") not in ADAPTATIONS:
-        raise MNIFError(
-            f"{place}: adaptation {adaptation.get('method')!r} is not known; this version has {', '.join(ADAPTATIONS)}."
-        )
-    steps, rate = adaptation.get("inner_steps"), adaptation.get("inner_lr")
-    if adaptation["method"] == "meta-learning" and not (isinstance(steps, int) and isinstance(rate, (int, float))):
-        raise MNIFError(
-            f"{place}: adaptation {adaptation!r} lacks inner_steps and inner_lr as numbers; train the model again."
-        )
-
-
-def _check_rates(rates: Tensor | None, adaptation: dict[str, Any], spec: FieldSpec, place: Path) -> None:
-    if rates is None:
-        if adaptation["method"] == "meta-learning":
-            raise MNIFError(f"{place}: meta-learning needs the learned rates of its inner loop; store them too.")
-    elif rates.shape != (spec.latent_dim,) or not torch.isfinite(rates).all():
-        raise MNIFError(
-            f"{place}: rates of shape {list(rates.shape)} where {spec.latent_dim} finite numbers are expected; "
-            "train the model again."
-        )
-
-
-def _read_cells(path: Path) -> Tensor | None:
-    if not path.is_file():
-        return None
-    cells = _read_tensor(path, "cells").bool()
-    if cells.ndim != 3 or len(set(cells.shape)) != 1:
-        raise MNIFError(f"{path}: cells of shape {list(cells.shape)}, expected [G, G, G]; delete it to go without.")
-    return cells
-
-
-def _read_tensor(path: Path, name: str) -> Tensor:
-    tensors = read_tensors(path, _REMEDY)[0]
-    if name not in tensors:
-        raise MNIFError(f"{path}: has no tensor named {name!r} (it holds {', '.join(sorted(tensors)) or 'nothing'}).")
-    return tensors[name]

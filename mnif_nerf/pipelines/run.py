@@ -27,6 +27,7 @@ from mnif_nerf.pipelines.checkpoints import (
     require_instances,
     write_checkpoint,
 )
+from mnif_nerf.pipelines.run_checks import check_run, has_model, why_not_kept
 from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
 from mnif_nerf.pipelines.run_settings import RunSettings, dump_settings
 from mnif_nerf.pipelines.time_plan import TimePlan
@@ -51,16 +52,13 @@ class TrainingRun:
 
     def __init__(self, settings: RunSettings, say: Callable[[str], None] = print) -> None:
         self.settings, self.say = settings, say
+        if settings.data is not None:
+            settings.pipeline.datamanager.data = settings.data
+        check_run(settings, settings.run_folder())
         self.plan = TimePlan(settings, say)
         pipeline, machine = settings.pipeline, settings.machine
-        if machine.num_devices != 1:
-            raise MNIFError(
-                f"`num_devices` is {machine.num_devices}; training on several devices is not supported yet."
-            )
         if machine.device_type == "auto":
             machine.device_type = "cuda" if default_device_type() == "cuda" else "cpu"
-        if settings.data is not None:
-            pipeline.datamanager.data = settings.data
         self.device = torch.device(machine.device_type)
         seed_everything(machine.seed)
         self.training = modalities.get(pipeline.datamanager.modality).training
@@ -112,7 +110,9 @@ class TrainingRun:
         state = {"step": step, "pipeline": weights, **self.optimizers.state_dict(), "scalers": {}}
         if "steps" in self.plan.kept:
             state["time_plan"] = self.plan.kept
-        return write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
+        written = write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
+        self._write_config()
+        return written
 
     def written(self) -> Run:
         """What the run folder is made of."""
@@ -132,13 +132,17 @@ class TrainingRun:
             SystemExit: interrupted by the user; the sentence says how to go on.
         """
         total = self.settings.max_num_iterations
-        self._write_config()
+        if not has_model(self.folder):  # else that model's settings stay until there is a checkpoint of these
+            self._write_config()
         self.say(f"Run folder: {self.folder}")
         if self.first_step >= total:
             self.say(nothing_left(total))
         try:
             if self.first_step < total:
                 self._train(total)
+            why = why_not_kept(self.trainer, self.folder, self.last_step)
+            if why:
+                raise MNIFError(why)
             self.save(self.last_step)
         except KeyboardInterrupt:
             raise SystemExit(how_to_resume(self.settings.checkpoint_folder(), self.last_step)) from None
@@ -155,7 +159,8 @@ class TrainingRun:
         with _Reports(self, total) as reports:
 
             def planned(steps: int) -> None:
-                self._write_config()
+                if not has_model(self.folder):
+                    self._write_config()
                 reports.set_total(steps)
 
             self.plan.start(self.trainer, self.data, planned)
@@ -233,8 +238,15 @@ class _Reports:
         if _due(step, settings.steps_per_eval_all_images):
             self._scalars(step, self.run.evaluate(step))
         if _due(step, settings.steps_per_save):
-            self.run.save(step)
-            write_run_model(self.run.written(), step)
+            self._save(step)
+
+    def _save(self, step: int) -> None:
+        why = why_not_kept(self.run.trainer, self.run.folder, step)
+        if why:
+            self.run.say(why)
+            return
+        self.run.save(step)
+        write_run_model(self.run.written(), step)
 
     def _log(self, step: int, result: StepResult) -> None:
         values = {"loss": result.loss, **result.losses, **result.metrics}

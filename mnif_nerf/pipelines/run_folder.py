@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import describe
 from mnif_nerf.pipelines.model_folder import StoredModel, write_model, write_prior
+from mnif_nerf.pipelines.run_checks import finished_steps
 
 if TYPE_CHECKING:
     from mnif_nerf.latents.stage1 import Stage1Model
@@ -40,7 +41,8 @@ class Run:
 def write_run_model(run: Run, step: int, finished: bool = False) -> Path:
     """Write `<run>/model/` (field, latents, rates, bounds, settings), whole or not at all.
 
-    An older folder is replaced together with its prior, which would not fit the new latents.
+    An older folder is replaced together with its prior, which would not fit the new latents. A run that was begun anew
+    replaces a finished model of as many steps only when it is finished itself.
 
     Args:
         run: what is written.
@@ -51,6 +53,8 @@ def write_run_model(run: Run, step: int, finished: bool = False) -> Path:
         MNIFError: training has diverged, or the disk is full.
     """
     run.model.require_finite(step)
+    if not finished and finished_steps(run.folder) > step + 1:
+        return run.folder / "model"
     stored = stored_model(run.model, run.data.facts())
     stored.training = {
         "steps": step + 1,
@@ -97,7 +101,7 @@ def finish_run(run: Run, step: int, say: Callable[[str], None] = print) -> None:
         say: prints a line.
 
     Raises:
-        MNIFError: see `write_run_model`.
+        MNIFError: see `write_run_model`; or the prior has diverged, or could not be written.
         SystemExit: interrupted by the user; the sentence says how to go on.
     """
     config = run.folder / "config.yml"
@@ -111,14 +115,21 @@ def finish_run(run: Run, step: int, say: Callable[[str], None] = print) -> None:
 
 
 def _finish(run: Run, step: int, config: Path, say: Callable[[str], None]) -> None:
+    from mnif_nerf.priors.prior import NothingToLearnError
+
     folder = write_run_model(run, step, finished=True)
     with_prior = False
     if run.settings.train_prior:
         try:
             _train_prior(run, folder)
             with_prior = True
-        except MNIFError as error:
+        except NothingToLearnError as error:
             say(f"No prior was trained: {error}")
+        except MNIFError as error:
+            say(f"Model folder: {folder}")
+            raise MNIFError(
+                f"no prior was trained: {str(error).rstrip('.')}; then mnif-train-prior --load-config {config}."
+            ) from error
     say(f"Model folder: {folder}")
     if not with_prior:
         say(f"Next: mnif-train-prior --load-config {config}")
@@ -134,4 +145,5 @@ def _train_prior(run: Run, folder: Path) -> None:
 
     config = PriorConfig(steps=run.settings.prior_steps or None, explained_variance=run.settings.prior_variance)
     prior = LatentPrior.fit(run.model.latents.weight.detach(), config)
+    prior.require_sound()
     write_prior(prior.to("cpu"), folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,27 @@ from torch.nn import functional as F
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import from_description
+from mnif_nerf.limits import require_count, require_number
+
+_MOST, _MOST_BLOCKS = 1_000_000, 1000
+
+
+def check_sizes(spec: Any) -> None:
+    """Refuse what is no whole number, or beyond any network, among the sizes of a denoiser.
+
+    Args:
+        spec: `DenoiserSpec` or `FunctaSpec`.
+
+    Raises:
+        MNIFError: with the first.
+    """
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if field.name == "dropout":
+            require_number("dropout of the denoiser", value, 0.0, 1.0)
+        else:
+            most = _MOST_BLOCKS if field.name == "blocks" else _MOST
+            require_count(f"`{field.name}` of the denoiser", value, -_MOST, most)
 
 
 @dataclass(frozen=True)
@@ -33,6 +54,7 @@ class DenoiserSpec:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         if min(self.dim, self.width, self.blocks) < 1 or self.time_features < 2 or self.time_features % 2:
             raise MNIFError(
                 f"denoiser: dim {self.dim}, width {self.width}, blocks {self.blocks}, time features "

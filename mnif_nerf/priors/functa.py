@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import from_description
-from mnif_nerf.priors.denoiser import time_embedding
+from mnif_nerf.priors.denoiser import check_sizes, time_embedding
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class FunctaSpec:
     groups: int = 16
 
     def __post_init__(self) -> None:
+        check_sizes(self)
         if min(self.dim, self.width, self.groups) < 1 or self.width % self.groups:
             raise MNIFError(
                 f"denoiser: dim {self.dim}, width {self.width}, groups {self.groups}; all must be positive and the "

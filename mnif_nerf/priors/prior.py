@@ -6,6 +6,7 @@ denoiser, averaged weights, and a few-step sampler; or flow matching in place of
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from mnif_nerf.files import (
     from_description,
     read_json,
     read_tensors,
+    require_real,
     write_json,
     write_tensors,
 )
+from mnif_nerf.limits import require_memory
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
+from mnif_nerf.priors.description import FORMAT, FORMAT_VERSION, check_prediction, checked_header
 from mnif_nerf.priors.networks import AnyDenoiser, check_shapes, network_kind, network_name
 from mnif_nerf.priors.schedulers import (
     DEFAULT_STEPS,
@@ -36,24 +40,29 @@ from mnif_nerf.priors.schedulers import (
     scheduler_from_config,
 )
 from mnif_nerf.priors.training import (
+    Noising,
     OnStep,
     PriorConfig,
     TrainingReport,
     default_steps,
+    held_out_losses,
     threads_for,
     train_denoiser,
 )
 from mnif_nerf.priors.whitening import Whitening
 from mnif_nerf.progress import Advance, progress_bar
 
-FORMAT = "mnif_nerf.prior"
-FORMAT_VERSION = 1
 _SIZES = ("latent_dim", "dim", "num_latents")
 _KEYS = ("format", "format_version", *_SIZES, "whitening", "network", "denoiser", "training", "report")
 
 _CALIBRATION_SAMPLES = 512
+_JUDGED, _WORSE = 64, 3.0  # latents by which training is judged, and times the loss of a Gaussian that is divergence
 # A larger correction would hide a denoiser that has not learned anything.
 _GAIN_RANGE = (0.8, 1.25)
+
+
+class NothingToLearnError(MNIFError):
+    """There are too few latents for a prior, or they are all equal: no prior is possible, and nothing went wrong."""
 
 
 class LatentPrior:
@@ -104,7 +113,7 @@ class LatentPrior:
         whitening = Whitening.fit(latents.cpu(), config.whitening, config.rank, config.explained_variance)
         whitened = whitening.whiten(latents.cpu())
         if whitening.dim == 0 or not bool((whitened != whitened[0]).any()):
-            raise MNIFError(f"latents: all {len(latents)} are equal; train stage 1 before the prior.")
+            raise NothingToLearnError(f"latents: all {len(latents)} are equal; train stage 1 before the prior.")
         kept_out = min(round(config.held_out * len(latents)), len(latents) - 2)
         total = config.steps or default_steps(len(latents) - kept_out)
         spec = config.denoiser_spec(len(latents) - kept_out, whitening.dim)
@@ -210,11 +219,33 @@ class LatentPrior:
             raise MNIFError(f"temperature: {temperature}, expected a number of at least 0 (1 is the model itself).")
         if seed < 0:
             raise MNIFError(f"seed: {seed}, expected at least 0.")
+        if steps is not None and steps < 1:
+            raise MNIFError(f"steps: {steps}, expected at least 1.")
+        require_memory(8 * n * self.latent_dim, f"drawing {n:,} samples", "ask for fewer")
         parts = []
         for first in range(0, n, batch):
             streams = sample_streams(min(batch, n - first), seed, first)
             parts.append(self.whitening.unwhiten(self._draw(streams, sampler, steps, temperature)))
         return torch.cat(parts)
+
+    def require_sound(self) -> None:
+        """Refuse a prior whose training has diverged: it would be written over a better one.
+
+        Raises:
+            MNIFError: weights that are not finite, or a loss far above that of a Gaussian, which needs no training.
+        """
+        finite = all(bool(torch.isfinite(value).all()) for value in self.state().values())
+        own = gaussian = math.nan
+        if finite:
+            config, some = self.config, self.train[:_JUDGED].cpu()
+            noising = Noising(config.prediction, config.num_train_timesteps, config.schedule)
+            own, gaussian = held_out_losses(self.denoiser, noising, some, self.device)
+        if not own <= _WORSE * gaussian:
+            found = f"its loss is {own:.3g}, that of a Gaussian {gaussian:.3g}" if finite else "NaN or infinite weights"
+            raise MNIFError(
+                f"the training of the prior has diverged ({found}), so it is not written; use a smaller "
+                "`learning_rate` or `latent_noise`."
+            )
 
     def spacing(self) -> float:
         """The median distance from a training latent to its nearest other one, as a root mean
@@ -270,11 +301,15 @@ class LatentPrior:
         folder = Path(folder)
         if not (folder / "prior.json").is_file():
             raise MNIFError(f"{folder}: holds no latent prior (prior.json); train one with mnif-train-prior.")
-        content = _checked_header(folder / "prior.json")
+        content = checked_header(folder / "prior.json")
         check_keys(content, _KEYS, folder / "prior.json", "train the prior again")
         tensors = read_tensors(folder / "prior.safetensors", "train the prior again")[0]
+        require_real(tensors, folder / "prior.safetensors", "train the prior again")
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        scheduler_from_config(scheduler)
+        try:
+            scheduler_from_config(scheduler)
+        except MNIFError as error:
+            raise MNIFError(f"{folder / 'scheduler'}/{error}") from None
         try:
             spec_kind, denoiser_kind = network_kind(content, folder / "prior.json")
             spec = spec_kind.from_dict(content["denoiser"])
@@ -283,7 +318,10 @@ class LatentPrior:
             report = None if stored is None else from_description(TrainingReport, stored, "report", "train it again")
             sizes = (int(content["num_latents"]), int(content["latent_dim"]), int(content["dim"]))
             mode = str(content.get("whitening", "pca"))
-        except (KeyError, TypeError) as error:
+            check_prediction(content, scheduler, config)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            if isinstance(error, MNIFError):
+                raise MNIFError(f"{folder / 'prior.json'}: {error}") from None
             raise MNIFError(
                 f"{folder / 'prior.json'}: missing or unknown entry {error}; train the prior again."
             ) from None
@@ -293,14 +331,16 @@ class LatentPrior:
         weights = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
         denoiser.load_state_dict(weights, assign=True)
         mean, basis, scale = (tensors[f"whitening.{name}"] for name in ("mean", "basis", "scale"))
+        if not bool((scale > 0).all()):
+            raise MNIFError(f"{folder / 'prior.safetensors'}: whitening.scale is not above 0; train the prior again.")
         whitening = Whitening(mean, basis, scale, mode)
         calibration = (tensors["calibration.gain"], tensors["calibration.shift"])
         denoiser = denoiser.eval().requires_grad_(False)
         return cls(whitening, denoiser, scheduler, tensors["train"], calibration, config, report).to(device)
 
     def _draw(self, streams: list[torch.Generator], sampler: str, steps: int | None, temperature: float) -> Tensor:
-        if steps is not None and steps < 1:
-            raise MNIFError(f"steps: {steps}, expected at least 1.")
+        if steps is not None and sampler in BASELINES:
+            raise MNIFError(f"steps: {steps}, and the sampler {sampler} has none; leave them out.")
         if sampler == "gaussian":
             return sample_gaussian(self.train, streams, temperature)
         if sampler == "interpolation":
@@ -342,7 +382,9 @@ def _checked_table(latents: Tensor) -> Tensor:
     if latents.ndim != 2 or latents.shape[1] < 1:
         raise MNIFError(f"latents: shape {tuple(latents.shape)}, expected [N, D], one row per training instance.")
     if len(latents) < 2:
-        raise MNIFError(f"latents: {len(latents)}, expected at least 2; a prior needs more than one instance.")
+        raise NothingToLearnError(
+            f"latents: {len(latents)}, expected at least 2; a prior needs more than one instance."
+        )
     broken = (~torch.isfinite(latents)).any(1).nonzero().flatten().tolist()
     if broken:
         raise MNIFError(
@@ -350,15 +392,3 @@ def _checked_table(latents: Tensor) -> Tensor:
             "stage 1 again with a lower latent learning rate."
         )
     return latents.detach().float()
-
-
-def _checked_header(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise MNIFError(f"{path}: not the description of a latent prior; train one with mnif-train-prior.")
-    if content.get("format_version") != FORMAT_VERSION:
-        raise MNIFError(
-            f"{path}: format version {content.get('format_version')}, this package reads {FORMAT_VERSION}; "
-            "train the prior again with mnif-train-prior."
-        )
-    return content

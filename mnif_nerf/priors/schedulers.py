@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, first_line
+from mnif_nerf.limits import require_count
 
 SamplerName = Literal["dpm-solver++", "ddim", "ddpm", "flow-heun"]
 Prediction = Literal["v_prediction", "sample", "epsilon", "flow"]
@@ -41,6 +42,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "flow-heun": {"shift": 1.0},
 }
 # Our names for diffusers' schedules. "linear" runs from 1e-4 to 0.02, as in DDPM (Ho et al. 2020).
+_MOST_TIMESTEPS = 100_000
 _BETA_SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
 SCHEDULES: tuple[str, ...] = tuple(_BETA_SCHEDULES)
 
@@ -127,11 +129,14 @@ def scheduler_from_config(config: dict[str, Any], name: str | None = None, ddim_
         ddim_spacing: as in `make_scheduler`, where `name` is "ddim" and the file describes another.
 
     Raises:
-        MNIFError: the file describes a scheduler that this package does not use.
+        MNIFError: the file describes a scheduler that this package does not use, or none that works.
     """
+    if not isinstance(config, dict):
+        raise MNIFError(f"scheduler_config.json: holds {first_line(ValueError(repr(config)))}; train the prior again.")
     classes = {_class_of(sampler).__name__: sampler for sampler in SAMPLERS}
     described = classes.get(str(config.get("_class_name")))
-    total = int(config.get("num_train_timesteps", 1000))
+    total = config.get("num_train_timesteps", 1000)
+    require_count("scheduler_config.json: num_train_timesteps", total, 2, _MOST_TIMESTEPS)
     if described == "flow-heun":
         return make_scheduler(name or described, "flow", total)
     schedule = next((own for own, theirs in _BETA_SCHEDULES.items() if theirs == config.get("beta_schedule")), None)
@@ -143,7 +148,26 @@ def scheduler_from_config(config: dict[str, Any], name: str | None = None, ddim_
     if name is not None and name != described:
         return make_scheduler(name, config["prediction_type"], total, schedule, ddim_spacing)
     forced = {"clip_sample": False} if described in ("ddim", "ddpm") else {}
-    return _class_of(described).from_config(config, thresholding=False, **forced)
+    try:
+        scheduler = _class_of(described).from_config(config, thresholding=False, **forced)
+        betas = torch.as_tensor(scheduler.betas)
+        sound = betas.shape == (total,) and bool(((betas > 0) & (betas < 1)).all())
+    except Exception as error:  # whatever a value of another type does to diffusers
+        raise MNIFError(
+            f"scheduler_config.json: not settings of a {config['_class_name']} ({first_line(error)}); train the prior "
+            "again."
+        ) from error
+    if not sound:
+        raise MNIFError(
+            f"scheduler_config.json: its noise schedule is not {total} betas between 0 and 1; train the prior again."
+        )
+    return scheduler
+
+
+def described_prediction(config: dict[str, Any]) -> str:
+    """What the content of a `scheduler_config.json` says that the denoiser predicts."""
+    flow = config.get("_class_name") == _class_of("flow-heun").__name__
+    return "flow" if flow else str(config.get("prediction_type"))
 
 
 def _class_of(name: str) -> Any:

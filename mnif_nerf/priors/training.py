@@ -13,12 +13,24 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import from_description
+from mnif_nerf.limits import is_number, require_count, require_memory, require_number
 from mnif_nerf.machine import denormals_flushed, one_thread
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaSpec
 from mnif_nerf.priors.schedulers import PREDICTIONS, SCHEDULES, make_scheduler
 from mnif_nerf.priors.whitening import MODES, WhiteningMode
 from mnif_nerf.schedules import warmup_cosine
+
+# What is beyond any prior; time and memory are checked when it is trained.
+_MOST = {
+    "rank": 10**9,
+    "num_train_timesteps": 100_000,
+    "width": 1_000_000,
+    "blocks": 1000,
+    "steps": 10**9,
+    "batch_size": 10**9,
+}
+_ACTIVATIONS, _COPIES = 8, 5  # numbers kept of a feature of a block; weights, their gradient, average and two moments
 
 OnStep = Callable[[int, float], None]
 
@@ -77,19 +89,18 @@ class PriorConfig:
             raise MNIFError(f"prediction: unknown type {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
         if self.schedule not in SCHEDULES:
             raise MNIFError(f"schedule: unknown name {self.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
-        if self.steps is not None and self.steps < 1:
-            raise MNIFError(f"steps: {self.steps}, expected at least 1 training step.")
-        if self.batch_size < 1:
-            raise MNIFError(f"batch_size: {self.batch_size}, expected at least 1.")
+        for name, most in _MOST.items():
+            if getattr(self, name) is not None:
+                require_count(f"`{name}`", getattr(self, name), 2 if name == "num_train_timesteps" else 1, most)
+        require_count("`seed`", self.seed, 0, 2**63 - 1)
+        for name in ("latent_noise", "learning_rate", "weight_decay", "explained_variance"):
+            require_number(f"`{name}`", getattr(self, name), 0.0, above=name in ("learning_rate", "explained_variance"))
+        if not isinstance(self.calibrate, bool):
+            raise MNIFError(f"calibrate: {self.calibrate!r}, expected true or false.")
         shares = {"held_out": self.held_out, "dropout": self.dropout, "ema_decay": self.ema_decay}
         for name, share in shares.items():
-            if not 0 <= share < 1:
+            if not (is_number(share) and 0 <= share < 1):
                 raise MNIFError(f"{name}: {share}, expected a share in [0, 1).")
-        if self.latent_noise < 0 or self.learning_rate <= 0 or self.weight_decay < 0:
-            raise MNIFError(
-                f"latent_noise {self.latent_noise}, learning_rate {self.learning_rate}, weight_decay "
-                f"{self.weight_decay}: expected none below 0, and a learning rate above 0."
-            )
 
     def denoiser_spec(self, num_latents: int, dim: int) -> DenoiserSpec:
         """The denoiser's size for `num_latents` vectors of `dim` whitened dimensions."""
@@ -226,6 +237,7 @@ def train_denoiser(
     """
     from torch.optim.swa_utils import AveragedModel
 
+    _require_room(config.denoiser_spec(len(whitened), whitened.shape[1]), config)
     generator = torch.Generator().manual_seed(config.seed)
     train, held = _split(whitened, config.held_out, generator)
     steps = config.steps or default_steps(len(train))
@@ -259,6 +271,19 @@ def train_denoiser(
     if len(held):
         report.held_out_loss, report.gaussian_loss = held_out_losses(averaged, noising, held, device)
     return averaged, report
+
+
+def _require_room(spec: DenoiserSpec, config: PriorConfig) -> None:
+    """Refuse a denoiser, or a batch, that the free memory cannot hold."""
+    per_block = 2 * spec.width * (spec.width + spec.time_features + 3)
+    weights = 4 * _COPIES * (spec.blocks * per_block + 2 * spec.dim * spec.width)
+    batch = 4 * config.batch_size * (_ACTIVATIONS * spec.blocks * spec.width + 6 * spec.dim)
+    require_memory(
+        weights + batch,
+        f"a denoiser of `width` {spec.width:,} and {spec.blocks:,} `blocks` in batches (`batch_size`) of "
+        f"{config.batch_size:,}",
+        "use smaller ones",
+    )
 
 
 def _split(whitened: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

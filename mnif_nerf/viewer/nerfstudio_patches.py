@@ -20,6 +20,8 @@ from mnif_nerf.errors import first_line
 from mnif_nerf.rendering.cameras import orbit_pose
 
 MAX_FRUSTUMS = 16
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+_OPEN = f"--viewer.websocket-host {EVERYWHERE}"
 # Pictures a second while something moves, which decides how coarse they are. nerfstudio's 30 would be 60 rows on two
 # cores; a browser is sent no more than about a dozen anyway.
 _MOVING_FPS = 12
@@ -160,7 +162,21 @@ def true_address(viewer: Any) -> list[str]:
     if port != wanted:
         viewer.viewer_info = [line.replace(f":{wanted}", f":{port}") for line in viewer.viewer_info]
         sentences.append(f"Port {wanted} is in use by something else, so this viewer has port {port}.")
-    return [*sentences, f"Open http://localhost:{port} in a browser."]
+    sentences.append(f"Open http://localhost:{port} in a browser.")
+    if config.websocket_host == LOOPBACK:
+        return [*sentences, f"Other machines cannot; {_OPEN} lets all of the network in, to press Save and Export too."]
+    return [*sentences, f"It listens on {config.websocket_host}: whoever reaches it can press Save and Export too."]
+
+
+def on_this_machine(config: Any) -> Any:
+    """Let a viewer's configuration listen on the loopback, unless the command line says which address to listen on.
+
+    nerfstudio's default is every address of the machine.
+    """
+    asked = any(text.replace("_", "-").startswith("--viewer.websocket-host") for text in sys.argv[1:])
+    if config.websocket_host == EVERYWHERE and not asked:
+        config.websocket_host = LOOPBACK
+    return config
 
 
 def field_of_view(focal: float, size: float) -> float:

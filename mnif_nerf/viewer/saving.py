@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
+from mnif_nerf.names import file_name
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.base import NeuralObject
@@ -51,7 +51,7 @@ def free_path(folder: Path, name: str, suffix: str) -> Path:
     """
     if folder.exists() and not folder.is_dir():
         raise MNIFError(f"{folder}: is a file, so nothing can be saved in there; move it away.")
-    stem = re.sub(r"[^\w.-]+", "_", name).strip("._") or "object"
+    stem = file_name(name)
     count, path = 1, folder / f"{stem}{suffix}"
     while path.exists():
         count += 1

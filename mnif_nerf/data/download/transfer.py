@@ -6,6 +6,8 @@ import hashlib
 import http.client
 import os
 import shutil
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -13,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from mnif_nerf.errors import MNIFError, disk_errors
+from mnif_nerf.errors import MNIFError, disk_errors, first_line
 from mnif_nerf.files import read_json, write_json
 from mnif_nerf.progress import Advance, silent
 
@@ -45,8 +47,7 @@ def fetch(
         MNIFError: a bad address, a refusal by the server, a web page instead of a file, no connection after
             `attempts` tries without progress, a full disk.
     """
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise MNIFError(f"{url}: not an http(s) address; give one, or the path of an archive on this machine.")
+    _require_address(url)
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
@@ -65,12 +66,35 @@ def fetch(
                 raise MNIFError(f"{url}: the server answered {error.code} {error.reason}; {remedy}.") from None
             reason = f"the server answered {error.code} {error.reason}"
         except _CUT_CONNECTIONS as error:
+            if _is_hopeless(error):
+                raise MNIFError(
+                    f"{url}: {first_line(error)}; check the address and the network, or give another with `url`."
+                ) from None
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
         after = part.stat().st_size if part.exists() else 0
         failures = 1 if after > before else failures + 1
         if failures >= attempts:
             raise MNIFError(f"{url}: {reason} ({failures} tries); run the command again to go on from {after} bytes.")
         time.sleep(pause * 2 ** (failures - 1))
+
+
+def _require_address(url: str) -> None:
+    """Refuse what is no address of a file on the web, before anything is asked of the network."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # a bracket without its other, a port beyond 65535, a label without end
+        named, parts = False, urllib.parse.urlsplit("")
+    if not named or parts.scheme not in ("http", "https") or not url.isprintable() or " " in url:
+        raise MNIFError(f"{url}: not an http(s) address; give one, or the path of an archive on this machine.")
+
+
+def _is_hopeless(error: BaseException) -> bool:
+    """Whether to try again cannot help: no host of this name, nobody who answers, no trust."""
+    reason = getattr(error, "reason", error)
+    no_host = isinstance(reason, socket.gaierror) and reason.errno != socket.EAI_AGAIN
+    return no_host or isinstance(reason, (ConnectionRefusedError, ssl.SSLCertVerificationError, http.client.InvalidURL))
 
 
 def sha256_of(path: Path, advance: Advance = silent) -> str:

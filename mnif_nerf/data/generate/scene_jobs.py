@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -198,5 +199,14 @@ def _raise_early(future: Future[Any]) -> None:
 
 
 def _quiet_worker() -> None:
-    """Ctrl-C reaches the whole process group; only the parent acts on it."""
+    """Ctrl-C reaches the whole process group; only the parent acts on it. Where that was killed, the worker ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of the process that asked for the jobs, and end at once: nobody would take the results."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

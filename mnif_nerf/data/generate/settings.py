@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.limits import require_count
+
+_MOST_CARS, _MOST_VIEWS = 1_000_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class ViewCounts:
         _require_at_least(0, heldout_views=self.heldout_views)
         if self.resolution > MAX_RESOLUTION:
             raise MNIFError(f"`resolution` {self.resolution}: must be {MAX_RESOLUTION} or less.")
+        for name in ("train_views", "heldout_views", "test_views"):
+            require_count(f"`{name}`", getattr(self, name), 0, _MOST_VIEWS)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ class CarCounts:
     def __post_init__(self) -> None:
         _require_at_least(1, num_train=self.num_train)
         _require_at_least(0, num_val=self.num_val, num_test=self.num_test, seed=self.seed)
+        for name in ("num_train", "num_val", "num_test"):
+            require_count(f"`{name}`", getattr(self, name), 0, _MOST_CARS)
+
+    @property
+    def total(self) -> int:
+        """Cars of all splits."""
+        return self.num_train + self.num_val + self.num_test
 
 
 @dataclass(frozen=True)

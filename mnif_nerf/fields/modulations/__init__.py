@@ -12,9 +12,11 @@ from mnif_nerf.fields.modulations.low_rank import LowRankField
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.modulations.shift import ShiftField
 from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.limits import require_memory
 
 __all__ = ["LowRankField", "MixtureField", "ModulatedField", "ShiftField", "build_field"]
 
+_BYTES = 8  # of a number of the field while it is made: float32, and as much again for what it is made from
 _CLASSES: dict[str, type[ModulatedField]] = {"mixture": MixtureField, "shift": ShiftField, "low-rank": LowRankField}
 
 
@@ -24,5 +26,14 @@ def build_field(spec: FieldSpec, seed: int | None = None) -> ModulatedField:
     Args:
         spec: with the modulation.
         seed: random seed of the initial weights; None draws from torch's global generator.
+
+    Raises:
+        MNIFError: it is larger than the free memory.
     """
+    require_memory(
+        _BYTES * spec.num_parameters,
+        f"a field of {spec.num_parameters:,} numbers (`width` {spec.width:,}, `hidden_layers` {spec.hidden_layers}, "
+        f"`num_bases` {spec.num_bases:,}, `latent_dim` {spec.latent_dim:,})",
+        "use smaller ones",
+    )
     return _CLASSES[spec.modulation](spec, seed)

@@ -165,6 +165,10 @@ def fit_observation(
     settings = settings or FitSettings()
     if isinstance(observation, (str, Path)):
         observation = open_observation(observation, pipe)
+    given = settings.field_of_view if settings.radius is None else settings.radius
+    if given is not None and not isinstance(as_observation(observation), Photo):
+        which = "field_of_view" if settings.radius is None else "radius"
+        raise MNIFError(f"`{which}` {given}: is of the camera of a single picture, and this is none; leave it out.")
     task = prepare(pipe.model, as_observation(observation), settings.region, settings.views, settings.seed)
     config = settings.search_config(task.weight)
     space, wall, cpu = config.space(pipe.latents), time.perf_counter(), time.process_time()

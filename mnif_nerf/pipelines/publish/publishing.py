@@ -41,7 +41,7 @@ def publish(
             save_png(picture, temporary / name)
         if options.metrics is not None:
             write_json(temporary / "metrics.json", options.metrics)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        (temporary / "README.md").write_text(card, encoding="utf-8", errors="replace")
     return folder
 
 

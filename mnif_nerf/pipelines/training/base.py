@@ -26,6 +26,7 @@ from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.instance_data import InstanceDataManager
 from mnif_nerf.pipelines.checkpoints import require_instances
+from mnif_nerf.pipelines.run_checks import why_not_kept
 from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
 from mnif_nerf.pipelines.training.viewer_adapter import ViewerModel
 from mnif_nerf.viewer.panel import ViewerPanel
@@ -132,13 +133,16 @@ class InstancePipeline(VanillaPipeline):
         run = Run(self.model.stage1, self.datamanager.source, self.config, trainer.base_dir, self.seed)
 
         def at_checkpoint(step: int) -> None:
-            if step > 0 and comms.is_main_process():
+            if step > 0 and comms.is_main_process() and not why_not_kept(trainer.stage1, run.folder, step):
                 self.refresh_latents()
                 write_run_model(run, step)
 
         def at_end(step: int) -> None:
             if not comms.is_main_process():
                 return
+            why = why_not_kept(trainer.stage1, run.folder, step)
+            if why:
+                raise MNIFError(why)
             self.refresh_latents()
             finish_run(run, step, lambda text: CONSOLE.print(text, soft_wrap=True))
             self.viewer_panel.refresh(locked=False)

@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
@@ -18,23 +18,28 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import atomic_file
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.moved_runs import config_being_loaded, place_data
 from mnif_nerf.pipelines.checkpoints import (
     DAMAGED,
     checkpoint_in,
     damaged_checkpoint,
     how_to_resume,
     nothing_left,
+    verify_checkpoint,
     write_checkpoint,
 )
+from mnif_nerf.pipelines.run_checks import check_run, has_model, why_not_kept
 from mnif_nerf.pipelines.time_plan import TimePlan
 from mnif_nerf.saved_settings import SavedSettings
+from mnif_nerf.viewer.nerfstudio_patches import LOOPBACK, on_this_machine
 
 
 def _logging() -> LoggingConfig:
@@ -58,12 +63,19 @@ class MNIFTrainerConfig(SavedSettings, TrainerConfig):
     logging: LoggingConfig = field(default_factory=_logging)
     """Logging configuration"""
     viewer: ViewerConfig = field(
-        default_factory=lambda: ViewerConfig(num_rays_per_chunk=1 << 15, max_num_display_images=16)
+        default_factory=lambda: ViewerConfig(
+            num_rays_per_chunk=1 << 15, max_num_display_images=16, websocket_host=LOOPBACK
+        )
     )
     """Viewer configuration"""
+    _run_folder: ClassVar[Path | None] = None  # of a run that was loaded
     minutes: float = 0.0
     """Minutes that the whole run may take, evaluations and latent prior included; they choose the number of steps on
     this machine. 0 takes max_num_iterations."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """ns-viewer puts the viewer's configuration in here, with nerfstudio's default of an open network."""
+        object.__setattr__(self, name, on_this_machine(value) if name == "viewer" else value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read a `config.yml`; one of `mnif-train` holds what only nerfstudio has as plain mappings, or not at all."""
@@ -74,6 +86,43 @@ class MNIFTrainerConfig(SavedSettings, TrainerConfig):
         if state.get("vis") == "none":
             state["vis"] = "tensorboard"
         super().__setstate__(state)
+        if isinstance(self.viewer, ViewerConfig):
+            on_this_machine(self.viewer)
+        file = config_being_loaded()
+        if file is not None:
+            place_data(self.pipeline.datamanager, file, super().get_base_dir())
+            self.__dict__["_run_folder"] = file.parent
+
+    def get_base_dir(self) -> Path:
+        """The folder of the run; of a loaded one, that of its config.yml, wherever it was moved to."""
+        return self._run_folder or super().get_base_dir()
+
+    @tell_user
+    def get_checkpoint_dir(self) -> Path:
+        """The folder of the checkpoints; of a loaded run, the latest is looked over."""
+        folder = super().get_checkpoint_dir()
+        if self._run_folder is not None:
+            verify_checkpoint(checkpoint_in(folder, self.load_step))
+        return folder
+
+    @tell_user
+    def save_config(self) -> None:
+        """Write config.yml where no model is in the way; the first thing that ns-train does, so mistakes are told here.
+
+        Raises:
+            MNIFError: see `check_run`; or a folder that cannot be written.
+        """
+        self.set_experiment_name()
+        folder = self.get_base_dir()
+        check_run(self, folder)
+        if not has_model(folder):  # else that model's settings stay until there is a checkpoint of these
+            self.write_config()
+            CONSOLE.log(f"Saving config to: {escape(str(folder / 'config.yml'))}")
+
+    def write_config(self) -> None:
+        """Write config.yml, whole or not at all."""
+        with atomic_file(self.get_base_dir() / "config.yml") as temporary:
+            temporary.write_text(yaml.dump(self), encoding="utf-8")
 
 
 class MNIFTrainer(Trainer):
@@ -83,6 +132,7 @@ class MNIFTrainer(Trainer):
     stage1: Stage1Trainer
     plan: TimePlan
     _trained: int | None = None  # the last step taken
+    _length = 0  # of the run in steps, those before a resume included
     _state = "training"
     _paused_since: float | None = None
 
@@ -114,7 +164,8 @@ class MNIFTrainer(Trainer):
             )
         self.plan = TimePlan(self.config, lambda text: CONSOLE.print(text, soft_wrap=True))
         try:
-            super().setup(test_mode)
+            with disk_errors(self.base_dir):
+                super().setup(test_mode)
         except KeyboardInterrupt:  # nerfstudio would print a traceback and exit with 0
             raise SystemExit(
                 "interrupted before the first step; nothing half-written was kept: run the same command again."
@@ -135,7 +186,7 @@ class MNIFTrainer(Trainer):
     @tell_user
     def train(self) -> None:
         """Train up to step `max_num_iterations`, of which a resumed run has some behind it, or while `minutes` last."""
-        total = self.config.max_num_iterations
+        total = self._length = self.config.max_num_iterations
         self.step = max(self._start_step - 1, 0)  # what is saved if nothing is left to do
         self.config.max_num_iterations = max(total - self._start_step, 0)
         if self.config.max_num_iterations == 0:
@@ -157,9 +208,9 @@ class MNIFTrainer(Trainer):
 
     def _planned(self, steps: int) -> None:
         """Write what was planned into the run's config.yml, and let nerfstudio report on it."""
-        writer.GLOBAL_BUFFER["max_iter"] = steps
-        with atomic_file(self.base_dir / "config.yml") as temporary:
-            temporary.write_text(yaml.dump(self.config), encoding="utf-8")
+        writer.GLOBAL_BUFFER["max_iter"] = self._length = steps
+        if not has_model(self.base_dir):
+            self.config.write_config()
 
     def _after_train(self) -> None:
         """As nerfstudio's, whose loop counts the step that it was stopped before as taken."""
@@ -199,6 +250,8 @@ class MNIFTrainer(Trainer):
             file = checkpoint_in(Path(folder), self.config.load_step)
         elif file is not None and not Path(file).is_file():
             raise MNIFError(f"{file}: no such checkpoint.")
+        if file is not None:
+            verify_checkpoint(Path(file))
         try:
             super()._load_checkpoint()
         except DAMAGED as error:
@@ -208,6 +261,10 @@ class MNIFTrainer(Trainer):
     @tell_user
     def save_checkpoint(self, step: int) -> None:
         """Write nerfstudio's checkpoint; see `mnif_nerf.pipelines.checkpoints.write_checkpoint`."""
+        why = why_not_kept(self.stage1, self.base_dir, step)
+        if why:
+            CONSOLE.print(f"[yellow]{escape(why)}", soft_wrap=True)
+            return
         pipeline: Any = self.pipeline
         pipeline.refresh_latents()
         state = {
@@ -218,3 +275,13 @@ class MNIFTrainer(Trainer):
             **({"time_plan": self.plan.kept} if "steps" in self.plan.kept else {}),
         }
         write_checkpoint(state, self.checkpoint_dir, self.config.save_only_latest_checkpoint)
+        self._keep_config()
+
+    def _keep_config(self) -> None:
+        """Write config.yml beside the checkpoint; while training, nerfstudio counts the steps of this run alone."""
+        left = self.config.max_num_iterations
+        self.config.max_num_iterations = self._length or left
+        try:
+            self.config.write_config()
+        finally:
+            self.config.max_num_iterations = left

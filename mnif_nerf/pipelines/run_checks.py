@@ -1,0 +1,81 @@
+"""What a training run must not begin with, and what it must not replace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import read_json
+from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.limits import require_count, require_settings
+from mnif_nerf.pipelines.methods import METHODS
+
+_MOST_SEED = 2**32 - 1  # of numpy's generator
+
+
+def check_run(settings: Any, folder: Path) -> None:
+    """Refuse settings that no run can have, before anything is written.
+
+    Args:
+        settings: `RunSettings`, or nerfstudio's configuration, which has the same names.
+        folder: folder of the run.
+
+    Raises:
+        MNIFError: several devices, a seed or another number out of range, or a folder with a longer run in it.
+    """
+    machine = settings.machine
+    if machine.num_devices != 1 or getattr(machine, "num_machines", 1) != 1:
+        raise MNIFError(
+            f"`num_devices` is {machine.num_devices}; training on several devices is not supported (the gradients of "
+            "latents are sparse), use 1."
+        )
+    require_count("`seed`", machine.seed, 0, _MOST_SEED)
+    require_count("`max_num_iterations`", settings.max_num_iterations, 1)
+    require_count("`steps_per_log`", settings.logging.steps_per_log, 1)
+    method = METHODS.get(settings.method_name)
+    if method is not None:
+        require_settings(settings, method.settings)
+    resumes = settings.load_dir is not None or settings.load_checkpoint is not None
+    there = finished_steps(folder)
+    if not resumes and not settings.minutes and there > settings.max_num_iterations:
+        raise MNIFError(
+            f"{folder}: holds a finished model of {there:,} steps, and this run would replace it by one of "
+            f"{settings.max_num_iterations:,}; choose another `timestamp` or `output_dir`, or remove the folder first."
+        )
+
+
+def finished_steps(folder: Path) -> int:
+    """Steps of the finished model in a run folder; 0 where there is none."""
+    training = _training_of(folder)
+    steps = training.get("steps")
+    return steps if training.get("finished") is True and isinstance(steps, int) else 0
+
+
+def has_model(folder: Path) -> bool:
+    """Whether a run folder holds a model, finished or not."""
+    return bool(_training_of(folder).get("steps"))
+
+
+def _training_of(folder: Path) -> dict[str, Any]:
+    try:
+        content = read_json(folder / "model" / "config.json")
+    except (MNIFError, OSError):
+        return {}
+    training = content.get("training") if isinstance(content, dict) else None
+    return training if isinstance(training, dict) else {}
+
+
+def why_not_kept(trainer: Stage1Trainer, folder: Path, step: int) -> str:
+    """Why what was trained must not replace the model and the checkpoint of a run folder; "" where it may.
+
+    A run that breaks down for the first time has nothing to lose: it is written, to be looked at.
+
+    Raises:
+        MNIFError: training has diverged beyond use.
+    """
+    trainer.model.require_finite(step)
+    broken = trainer.watch.broken
+    if not broken or not has_model(folder):
+        return ""
+    return f"{broken.rstrip('.')}; the model in {folder / 'model'} is kept as it was."
