@@ -200,6 +200,18 @@ def test_scale_auto_moves_objects_into_the_box(data: Path, factor: float, lift: 
     assert radii[0].mean() == pytest.approx(radii[1].mean(), rel=0.02), "one placement for all splits"
 
 
+def test_masks_that_contradict_each_other_can_be_trained_on(data: Path, capsys) -> None:
+    for path in data.glob("cars_train/*/rgb/*.png"):
+        shift = 8 * (-1) ** int(path.stem)
+        Image.fromarray(np.roll(np.asarray(Image.open(path)), (shift, -shift), axis=(0, 1))).save(path)
+    with pytest.raises(MNIFError, match=r"3 of 3 scenes .* `poses` c2w trains on them"):
+        open_store(data, "train", progress=False)
+    assert problems(data)
+    store = open_store(data, "train", False, None, SceneReading(poses="c2w"))
+    assert store.hull(0).all()
+    assert "no hull explains the silhouettes of scene000" in capsys.readouterr().out
+
+
 def test_alpha_beside_pictures_on_black(data: Path) -> None:
     for path in (data / "cars_train" / "scene000" / "rgb").iterdir():
         pixels = np.asarray(Image.open(path)).astype(float)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -67,7 +67,7 @@ class SplitIndex:
 
     names [S]; image_paths [V]; poses float32 [V, 4, 4] camera-to-world, OpenCV; view_offsets int64 [S+1]
     (scene s owns views view_offsets[s] to view_offsets[s+1]); intrinsics float32 [V, 3] (f, cx, cy in pixels
-    of the stored images); kind, what the pose files were taken for.
+    of the stored images); kind, what the pose files were taken for, and whether the user said so.
     """
 
     root: Path
@@ -82,6 +82,7 @@ class SplitIndex:
     height: int
     width: int
     kind: PoseKind = "c2w"
+    kind_is_given: bool = False
 
     @property
     def num_scenes(self) -> int:
@@ -109,7 +110,8 @@ def read_split(root: Path | str, split: str, reading: SceneReading = USUAL) -> S
     name, folder = layout.folder(split)
     scenes = [read_scene(path, reading=reading) for path in scene_folders(folder)]
     found = [scene for scene in scenes if scene is not None]
-    return make_index(layout, name, folder, found, placed=reading.scale == "auto")
+    index = make_index(layout, name, folder, found, placed=reading.scale == "auto")
+    return replace(index, kind_is_given=reading.poses != "auto")
 
 
 def make_index(

@@ -89,7 +89,7 @@ def pack(
         OSError: the disk fills up on the way (the caller turns it into one sentence).
     """
     background = inspect_background(index.image_paths, index.height, index.width)
-    survey_split(index, background).refuse()
+    survey_split(index, background).refuse(index.kind_is_given)
     shapes = array_shapes(index, background.white)
     require_space(folder, sum(int(np.prod(shape)) for shape in shapes.values()), f"{index.num_views} views")
     report = PackReport(background, Survey(index.folder))

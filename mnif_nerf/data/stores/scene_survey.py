@@ -64,7 +64,8 @@ class Survey:
             return None
         cause = self.repair or (
             "check that poses are camera-to-world in the OpenCV convention, that the intrinsics are those of these "
-            "pictures, and that nothing but the object differs from the background"
+            "pictures, and that nothing but the object differs from the background (no shadows); where they are right, "
+            "`poses` c2w trains on them without hulls"
         )
         return (
             f"{self.folder}: silhouettes and poses contradict each other in {len(self.contradicting)} of {self.seen} "
@@ -102,14 +103,20 @@ class Survey:
             )
         return [sentence for sentence in found if sentence]
 
-    def refuse(self) -> None:
+    def refuse(self, kind_is_given: bool = False) -> None:
         """Stop where training would learn nothing from so wrong data.
+
+        Args:
+            kind_is_given: whether the user has said what the pose files are: contradictions that no other reading of
+                them mends are then the masks' fault, and only hulls are lost by them.
 
         Raises:
             MNIFError: half of the scenes or more contradict their cameras, or reach beyond the scene box.
         """
-        for names, sentence in ((self.contradicting, self.contradiction()), (self.outside, self.beyond())):
-            if sentence and len(names) >= REFUSED_FROM * self.seen:
+        excused = kind_is_given and not self.repair
+        contradicting = [] if excused else self.contradicting
+        for names, sentence in ((contradicting, self.contradiction()), (self.outside, self.beyond())):
+            if names and sentence and len(names) >= REFUSED_FROM * self.seen:
                 raise MNIFError(sentence)
 
 
