@@ -14,6 +14,7 @@ from mnif_nerf.data.readers.color_profiles import to_srgb
 from mnif_nerf.data.readers.images import IMAGE_SUFFIXES, inspect_background, read_image
 from mnif_nerf.data.readers.picture_files import find_pictures, read_picture
 from mnif_nerf.data.stores.grid_layout import locate_grids
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.data_report import check
 
 RED = (200, 40, 40)
@@ -139,3 +140,12 @@ def test_photographs_that_say_adobe_rgb_in_their_notes(tmp_path: Path) -> None:
     notes.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = 1
     picture.save(tmp_path / "a.jpg", exif=notes, quality=95)
     assert np.abs(read_picture(tmp_path / "a.jpg", 16, 3)[0, 0].astype(int) - RED).max() <= 4
+
+
+def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "a.bmp")
+    content = bytearray((tmp_path / "a.bmp").read_bytes())
+    content[18:26] = struct.pack("<ii", 9000, 9000)
+    (tmp_path / "a.bmp").write_bytes(content)
+    with pytest.raises(MNIFError, match="cannot be read as an image"):
+        read_picture(tmp_path / "a.bmp", 16, 3)

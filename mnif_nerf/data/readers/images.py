@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = (
     + (HEIF_SUFFIXES if find_spec("pillow_heif") else ())
 )
 """Kinds of pictures that are read, here and now: HEIC needs the extra `heic`."""
+_LARGE, _MOST_PIXELS_PER_BYTE = 32 << 20, 2000  # what a header claims beyond both is taken for damage
 _LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
 _LOSSLESS_THRESHOLD, _LOSSY_THRESHOLD = 6, 24  # JPEG rings by a dozen grey levels around edges
@@ -44,7 +45,12 @@ def open_picture(path: Path) -> Image.Image:
     """
     if path.suffix.lower() in HEIF_SUFFIXES and find_spec("pillow_heif"):
         import_module("pillow_heif").register_heif_opener()
-    return Image.open(path)
+    picture = Image.open(path)
+    pixels = picture.width * picture.height
+    if pixels > _LARGE and pixels > _MOST_PIXELS_PER_BYTE * path.stat().st_size:
+        picture.close()
+        raise Image.DecompressionBombError(f"{pixels} pixels")
+    return picture
 
 
 def image_size(path: Path) -> tuple[int, int]:

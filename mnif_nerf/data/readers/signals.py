@@ -33,7 +33,7 @@ from mnif_nerf.data.readers.grid_reader import (
     register,
 )
 from mnif_nerf.data.readers.splits import GridSource
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, first_line
 
 SIGNAL_SUFFIXES = (".npy", ".npz", ".wav")
 MOST_AXES = 4
@@ -185,7 +185,12 @@ def _read_wav(path: Path) -> tuple[int, np.ndarray]:
     _check_wav(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that hold no samples
-        rate, array = wavfile.read(path)
+        try:
+            rate, array = wavfile.read(path)
+        except OSError:
+            raise
+        except Exception as error:  # damage shows in errors of all kinds there
+            raise ValueError(f"{first_line(error)}") from None
     return int(rate), array
 
 

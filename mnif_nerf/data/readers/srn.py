@@ -258,7 +258,7 @@ def parse_intrinsics(path: Path) -> tuple[float, float, float, int | None, int |
             flag = lines[sizes[-1] + 1 :]
             flagged = bool(flag and flag[0][0] == 1)
     stated = [number for number in (*focals, *centre, height, width) if number is not None]
-    if not np.isfinite(stated).all() or min(*focals, *stated[4:]) <= 0:
+    if not np.isfinite(stated).all() or min(focals) <= 0 or min(stated[4:], default=1) < 1:
         raise MNIFError(f"{path}: focal length and image size must be positive, finite numbers; write the file again.")
     if not np.isclose(*focals, rtol=1e-3):
         raise MNIFError(f"{path}: two focal lengths ({focals[0]:g}, {focals[1]:g}); resample to square pixels.")
