@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tiny_srn import write_tiny_srn
 
 pytest.importorskip("nerfstudio")
 
@@ -142,3 +146,23 @@ def test_every_setting_is_reached_from_the_command_line() -> None:
     assert (config.pipeline.model.head, config.pipeline.datamanager.resolution) == ("logit", 32)
     assert config.optimizers["inner_rates"]["optimizer"].lr == 0.25
     assert config.pipeline.datamanager.modality == "voxel"
+
+
+def test_the_dataparser_reads_cameras_as_the_options_say_and_shows_no_blank_instance(tmp_path: Path) -> None:
+    from mnif_nerf.data.readers.scene_reading import SceneReading
+    from mnif_nerf.data.stores.scene_store import open_store
+    from mnif_nerf.models.dataparser import SrnDataParser, SrnDataParserConfig
+
+    data = write_tiny_srn(tmp_path / "data", 3, 4, 2, 1, 16)
+    for path in data.glob("*/*/pose/*.txt"):
+        pose = np.loadtxt(path).reshape(4, 4)
+        pose[:3, 3] *= 2
+        np.savetxt(path, np.linalg.inv(pose).reshape(1, 16), fmt="%.9g")
+    for path in (data / "cars_train" / "scene000" / "rgb").iterdir():
+        Image.new("RGBA", (16, 16)).save(path)
+    open_store(data, "train", False, None, SceneReading("w2c", "auto", 0.5))
+    parser = SrnDataParser(SrnDataParserConfig(data=data, poses="w2c", scale=0.5))
+    for split, views in (("train", 4), ("val", 2)):
+        found = parser.get_dataparser_outputs(split)
+        assert found.metadata["scene_names"] == ("scene001", "scene002")
+        assert found.cameras.camera_to_worlds[:, :, 3].norm(dim=1).tolist() == pytest.approx([1.3] * views, rel=1e-5)
