@@ -114,11 +114,11 @@ def test_file_paths_that_name_no_picture_we_read(tmp_path: Path) -> None:
     write_tiny_scene(tmp_path / "scene", make_shapes(0), POSES, 16)
     folder = write_transforms(tmp_path / "scene", tmp_path / "ns")
     good = json.loads((folder / "transforms.json").read_text())
-    Image.new("RGB", (16, 16)).save(folder / "there.webp")
+    (folder / "there.pcx").touch()
     faults = {
         "file_path '/' names no picture": "/",
-        r"x\.webp: pictures of kind '\.webp' are not read; convert them": "x.webp",
-        r"there\.webp: pictures of kind '\.webp' are not read": "there.webp",
+        r"x\.pcx: pictures of kind '\.pcx' are not read; convert them": "x.pcx",
+        r"there\.pcx: pictures of kind '\.pcx' are not read": "there.pcx",
         r"1 of its 1 pictures are missing \(.*r_9\.png\)": "r_9",
     }
     for message, named in faults.items():
