@@ -12,6 +12,7 @@ from typing import Any
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import available_memory
+from mnif_nerf.names import shown
 
 MOST_SAMPLES = 100_000
 """Objects that one command makes."""
@@ -61,7 +62,7 @@ def require_count(name: str, value: Any, least: int = 1, most: int = MOST_STEPS,
         MNIFError: with the range.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise MNIFError(f"{name} {value!r}: expected a whole number of at least {least}.")
+        raise MNIFError(f"{name} {shown(repr(value), 60)}: expected a whole number of at least {least}.")
     if value > most:
         raise MNIFError(f"{name} {value:,}: {why or 'that is more than can be meant'}; use at most {most:,}.")
 
@@ -82,7 +83,7 @@ def require_number(name: str, value: Any, low: float = -math.inf, high: float = 
         return
     least = "" if low == -math.inf else f" above {low:g}" if above else f" of at least {low:g}"
     most = "" if high == math.inf else f"{' and' if least else ' of'} at most {high:g}"
-    raise MNIFError(f"{name} {value!r}: expected a finite number{least}{most}.")
+    raise MNIFError(f"{name} {shown(repr(value), 60)}: expected a finite number{least}{most}.")
 
 
 def is_number(value: Any) -> bool:

@@ -11,6 +11,7 @@ from mnif_nerf.fields import families
 from mnif_nerf.fields.heads import HEADS
 from mnif_nerf.fields.network import NetworkForm, layer_shapes, num_parameters
 from mnif_nerf.limits import is_number
+from mnif_nerf.names import shown
 
 _MOST, _MOST_LAYERS = 10_000_000, 1000  # of a width or a number of bases, and of layers or channels
 _REFERENCE = 64  # width, latent size and number of bases at which units are 1 or near it
@@ -78,11 +79,15 @@ class FieldSpec:
         for name in ("hidden_layers", "fourier_features"):
             self._require(name, 0, "0 or more", _MOST_LAYERS if name == "hidden_layers" else _MOST)
         if not (is_number(self.w0) and self.w0 > 0):
-            raise MNIFError(f"`w0` of the field is {self.w0}; it must be a positive number (the paper uses 30).")
+            raise MNIFError(
+                f"`w0` of the field is {shown(self.w0, 60)}; it must be a positive number (the paper uses 30)."
+            )
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:
-                raise MNIFError(f"`{name}` of the field is {value!r}; choose one of {', '.join(allowed)}.")
+                raise MNIFError(
+                    f"`{name}` of the field is {shown(repr(value), 60)}; choose one of {', '.join(allowed)}."
+                )
 
         if self.modulation == "shift" and len(self.learned_shapes) < 2:
             raise MNIFError(
@@ -93,7 +98,7 @@ class FieldSpec:
     def _require(self, name: str, least: int, words: str, most: int) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise MNIFError(f"`{name}` of the field is {value}; it must be {words}.")
+            raise MNIFError(f"`{name}` of the field is {shown(value, 60)}; it must be {words}.")
         if value > most:
             raise MNIFError(f"`{name}` of the field is {value:,}; it must be {most:,} at most.")
 

@@ -151,6 +151,9 @@ def scheduler_from_config(config: dict[str, Any], name: str | None = None, ddim_
     try:
         scheduler = _class_of(described).from_config(config, thresholding=False, **forced)
         betas = torch.as_tensor(scheduler.betas)
+        trial = _class_of(described).from_config(config, thresholding=False, **forced)  # a step changes its state
+        trial.set_timesteps(2)
+        trial.step(torch.zeros(1, 1), trial.timesteps[0], torch.zeros(1, 1))
         sound = betas.shape == (total,) and bool(((betas > 0) & (betas < 1)).all())
     except Exception as error:  # whatever a value of another type does to diffusers
         raise MNIFError(
