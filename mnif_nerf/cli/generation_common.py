@@ -84,7 +84,6 @@ def check_choice(options: ObjectSelection) -> None:
     """
     if options.num_samples < 1:
         raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
-    require_options(options, num_samples=MOST_SAMPLES, smooth=1000, redraw=1000)
     if options.instance and options.source != "training":
         raise MNIFError("--instance names training instances; add --source training.")
     if options.redraw < 0 or (options.redraw and options.source != "samples"):
@@ -95,6 +94,7 @@ def check_choice(options: ObjectSelection) -> None:
         raise MNIFError("--source latent needs --latent-file (a latents.safetensors that mnif-sample wrote).")
     if options.latent_file is not None and options.source != "latent":
         raise MNIFError("--latent-file is only read with --source latent; add it.")
+    require_options(options, num_samples=MOST_SAMPLES, smooth=1000, redraw=1000)
 
 
 def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralObject]:

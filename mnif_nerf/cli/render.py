@@ -144,8 +144,8 @@ def _check(options: RenderOptions) -> None:
         raise MNIFError("--frames and --seconds both say how long the video is; give one of them.")
     if options.resolution is not None and (options.width or options.height):
         raise MNIFError("--resolution is for square videos; give --width and --height without it.")
-    require_options(options, stops=MOST_SAMPLES, frames=MOST_FRAMES, fps=1000, index=MOST_SAMPLES)
     _check_path(options)
+    require_options(options, stops=MOST_SAMPLES, frames=MOST_FRAMES, fps=1000, index=MOST_SAMPLES)
     suffix = options.output.suffix.lower() if options.output is not None else ".mp4"
     if suffix not in ("", ".mp4", ".gif"):
         raise MNIFError(f"{options.output}: unknown video format; end it in .mp4 or .gif, or name a folder for PNGs.")
