@@ -116,6 +116,19 @@ def test_splats_show_the_near_side_of_a_surface_in_its_colours() -> None:
     assert (grey[24, 24] - grey[24, 24, 0]).abs().max() < 1e-6
 
 
+def test_splats_hide_what_lies_closely_behind_through_the_gaps_of_few_points() -> None:
+    generator = np.random.default_rng(0)
+    places = torch.from_numpy(generator.uniform(-0.2, 0.2, (3000, 2)).astype(np.float32))
+    depth = torch.where(torch.arange(3000) % 2 == 0, 0.03, 0.0)[:, None]
+    points = torch.cat([depth, places], dim=1)
+    colors = torch.where(depth > 0, torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0]))
+    normals = torch.tensor([1.0, 0.0, 0.0]).expand(3000, 3)
+    picture = render_splats(points, normals, colors, orbit_pose(0.0, 0.0), Intrinsics.default(128))
+    within = picture[45:83, 45:83].reshape(-1, 3)
+    assert (within[:, 2] > within[:, 0]).float().mean() < 0.01, "the blue sheet behind shows through"
+    assert (within.min(dim=1).values < 0.9).all(), "holes"
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_surfaces(tmp_path_factory.mktemp("data") / "balls", {"train": 6, "test": 3})

@@ -12,7 +12,7 @@ import torch
 from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.geometry.solid_mesh import solid_of_pieces, solid_of_surface
 from mnif_nerf.data.geometry.surface_colors import surface_colors
-from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints, draw_points
+from mnif_nerf.data.geometry.surface_points import NEAR, ON_SURFACE, PointCounts, SurfacePoints, draw_points
 from mnif_nerf.data.sampling.surface_sampler import KindShares, SurfaceSampler
 from mnif_nerf.data.stores.surface_pack import encode, write_part
 from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store, surface_splits, write_store
@@ -230,3 +230,24 @@ def test_cars_are_made_taken_up_again_and_equal(tmp_path: Path) -> None:
     assert not list(folder.rglob("*.parts"))
     with pytest.raises(MNIFError, match="made with points 1000, asked for 900"):
         make_procedural_points(folder, counts, 900, workers=1, progress=False)
+
+
+def test_points_for_pictures_lie_on_the_surface_and_are_several_times_as_many() -> None:
+    generator = np.random.default_rng(0)
+    ways = generator.normal(size=(6000, 3))
+    ways /= np.linalg.norm(ways, axis=1, keepdims=True)
+    off = np.where(np.arange(6000) < 5000, generator.normal(0.0, 0.006, 6000), 0.0)
+    kind = np.where(np.arange(6000) < 5000, NEAR, ON_SURFACE).astype(np.uint8)
+    normals = np.where(kind[:, None] == NEAR, np.nan, ways)
+    parts = ((0.3 + off)[:, None] * ways, off, np.full((6000, 3), 0.5), normals)
+    points, distance, color, normals = (part.astype(np.float32) for part in parts)
+    ball = SurfacePoints(points, distance, color, kind, normals)
+    shown = ball.to_be_seen()
+    assert shown.num_points > 3 * ball.on_surface().num_points
+    assert np.abs(np.linalg.norm(shown.points, axis=1) - 0.3).max() < 0.002
+    assert (shown.points * shown.normals).sum(axis=1).min() > 0.29
+    assert shown.color is not None
+    assert shown.color.shape == shown.points.shape
+    assert (shown.kind == ON_SURFACE).all()
+    alone = ball.where(ball.kind != NEAR)
+    assert alone.to_be_seen().num_points == alone.on_surface().num_points

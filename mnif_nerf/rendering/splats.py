@@ -7,14 +7,18 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from mnif_nerf.rendering.cameras import Intrinsics
 from mnif_nerf.rendering.surface import shade
 
 _DEEP = 0.02  # world units: what lies farther behind the nearest point of a pixel is hidden
-_THICK = 0.15  # the same among the points around
-_FAR = 1e6
+_AROUND = 24  # points beside one that may hide it
+_BEHIND = 0.006  # world units: what lies farther behind such a plane is hidden by it
+_HIDING = 4  # of which so many do
+_EDGE_ON = 0.05  # least cosine between a plane's normal and a ray
+_FILLING = 5  # times as large: squares that fill holes
 _GREY = 0.75
 _PAINT = 0.77  # about what `shade` gives where light falls straight on matt paint
 
@@ -36,13 +40,14 @@ class KnownSurface(Protocol):
         """In [0, 1]."""
 
 
-def render_points(surface: KnownSurface, pose: Tensor, camera: Intrinsics) -> Tensor:
-    """`render_splats` of arrays."""
+def render_points(surface: KnownSurface, pose: Tensor, camera: Intrinsics, finer: int = 1) -> Tensor:
+    """`render_splats` of arrays, drawn `finer` times as finely and averaged."""
     parts = (surface.points, surface.normals, surface.color)
     points, normals, color = (None if part is None else torch.from_numpy(part) for part in parts)
     assert points is not None
     assert normals is not None
-    return render_splats(points, normals, color, pose, camera)
+    picture = render_splats(points, normals, color, pose, camera.scaled(finer))
+    return F.avg_pool2d(picture.permute(2, 0, 1), finer).permute(1, 2, 0)
 
 
 @torch.no_grad()
@@ -76,22 +81,34 @@ def render_splats(
         area = (column.max() - column.min()) * (row.max() - row.min()) if len(depth) else torch.tensor(0.0)
         edge = max(1, min(9, round(float((3.0 * area / max(len(depth), 1)).sqrt()))))
     drawn = (paint * light).clamp(0.0, 1.0)
-    shown = _in_front(row, column, depth, camera, 3 * edge)
+    shown = _in_front(row, column, depth, rays[seen], normals, camera.focal)
     row, column, depth, drawn = row[shown], column[shown], depth[shown], drawn[shown]
     picture, covered = _squares(row, column, depth, drawn, camera, edge)
     # Holes between the squares, but nothing beyond the outline, are filled by larger ones.
-    coarse, beneath = _squares(row, column, depth, drawn, camera, 3 * edge)
-    holes = _closed(covered, 3 * edge) & ~covered & beneath
+    coarse, beneath = _squares(row, column, depth, drawn, camera, _FILLING * edge)
+    holes = _closed(covered, _FILLING * edge) & ~covered & beneath
     return torch.where(holes[..., None], coarse, picture)
 
 
-def _in_front(row: Tensor, column: Tensor, depth: Tensor, camera: Intrinsics, edge: int) -> Tensor:
-    """Which points bool `[P]` are not seen through the gaps of nearer ones, within a square of `edge` pixels."""
-    place = row.long().clamp(0, camera.height - 1) * camera.width + column.long().clamp(0, camera.width - 1)
-    near = torch.full((camera.height * camera.width,), _FAR).scatter_reduce(0, place, depth, "amin")
-    reach = edge // 2
-    around = -F.max_pool2d(-near.view(1, 1, camera.height, camera.width), 2 * reach + 1, 1, reach)
-    return depth < around.flatten()[place] + _THICK
+def _in_front(row: Tensor, column: Tensor, depth: Tensor, rays: Tensor, normals: Tensor, focal: float) -> Tensor:
+    """Which points bool `[P]` are not seen through the gaps of nearer ones: of the points beside them in the picture,
+    too few span a plane that their ray meets before it meets them.
+
+    Args:
+        row, column, depth: `[P]`, places in the picture, and distances along its axis.
+        rays: `[P, 3]` from the camera to the points.
+        normals: `[P, 3]`.
+        focal: focal length in pixels.
+    """
+    if len(depth) <= _AROUND:
+        return torch.ones(len(depth), dtype=torch.bool)
+    places = torch.stack([row, column], dim=1).numpy()
+    beside, around = (torch.from_numpy(part[:, 1:]) for part in KDTree(places).query(places, _AROUND + 1))
+    others = normals[around]
+    along = (others * rays[:, None]).sum(dim=-1)  # below 0, as the planes face the camera, or hardly so at an edge
+    met = (others * rays[around]).sum(dim=-1) / along.clamp(max=-_EDGE_ON * rays.norm(dim=1, keepdim=True))
+    way = beside * depth[:, None] / focal  # world units; round a corner, a plane is in front by about as much
+    return ((1 - met) * depth[:, None] > _BEHIND + way).sum(dim=1) < _HIDING
 
 
 def _squares(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.geometry.signed_distance import SignedDistance
@@ -24,6 +26,7 @@ WIDE_NOISE, NEAR_NOISE = 0.03, 0.006
 """Standard deviations of the points around the surface, world units per axis."""
 _SHARES = (0.30, 0.25, 0.45)
 _SURFACE_SHARE = 0.1
+_SAME_FACE = 0.001  # world units
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,27 @@ class SurfacePoints:
     def on_surface(self) -> SurfacePoints:
         """Those on the surface."""
         return self.where(self.kind == ON_SURFACE)
+
+    def to_be_seen(self) -> SurfacePoints:
+        """Those on the surface, and those near it moved onto it: several times as many, for pictures.
+
+        A point near the surface goes its distance along the normal of the nearest point on the surface, unless that
+        lies on another face: then the way along the normal is not the distance.
+        """
+        surface, near = self.on_surface(), self.where(self.kind == NEAR)
+        if not surface.num_points or not near.num_points:
+            return surface
+        nearest = KDTree(surface.points).query(near.points)[1]
+        normals = surface.normals[nearest]
+        height = ((near.points - surface.points[nearest]) * normals).sum(axis=1)
+        same = np.abs(height - near.distance) < _SAME_FACE
+        moved = near.points - near.distance[:, None] * normals
+        parts = [surface, dataclasses.replace(near, points=moved, normals=normals).where(same)]
+        color = None if self.color is None else np.concatenate([part.color for part in parts])
+        joined = (np.concatenate([getattr(part, name) for part in parts]) for name in ("points", "normals"))
+        points, normals = joined
+        on = np.full(len(points), ON_SURFACE, np.uint8)
+        return SurfacePoints(points, np.zeros(len(points), np.float32), color, on, normals)
 
 
 def draw_points(
