@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
+from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations.mixture import MixtureField
@@ -118,6 +118,23 @@ def test_network_wise_models_mix_by_layers_too() -> None:
     assert torch.allclose(mixed.field.weights[0], pipe.instance("a").field.weights[0], atol=1e-5)
     assert torch.allclose(mixed.field.weights[1], pipe.instance("b").field.weights[1], atol=1e-5)
     assert pipe.project(mixed)[1] > 0.01
+
+
+def test_colours_with_a_latent_of_their_own_are_exchanged_exactly() -> None:
+    pipe = MNIFPipeline(tiny_surface_model(color_latent=2))
+    a, b = pipe.instance(0), pipe.instance(1)
+    mixed = pipe.mix_shape_and_color(a, b)
+    assert torch.equal(mixed.latent, torch.cat([a.latent[:3], b.latent[3:]]))
+    assert torch.equal(mixed.distance(POINTS), a.distance(POINTS))
+    assert (mixed.color(POINTS) - a.color(POINTS)).abs().mean() > 0.01
+    patchwork = pipe.mix_layers(a, b, [0, 0, 1])
+    again = pipe.mix_shape_and_color(patchwork, a)
+    assert not again.has_latent
+    torch.testing.assert_close(again.distance(POINTS), patchwork.distance(POINTS))
+    assert same_network(pipe.mix_layers(again, b, [1, 1, 1]), b)
+    by_layers = pipe.mix_shape_and_color(a, b, layers=1)
+    assert not by_layers.has_latent
+    assert torch.allclose(pipe.coefficients(by_layers)[:, 2:], pipe.coefficients(b)[:, 2:])
 
 
 # --- averages, analogies, shape and colour ----------------------------------------------------------------

@@ -126,12 +126,38 @@ def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(lambda z: field.evaluate(z, points), (latents,))
 
 
+def test_a_part_of_the_latent_makes_the_colours_and_nothing_else():
+    spec = FieldSpec(width=8, hidden_layers=2, num_bases=6, latent_dim=7, color_latent=3, parametrization="scaled")
+    field = MixtureField(spec, seed=0).double()
+    latents, points = torch.randn(2, 7, dtype=torch.float64), torch.rand(2, 3, 40, dtype=torch.float64)
+    colors, shape = latents.clone(), latents.clone()
+    colors[:, 4:] += 1.0
+    shape[:, :4] += 1.0
+    first, recolored, reshaped = (field.evaluate(codes, points) for codes in (latents, colors, shape))
+    assert torch.equal(first[:, 3], recolored[:, 3])
+    assert (first[:, :3] - recolored[:, :3]).abs().mean() > 1e-3
+    assert (first - reshaped).abs().mean(dim=(0, 2)).min() > 1e-3
+    small = field.collapse(latents[0])
+    torch.testing.assert_close(small(points[0].T), first[0].T)
+    again = field.collapse_coefficients(field.coefficients(latents)[0])
+    torch.testing.assert_close(again(points[0].T), first[0].T)
+    optimizer = torch.optim.Adam(field.parameters(), lr=1e-2)
+    for _ in range(3):
+        field.evaluate(latents, points).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(field.evaluate(latents, points)[:, 3], field.evaluate(colors, points)[:, 3])
+
+
 def test_bad_specifications_are_named():
     for values, word in (
         ({"num_bases": 0}, "num_bases"),
         ({"w0": 0.0}, "w0"),
         ({"coefficients": "point-wise"}, "point-wise"),
         ({"hidden_layers": -1}, "hidden_layers"),
+        ({"latent_dim": 8, "color_latent": 8}, "color_latent"),
+        ({"color_latent": 8, "out_features": 1}, "color_latent"),
+        ({"color_latent": 8, "modulation": "low-rank"}, "color_latent"),
+        ({"color_latent": 8, "coefficients": "network-wise"}, "color_latent"),
     ):
         with pytest.raises(MNIFError, match=word):
             FieldSpec(**values)

@@ -117,9 +117,10 @@ def tiny_voxel_model(num_instances: int = 6, seed: int = 0, head: str = "signed"
     )
 
 
-def tiny_surface_model(num_instances: int = 6, seed: int = 0, channels: int = 4) -> StoredModel:
+def tiny_surface_model(num_instances: int = 6, seed: int = 0, channels: int = 4, color_latent: int = 0) -> StoredModel:
     """A random model of distances and colours, whose objects are blobs; nothing is trained."""
-    spec = FieldSpec(out_features=channels, width=16, hidden_layers=1, num_bases=8, latent_dim=5, w0=4.0, head="sdf")
+    size = {"width": 16, "hidden_layers": 1, "num_bases": 8, "latent_dim": 5, "color_latent": color_latent}
+    spec = FieldSpec(out_features=channels, **size, w0=4.0, head="sdf")
     field = _lively_field(spec, seed, gain=1.5)
     latents, names = _latents(num_instances, seed, "thing")
     return StoredModel(field, latents, names, modality="sdf")

@@ -54,6 +54,9 @@ class FieldSpec:
         rank: rank of the weights' change by a "low-rank" modulation.
         fourier_features: random directions of "fourier-relu", which gives each a sine and a cosine; 0: as many as the
             width.
+        color_latent: of a mixture with layer-wise coefficients whose last output is the shape and whose others are
+            colours: so many of the last numbers of a latent make the colours, by mixture coefficients of their own for
+            the last layer, and nothing else; 0: everything depends on all numbers.
     """
 
     in_features: int = 3
@@ -72,11 +75,12 @@ class FieldSpec:
     rank: int = 8
     fourier_features: int = 0
     parametrization: str = "plain"
+    color_latent: int = 0
 
     def __post_init__(self) -> None:
         for name in ("in_features", "out_features", "width", "num_bases", "latent_dim", "rank"):
             self._require(name, 1, "at least 1", _MOST_LAYERS if name in ("in_features", "out_features") else _MOST)
-        for name in ("hidden_layers", "fourier_features"):
+        for name in ("hidden_layers", "fourier_features", "color_latent"):
             self._require(name, 0, "0 or more", _MOST_LAYERS if name == "hidden_layers" else _MOST)
         if not (is_number(self.w0) and self.w0 > 0):
             raise MNIFError(
@@ -89,6 +93,15 @@ class FieldSpec:
                     f"`{name}` of the field is {shown(repr(value), 60)}; choose one of {', '.join(allowed)}."
                 )
 
+        if self.color_latent and (self.modulation != "mixture" or self.coefficients != "layer-wise"):
+            raise MNIFError(
+                "`color_latent` of the field needs a mixture with layer-wise coefficients; set it to 0 for another."
+            )
+        if self.color_latent >= self.latent_dim or (self.color_latent and self.out_features < 2):
+            raise MNIFError(
+                f"`color_latent` of the field is {self.color_latent}, with latents of {self.latent_dim} numbers and "
+                f"{self.out_features} outputs; it must be smaller than the latent, and have colours beside the shape."
+            )
         if self.modulation == "shift" and len(self.learned_shapes) < 2:
             raise MNIFError(
                 "`modulation` of the field is 'shift', and this network has no learned hidden layer to shift; set "

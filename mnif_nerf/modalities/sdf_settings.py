@@ -65,6 +65,9 @@ class SurfaceModelSettings(ModelSettings):
     """Colours are learned up to this distance from the surface, world units."""
     color_weight: float = 20.0
     """Weight of the mean squared error of colours; that of distances, in units of `truncation`, has 1."""
+    color_share: float = 0.0
+    """Share of a latent's numbers that make the colours and nothing else, so that shape and colour can be exchanged
+    (mixtures with layer-wise coefficients only); with 0 everything depends on all numbers."""
     grid_resolution: int = 64
     """Cells per side of the grid that rendering skips empty space with."""
 

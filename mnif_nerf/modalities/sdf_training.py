@@ -182,7 +182,8 @@ class SurfaceTraining(ModalityTraining):
     def field_spec(self, model: SurfaceModelSettings, grid: dict[str, Any] | None) -> FieldSpec:
         """Three coordinates in; colours, where there are any, and the distance out."""
         channels = 4 if grid is None else grid["channels"]
-        return model.field_spec(in_features=3, out_features=channels, head="sdf")
+        colors = round(model.color_share * model.latent_dim) if channels > 1 else 0
+        return model.field_spec(in_features=3, out_features=channels, head="sdf", color_latent=colors)
 
     def task(self, model: SurfaceModelSettings) -> SurfaceTask:
         """See `ModalityTraining`."""

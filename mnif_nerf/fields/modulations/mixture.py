@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
@@ -47,6 +48,8 @@ class MixtureField(ModulatedField):
             bias starts at their mean, 1/M, so that the zero latent is the plain average of the bases.
     """
 
+    _reach: Tensor
+
     def init(self, generator: torch.Generator | None) -> None:
         """See `ModulatedField`."""
         spec = self.spec
@@ -65,6 +68,8 @@ class MixtureField(ModulatedField):
                 bound = 1.0 / math.sqrt(spec.latent_dim)
                 self.projection.weight.uniform_(-bound, bound, generator=generator)
             self.projection.weight.div_(self.unit * spec.latent_unit)
+            self.register_buffer("_reach", self._reaching(), persistent=False)
+            self.projection.weight.mul_(self._reach)
 
     @property
     def unit(self) -> float:
@@ -73,13 +78,36 @@ class MixtureField(ModulatedField):
         return _GAIN / self.spec.num_bases**1.5 if self.spec.parametrization == "scaled" else 1.0
 
     @property
+    def num_coefficients(self) -> int:
+        """L of the coefficients `[M, L]`: one for each layer, and one more for the colours' rows of the last layer
+        where a part of the latent is theirs alone."""
+        return len(self.spec.learned_shapes) + (self.spec.color_latent > 0)
+
+    @property
     def _coefficients_per_basis(self) -> int:
-        return len(self.spec.learned_shapes) if self.spec.coefficients == "layer-wise" else 1
+        return self.num_coefficients if self.spec.coefficients == "layer-wise" else 1
+
+    def _reaching(self) -> Tensor:
+        """Which numbers of a latent reach which coefficients: 1 or 0, `[M * L, D]`; `[1, 1]` where all reach all."""
+        spec = self.spec
+        if not spec.color_latent:
+            return torch.ones(1, 1)
+        reach = torch.zeros(spec.num_bases, self.num_coefficients, spec.latent_dim)
+        reach[:, :-1, : -spec.color_latent] = 1.0
+        reach[:, -1, -spec.color_latent :] = 1.0
+        return reach.flatten(0, 1)
+
+    def project(self, latents: Tensor) -> Tensor:
+        """See `ModulatedField`."""
+        if not self.spec.color_latent:
+            return super().project(latents)
+        weight = self.projection.weight * self._reach
+        return self.unit * functional.linear(self.spec.latent_unit * latents, weight, self.projection.bias)
 
     def coefficients(self, latents: Tensor) -> Tensor:
         """Mixture coefficients `[B, M, L]` of latent codes `[B, D]` (network-wise: the same for every layer)."""
         alpha = self.project(latents).view(len(latents), self.spec.num_bases, self._coefficients_per_basis)
-        return alpha.expand(-1, -1, len(self.bases))
+        return alpha.expand(-1, -1, self.num_coefficients)
 
     def weights(self, latents: Tensor) -> list[Tensor]:
         """See `ModulatedField`."""
@@ -87,7 +115,22 @@ class MixtureField(ModulatedField):
 
     def _mixed(self, alpha: Tensor) -> list[Tensor]:
         layers = enumerate(zip(self.bases, self.gains))
-        return [(alpha[:, :, layer] * gain) @ bases for layer, (bases, gain) in layers]
+        mixed = [(alpha[:, :, layer] * gain) @ bases for layer, (bases, gain) in layers]
+        if self.spec.color_latent:
+            # The last output is the shape; the rows above it, and their biases, are mixed by the colours' coefficients.
+            outputs, inputs = self.spec.learned_shapes[-1]
+            colors = (alpha[:, :, -1] * self.gains[-1]) @ self.bases[-1]
+            shape_row, shape_bias = (outputs - 1) * inputs, outputs * inputs + outputs - 1
+            mixed[-1] = torch.cat(
+                [
+                    colors[:, :shape_row],
+                    mixed[-1][:, shape_row : outputs * inputs],
+                    colors[:, outputs * inputs : shape_bias],
+                    mixed[-1][:, shape_bias:],
+                ],
+                dim=1,
+            )
+        return mixed
 
     @torch.no_grad()
     def collapse_coefficients(self, alpha: Tensor) -> CompactField:
@@ -96,7 +139,7 @@ class MixtureField(ModulatedField):
         Raises:
             MNIFError: coefficients of another size than this field's.
         """
-        expected = (self.spec.num_bases, len(self.bases))
+        expected = (self.spec.num_bases, self.num_coefficients)
         if alpha.shape != expected:
             raise MNIFError(
                 f"mixture coefficients of shape {list(alpha.shape)} do not fit this field, which takes "
