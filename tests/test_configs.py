@@ -114,7 +114,7 @@ def test_names_and_ways() -> None:
     radiance = {"mnif", "mnif_lite", "mnif_srn_cars_s"}
     signals, surfaces = {"mnif_signal", "mnif_signal_lite"}, {"mnif_sdf", "mnif_sdf_lite"}
     assert {name for name, way in ways.items() if way == "auto-decoding"} == {
-        *radiance, *signals, *surfaces, "mnif_voxel_lite", "mnif_image_lite"
+        *radiance, *signals, *surfaces, "mnif_voxel", "mnif_voxel_lite", "mnif_image", "mnif_image_lite"
     }  # fmt: skip
     assert {kind(config) for name, config in METHODS.items() if name in radiance} == {"scene_data"}
     assert {kind(config) for name, config in METHODS.items() if name in surfaces} == {"surface_data"}

@@ -145,6 +145,10 @@ class PipelineSettings(SavedSettings):
     """The data."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """Field, latents and losses."""
+    preset: Literal["none", "auto"] = "none"
+    """"auto" chooses the sizes of field, latents and steps from the number of instances and the time (`minutes`, or
+    the usual number of steps), beginning with those of the method's -lite form, and says which and why; what you set
+    yourself stays. "none" takes the method's sizes."""
     adaptation: Literal["auto-decoding", "meta-learning"] = "auto-decoding"
     """Where latents come from: learned, one row of a table per instance, or computed by a few gradient steps from
     zero that the networks are trained to make good use of."""

@@ -7,6 +7,7 @@ nerfstudio loads it.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,27 @@ from mnif_nerf.pipelines.run_settings import RunSettings
 
 
 @dataclass(frozen=True)
+class Rung:
+    """Sizes that did better than those of a small form, and where.
+
+    Attributes:
+        why: in a few words, for the user.
+        settings: what is changed, by its place in the settings of a run.
+        instances: of training, at least.
+        steps: of the small form that fit into the time: at least, and fewer than.
+    """
+
+    why: str
+    settings: dict[str, Any]
+    instances: int = 0
+    steps: tuple[float, float] = (0, math.inf)
+
+    def suits(self, instances: int, steps: int) -> bool:
+        """Whether these sizes are for so many instances and steps."""
+        return instances >= self.instances and self.steps[0] <= steps < self.steps[1]
+
+
+@dataclass(frozen=True)
 class Method:
     """A named configuration.
 
@@ -47,6 +69,7 @@ class Method:
         short_points: points of an instance in a step where the `minutes` of a run are too few for `short_steps` steps
             of its own number; 0 where that was not measured to be better.
         short_steps: see `short_points`.
+        rungs: of a small form, what `preset` "auto" changes of it; later ones replace what earlier ones say.
     """
 
     name: str
@@ -56,6 +79,7 @@ class Method:
     with_viewer: bool
     short_points: int = 0
     short_steps: int = 0
+    rungs: tuple[Rung, ...] = ()
 
     def new_run(self) -> RunSettings:
         """Settings of a run to be changed freely."""
@@ -69,33 +93,41 @@ def _method(
     return Method(name, modality, description, run, with_viewer=not name.endswith("-lite"), **_SHORT.get(name, {}))
 
 
+_POINTS = "pipeline.datamanager.points_per_instance"
+
 # More steps of fewer points: measured at 60 CPU-seconds (docs/benchmarks.md, "A given time"), where the methods' own
 # points left 1,509 and 1,239 steps.
-_SHORT: dict[str, dict[str, int]] = {
-    "mnif-sdf-lite": {"short_points": 512, "short_steps": 2400},
-    "mnif-voxel-lite": {"short_points": 512, "short_steps": 2400},
+_SHORT: dict[str, dict[str, Any]] = {
+    name: {
+        "short_points": 512,
+        "short_steps": 2400,
+        "rungs": (Rung("fewer points where time is short", {_POINTS: 512}, steps=(0, 2400)),),
+    }
+    for name in ("mnif-sdf-lite", "mnif-voxel-lite")
 }
 
 
 def _grids(modality: str, data: dict[str, Any], model: Any, **pipeline: Any) -> GridPipelineSettings:
-    """Grids by meta-learning."""
+    """Settings of grids; `adaptation` is meta-learning where nothing else is given."""
     settings = {"adaptation": "meta-learning", "inner_lr": 1.0, "prior_variance": 0.99, **pipeline}
     return GridPipelineSettings(datamanager=GridDataSettings(modality=modality, **data), model=model, **settings)
 
 
-# Without clipped gradients, second-order training breaks down in some runs and does not recover (mnif-image-lite on the
-# digits: 27 dB after 500 steps, 8 after 1000; with them 36 after 1200).
 _LARGE: dict[str, Any] = {"field_lr": 5e-4, "projection_lr": 5e-4, "latent_lr": 5e-3, "warmup_steps": 500}
-_LITE: dict[str, Any] = {"field_lr": 1e-3, "projection_lr": 1e-3, "latent_lr": 5e-3, "warmup_steps": 100}
 _CLIPPED: dict[str, Any] = {"max_norm": 1.0}
 _WHOLE = {"points_per_instance": 0, "encode_points": 0}  # all pixels
 # Rates for "scaled" fields of any size.
 _SCALED: dict[str, Any] = {
     "field_lr": 3e-3, "projection_lr": 3e-3, "latent_lr": 1e-2, "warmup_steps": 100, "final_fraction": 0.01
 }  # fmt: skip
+_SCALED_LARGE: dict[str, Any] = {  # for longer runs
+    "field_lr": 1e-3, "projection_lr": 1e-3, "latent_lr": 5e-3, "warmup_steps": 500, "final_fraction": 0.01
+}  # fmt: skip
 _SMALL_FIELD: dict[str, Any] = {
     "width": 64, "hidden_layers": 4, "num_bases": 64, "latent_dim": 64, "parametrization": "scaled"
 }  # fmt: skip
+# Colours that have numbers of their own cost nothing measurable (docs/benchmarks.md), and can be exchanged.
+_COLOR_SHARE = 0.375
 _LARGE_FIELD: dict[str, Any] = {"width": 64, "hidden_layers": 4, "num_bases": 256}
 
 _FORMS = [
@@ -117,9 +149,11 @@ _FORMS = [
         16_000,
         RadiancePipelineSettings(
             datamanager=SceneDataSettings(scenes_per_step=16, rays_per_scene=64, carve_points=64),
-            model=RadianceModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
+            model=RadianceModelSettings(
+                width=48, hidden_layers=3, num_bases=32, latent_dim=32, parametrization="scaled"
+            ),
         ),
-        optimizer_settings(**_LITE),
+        optimizer_settings(**_SCALED),
     ),
     _method(
         "mnif-sdf",
@@ -128,9 +162,11 @@ _FORMS = [
         100_000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=32, points_per_instance=4096),
-            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256, parametrization="scaled"),
+            model=SurfaceModelSettings(
+                **_LARGE_FIELD, latent_dim=256, parametrization="scaled", color_share=_COLOR_SHARE
+            ),
         ),
-        optimizer_settings(1e-3, 1e-3, 5e-3, 500, final_fraction=0.01),
+        optimizer_settings(**_SCALED_LARGE),
     ),
     _method(
         "mnif-sdf-lite",
@@ -139,7 +175,7 @@ _FORMS = [
         6000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=16, points_per_instance=1024),
-            model=SurfaceModelSettings(**_SMALL_FIELD),
+            model=SurfaceModelSettings(**_SMALL_FIELD, color_share=_COLOR_SHARE),
         ),
         optimizer_settings(**_SCALED),
     ),
@@ -150,10 +186,11 @@ _FORMS = [
         100_000,
         _grids(
             "voxel",
-            {"instances_per_step": 32, "points_per_instance": 4096},
-            VoxelModelSettings(**_LARGE_FIELD, latent_dim=512, head="logit"),
+            {"instances_per_step": 32, "points_per_instance": 4096, "cut_cells": 2.0},
+            VoxelModelSettings(**_LARGE_FIELD, latent_dim=256, w0=26.0, head="distance", parametrization="scaled"),
+            adaptation="auto-decoding",
         ),
-        optimizer_settings(**_LARGE, **_CLIPPED),
+        optimizer_settings(**_SCALED_LARGE),
     ),
     _method(
         "mnif-voxel-lite",
@@ -175,11 +212,12 @@ _FORMS = [
         100_000,
         _grids(
             "image",
-            {"instances_per_step": 32, **_WHOLE, "jitter": True},
-            ImageModelSettings(**_LARGE_FIELD, latent_dim=1024),
+            {"instances_per_step": 64, "points_per_instance": 1024, "encode_points": 0},
+            ImageModelSettings(**_LARGE_FIELD, latent_dim=512, parametrization="scaled"),
+            adaptation="auto-decoding",
             fit_points=0,
         ),
-        optimizer_settings(**_LARGE, **_CLIPPED),
+        optimizer_settings(**_SCALED_LARGE),
     ),
     _method(
         "mnif-image-lite",
@@ -218,10 +256,10 @@ _FORMS = [
         _grids(
             "signal",
             {"instances_per_step": 16, "points_per_instance": 1024, "jitter": True},
-            SignalModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
+            SignalModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32, parametrization="scaled"),
             adaptation="auto-decoding",
         ),
-        optimizer_settings(**_LITE),
+        optimizer_settings(**_SCALED),
     ),
 ]
 

@@ -108,7 +108,7 @@ class TrainingRun:
         weights: dict[str, Any] = {_PREFIX + name: value for name, value in self.model.state_dict().items()}
         weights[_PREFIX + _NOT_OURS] = torch.empty(0)
         state = {"step": step, "pipeline": weights, **self.optimizers.state_dict(), "scalers": {}}
-        if "steps" in self.plan.kept:
+        if self.plan.settled:
             state["time_plan"] = self.plan.kept
         written = write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
         self._write_config()

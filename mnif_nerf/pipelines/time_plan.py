@@ -14,6 +14,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
 from mnif_nerf.modalities.training import TrainingData
+from mnif_nerf.pipelines import preset
 from mnif_nerf.pipelines.checkpoints import checkpoint_in, time_plan_in
 from mnif_nerf.pipelines.methods import METHODS
 from mnif_nerf.priors.prior import LatentPrior
@@ -37,7 +38,7 @@ class TimePlan:
 
     Attributes:
         kept: "minutes", "steps", "prior_steps" and "points" (of an instance in a step; 0 as set) of the plan, for the
-            checkpoints; without "steps" until they are planned, empty where there is no plan.
+            checkpoints; without "steps" until they are planned. "preset": what it chose. Empty where there is no plan.
 
     Raises:
         MNIFError: minutes that are none, or a number of steps beside them; or a run to go on with that has no plan.
@@ -51,12 +52,19 @@ class TimePlan:
         self._require()
         self.kept: dict[str, Any] = {}
         self._told = False
-        self._resume()
+        if not self._resume() and settings.pipeline.preset == "auto":
+            self.kept["preset"] = preset.choose(settings, self.minutes, say)
+            self._own_steps = settings.max_num_iterations
 
     @property
     def active(self) -> bool:
         """Whether the number of steps is still to be found."""
         return self.minutes > 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is something to keep in checkpoints."""
+        return "steps" in self.kept or (bool(self.kept) and not self.active)
 
     def _require(self) -> None:
         steps = self.settings.max_num_iterations
@@ -71,23 +79,31 @@ class TimePlan:
                 "one out."
             )
 
-    def _resume(self) -> None:
-        """Take over what was planned when the run to go on with began, unless another number of steps is given."""
+    def _resume(self) -> bool:
+        """Take over what was planned when the run to go on with began, unless another number of steps is given.
+
+        Returns:
+            whether there is a run to go on with.
+        """
         settings = self.settings
         if settings.load_dir is not None:
             file = checkpoint_in(Path(settings.load_dir), settings.load_step)
         elif settings.load_checkpoint is not None and Path(settings.load_checkpoint).is_file():
             file = Path(settings.load_checkpoint)
         else:
-            return
-        plan = time_plan_in(file)
-        if plan is None:
+            return False
+        plan = time_plan_in(file) or {}
+        if "preset" in plan:
+            preset.restore(settings, plan["preset"])
+            self.kept = {"preset": plan["preset"]}
+            self._own_steps = plan["preset"].get("max_num_iterations", self._own_steps)
+        if "steps" not in plan:
             if self.minutes > 0:
                 raise MNIFError(
                     f"{file}: the number of steps of this run was given when it began, so `minutes` cannot choose it; "
                     "leave that out, or give another number by `max_num_iterations`."
                 )
-            return
+            return True
         self.minutes = settings.minutes = 0.0
         self.kept = dict(plan)
         settings.pipeline.prior_steps = settings.pipeline.prior_steps or plan["prior_steps"]
@@ -96,9 +112,10 @@ class TimePlan:
         if settings.max_num_iterations not in (self._own_steps, plan["steps"]):
             self.say(f"The run goes on to step {settings.max_num_iterations} instead of the planned {plan['steps']}.")
             self.kept["steps"] = settings.max_num_iterations
-            return
+            return True
         settings.max_num_iterations = plan["steps"]
         self.say(f"The run goes on to step {plan['steps']}, as planned for {plan['minutes']:g} minutes when it began.")
+        return True
 
     def _has_own_points(self) -> bool:
         """Whether a step takes as many points as its method says."""
@@ -132,7 +149,7 @@ class TimePlan:
             )
 
         points = self._fewer_points(trainer, data, seconds)
-        self.kept = {"minutes": self.minutes, "prior_steps": self.settings.pipeline.prior_steps, "points": points}
+        self.kept |= {"minutes": self.minutes, "prior_steps": self.settings.pipeline.prior_steps, "points": points}
 
         def planned(steps: int) -> None:
             trainer.optimizers.set_length(steps)
@@ -145,7 +162,7 @@ class TimePlan:
 
     def _tell(self, steps: int, per_step: float, prior: float) -> None:
         if not self._told:
-            name, own = self.settings.method_name, self._own_steps
+            name, own = "the small form" if "preset" in self.kept else self.settings.method_name, self._own_steps
             text = f"{self.minutes:g} minutes: a step takes {_duration(per_step)} here, so training has {steps:,} steps"
             text += "" if own is None else f" ({name} has {own:,} by default)"
             if points := self.kept["points"]:

@@ -272,7 +272,7 @@ class MNIFTrainer(Trainer):
             "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
             **self.stage1.optimizers.state_dict(),
             "scalers": self.grad_scaler.state_dict(),
-            **({"time_plan": self.plan.kept} if "steps" in self.plan.kept else {}),
+            **({"time_plan": self.plan.kept} if self.plan.settled else {}),
         }
         write_checkpoint(state, self.checkpoint_dir, self.config.save_only_latest_checkpoint)
         self._keep_config()
