@@ -55,7 +55,6 @@ class Method:
     w0: float = 30.0
     coefficients: str = "layer-wise"
     init: str = "corrected"
-    parametrization: str = "plain"
     mask_weight: float = 0.02
     carve_weight: float = 0.1
     carve_length: float = 0.1
@@ -78,7 +77,6 @@ class Method:
             w0=self.w0,
             coefficients=self.coefficients,
             init=self.init,
-            parametrization=self.parametrization,
         )
 
     @property
@@ -97,7 +95,7 @@ MNIF_LITE = Method(
     "mnif-lite",
     width=48, hidden_layers=3, num_bases=32, latent_dim=32,
     scenes_per_step=16, rays_per_scene=64, carve_points=64,
-    field_lr=3e-3, projection_lr=3e-3, latent_lr=1e-2, warmup_steps=100, final_fraction=0.01, parametrization="scaled",
+    field_lr=1e-3, projection_lr=1e-3, latent_lr=5e-3, warmup_steps=100,
 )  # fmt: skip
 METHODS = {method.name: method for method in (MNIF, MNIF_LITE)}
 

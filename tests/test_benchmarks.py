@@ -169,8 +169,7 @@ def test_losses_are_those_of_stage_1(data: Path, noise: float) -> None:
     trainer = common.OurTrainer(store, method, seed=1)
     for _ in range(2):
         trainer.step()
-    names = ("width", "hidden_layers", "num_bases", "latent_dim", "parametrization")
-    shape = {name: getattr(method, name) for name in names}
+    shape = {name: getattr(method, name) for name in ("width", "hidden_layers", "num_bases", "latent_dim")}
     settings, training = RadianceModelSettings(**shape, latent_noise=noise), RadianceTraining()
     spec = training.field_spec(settings, None)
     model = Stage1Model(spec, store.names, training.task(settings), settings.latents())

@@ -20,8 +20,7 @@ from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.pipelines.model_folder import read_model
 from mnif_nerf.rendering.radiance_losses import radiance_losses
 
-PLAIN = {"pipeline.model.parametrization": "plain"}  # for whose rates the inner loop is made
-META = {"pipeline.adaptation": "meta-learning", **PLAIN}
+META = {"pipeline.adaptation": "meta-learning"}
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +183,8 @@ def test_an_inner_loop_that_leads_upwards_is_told(
 
 def test_the_other_adaptation_is_refused(data: Path, run: Run, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="trained by meta-learning, the configuration says auto-decoding"):
-        Run(tiny_config(data, tmp_path, **{"load_dir": run.checkpoints, **PLAIN}))
-    plain = Run(tiny_config(data, tmp_path / "plain", steps=2, **PLAIN))
+        Run(tiny_config(data, tmp_path, **{"load_dir": run.checkpoints}))
+    plain = Run(tiny_config(data, tmp_path / "plain", steps=2))
     with pytest.raises(SystemExit, match=r"pass --pipeline\.adaptation auto-decoding"):
         Run(tiny_config(data, tmp_path, **{**META, "load_dir": plain.checkpoints}))
 

@@ -114,6 +114,7 @@ def _grids(modality: str, data: dict[str, Any], model: Any, **pipeline: Any) -> 
 
 
 _LARGE: dict[str, Any] = {"field_lr": 5e-4, "projection_lr": 5e-4, "latent_lr": 5e-3, "warmup_steps": 500}
+_LITE: dict[str, Any] = {"field_lr": 1e-3, "projection_lr": 1e-3, "latent_lr": 5e-3, "warmup_steps": 100}
 _CLIPPED: dict[str, Any] = {"max_norm": 1.0}
 _WHOLE = {"points_per_instance": 0, "encode_points": 0}  # all pixels
 # Rates for "scaled" fields of any size.
@@ -126,8 +127,6 @@ _SCALED_LARGE: dict[str, Any] = {  # for longer runs
 _SMALL_FIELD: dict[str, Any] = {
     "width": 64, "hidden_layers": 4, "num_bases": 64, "latent_dim": 64, "parametrization": "scaled"
 }  # fmt: skip
-# Colours that have numbers of their own cost nothing measurable (docs/benchmarks.md), and can be exchanged.
-_COLOR_SHARE = 0.375
 _LARGE_FIELD: dict[str, Any] = {"width": 64, "hidden_layers": 4, "num_bases": 256}
 
 _FORMS = [
@@ -149,11 +148,9 @@ _FORMS = [
         16_000,
         RadiancePipelineSettings(
             datamanager=SceneDataSettings(scenes_per_step=16, rays_per_scene=64, carve_points=64),
-            model=RadianceModelSettings(
-                width=48, hidden_layers=3, num_bases=32, latent_dim=32, parametrization="scaled"
-            ),
+            model=RadianceModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
         ),
-        optimizer_settings(**_SCALED),
+        optimizer_settings(**_LITE),
     ),
     _method(
         "mnif-sdf",
@@ -162,9 +159,7 @@ _FORMS = [
         100_000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=32, points_per_instance=4096),
-            model=SurfaceModelSettings(
-                **_LARGE_FIELD, latent_dim=256, parametrization="scaled", color_share=_COLOR_SHARE
-            ),
+            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256, parametrization="scaled"),
         ),
         optimizer_settings(**_SCALED_LARGE),
     ),
@@ -175,7 +170,7 @@ _FORMS = [
         6000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=16, points_per_instance=1024),
-            model=SurfaceModelSettings(**_SMALL_FIELD, color_share=_COLOR_SHARE),
+            model=SurfaceModelSettings(**_SMALL_FIELD),
         ),
         optimizer_settings(**_SCALED),
     ),
@@ -256,10 +251,10 @@ _FORMS = [
         _grids(
             "signal",
             {"instances_per_step": 16, "points_per_instance": 1024, "jitter": True},
-            SignalModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32, parametrization="scaled"),
+            SignalModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
             adaptation="auto-decoding",
         ),
-        optimizer_settings(**_SCALED),
+        optimizer_settings(**_LITE),
     ),
 ]
 
