@@ -14,7 +14,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject, NeuralRadiance
-from mnif_nerf.pipelines.model_folder import StoredModel
+from mnif_nerf.pipelines.model_folder import StoredModel, write_model
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -120,8 +120,9 @@ def test_network_wise_models_mix_by_layers_too() -> None:
     assert pipe.project(mixed)[1] > 0.01
 
 
-def test_colours_with_a_latent_of_their_own_are_exchanged_exactly() -> None:
-    pipe = MNIFPipeline(tiny_surface_model(color_latent=2))
+def test_colours_with_a_latent_of_their_own_are_exchanged_exactly(tmp_path: Path) -> None:
+    write_model(tmp_path / "model", tiny_surface_model(color_latent=2))
+    pipe = MNIFPipeline.from_pretrained(tmp_path / "model")
     a, b = pipe.instance(0), pipe.instance(1)
     mixed = pipe.mix_shape_and_color(a, b)
     assert torch.equal(mixed.latent, torch.cat([a.latent[:3], b.latent[3:]]))

@@ -142,11 +142,17 @@ class FieldSpec:
         return num_parameters(self.shapes)
 
     @property
+    def num_coefficients(self) -> int:
+        """L of a mixture's coefficients `[M, L]`: one for each layer, and one more for the colours' rows of the last
+        layer where a part of the latent is theirs alone."""
+        return len(self.learned_shapes) + (self.color_latent > 0)
+
+    @property
     def num_parameters(self) -> int:
         """Numbers in the whole field: basis networks or the shared one, and the projection of latents."""
         layers = self.learned_shapes
         if self.modulation == "mixture":
-            per_basis = len(layers) if self.coefficients == "layer-wise" else 1
+            per_basis = self.num_coefficients if self.coefficients == "layer-wise" else 1
             return self.num_bases * (num_parameters(layers) + (self.latent_dim + 1) * per_basis)
         if self.modulation == "shift":
             return num_parameters(layers) + self.latent_dim * sum(out for out, _ in layers[:-1])

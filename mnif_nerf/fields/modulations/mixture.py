@@ -78,21 +78,15 @@ class MixtureField(ModulatedField):
         return _GAIN / self.spec.num_bases**1.5 if self.spec.parametrization == "scaled" else 1.0
 
     @property
-    def num_coefficients(self) -> int:
-        """L of the coefficients `[M, L]`: one for each layer, and one more for the colours' rows of the last layer
-        where a part of the latent is theirs alone."""
-        return len(self.spec.learned_shapes) + (self.spec.color_latent > 0)
-
-    @property
     def _coefficients_per_basis(self) -> int:
-        return self.num_coefficients if self.spec.coefficients == "layer-wise" else 1
+        return self.spec.num_coefficients if self.spec.coefficients == "layer-wise" else 1
 
     def _reaching(self) -> Tensor:
         """Which numbers of a latent reach which coefficients: 1 or 0, `[M * L, D]`; `[1, 1]` where all reach all."""
         spec = self.spec
         if not spec.color_latent:
             return torch.ones(1, 1)
-        reach = torch.zeros(spec.num_bases, self.num_coefficients, spec.latent_dim)
+        reach = torch.zeros(spec.num_bases, self.spec.num_coefficients, spec.latent_dim)
         reach[:, :-1, : -spec.color_latent] = 1.0
         reach[:, -1, -spec.color_latent :] = 1.0
         return reach.flatten(0, 1)
@@ -107,7 +101,7 @@ class MixtureField(ModulatedField):
     def coefficients(self, latents: Tensor) -> Tensor:
         """Mixture coefficients `[B, M, L]` of latent codes `[B, D]` (network-wise: the same for every layer)."""
         alpha = self.project(latents).view(len(latents), self.spec.num_bases, self._coefficients_per_basis)
-        return alpha.expand(-1, -1, self.num_coefficients)
+        return alpha.expand(-1, -1, self.spec.num_coefficients)
 
     def weights(self, latents: Tensor) -> list[Tensor]:
         """See `ModulatedField`."""
@@ -139,7 +133,7 @@ class MixtureField(ModulatedField):
         Raises:
             MNIFError: coefficients of another size than this field's.
         """
-        expected = (self.spec.num_bases, self.num_coefficients)
+        expected = (self.spec.num_bases, self.spec.num_coefficients)
         if alpha.shape != expected:
             raise MNIFError(
                 f"mixture coefficients of shape {list(alpha.shape)} do not fit this field, which takes "
