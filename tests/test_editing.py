@@ -121,7 +121,7 @@ def test_network_wise_models_mix_by_layers_too() -> None:
 
 
 def test_colours_with_a_latent_of_their_own_are_exchanged_exactly(tmp_path: Path) -> None:
-    write_model(tmp_path / "model", tiny_surface_model(color_latent=2))
+    write_model(tiny_surface_model(color_latent=2), tmp_path / "model")
     pipe = MNIFPipeline.from_pretrained(tmp_path / "model")
     a, b = pipe.instance(0), pipe.instance(1)
     mixed = pipe.mix_shape_and_color(a, b)
