@@ -163,7 +163,7 @@ def test_unseen_scenes_get_their_codes_by_the_inner_loop(run: Run) -> None:
 
 def test_networks_that_diverge_are_told_by_the_inner_loop(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, steps=3, **META)
-    config.optimizers["fields"]["optimizer"].lr = float("inf")
+    config.optimizers["fields"]["optimizer"].lr = 1e38
     with pytest.raises(SystemExit, match=r"^error: the inner loop diverged.*or the learning rate of the networks\.$"):
         Run(config)
 

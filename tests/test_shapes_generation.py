@@ -98,7 +98,7 @@ def _edit(folder: Path, **changes: object) -> None:
         (lambda f: _edit(f, adaptation=7), "holds 7 where a description is expected"),
         (lambda f: (f / "rates.safetensors").unlink(), "rates.safetensors: no such file"),
         (lambda f: save_file({"rates": torch.zeros(4)}, str(f / "rates.safetensors")), "5 finite numbers"),
-        (lambda f: save_file({"rates": torch.full((5,), math.nan)}, str(f / "rates.safetensors")), "5 finite"),
+        (lambda f: save_file({"rates": torch.full((5,), math.nan)}, str(f / "rates.safetensors")), "infinite numbers"),
     ],
 )
 def test_damages_are_one_sentence(damage, words: str, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
+from mnif_nerf.fields.network import num_parameters
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import check_keys, read_json, read_tensors, require_real
 from mnif_nerf.limits import is_number, require_count, require_number
@@ -85,7 +85,9 @@ def read_weights(spec: FieldSpec, path: Path) -> dict[str, Tensor]:
     state = read_tensors(path, REMEDY)[0]
     require_real(state, path, REMEDY)
     stored = sum(value.numel() for value in state.values())
-    if not spec.num_parameters <= stored <= spec.num_parameters + math.prod(spec.shapes[0]):  # a fixed first layer
+    if (
+        not spec.num_parameters <= stored <= spec.num_parameters + num_parameters(spec.shapes[:1])
+    ):  # a fixed first layer
         raise MNIFError(
             f"{path}: holds {stored:,} numbers, and the field of config.json has {spec.num_parameters:,}; the two come "
             "from different runs."
