@@ -129,7 +129,7 @@ class Sdf(Modality):
         from mnif_nerf.rendering.splats import render_points
 
         pose = orbit_pose(*_ANGLES, _RADIUS)
-        return to_image(render_points(values.to_be_seen(), pose, Intrinsics.default(pixels), finer=2))
+        return to_image(render_points(values.to_be_seen(), pose, Intrinsics.default(pixels), smooth=True))
 
     @property
     def demo(self) -> Demo:

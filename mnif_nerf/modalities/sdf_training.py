@@ -224,4 +224,4 @@ class SurfaceTraining(ModalityTraining):
         return (255 * self._splats(store, instance, pose, camera)).round().byte().numpy()
 
     def _splats(self, store: SurfaceStore, instance: int, pose: Tensor, camera: Intrinsics) -> Tensor:
-        return render_points(store.points(instance).to_be_seen(), pose, camera, finer=2)
+        return render_points(store.points(instance).to_be_seen(), pose, camera, smooth=True)

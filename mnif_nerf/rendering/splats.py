@@ -19,6 +19,7 @@ _BEHIND = 0.006  # world units: what lies farther behind such a plane is hidden 
 _HIDING = 4  # of which so many do
 _EDGE_ON = 0.05  # least cosine between a plane's normal and a ray
 _FILLING = 5  # times as large: squares that fill holes
+_FINE = 512  # pixels along an edge that smooth pictures are drawn with
 _GREY = 0.75
 _PAINT = 0.77  # about what `shade` gives where light falls straight on matt paint
 
@@ -40,12 +41,13 @@ class KnownSurface(Protocol):
         """In [0, 1]."""
 
 
-def render_points(surface: KnownSurface, pose: Tensor, camera: Intrinsics, finer: int = 1) -> Tensor:
-    """`render_splats` of arrays, drawn `finer` times as finely and averaged."""
+def render_points(surface: KnownSurface, pose: Tensor, camera: Intrinsics, smooth: bool = False) -> Tensor:
+    """`render_splats` of arrays; `smooth` draws several times as finely and averages."""
     parts = (surface.points, surface.normals, surface.color)
     points, normals, color = (None if part is None else torch.from_numpy(part) for part in parts)
     assert points is not None
     assert normals is not None
+    finer = max(2, _FINE // camera.width) if smooth else 1
     picture = render_splats(points, normals, color, pose, camera.scaled(finer))
     return F.avg_pool2d(picture.permute(2, 0, 1), finer).permute(1, 2, 0)
 
