@@ -122,6 +122,8 @@ def draw(found: dict[str, dict[str, list[float]]], factors: tuple[float, ...], p
         for size, losses in rows.items():
             axis.plot(factors, losses, marker="o", label=size)
         axis.set(title=name, xscale="log", xlabel="factor of the learning rate")
+        axis.set_xticks(factors, [f"{factor:g}" for factor in factors])
+        axis.minorticks_off()
     axes[0][0].set_ylabel("loss")
     axes[0][-1].legend(fontsize=8)
     figure.tight_layout()
