@@ -18,7 +18,7 @@ from mnif_nerf.latents.optimizer_settings import optimizer_settings
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.pipelines.checkpoints import read_checkpoint
-from mnif_nerf.pipelines.methods import METHODS, get_method
+from mnif_nerf.pipelines.methods import METHODS, POINTS, Rung, get_method
 from mnif_nerf.pipelines.run import TrainingRun
 from mnif_nerf.pipelines.run_settings import read_config
 from mnif_nerf.pipelines.time_plan import TimePlan, prior_speed
@@ -198,9 +198,8 @@ def test_a_short_run_draws_fewer_points_where_its_method_says_so(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tiny_settings(pictures, tmp_path, 8000, method=IMAGE)  # what the method is taken to be: 64 points
-    monkeypatch.setitem(
-        METHODS, IMAGE, dataclasses.replace(METHODS[IMAGE], settings=own, short_points=32, short_steps=10**9)
-    )
+    rung = Rung("short", {POINTS: 32}, steps=(0, 10**9))
+    monkeypatch.setitem(METHODS, IMAGE, dataclasses.replace(METHODS[IMAGE], settings=own, rungs=(rung,)))
     said: list[str] = []
     run = TrainingRun(timed(tiny_settings(pictures, tmp_path, method=IMAGE), 0.02), said.append).train()
     assert any("of 32 points an instance, fewer than by default" in line for line in said)
@@ -214,7 +213,8 @@ def test_a_short_run_draws_fewer_points_where_its_method_says_so(
     chosen.pipeline.datamanager.points_per_instance = 48
     given = TrainingRun(chosen, said.append)
     assert read_config(given.train() / "config.yml")["pipeline"]["datamanager"]["points_per_instance"] == 48
-    monkeypatch.setitem(METHODS, IMAGE, dataclasses.replace(METHODS[IMAGE], short_steps=10))
+    rung = Rung("short", {POINTS: 32}, steps=(0, 10))
+    monkeypatch.setitem(METHODS, IMAGE, dataclasses.replace(METHODS[IMAGE], rungs=(rung,)))
     long = TrainingRun(timed(tiny_settings(pictures, tmp_path, name="long", method=IMAGE), 0.02), said.append)
     assert read_config(long.train() / "config.yml")["pipeline"]["datamanager"]["points_per_instance"] == 64
 

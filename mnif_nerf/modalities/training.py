@@ -24,7 +24,7 @@ from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
 from mnif_nerf.modalities.encoding import Encoder
 from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
-from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.cameras import DEFAULT_FOCAL_OVER_WIDTH, DEFAULT_RADIUS, Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 
 _KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
@@ -346,12 +346,14 @@ class FieldCache:
         self._last = None
 
 
-def cameras_around(split: str, size: int) -> tuple[Tensor, Intrinsics]:
-    """Poses `[V, 4, 4]` and a camera of `size` pixels that look at a solid: eight for the split "train", four others,
-    from higher up, for all else."""
+def cameras_around(
+    split: str, size: int, focal_over_width: float = DEFAULT_FOCAL_OVER_WIDTH, radius: float = DEFAULT_RADIUS
+) -> tuple[Tensor, Intrinsics]:
+    """Poses `[V, 4, 4]` and a camera of `size` pixels that look at an object from `radius` world units: eight for the
+    split "train", four others, from higher up, for all else."""
     count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
-    poses = [orbit_pose(elevation, first + 360.0 * k / count) for k in range(count)]
-    return torch.stack(poses), Intrinsics.default(size)
+    poses = [orbit_pose(elevation, first + 360.0 * k / count, radius) for k in range(count)]
+    return torch.stack(poses), Intrinsics.default(size, focal_over_width)
 
 
 def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:

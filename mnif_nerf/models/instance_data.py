@@ -26,12 +26,11 @@ from torch.nn import Parameter
 from mnif_nerf.data.sampling.views import choose_scene
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.grid_training import front_camera
-from mnif_nerf.modalities.training import Evaluation, TrainingData
+from mnif_nerf.modalities.training import Evaluation, TrainingData, cameras_around
 from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.pipelines.run_data import StoredData, is_data
-from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.saved_settings import SavedSettings
 
 _BLANK_PIXELS = 128
@@ -60,10 +59,7 @@ class BlankViews(InputDataset):
     def __init__(self, source: StoredData, shown: int, split: str) -> None:
         size, camera, shape = _BLANK_PIXELS, source.model.camera, (source.grid().get("shape") or ())
         if source.model.kind.has_views:
-            count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
-            turns = [first + 360.0 * k / count for k in range(count)]
-            self.poses = torch.stack([orbit_pose(elevation, turn, camera["radius"]) for turn in turns])
-            self.camera = Intrinsics(camera["focal_over_width"] * size, size / 2, size / 2, size, size)
+            self.poses, self.camera = cameras_around(split, size, camera["focal_over_width"], camera["radius"])
         else:
             self.poses, self.camera = front_camera(shape if len(shape) == 2 else (size, size))
         own = self.camera

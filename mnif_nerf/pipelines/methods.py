@@ -66,10 +66,8 @@ class Method:
         settings: settings of a run; copied for every use.
         with_viewer: whether `ns-train` opens its viewer beside it. On two cores a viewer takes its share of them, so
             the small forms start none.
-        short_points: points of an instance in a step where the `minutes` of a run are too few for `short_steps` steps
-            of its own number; 0 where that was not measured to be better.
-        short_steps: see `short_points`.
-        rungs: of a small form, what `preset` "auto" changes of it; later ones replace what earlier ones say.
+        rungs: of a small form, what `preset` "auto" changes of it; later ones replace what earlier ones say. Their
+            number of points holds for a run of given `minutes` without a preset too.
     """
 
     name: str
@@ -77,8 +75,6 @@ class Method:
     description: str
     settings: RunSettings
     with_viewer: bool
-    short_points: int = 0
-    short_steps: int = 0
     rungs: tuple[Rung, ...] = ()
 
     def new_run(self) -> RunSettings:
@@ -90,21 +86,16 @@ def _method(
     name: str, modality: str, description: str, steps: int, pipeline: PipelineSettings, optimizers: dict[str, Any]
 ) -> Method:
     run = RunSettings(method_name=name, max_num_iterations=steps, pipeline=pipeline, optimizers=optimizers)
-    return Method(name, modality, description, run, with_viewer=not name.endswith("-lite"), **_SHORT.get(name, {}))
+    return Method(name, modality, description, run, with_viewer=not name.endswith("-lite"), rungs=_RUNGS.get(name, ()))
 
 
-_POINTS = "pipeline.datamanager.points_per_instance"
+POINTS = "pipeline.datamanager.points_per_instance"
+"""Where the settings of a run hold the points that a step takes of an instance."""
 
 # More steps of fewer points: measured at 60 CPU-seconds (docs/benchmarks.md, "A given time"), where the methods' own
 # points left 1,509 and 1,239 steps.
-_SHORT: dict[str, dict[str, Any]] = {
-    name: {
-        "short_points": 512,
-        "short_steps": 2400,
-        "rungs": (Rung("fewer points where time is short", {_POINTS: 512}, steps=(0, 2400)),),
-    }
-    for name in ("mnif-sdf-lite", "mnif-voxel-lite")
-}
+_SHORT = Rung("fewer points where time is short", {POINTS: 512}, steps=(0, 2400))
+_RUNGS = {"mnif-sdf-lite": (_SHORT,), "mnif-voxel-lite": (_SHORT,)}
 
 
 def _grids(modality: str, data: dict[str, Any], model: Any, **pipeline: Any) -> GridPipelineSettings:

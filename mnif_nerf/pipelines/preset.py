@@ -17,10 +17,11 @@ from mnif_nerf import modalities
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.machine import default_device_type
+from mnif_nerf.modalities.training import TrainingData
 from mnif_nerf.pipelines.methods import get_method, method_of
 from mnif_nerf.priors.training import default_steps
 
-Path = tuple[str, ...]  # to a value in the settings of a run
+Place = tuple[str, ...]  # of a value in the settings of a run
 
 _NOT_SIZES = {"data", "dataparser", "preset", "modality", "config_version", "machine"}  # a preset leaves them alone
 _PRIOR_AND_REST = 0.3  # share of a run's time that is not its training steps, about
@@ -46,8 +47,10 @@ def choose(settings: Any, minutes: float, say: Callable[[str], None]) -> dict[st
     chosen = {path: value for path, value in _values(small.settings) if path in free}
     _put(settings, chosen)
 
-    instances, per_step = _look(settings)
-    steps = int((1 - _PRIOR_AND_REST) * 60 * minutes / per_step) if minutes else settings.max_num_iterations
+    data, device = _open(settings)
+    instances, steps = len(data.names), settings.max_num_iterations
+    if minutes:
+        steps = int((1 - _PRIOR_AND_REST) * 60 * minutes / _seconds_of_step(settings, data, device))
     reasons = []
     for rung in small.rungs:
         changes = {tuple(name.split(".")): value for name, value in rung.settings.items()}
@@ -66,20 +69,25 @@ def restore(settings: Any, chosen: dict[str, Any]) -> None:
     _put(settings, {path: value for path, value in values.items() if path in free})
 
 
-def _look(settings: Any) -> tuple[int, float]:
-    """Training instances, and seconds that a step of these settings takes here."""
+def _open(settings: Any) -> tuple[TrainingData, torch.device]:
+    """The data of a run, and the device that it trains on."""
     pipeline, machine = settings.pipeline, settings.machine
     if getattr(settings, "data", None) is not None:
         pipeline.datamanager.data = settings.data
     given = machine.device_type
     device = torch.device(default_device_type() if given == "auto" else given)
     training = modalities.get(pipeline.datamanager.modality).training
-    data = training.open(pipeline.datamanager, device, machine.seed)
-    model = training.build(pipeline, data, None, machine.seed).to(device)
+    return training.open(pipeline.datamanager, device, machine.seed), device
+
+
+def _seconds_of_step(settings: Any, data: TrainingData, device: torch.device) -> float:
+    """How long a step of these settings takes here."""
+    pipeline, seed = settings.pipeline, settings.machine.seed
+    model = modalities.get(pipeline.datamanager.modality).training.build(pipeline, data, None, seed).to(device)
     groups = OptimizerGroups.from_settings(model.parameter_groups(), settings.optimizers, 1)
-    trainer = Stage1Trainer(model, data, groups, machine.seed, pipeline.encode_batch)
+    trainer = Stage1Trainer(model, data, groups, seed, pipeline.encode_batch)
     trainer.choose_threads(pipeline.threads, lambda _: None)
-    return len(data.names), _OPTIMIZER * trainer.seconds_of_step()
+    return _OPTIMIZER * trainer.seconds_of_step()
 
 
 def _told(settings: Any, small: str, instances: int, steps: int, reasons: list[str]) -> str:
@@ -100,7 +108,7 @@ def _told(settings: Any, small: str, instances: int, steps: int, reasons: list[s
 # ------------------------------------------------------------------------------------------------------- settings
 
 
-def _values(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def _values(settings: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
     """The sizes, rates and numbers of steps in the settings of a run, by their places."""
     if not path:
         yield ("max_num_iterations",), settings.max_num_iterations
@@ -117,19 +125,19 @@ def _values(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, settings
 
 
-def _untouched(settings: Any) -> set[Path]:
+def _untouched(settings: Any) -> set[Place]:
     """The places where the settings of a run are still those of its method."""
     own = get_method(settings.method_name).settings
     return {path for path, value in _values(own) if _get(settings, path) == value}
 
 
-def _get(settings: Any, path: Path) -> Any:
+def _get(settings: Any, path: Place) -> Any:
     for name in path:
         settings = settings[name] if isinstance(settings, dict) else getattr(settings, name)
     return settings
 
 
-def _put(settings: Any, values: dict[Path, Any]) -> None:
+def _put(settings: Any, values: dict[Place, Any]) -> None:
     for path, value in values.items():
         owner = _get(settings, path[:-1])
         if isinstance(owner, dict):

@@ -16,7 +16,7 @@ from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
 from mnif_nerf.modalities.training import TrainingData
 from mnif_nerf.pipelines import preset
 from mnif_nerf.pipelines.checkpoints import checkpoint_in, time_plan_in
-from mnif_nerf.pipelines.methods import METHODS
+from mnif_nerf.pipelines.methods import METHODS, POINTS
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.training import Noising, PriorConfig, default_steps
 
@@ -180,13 +180,14 @@ class TimePlan:
         Returns:
             their number for an instance; 0 where it stays.
         """
-        method = self._method
-        if method is None or not method.short_points or not self._has_own_points():
+        rungs = [rung for rung in (self._method.rungs if self._method else ()) if POINTS in rung.settings]
+        if not rungs or not self._has_own_points():
             return 0
-        if seconds / trainer.seconds_of_step() >= method.short_steps:
-            return 0
-        data.take_points(method.short_points)
-        return method.short_points
+        steps = int(seconds / trainer.seconds_of_step())
+        points = next((rung.settings[POINTS] for rung in rungs if rung.suits(len(data.names), steps)), 0)
+        if points:
+            data.take_points(points)
+        return int(points)
 
     def _prior_seconds(self, model: Stage1Model, total: float) -> float:
         """What the latent prior will take; where it would take too much of the time, its steps are cut."""

@@ -80,7 +80,7 @@ class Hdf5Reader:
             MNIFError: damaged, or of another number of axes.
         """
         path, row = source.path, source.row
-        try:
+        with _damage_told(f"{path}: row {row} cannot be read", "fetch the file again"):
             with self._lock:
                 if path not in self._open:
                     self._open[path] = _open(path)
@@ -90,10 +90,6 @@ class Hdf5Reader:
                 cells = cells[..., 0] if cells.ndim == 4 and cells.shape[-1] == 1 else cells
             else:
                 cells = _from_points(*(_row(file[name], source) for name in _POINTS))
-        except MNIFError:
-            raise
-        except Exception as error:  # h5py raises what it likes
-            raise MNIFError(f"{path}: row {row} cannot be read ({first_line(error)}); fetch the file again.") from None
         if cells.ndim != 3:
             raise MNIFError(f"{path}: row {row} has shape {list(cells.shape)}; expected [X, Y, Z].")
         return cells
@@ -125,18 +121,18 @@ def _row(table: Any, source: GridSource) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _damage_told(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except MNIFError:
         raise
     except Exception as error:  # h5py raises what it likes
-        raise MNIFError(f"{path}: cannot be read as HDF5 ({first_line(error)}); fetch it again.") from None
+        raise MNIFError(f"{what} ({first_line(error)}); {remedy}.") from None
 
 
 def _rows(path: Path) -> list[GridSource]:
     axes: tuple[int, ...]
-    with _damage_told(path), _open(path) as file:
+    with _damage_told(f"{path}: cannot be read as HDF5", "fetch it again"), _open(path) as file:
         keys = sorted(file.keys())
         if "voxels" in keys:
             table, axes = file["voxels"], (4, 5)

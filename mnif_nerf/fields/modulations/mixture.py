@@ -68,8 +68,9 @@ class MixtureField(ModulatedField):
                 bound = 1.0 / math.sqrt(spec.latent_dim)
                 self.projection.weight.uniform_(-bound, bound, generator=generator)
             self.projection.weight.div_(self.unit * spec.latent_unit)
-            self.register_buffer("_reach", self._reaching(), persistent=False)
-            self.projection.weight.mul_(self._reach)
+            if spec.color_latent:
+                self.register_buffer("_reach", self._reaching(), persistent=False)
+                self.projection.weight.mul_(self._reach)
 
     @property
     def unit(self) -> float:
@@ -82,11 +83,9 @@ class MixtureField(ModulatedField):
         return self.spec.num_coefficients if self.spec.coefficients == "layer-wise" else 1
 
     def _reaching(self) -> Tensor:
-        """Which numbers of a latent reach which coefficients: 1 or 0, `[M * L, D]`; `[1, 1]` where all reach all."""
+        """Which numbers of a latent reach which coefficients, a part the colours' alone: 1 or 0, `[M * L, D]`."""
         spec = self.spec
-        if not spec.color_latent:
-            return torch.ones(1, 1)
-        reach = torch.zeros(spec.num_bases, self.spec.num_coefficients, spec.latent_dim)
+        reach = torch.zeros(spec.num_bases, spec.num_coefficients, spec.latent_dim)
         reach[:, :-1, : -spec.color_latent] = 1.0
         reach[:, -1, -spec.color_latent :] = 1.0
         return reach.flatten(0, 1)
