@@ -18,12 +18,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from mnif_nerf.names import brief
+
 
 class MNIFError(ValueError):
     """A mistake in the input, told in one sentence: what is wrong, where, and what to do about it.
 
-    Arguments are named in backticks by their Python names; commands tell their options instead (`run_command`).
+    Arguments are named in backticks by their Python names; commands tell their options instead (`run_command`). Long
+    values in it are shortened.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(brief(sentence))
 
 
 _DISK = {
@@ -66,7 +72,7 @@ def system_error(error: OSError) -> str:
     """An error of the system as a sentence: which file, what is wrong with it, and a remedy where one is known."""
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     remedy = _DISK.get(error.errno or 0, first_line(error) if error.strerror is None else error.strerror.lower())
-    return f"{where}{remedy}."
+    return brief(f"{where}{remedy}.")
 
 
 def require(module: str, extra: str) -> Any:

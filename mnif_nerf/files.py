@@ -21,16 +21,12 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from mnif_nerf.errors import MNIFError, disk_errors, first_line
-from mnif_nerf.limits import require_memory
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Described = TypeVar("Described")
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}\.(tmp|old)(\.[^.]*)?")
@@ -317,59 +313,3 @@ def from_description(kind: type[Described], content: Any, where: object, remedy:
     if missing:
         raise MNIFError(f"{where}: lacks {', '.join(map(repr, missing))}; {remedy}.")
     return kind(**content)
-
-
-def write_tensors(target: Path | str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write named tensors (of any device and layout) as a safetensors file, atomically.
-
-    Raises:
-        MNIFError: the disk is full or the folder cannot be written.
-    """
-    from safetensors.torch import save
-
-    # Through bytes: where safetensors writes by itself, a full disk is an error of its own kind.
-    content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
-    with atomic_file(target) as temporary:
-        temporary.write_bytes(content)
-
-
-def read_tensors(path: Path | str, remedy: str = "write it again") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors on the CPU, and its metadata.
-
-    Raises:
-        MNIFError: the file is missing, damaged or larger than the free memory; `remedy` says what to do then.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise MNIFError(f"{path}: no such file; {remedy}.")
-    require_memory(path.stat().st_size, f"{path}: reading it", remedy)
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = first_line(error)  # of torch too, where a number format is not known to it
-        raise MNIFError(f"{path}: not a readable safetensors file ({reason}); {remedy}.") from None
-
-
-def require_real(tensors: Mapping[str, Tensor], path: Path | str, remedy: str) -> None:
-    """Refuse tensors that are not of finite floating-point numbers: integers, truth values, complex ones, NaN.
-
-    Args:
-        tensors: by name.
-        path: where they come from.
-        remedy: what to do then, without a final stop.
-
-    Raises:
-        MNIFError: with the name of the first.
-    """
-    import torch
-
-    for name, value in tensors.items():
-        if value.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-            kind = str(value.dtype).removeprefix("torch.")
-            raise MNIFError(f"{path}: {name} is of type {kind}, where floating-point numbers belong; {remedy}.")
-        if not bool(torch.isfinite(value).all()):
-            raise MNIFError(f"{path}: {name} has NaN or infinite numbers; {remedy}.")

@@ -10,6 +10,8 @@ from pathlib import PurePath
 
 _LONGEST_FILE_NAME = 100  # bytes: file systems take 255, and endings and temporary names are put to it
 _LONGEST_SHOWN = 120  # characters
+_LONGEST_PATH = 500
+_LONGEST_SENTENCE = 1500
 _ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}$")
 
 
@@ -57,3 +59,11 @@ def shown(text: object, longest: int = _LONGEST_SHOWN) -> str:
         return plain
     half = (longest - 5) // 2
     return f"{plain[:half]} ... {plain[-half:]}"
+
+
+def brief(sentence: str) -> str:
+    """A sentence as one printed line, whatever the values that it quotes: long words are shortened, and paths that are
+    very long, and of a very long sentence the middle is left out."""
+    words = sentence.split(" ")
+    kept = (shown(word, _LONGEST_PATH if "/" in word or "\\" in word else _LONGEST_SHOWN) for word in words)
+    return shown(" ".join(kept), _LONGEST_SENTENCE)

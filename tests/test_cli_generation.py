@@ -22,12 +22,13 @@ from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
 from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import read_json, read_tensors
+from mnif_nerf.files import read_json
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines import integrity
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import read_model
 from mnif_nerf.priors.prior import LatentPrior
+from mnif_nerf.tensor_files import read_tensors
 
 
 @pytest.fixture

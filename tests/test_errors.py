@@ -22,3 +22,15 @@ def test_first_lines() -> None:
     assert first_line(OSError("no space"), kind=True) == "OSError: no space"
     assert first_line(KeyError(), kind=True) == "KeyError"
     assert len(first_line(ValueError("x" * 999))) == 200
+
+
+def test_long_values_are_shortened_in_every_sentence() -> None:
+    path = "/data/" + "folder/" * 30 + "model"
+    for value in ("x" * 5000, "x" * 255 + "/" + "y" * 5000, " ".join("word" for _ in range(5000)), "\x1b[2J" * 999):
+        said = str(MNIFError(f"{path}: holds {value!r} where a name is expected; give the run's folder."))
+        assert len(said) <= 1500
+        assert said.startswith(f"{path}: holds ")
+        assert said.endswith("is expected; give the run's folder.")
+        assert said.isprintable()
+    short = f"{path}: no such file; give one."
+    assert str(MNIFError(short)) == short

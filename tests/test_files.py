@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_model import tiny_model
 
 from mnif_nerf import files
 from mnif_nerf.cli.fit import FitOptions
 from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.files import atomic_file, atomic_folder, read_json, read_tensors, write_json, write_tensors
+from mnif_nerf.files import atomic_file, atomic_folder, read_json, write_json
 from mnif_nerf.latents.search import SearchConfig
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -32,6 +33,7 @@ from mnif_nerf.pipelines.methods import METHODS
 from mnif_nerf.pipelines.model_folder import read_model, write_model
 from mnif_nerf.priors.prior import LatentPrior
 from mnif_nerf.priors.training import PriorConfig
+from mnif_nerf.tensor_files import read_tensors, write_tensors
 
 
 class StopError(Exception):
@@ -162,6 +164,20 @@ def test_tensors_round_trip(tmp_path: Path) -> None:
         read_tensors(tmp_path / "a.safetensors", "fetch it again")
     with pytest.raises(MNIFError, match="no such file; write it again"):
         read_tensors(tmp_path / "b.safetensors")
+
+
+def test_a_changed_byte_in_a_file_of_tensors_is_noticed(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "a.safetensors", {"weights": torch.randn(3, 4), "biases": torch.zeros(5)}
+    write_tensors(path, tensors, {"about": "a test", "more": "b", "key": "c"})
+    whole = path.read_bytes()
+    write_tensors(path, tensors, {"key": "c", "more": "b", "about": "a test"})
+    read_tensors(path)
+    for place in (whole.index(b"weights"), whole.index(b"a test"), len(whole) - 60, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(MNIFError, match=r"a\.safetensors: is damaged \(its content .*\); fetch it again\.$"):
+            read_tensors(path, "fetch it again")
+    save_file(tensors, path)  # as other programs and older versions write them
+    assert read_tensors(path)[0].keys() == tensors.keys()
 
 
 @pytest.mark.parametrize("entry", ["layers", "final_sine", "object"])

@@ -18,7 +18,7 @@ PACKAGE = Path(importlib.import_module("mnif_nerf").__file__ or "").parent
 # a folder with what is below it; the longest name that fits says where a module lies.
 FLOORS = (
     ("mnif_nerf", "axes", "errors", "files", "limits", "machine", "names", "progress", "random", "scene_box")
-    + ("saved_settings", "schedules"),
+    + ("saved_settings", "schedules", "tensor_files"),
     ("fields",),
     ("rendering",),
     ("latents", "priors", "metrics", "data"),

@@ -24,12 +24,12 @@ from mnif_nerf.cli import render
 from mnif_nerf.cli.generation_common import held_interrupts
 from mnif_nerf.cli.render import RenderOptions
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import write_tensors
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
 from mnif_nerf.rendering.camera_path import read_camera_path
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
+from mnif_nerf.tensor_files import write_tensors
 
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
 

@@ -21,7 +21,6 @@ from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.voxel_files import read_voxels
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import read_tensors
 from mnif_nerf.objects.base import NeuralObject, object_class
 from mnif_nerf.objects.image import NeuralImage
 from mnif_nerf.objects.radiance import NeuralRadiance
@@ -31,6 +30,7 @@ from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel, read_model, write_model
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
 from mnif_nerf.rendering.occupancy import grid_points
+from mnif_nerf.tensor_files import read_tensors
 
 
 def _with_prior(model: StoredModel) -> StoredModel:

@@ -236,9 +236,10 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
     from mnif_nerf import modalities
     from mnif_nerf.export.mesh_files import write_mesh
     from mnif_nerf.export.pictures import save_png
-    from mnif_nerf.files import write_json, write_tensors
+    from mnif_nerf.files import write_json
     from mnif_nerf.objects.solid import require_solid
     from mnif_nerf.pipelines.fit.pictures import before_and_after
+    from mnif_nerf.tensor_files import write_tensors
 
     with disk_errors(output):
         for name in ("report.json", "mesh.glb"):

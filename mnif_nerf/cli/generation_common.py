@@ -142,7 +142,7 @@ def count_stored(path: Path) -> int:
 
 
 def _holds_object(path: Path) -> bool:
-    from mnif_nerf.files import read_tensors
+    from mnif_nerf.tensor_files import read_tensors
 
     return any(name.startswith("field.") for name in read_tensors(path, "mnif-sample writes latents.safetensors")[0])
 
@@ -153,7 +153,7 @@ def read_latents(path: Path) -> Any:
     Raises:
         MNIFError: the file is missing, damaged, or holds neither.
     """
-    from mnif_nerf.files import read_tensors
+    from mnif_nerf.tensor_files import read_tensors
 
     tensors, _ = read_tensors(path, "mnif-sample writes latents.safetensors")
     found = tensors.get("latents", tensors.get("latent"))

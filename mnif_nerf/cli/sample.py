@@ -312,7 +312,7 @@ def _write_turntable(objects: list[NeuralObject], path: Path, options: SampleOpt
 def _write_latents(objects: list[NeuralObject], path: Path) -> None:
     import torch
 
-    from mnif_nerf.files import write_tensors
+    from mnif_nerf.tensor_files import write_tensors
 
     write_tensors(path, {"latents": torch.stack([item.latent.float() for item in objects])})
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import read_json, read_tensors, write_tensors
+from mnif_nerf.files import read_json
 from mnif_nerf.pipelines.model_folder import StoredModel
+from mnif_nerf.tensor_files import read_tensors, write_tensors
 
 _READ = 1 << 22  # bytes read together
 

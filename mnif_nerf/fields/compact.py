@@ -16,7 +16,8 @@ from mnif_nerf.fields import families
 from mnif_nerf.fields.evaluate import evaluate
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
 from mnif_nerf.fields.network import NetworkForm, join_flat
-from mnif_nerf.files import atomic_file, check_keys, content_errors, read_tensors, write_tensors
+from mnif_nerf.files import atomic_file, check_keys, content_errors
+from mnif_nerf.tensor_files import read_tensors, write_tensors
 
 _FORMAT = "mnif_nerf.compact_field"
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.files import check_keys, content_errors, read_tensors, require_real, write_tensors
+from mnif_nerf.files import check_keys, content_errors
 from mnif_nerf.limits import require_number
 from mnif_nerf.rendering.cameras import default_camera
+from mnif_nerf.tensor_files import read_tensors, require_real, write_tensors
 
 _FORMAT = "mnif_nerf.object"
 _FARTHEST = 1e6  # world units: a scene box has an edge of one

@@ -13,11 +13,12 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.network import num_parameters
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.files import check_keys, read_json, read_tensors, require_real
+from mnif_nerf.files import check_keys, read_json
 from mnif_nerf.limits import is_number, require_count, require_number
 from mnif_nerf.names import shown
 from mnif_nerf.objects.io import check_cells, check_scene
 from mnif_nerf.rendering.cameras import default_camera
+from mnif_nerf.tensor_files import read_tensors, require_real
 
 FORMAT = "mnif_nerf"
 FORMAT_VERSION = 1

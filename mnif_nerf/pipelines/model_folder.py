@@ -27,14 +27,7 @@ from mnif_nerf.data.readers.scene_reading import SceneReading
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.files import (
-    atomic_folder,
-    is_leftover,
-    read_json,
-    recover_folder,
-    write_json,
-    write_tensors,
-)
+from mnif_nerf.files import atomic_folder, is_leftover, read_json, recover_folder, write_json
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.meta import MetaConfig
 from mnif_nerf.pipelines.model_checks import (
@@ -50,6 +43,7 @@ from mnif_nerf.pipelines.model_checks import (
     read_weights,
 )
 from mnif_nerf.rendering.cameras import default_camera
+from mnif_nerf.tensor_files import write_tensors
 
 if TYPE_CHECKING:
     from mnif_nerf.modalities import Modality

@@ -15,16 +15,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import (
-    atomic_folder,
-    check_keys,
-    from_description,
-    read_json,
-    read_tensors,
-    require_real,
-    write_json,
-    write_tensors,
-)
+from mnif_nerf.files import atomic_folder, check_keys, from_description, read_json, write_json
 from mnif_nerf.limits import require_memory
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
 from mnif_nerf.priors.description import FORMAT, FORMAT_VERSION, check_prediction, checked_header
@@ -51,6 +42,7 @@ from mnif_nerf.priors.training import (
 )
 from mnif_nerf.priors.whitening import Whitening
 from mnif_nerf.progress import Advance, progress_bar
+from mnif_nerf.tensor_files import read_tensors, require_real, write_tensors
 
 _SIZES = ("latent_dim", "dim", "num_latents")
 _KEYS = ("format", "format_version", *_SIZES, "whitening", "network", "denoiser", "training", "report")
