@@ -15,6 +15,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import locate_model, read_model, write_prior
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+from mnif_nerf.tensor_files import read_tensors, write_tensors
 
 # --- the folder -------------------------------------------------------------------------------------------
 
@@ -72,6 +73,7 @@ DAMAGES = {
     "other format": (lambda f: _edit_config(f, format="other"), "not a model of mnif_nerf"),
     "not json": (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
     "no names": (lambda f: _edit_config(f, names=None), "names is not a list"),
+    "an empty name": (lambda f: _edit_config(f, names=[""] * 12), "names is not a list"),
     "unknown camera key": (lambda f: _edit_config(f, camera={"shift": 2}), "camera: unknown 'shift'"),
     "unknown adaptation key": (
         lambda f: _edit_config(f, adaptation={"method": "auto-decoding", "outer_steps": 3}),
@@ -201,6 +203,12 @@ def test_prior_with_nans(folder: Path) -> None:
     _edit_tensors(folder / "prior" / "prior.safetensors", lambda t: t["denoiser.output.bias"].fill_(torch.nan))
     with pytest.raises(MNIFError, match=r"output\.bias has NaN or infinite numbers"):
         MNIFPipeline.from_pretrained(folder)
+
+
+def test_a_prior_of_half_precision_samples(folder: Path) -> None:
+    path = folder / "prior" / "prior.safetensors"
+    write_tensors(path, {name: value.half() for name, value in read_tensors(path)[0].items()})
+    assert len(MNIFPipeline.from_pretrained(folder, device="cpu")(num_samples=1)) == 1
 
 
 def test_bounds_and_prior_may_be_absent(folder: Path) -> None:

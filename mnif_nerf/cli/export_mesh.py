@@ -253,8 +253,10 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
                 f"{shown(report['name'])}: keeping the largest of {report['components_found']} shells threw away "
                 f"{report['volume_lost']:.0%} of its volume; keep everything with --keep all"
             )
-    print(f"wrote {sum(len(r['files']) for r in reports)} files and report.json to {output}")
-    print("next: open a .glb in Blender, Windows 3D Viewer, or any glTF viewer")
+    files = [file for report in reports for file in report["files"]]
+    print(f"wrote {len(files)} files and report.json to {output}")
+    if files:
+        print("next: open a .glb in Blender, Windows 3D Viewer, or any glTF viewer")
 
 
 def _say_about_formats(

@@ -187,8 +187,11 @@ def prepare_output(folder: Path) -> Path:
     """Make the output folder, before any long work.
 
     Raises:
-        MNIFError: it is a file, or cannot be written.
+        MNIFError: it is a file or a model, lies in a model, or cannot be written.
     """
+    from mnif_nerf.pipelines.model_folder import require_outside_models
+
+    require_outside_models(folder)
     if folder.exists() and not folder.is_dir():
         raise MNIFError(f"{folder}: is a file; choose a folder with --output.")
     with disk_errors(folder):

@@ -93,10 +93,12 @@ def _check(options: PublishOptions) -> None:
 
 
 def _check_place(output: Path, pipe: MNIFPipeline) -> None:
-    """Refuse to publish a model into itself, whose folder would then hold what no model has."""
-    own = None if pipe.folder is None else pipe.folder.resolve()
-    if own in (output.resolve(), *output.resolve().parents):
-        raise MNIFError(f"--output {output}: is the model itself, or lies in it; choose another folder.")
+    """Refuse to publish a model into itself or another one, whose folder would then hold what no model has."""
+    from mnif_nerf.pipelines.model_folder import require_outside_models
+
+    if pipe.folder is not None and output.resolve() == pipe.folder.resolve():
+        raise MNIFError(f"--output {output}: is the model itself; choose another folder.")
+    require_outside_models(output.resolve().parent)
 
 
 def _metrics(options: PublishOptions, pipe: MNIFPipeline) -> tuple[Path, dict[str, Any]] | None:

@@ -102,6 +102,7 @@ def main(options: RenderOptions) -> Path:
             instance, a latent of another model, a model without a prior where one is needed, or an output that cannot
             be written.
     """
+    from mnif_nerf.pipelines.model_folder import require_outside_models
     from mnif_nerf.rendering.camera_path import read_camera_path
 
     _check(options)
@@ -111,6 +112,7 @@ def main(options: RenderOptions) -> Path:
     objects = _objects(pipe, options)
     output = options.output or default_output(options.load_config, "renders", f"{_name(options, objects)}.mp4")
     prepare_output(output.parent)
+    require_outside_models(output)
     video, fps = _video(pipe, objects, path, options), _fps(options, path)
     start = time.perf_counter()
     settings = _settings(pipe, objects, path, options)

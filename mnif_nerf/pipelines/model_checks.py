@@ -61,7 +61,7 @@ def read_model_config(folder: Path, fields: tuple[str, ...]) -> dict[str, Any]:
 def _check_entries(config: dict[str, Any], place: Path) -> None:
     """Refuse names, training settings and versions of another type than training writes."""
     names = config.get("names")
-    if not isinstance(names, list) or not all(isinstance(n, str) and len(n) <= _LONGEST_NAME for n in names):
+    if not isinstance(names, list) or not all(isinstance(n, str) and 0 < len(n) <= _LONGEST_NAME for n in names):
         raise MNIFError(f"{place}: names is not a list of the instances' names; {REMEDY}.")
     for part in ("training", "versions"):
         if not isinstance(config.get(part, {}), dict):

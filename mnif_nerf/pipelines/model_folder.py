@@ -179,6 +179,31 @@ def locate_model(path: Path | str) -> Path:
     raise MNIFError(f"{path}: no model here (no config.json, no model/); train one with ns-train mnif-lite.")
 
 
+def require_outside_models(folder: Path) -> None:
+    """Refuse to write into a model folder: what has the same name there would be replaced, and the rest would make it
+    something else than a model.
+
+    Args:
+        folder: where something is to be written; it need not be there yet.
+
+    Raises:
+        MNIFError: it is a model folder, or lies in one.
+    """
+    place = folder.resolve()
+    for around in (place, *place.parents):
+        if _is_model(around):
+            found = "is a model folder" if around == place else f"lies in a model folder ({around.name})"
+            raise MNIFError(f"{folder}: {found}, which nothing else is written into; choose another place.")
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        content = read_json(folder / "config.json")
+    except MNIFError:
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 def check_replaceable(folder: Path, also: Sequence[str] = ()) -> None:
     """Refuse to write a model over anything but an empty folder or an older model, which is replaced as a whole.
 
@@ -187,14 +212,13 @@ def check_replaceable(folder: Path, also: Sequence[str] = ()) -> None:
         also: names of further files that may go with the older model.
 
     Raises:
-        MNIFError: a file, a folder without a model, or one that holds other things too.
+        MNIFError: a file, a folder without a model, one that holds other things too, or one inside another model.
     """
+    require_outside_models(folder.resolve().parent)
     if not folder.exists():
         return
     entries = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
-    config = folder / "config.json"
-    content = read_json(config) if config.is_file() else {}
-    ours = isinstance(content, dict) and content.get("format") == FORMAT
+    ours = _is_model(folder)
     strange = [name for name in entries if not ours or not (name in (*_ENTRIES, *also) or is_leftover(name))]
     if strange:
         raise MNIFError(

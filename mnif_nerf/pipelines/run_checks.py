@@ -10,6 +10,7 @@ from mnif_nerf.files import read_json
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.limits import require_count, require_settings
 from mnif_nerf.pipelines.methods import METHODS
+from mnif_nerf.pipelines.model_folder import require_outside_models
 
 _MOST_SEED = 2**32 - 1  # of numpy's generator
 
@@ -25,11 +26,14 @@ def check_run(settings: Any, folder: Path) -> None:
         MNIFError: several devices, a seed or another number out of range, or a folder with a longer run in it.
     """
     machine = settings.machine
-    if machine.num_devices != 1 or getattr(machine, "num_machines", 1) != 1:
-        raise MNIFError(
-            f"`num_devices` is {machine.num_devices}; training on several devices is not supported (the gradients of "
-            "latents are sparse), use 1."
-        )
+    for name in ("num_devices", "num_machines"):
+        number = getattr(machine, name, 1)
+        if number != 1:
+            raise MNIFError(
+                f"`{name}` is {number}; training on several devices is not supported (the gradients of latents are "
+                "sparse), use 1."
+            )
+    require_outside_models(folder)
     require_count("`seed`", machine.seed, 0, _MOST_SEED)
     require_count("`max_num_iterations`", settings.max_num_iterations, 1)
     require_count("`steps_per_log`", settings.logging.steps_per_log, 1)

@@ -297,6 +297,7 @@ class LatentPrior:
         check_keys(content, _KEYS, folder / "prior.json", "train the prior again")
         tensors = read_tensors(folder / "prior.safetensors", "train the prior again")[0]
         require_real(tensors, folder / "prior.safetensors", "train the prior again")
+        tensors = {name: value.float() for name, value in tensors.items()}
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         try:
             scheduler_from_config(scheduler)

@@ -30,6 +30,7 @@ _MOST = {
     "steps": 10**9,
     "batch_size": 10**9,
 }
+_LARGEST = {"latent_noise": 1.0, "explained_variance": 1.0, "learning_rate": math.inf, "weight_decay": math.inf}
 _ACTIVATIONS, _COPIES = 8, 5  # numbers kept of a feature of a block; weights, their gradient, average and two moments
 
 OnStep = Callable[[int, float], None]
@@ -93,8 +94,9 @@ class PriorConfig:
             if getattr(self, name) is not None:
                 require_count(f"`{name}`", getattr(self, name), 2 if name == "num_train_timesteps" else 1, most)
         require_count("`seed`", self.seed, 0, 2**63 - 1)
-        for name in ("latent_noise", "learning_rate", "weight_decay", "explained_variance"):
-            require_number(f"`{name}`", getattr(self, name), 0.0, above=name in ("learning_rate", "explained_variance"))
+        for name, largest in _LARGEST.items():
+            above = name in ("learning_rate", "explained_variance")
+            require_number(f"`{name}`", getattr(self, name), 0.0, largest, above)
         if not isinstance(self.calibrate, bool):
             raise MNIFError(f"calibrate: {self.calibrate!r}, expected true or false.")
         shares = {"held_out": self.held_out, "dropout": self.dropout, "ema_decay": self.ema_decay}
