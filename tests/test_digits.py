@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from mnif_nerf.data.generate.digits import SPLIT_SIZES, make_digits
+from mnif_nerf.data.readers.labels import read_labels
 from mnif_nerf.data.readers.picture_files import find_pictures, inspect_pictures, read_picture
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
+from mnif_nerf.labels import Labels
 
 datasets = pytest.importorskip("sklearn.datasets")
 
@@ -36,6 +38,8 @@ def test_every_digit_is_in_one_split_under_its_label(digits: Path) -> None:
         assert {name[5] for name in files} == set("0123456789")
     assert inspect_pictures(find_pictures(digits / "train")) == ((8, 8), 1)
     assert read_json(digits / "dataset.json")["complete"] is True
+    table = read_labels(digits / "labels.csv")
+    assert table.labels == Labels({"digit": tuple(name[5] for name in together)})
 
 
 def test_pixels_are_the_tables_ink(digits: Path) -> None:

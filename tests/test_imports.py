@@ -17,7 +17,7 @@ PACKAGE = Path(importlib.import_module("mnif_nerf").__file__ or "").parent
 # From the ground up: a room imports itself and what lies on lower floors, late imports included. A room is a module, or
 # a folder with what is below it; the longest name that fits says where a module lies.
 FLOORS = (
-    ("mnif_nerf", "axes", "errors", "files", "limits", "machine", "names", "progress", "random", "scene_box")
+    ("mnif_nerf", "axes", "errors", "files", "labels", "limits", "machine", "names", "progress", "random", "scene_box")
     + ("saved_settings", "schedules", "tensor_files"),
     ("fields",),
     ("rendering",),

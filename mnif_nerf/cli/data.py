@@ -85,6 +85,8 @@ class FromMeshes:
         val_fraction: share of the meshes for validation; at least one from 4 meshes on.
         test_fraction: share of the meshes for testing; at least one from 4 meshes on.
         seed: random seed of the split and the cameras.
+        labels: a .csv of labels (name,species,...) for labels.csv in the output; by default labels.csv in the input,
+            else the folders there that hold classes.
         workers: processes; one per core by default.
     """
 
@@ -103,6 +105,7 @@ class FromMeshes:
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     seed: int = 0
+    labels: Path | None = None
     workers: int | None = None
 
 
@@ -276,7 +279,7 @@ def _from_meshes(command: FromMeshes) -> None:
 
     _check_choice(command)
     voxels = command.voxels
-    names = ("up", "forward", "val_fraction", "test_fraction", "seed")
+    names = ("up", "forward", "val_fraction", "test_fraction", "seed", "labels")
     options = MeshFolderOptions(
         None if voxels or command.sdf else command.category, **{name: getattr(command, name) for name in names}
     )

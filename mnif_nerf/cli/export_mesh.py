@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from mnif_nerf.cli.generation_common import (
+    LabelOption,
     check_choice,
     choice_name,
     chosen_objects,
@@ -66,6 +67,10 @@ class ExportOptions:
     """As in mnif-sample."""
     typical: float = TYPICAL
     """Draw again what is rarer than this share of the training instances, as in mnif-sample; 1 takes all."""
+    label: LabelOption = ()
+    """What samples shall be, as attribute=value, as in mnif-sample; several times for several attributes."""
+    guidance: float | None = None
+    """How strongly they are drawn to their label, as in mnif-sample."""
     redraw: int = 0
     """Draw a sample that looks broken again, at most so many times, as in mnif-sample."""
     level: float | None = None

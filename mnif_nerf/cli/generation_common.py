@@ -5,19 +5,46 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import tyro
 
 from mnif_nerf.errors import MNIFError, disk_errors
+from mnif_nerf.labels import GUIDANCE, Wish
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.limits import MOST_SAMPLES, require_memory, require_options
-from mnif_nerf.names import file_name
+from mnif_nerf.names import file_name, shown
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _SHEETS = 4  # copies of a picture that are held while a sheet is made
+
+
+LabelOption = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+"""Labels as attribute=value, each behind an option of its own."""
+
+
+def label_wish(label: Sequence[str], guidance: float | None) -> Wish | None:
+    """The label that a command's options ask for; None where they ask for none.
+
+    Raises:
+        MNIFError: something else than attribute=value, an attribute that is there twice, or a guidance that is out of
+            range or guides to nothing.
+    """
+    found: dict[str, str] = {}
+    for text in label:
+        name, sign, value = (part.strip() for part in text.partition("="))
+        if not (name and sign and value):
+            raise MNIFError(f"--label {shown(text)}: expected attribute=value, such as --label species=oak.")
+        if name in found:
+            raise MNIFError(f"--label {shown(text)}: {shown(name)} is asked for as {shown(found[name])} already.")
+        found[name] = value
+    if guidance is not None and not found:
+        raise MNIFError(f"--guidance {guidance:g} guides to a label; add --label, such as --label species=oak.")
+    return Wish(found, GUIDANCE if guidance is None else guidance) if found else None
 
 
 class ObjectSelection(Protocol):
@@ -60,6 +87,14 @@ class ObjectSelection(Protocol):
         """How rare samples may be; 1 takes all."""
 
     @property
+    def label(self) -> tuple[str, ...]:
+        """What samples shall be, as attribute=value."""
+
+    @property
+    def guidance(self) -> float | None:
+        """How strongly; None for the usual."""
+
+    @property
     def redraw(self) -> int:
         """How often a sample that looks broken is drawn again."""
 
@@ -94,6 +129,9 @@ def check_choice(options: ObjectSelection) -> None:
         raise MNIFError("--source latent needs --latent-file (a latents.safetensors that mnif-sample wrote).")
     if options.latent_file is not None and options.source != "latent":
         raise MNIFError("--latent-file is only read with --source latent; add it.")
+    if (options.label or options.guidance is not None) and options.source != "samples":
+        raise MNIFError("--label and --guidance are for samples; leave them or --source out.")
+    label_wish(options.label, options.guidance)
     require_options(options, num_samples=MOST_SAMPLES, smooth=1000, redraw=1000)
 
 
@@ -105,7 +143,9 @@ def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralO
     """
     if options.source == "samples":
         drawn = (options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
-        return pipe(*drawn, options.redraw, options.typical)
+        wish = label_wish(options.label, options.guidance)
+        asked: dict[str, Any] = {} if wish is None else {"label": wish.label, "guidance": wish.guidance}
+        return pipe(*drawn, options.redraw, options.typical, **asked)
     if options.source == "latent":
         assert options.latent_file is not None
         return stored_objects(pipe, options.latent_file)

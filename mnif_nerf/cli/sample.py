@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.cli.generation_common import (
+    LabelOption,
     default_output,
-    held_interrupts,
+    label_wish,
     load_pipeline,
     prepare_output,
     require_sheet,
 )
+from mnif_nerf.cli.sample_pictures import is_broken, write_images, write_pictures, write_turntable
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.latents.rarity import TRIES, TYPICAL
 from mnif_nerf.limits import MOST_SAMPLES, require_options
@@ -21,10 +23,8 @@ from mnif_nerf.names import file_name, shown
 from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
+    from mnif_nerf.latents.rarity import Rarity
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
-
-_MOST_IN_TURNTABLE = 16
-_WIDE = 400  # pixels: a strip of views on the contact sheet that has room for a whole sentence under it
 
 
 @dataclass
@@ -57,6 +57,13 @@ class SampleOptions:
     redraw: int = 0
     """Draw a sample that falls outside that range again, at most so many times; 3 is usual. Sample i of a seed is the
     same whatever the number of samples."""
+    label: LabelOption = ()
+    """What the objects shall be, as attribute=value; several times for several attributes: --label species=oak --label
+    season=autumn. The prior must have been trained with labels; asking for one that is not there lists those that
+    are."""
+    guidance: float | None = None
+    """How strongly samples are drawn to their label, 2 by default: 0 leaves the label out, 1 is the prior itself, more
+    makes them more like their class and less varied."""
     interpolate: tuple[str, str] | None = None
     """Two training instances (names or numbers from 0): walk from one to the other instead of sampling."""
     views: int | None = None
@@ -91,15 +98,16 @@ def main(options: SampleOptions) -> Path:
     objects, integrity = _objects(pipe, options)
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
     prepare_output(output)
-    entries = [_entry(pipe, item, options) for item in objects]
+    rarity = pipe.rarity_among(label_wish(options.label, options.guidance)) if pipe.names else None
+    entries = [_entry(pipe, item, options, rarity) for item in objects]
     for entry, found in zip(entries, integrity):
         entry["integrity"] = found
     if not pipe.model.kind.has_views:
-        _write_images(objects, entries, output, options)
+        write_images(objects, entries, output, options)
     else:
-        _write_pictures(pipe, objects, entries, output, options)
+        write_pictures(pipe, objects, entries, output, options)
     if options.turntable:
-        _write_turntable(objects, output / "turntable.mp4", options)
+        write_turntable(objects, output / "turntable.mp4", options)
     _write_latents(objects, output / "latents.safetensors")
     _write_facts(entries, output / "samples.json", options)
     _say(pipe, entries, output, options)
@@ -123,6 +131,9 @@ def _check(options: SampleOptions) -> None:
         raise MNIFError("--typical is for samples, and a walk between instances has none; leave one of the two out.")
     if options.interpolate is not None and options.num_samples < 2:
         raise MNIFError("--interpolate needs both ends; use --num-samples 2 or more.")
+    if options.label and options.interpolate is not None:
+        raise MNIFError("--label is for samples, and a walk between instances has none; leave one of the two out.")
+    label_wish(options.label, options.guidance)
     require_options(options, num_samples=MOST_SAMPLES, views=360, frames=3600, redraw=1000)
 
 
@@ -144,7 +155,8 @@ def _objects(pipe: MNIFPipeline, options: SampleOptions) -> tuple[list[NeuralObj
     """The objects, and what is said of the integrity of each; nothing where they are not judged."""
     from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, Draw, draw_whole, integrity_of, yardstick_of
 
-    draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical)
+    wish = label_wish(options.label, options.guidance)
+    draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical, wish)
     judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or options.redraw > 0)
     sampled = options.interpolate is None
     yardstick = None
@@ -162,7 +174,7 @@ def _objects(pipe: MNIFPipeline, options: SampleOptions) -> tuple[list[NeuralObj
         with progress_bar("integrity", len(objects)) as advance:
             return objects, [found.facts() for found in integrity_of(objects, yardstick, advance)]
     if yardstick is None:
-        return pipe(options.num_samples, **dataclasses.asdict(draw)), []
+        return draw.objects(pipe, options.num_samples), []
     drawn = draw_whole(pipe, options.num_samples, draw, options.redraw, yardstick, progress_bar)
     facts = [
         {**judgement.facts(), "redrawn": times} for judgement, times in zip(drawn.judgements, drawn.attempts)
@@ -185,128 +197,24 @@ def _run_name(options: SampleOptions) -> str:
         parts.append(f"typical{options.typical:g}")
     if options.redraw:
         parts.append(f"redraw{options.redraw}")
+    parts += [file_name(part.replace("=", "-"), 60) for part in options.label]
+    if options.guidance is not None:
+        parts.append(f"guidance{options.guidance:g}")
     return "-".join(parts)
 
 
-def _entry(pipe: MNIFPipeline, item: NeuralObject, options: SampleOptions) -> dict[str, Any]:
+def _entry(pipe: MNIFPipeline, item: NeuralObject, options: SampleOptions, rarity: Rarity | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": item.name}
+    if item.label:
+        entry["label"] = item.label
     if pipe.names:
         name, distance = pipe.nearest(item)
         entry.update({"nearest_training_instance": name, "distance": round(distance, 4)})
-    if pipe.names:
-        entry["rarity"] = round(float(pipe.rarity(item.latent[None])[0]), 4)
+    if rarity is not None:
+        entry["rarity"] = round(float(rarity(item.latent[None])[0]), 4)
     if not pipe.model.kind.has_views:
         return {**entry, "image": f"images/{item.name}.png"}
     return {**entry, "views": [f"views/{item.name}_{view}.png" for view in range(options.views or 0)]}
-
-
-def _write_pictures(
-    pipe: MNIFPipeline, objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
-) -> None:
-    from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
-    from mnif_nerf.objects.solid import require_solid
-
-    assert options.views is not None
-    assert options.resolution is not None
-    rows = []
-    with progress_bar("rendering views", len(objects)) as advance:
-        for item, entry in zip(objects, entries):
-            pictures = require_solid(item).views(options.views, options.resolution, options.elevation)
-            for picture, name in zip(pictures, entry["views"]):
-                save_png(picture, output / name)
-            rows.append(pictures)
-            advance()
-    labels = [_label(entry, wide=options.views * options.resolution >= _WIDE) for entry in entries]
-    strips = [image_grid(row, columns=len(row)) for row in rows]
-    if pipe.model.kind.white_margins:
-        strips = _without_margins(strips)
-    strips = _marked(strips, entries)
-    # Up to four objects stand below each other; more share a row, or the sheet gets too tall for a screen.
-    across = 1 if len(strips) <= 4 else max(2, 8 // options.views)
-    firsts = range(0, len(strips), across)
-    sheet = contact_sheet(
-        [strips[k : k + across] for k in firsts],
-        captions=[labels[k : k + across] for k in firsts],
-        title=_title(options, entries),
-    )
-    save_png(sheet, output / "contact_sheet.png")
-
-
-def _without_margins(strips: list[Any], margin: int = 8) -> list[Any]:
-    """Strips of one size without the rows above and below that are white in all of them, but for `margin` pixels."""
-    import numpy as np
-
-    used = np.any([np.asarray(strip).min(axis=(1, 2)) < 255 for strip in strips], axis=0).nonzero()[0]
-    if len(used) == 0:
-        return strips
-    top, bottom = max(0, int(used[0]) - margin), min(strips[0].height, int(used[-1]) + 1 + margin)
-    return [strip.crop((0, top, strip.width, bottom)) for strip in strips]
-
-
-def _label(entry: dict[str, Any], wide: bool) -> str:
-    if "distance" not in entry:
-        return str(entry["name"])
-    if wide:
-        return f"{entry['name']}: nearest {shown(entry['nearest_training_instance'], 40)} at {entry['distance']:.2f}"
-    return f"{entry['name']}: {entry['distance']:.2f} from {shown(entry['nearest_training_instance'], 40)}"
-
-
-def _write_images(
-    objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
-) -> None:
-    """The pictures as they are, and all of them on one sheet, where small ones are shown enlarged."""
-    from mnif_nerf.export.pictures import contact_sheet, enlarge, grid_columns, save_png
-
-    pictures = []
-    with progress_bar("sampling pictures", len(objects)) as advance:
-        for item, entry in zip(objects, entries):
-            pictures.append(item.own_picture(options.resolution))
-            save_png(pictures[-1], output / entry["image"])
-            written = item.save_values(output / "values" / item.name)
-            if written:
-                entry["values"] = [path.relative_to(output).as_posix() for path in written]
-            advance()
-    shown, columns = _marked([enlarge(picture) for picture in pictures], entries), grid_columns(len(pictures))
-    rows = [shown[k : k + columns] for k in range(0, len(shown), columns)]
-    save_png(contact_sheet(rows, title=_title(options, entries)), output / "contact_sheet.png")
-
-
-def _marked(pictures: list[Any], entries: list[dict[str, Any]]) -> list[Any]:
-    """Pictures of a sheet, those of broken objects with a marked corner."""
-    from mnif_nerf.export.pictures import with_corner
-
-    return [with_corner(picture) if _is_broken(entry) else picture for picture, entry in zip(pictures, entries)]
-
-
-def _is_broken(entry: dict[str, Any]) -> bool:
-    return bool(entry.get("integrity", {}).get("broken", False))
-
-
-def _title(options: SampleOptions, entries: list[dict[str, Any]]) -> str:
-    broken = sum(map(_is_broken, entries))
-    marked = f"; marked corner: broken ({broken})" if broken else ""
-    if options.interpolate is not None:
-        return f"from {options.interpolate[0]} to {options.interpolate[1]}{marked}"
-    return f"{options.num_samples} samples, seed {options.seed}, {options.sampler}{marked}"
-
-
-def _write_turntable(objects: list[NeuralObject], path: Path, options: SampleOptions) -> None:
-    from mnif_nerf.export.pictures import image_grid
-    from mnif_nerf.export.video import write_video
-    from mnif_nerf.objects.solid import require_solid
-
-    shown = objects[:_MOST_IN_TURNTABLE]
-    with progress_bar("turntable", options.frames) as advance, held_interrupts() as checkpoint:
-
-        def frames() -> Any:
-            solids = [require_solid(item) for item in shown]
-            orbits = [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in solids]
-            for pictures in zip(*orbits):
-                yield image_grid(pictures)
-                advance()
-                checkpoint()
-
-        write_video(frames(), path, fps=18)
 
 
 def _write_latents(objects: list[NeuralObject], path: Path) -> None:
@@ -372,7 +280,7 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
 
 
 def _integrity_sentence(entries: list[dict[str, Any]], options: SampleOptions) -> str:
-    broken = [entry["name"] for entry in entries if _is_broken(entry)]
+    broken = [entry["name"] for entry in entries if is_broken(entry)]
     again = [entry["integrity"] for entry in entries if entry["integrity"].get("redrawn")]
     named = ", ".join(broken[:8]) + (", ..." if len(broken) > 8 else "")
     words = f"{len(broken)} of {len(entries)} lie outside the range of the training instances" + (

@@ -7,7 +7,7 @@ and lie in clumps, in 45 % (docs/evaluation.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mnif_nerf.errors import MNIFError
@@ -22,6 +22,7 @@ TRIES = 20
 """How often a latent is drawn again at most for being too rare."""
 _MOST_REFERENCES = 2048  # training latents, spread evenly, that a latent is compared with
 _CHUNK = 512
+_LEAST_AMONG = 4
 
 
 class Rarity:
@@ -31,17 +32,20 @@ class Rarity:
 
     Args:
         latents: `[N, D]` of the training instances. Among fewer than seven nothing is rare.
+        among: rows of those that a latent is ranked among, where not all are meant, as for samples of one class: a
+            class that is sparse as a whole would be called rare. Among fewer than four nothing is rare.
     """
 
-    def __init__(self, latents: Tensor) -> None:
+    def __init__(self, latents: Tensor, among: Sequence[int] | None = None) -> None:
         import torch
 
         self.latents = latents.detach()
-        self._few = len(latents) < NEIGHBOURS + 2
+        self._few = len(latents) < NEIGHBOURS + 2 or (among is not None and len(among) < _LEAST_AMONG)
         if self._few:
             return
-        rows = torch.linspace(0, len(latents) - 1, min(_MOST_REFERENCES, len(latents)), dtype=torch.float64)
-        chosen = self.latents[rows.round().long().to(latents.device)]
+        own = self.latents if among is None else self.latents[list(among)]
+        rows = torch.linspace(0, len(own) - 1, min(_MOST_REFERENCES, len(own)), dtype=torch.float64)
+        chosen = own[rows.round().long().to(own.device)]
         self._among = self._isolation(chosen, NEIGHBOURS + 1).sort().values  # the nearest of each is itself
 
     def __call__(self, codes: Tensor) -> Tensor:

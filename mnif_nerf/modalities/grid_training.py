@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from mnif_nerf.data.geometry.hull import HALF_EXTENT
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
+from mnif_nerf.data.stores.grid_layout import locate_grids
 from mnif_nerf.data.stores.grid_store import GridStore, grid_splits, open_grid_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.labels import Labels
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.stage1 import Stage1Model
 from mnif_nerf.modalities.grid_settings import GridDataSettings, GridPipelineSettings
@@ -79,6 +82,14 @@ class GridData(TrainingData):
     def names(self) -> tuple[str, ...]:
         """See `TrainingData`."""
         return self.store.names
+
+    def stored_labels(self) -> Labels | None:
+        """See `TrainingData`."""
+        return self.store.labels
+
+    def instance_files(self) -> dict[str, Path | None]:
+        """See `TrainingData`."""
+        return locate_grids(self.root, self.settings.modality).own_files()
 
     def sampler(self, store: GridStore, per_step: tuple[int, int] | None = None) -> PointSampler:
         """Points of a store, drawn as in training; `per_step` are instances and points of each, by default of one."""

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.readers.srn_layout import list_splits, scene_folders
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.sampling.views import TrainingViews, UnseenViews, ViewList, open_unseen
 from mnif_nerf.errors import MNIFError
@@ -87,6 +88,11 @@ class SceneData(TrainingData):
     def names(self) -> tuple[str, ...]:
         """See `TrainingData`."""
         return tuple(self.views.train.names) if self.listed is None else self.listed
+
+    def instance_files(self) -> dict[str, Path | None]:
+        """See `TrainingData`."""
+        folders = (folder for place in list_splits(self.root).values() for folder in scene_folders(place))
+        return {folder.name: None for folder in folders}
 
     def bounds(self) -> Tensor | None:
         """Union of all visual hulls, grown by one cell: bool `[G, G, G]` ([x, y, z]); None without hulls."""

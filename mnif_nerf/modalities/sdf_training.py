@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.surface_sampler import KindShares, SurfaceSampler
-from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store, surface_splits
+from mnif_nerf.data.stores.surface_store import SurfaceStore, open_surface_store, surface_files, surface_splits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.distance import DistanceField
 from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.labels import Labels
 from mnif_nerf.latents.meta import PointObjective
 from mnif_nerf.latents.stage1 import Stage1Model
 from mnif_nerf.metrics.surfaces import surface_scores
@@ -83,6 +85,14 @@ class SurfaceData(TrainingData):
     def names(self) -> tuple[str, ...]:
         """See `TrainingData`."""
         return tuple(self.store.names)
+
+    def stored_labels(self) -> Labels | None:
+        """See `TrainingData`."""
+        return self.store.labels
+
+    def instance_files(self) -> dict[str, Path | None]:
+        """See `TrainingData`."""
+        return surface_files(self.root)
 
     @cached_property
     def points(self) -> SurfaceSampler:

@@ -110,6 +110,9 @@ class DataSettings(SavedSettings):
     """Name of the modality."""
     data: Path | None = None
     """Folder of the data."""
+    labels: str = "auto"
+    """Labels of the instances: "auto" takes labels.csv in the data folder, else its sub-folders of classes; "none"
+    takes none; or a file like labels.csv."""
 
 
 @dataclass
@@ -168,6 +171,8 @@ class PipelineSettings(SavedSettings):
     """Steps of that training; 0 chooses them from the number of instances."""
     prior_variance: float = 0.95
     """Share of the latents' variance that the prior models; the rest is left out of samples."""
+    prior_labels: bool = True
+    """Whether the prior is told the data's labels, so that samples can be asked for by them."""
     threads: int = 0
     """Intra-op threads on the CPU; 0 times a few steps and takes the faster setting."""
     config_version: int = CONFIG_VERSION

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil, isfinite, nan
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,9 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.readers.labels import find_table, table_labels
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.labels import Labels
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
 from mnif_nerf.modalities.encoding import Encoder
@@ -51,6 +54,28 @@ class TrainingData(ABC):
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """Names of the training instances."""
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """Labels of the training instances, in the order of `names`; None where there are none.
+
+        Raises:
+            MNIFError: a table of labels that does not fit the data.
+        """
+        if self.settings.labels == "none":
+            return None
+        table = find_table(self.root, self.settings.labels)
+        if table is None:
+            return self.stored_labels()
+        return table_labels(table, self.instance_files(), self.root, self.names)
+
+    def stored_labels(self) -> Labels | None:
+        """Those that the packed training split holds, in the order of `names`."""
+        return None
+
+    @abstractmethod
+    def instance_files(self) -> dict[str, Path | None]:
+        """Instances of all splits by name, each with its file where it has one of its own."""
 
     @abstractmethod
     def draw(self, step: int) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
+from mnif_nerf.labels import Label
 from mnif_nerf.machine import check_memory
 from mnif_nerf.objects.io import ObjectFacts, StoredObject, read_object, write_object
 from mnif_nerf.rendering.cameras import Intrinsics, default_camera
@@ -42,6 +43,9 @@ class NeuralObject(ABC):
         name: for captions and file names.
         facts: bounds, scene box, camera and grid.
         coefficients: mixture coefficients `[M, L]` of an object without a latent, for further editing; else None.
+
+    Attributes:
+        label: what a training instance is said to be, or what a sample was asked to be; often nothing.
     """
 
     modality: ClassVar[str]
@@ -61,6 +65,7 @@ class NeuralObject(ABC):
         self.field = field
         self.name = name
         self.facts = facts or ObjectFacts()
+        self.label: Label = {}
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

@@ -15,6 +15,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.modulations.mixture import as_mixture
+from mnif_nerf.labels import Label, Wish, checked_label
 from mnif_nerf.latents.rarity import TYPICAL, Rarity, less_rare
 from mnif_nerf.objects.base import NeuralObject, ObjectFacts
 from mnif_nerf.random import stream
@@ -71,17 +72,34 @@ class Decoder:
         steps: int | None = None,
         temperature: float = 1.0,
         typical: float = TYPICAL,
+        wish: Wish | None = None,
     ) -> Tensor:
-        """Latents `[num_samples, D]` from the prior; the arguments are those of `MNIFPipeline.__call__`."""
+        """Latents `[num_samples, D]` from the prior; the arguments are those of `MNIFPipeline.__call__`, whose label
+        and guidance are a wish here."""
         if num_samples < 1:
             raise MNIFError(f"num-samples {num_samples} leaves nothing to do; ask for at least 1.")
         prior = self._need_prior()
 
         def draw(count: int, attempt: int) -> Tensor:
             own = seed if attempt == 0 else stream(seed, "typical", attempt)
-            return prior.sample(count, seed=own, sampler=sampler, steps=steps, temperature=temperature)
+            return prior.sample(count, own, sampler, steps, temperature, wish=wish)
 
-        return less_rare(draw, num_samples, self.rarity, typical)
+        return less_rare(draw, num_samples, self.rarity_among(wish), typical)
+
+    def rarity_among(self, wish: Wish | None) -> Rarity:
+        """How rare latents are among those of the training instances that have the label that is wished for."""
+        label = {} if wish is None else self.label_of(wish)
+        if not label or self.model.labels is None:
+            return self.rarity
+        return Rarity(self.model.latents, self.model.labels.rows_with(label))
+
+    def label_of(self, wish: Wish) -> Label:
+        """The label that is wished for, with values as training has seen them.
+
+        Raises:
+            MNIFError: the prior knows no labels, or not these; the sentence lists those that it knows.
+        """
+        return checked_label(wish.label, self._need_prior().attributes)
 
     @cached_property
     def rarity(self) -> Rarity:
@@ -115,7 +133,9 @@ class Decoder:
             MNIFError: no such instance (the nearest names are suggested).
         """
         index = self._instance_index(name_or_index)
-        return self.decode(self.model.latents[index], self.model.names[index])
+        item = self.decode(self.model.latents[index], self.model.names[index])
+        item.label = {} if self.model.labels is None else self.model.labels.of(index)
+        return item
 
     def _need_prior(self) -> LatentPrior:
         if self.model.prior is None:

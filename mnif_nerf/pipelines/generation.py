@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError, first_line, require
+from mnif_nerf.labels import Wish
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.objects.base import NeuralObject
@@ -118,6 +119,7 @@ class MNIFPipeline(Editor):
         temperature: float = 1.0,
         redraw: int = 0,
         typical: float = TYPICAL,
+        **asked: Any,
     ) -> list[NeuralObject]:
         """New objects from the latent prior; the same seed gives the same objects.
 
@@ -132,17 +134,19 @@ class MNIFPipeline(Editor):
                 `mnif_nerf.pipelines.integrity`, which also says how many were and which stayed broken.
             typical: draw again latents that lie in sparser regions than this share of the training latents do, in
                 (0, 1]: see `mnif_nerf.latents.rarity`. Less gives up rare kinds for whole ones; 1 takes all.
+            asked: `label`, such as `{"species": "oak"}`, of a prior that was trained with labels (`prior.attributes`
+                says which), and `guidance`, how strongly: see `mnif_nerf.labels.Wish`.
 
         Raises:
-            MNIFError: no prior yet, or an argument out of range.
+            MNIFError: no prior yet, an argument out of range, or a label that training has not seen; the sentence
+                lists those that it has.
         """
-        if redraw:
-            self._need_prior()
-            yardstick = yardstick_of(self, self.folder)
-            draw = Draw(seed, sampler, steps, temperature, typical)
-            return ObjectList(draw_whole(self, num_samples, draw, redraw, yardstick).objects)
-        latents = self.sample_latents(num_samples, seed, sampler, steps, temperature, typical)
-        return ObjectList(self.decode(latent, f"sample{index:03d}") for index, latent in enumerate(latents))
+        draw = Draw(seed, sampler, steps, temperature, typical, Wish(**asked) if asked else None)
+        if not redraw:
+            return ObjectList(draw.objects(self, num_samples))
+        self._need_prior()
+        yardstick = yardstick_of(self, self.folder)
+        return ObjectList(draw_whole(self, num_samples, draw, redraw, yardstick).objects)
 
     def encode(self, *values: np.ndarray, points: int | None = None) -> list[NeuralObject]:
         """The objects nearest to given voxel grids or pictures, found with the networks as they are.

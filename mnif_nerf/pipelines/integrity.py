@@ -25,6 +25,7 @@ from torch import Tensor
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json, write_json
+from mnif_nerf.labels import Wish
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.limits import is_number
 from mnif_nerf.metrics.integrity import Judgement, Yardstick
@@ -121,10 +122,21 @@ class Draw:
     steps: int | None = None
     temperature: float = 1.0
     typical: float = TYPICAL
+    wish: Wish | None = None
 
     def latents(self, pipe: Decoder, count: int, seed: int) -> Tensor:
         """`count` latents `[count, D]` of another seed."""
-        return pipe.sample_latents(count, seed, self.sampler, self.steps, self.temperature, self.typical)
+        return pipe.sample_latents(count, seed, self.sampler, self.steps, self.temperature, self.typical, self.wish)
+
+    def object(self, pipe: Decoder, latent: Tensor, index: int) -> NeuralObject:
+        """Sample `index`, with the label that was asked for."""
+        item = pipe.decode(latent, f"sample{index:03d}")
+        item.label = {} if self.wish is None else pipe.label_of(self.wish)
+        return item
+
+    def objects(self, pipe: Decoder, count: int) -> list[NeuralObject]:
+        """The first `count` samples."""
+        return [self.object(pipe, latent, k) for k, latent in enumerate(self.latents(pipe, count, self.seed))]
 
 
 @dataclass(frozen=True)
@@ -172,7 +184,7 @@ def draw_whole(
         latents = draw.latents(pipe, wanted[-1] + 1, seed)
         with _bar(stage, f"drawing again, {attempt} of {redraw}" if attempt else "integrity", len(wanted)) as advance:
             for k in wanted:
-                item = pipe.decode(latents[k], f"sample{k:03d}")
+                item = draw.object(pipe, latents[k], k)
                 judgement = yardstick.judge(measure(item))
                 if attempt == 0:
                     best.append((item, judgement))

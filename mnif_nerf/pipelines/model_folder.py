@@ -28,6 +28,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import atomic_folder, is_leftover, read_json, recover_folder, write_json
+from mnif_nerf.labels import Labels
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.meta import MetaConfig
 from mnif_nerf.pipelines.model_checks import (
@@ -75,6 +76,7 @@ class StoredModel:
         rates: `[D]` float32, the learned step sizes of the inner loop; None after auto-decoding.
         adaptation: how latents are found: {"method": "auto-decoding"}, or "meta-learning" with "inner_steps",
             "inner_lr" and optionally "first_order".
+        labels: of the training instances, where there are any.
     """
 
     field: ModulatedField
@@ -90,6 +92,7 @@ class StoredModel:
     grid: dict[str, int] | None = None
     rates: Tensor | None = None
     adaptation: dict[str, Any] = dataclasses.field(default_factory=lambda: {"method": "auto-decoding"})
+    labels: Labels | None = None
 
     @property
     def kind(self) -> Modality:
@@ -250,6 +253,8 @@ def write_model(model: StoredModel, folder: Path | str) -> Path:
         "versions": model.versions,
         "names": list(model.names),
     }
+    if model.labels is not None:
+        config["labels"] = model.labels.to_dict()
     with atomic_folder(folder, replace=True) as temporary:
         write_tensors(temporary / "field.safetensors", model.field.state_dict())
         write_tensors(temporary / "latents.safetensors", {"latents": model.latents.float()})
@@ -284,6 +289,9 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
         # Folders of version 0.1.0 say "radiance", and neither grid nor adaptation.
         modality, grid = str(config.get("modality", "radiance")), config.get("grid")
         adaptation = dict(config.get("adaptation", {"method": "auto-decoding"}))
+        labels = config.get("labels")
+        if labels is not None:
+            labels = Labels.from_dict(labels, len(names), folder / "config.json")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, MNIFError):
             raise MNIFError(f"{folder / 'config.json'}: {error}") from None
@@ -313,6 +321,7 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
         grid=grid,
         rates=None if rates is None else rates.to(device),
         adaptation=adaptation,
+        labels=labels,
     )
 
 
@@ -334,6 +343,14 @@ def read_prior(folder: Path, latent_dim: int, device: torch.device | str = "cpu"
             f"{latent_dim}; train it again with mnif-train-prior."
         )
     return prior
+
+
+def write_labels(labels: Labels | None, folder: Path | str) -> None:
+    """Put other labels into a model folder, or none."""
+    path = Path(folder) / "config.json"
+    config = read_json(path)
+    config.pop("labels", None)
+    write_json(path, config if labels is None else {**config, "labels": labels.to_dict()})
 
 
 def write_prior(prior: LatentPrior, folder: Path | str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Labels
 from mnif_nerf.modalities.training import TrainingData
 from mnif_nerf.pipelines.model_folder import StoredModel, read_model
 
@@ -73,6 +75,15 @@ class StoredData(TrainingData):
     def names(self) -> tuple[str, ...]:
         """See `TrainingData`."""
         return self.model.names
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """See `TrainingData`."""
+        return self.model.labels
+
+    def instance_files(self) -> dict[str, Path | None]:
+        """See `TrainingData`."""
+        return dict.fromkeys(self.names)
 
     def grid(self) -> dict[str, Any]:
         """See `TrainingData`."""

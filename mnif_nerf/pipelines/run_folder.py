@@ -56,6 +56,7 @@ def write_run_model(run: Run, step: int, finished: bool = False) -> Path:
     if not finished and finished_steps(run.folder) > step + 1:
         return run.folder / "model"
     stored = stored_model(run.model, run.data.facts())
+    stored.labels = run.data.labels
     stored.training = {
         "steps": step + 1,
         "finished": finished,
@@ -144,6 +145,7 @@ def _train_prior(run: Run, folder: Path) -> None:
     from mnif_nerf.priors.training import PriorConfig
 
     config = PriorConfig(steps=run.settings.prior_steps or None, explained_variance=run.settings.prior_variance)
-    prior = LatentPrior.fit(run.model.latents.weight.detach(), config)
+    labels = run.data.labels if run.settings.prior_labels else None
+    prior = LatentPrior.fit(run.model.latents.weight.detach(), config, labels=labels)
     prior.require_sound()
     write_prior(prior.to("cpu"), folder)

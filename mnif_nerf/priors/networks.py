@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.priors.conditions import ConditionalDenoiser, ConditionalSpec
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaDenoiser, FunctaSpec
 
@@ -16,12 +17,13 @@ AnyDenoiser = Denoiser | FunctaDenoiser
 NETWORKS: dict[str, tuple[Any, Any]] = {
     "residual": (DenoiserSpec, Denoiser),
     "functa": (FunctaSpec, FunctaDenoiser),
+    "conditional": (ConditionalSpec, ConditionalDenoiser),
 }
 
 
 def network_name(denoiser: AnyDenoiser) -> str:
     """The name of a denoiser's kind."""
-    return next(name for name, (_, kind) in NETWORKS.items() if isinstance(denoiser, kind))
+    return next(name for name, (_, kind) in NETWORKS.items() if type(denoiser) is kind)
 
 
 def network_kind(content: dict[str, Any], path: Path) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder, check_keys, from_description, read_json, write_json
+from mnif_nerf.files import atomic_folder, write_json
+from mnif_nerf.labels import Attribute, Labels, Wish, checked_label
 from mnif_nerf.limits import require_memory
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
-from mnif_nerf.priors.description import FORMAT, FORMAT_VERSION, check_prediction, checked_header
-from mnif_nerf.priors.networks import AnyDenoiser, check_shapes, network_kind, network_name
+from mnif_nerf.priors.conditions import ConditionalDenoiser, Conditions, Guided, encode_label
+from mnif_nerf.priors.description import FORMAT, FORMAT_VERSION
+from mnif_nerf.priors.networks import AnyDenoiser, network_name
 from mnif_nerf.priors.schedulers import (
     DEFAULT_STEPS,
+    Denoises,
     check_sampler,
     default_sampler,
     make_scheduler,
@@ -30,6 +34,7 @@ from mnif_nerf.priors.schedulers import (
     scheduler_config,
     scheduler_from_config,
 )
+from mnif_nerf.priors.stored import read_parts
 from mnif_nerf.priors.training import (
     Noising,
     OnStep,
@@ -42,10 +47,7 @@ from mnif_nerf.priors.training import (
 )
 from mnif_nerf.priors.whitening import Whitening
 from mnif_nerf.progress import Advance, progress_bar
-from mnif_nerf.tensor_files import read_tensors, require_real, write_tensors
-
-_SIZES = ("latent_dim", "dim", "num_latents")
-_KEYS = ("format", "format_version", *_SIZES, "whitening", "network", "denoiser", "training", "report")
+from mnif_nerf.tensor_files import write_tensors
 
 _CALIBRATION_SAMPLES = 512
 _JUDGED, _WORSE = 64, 3.0  # latents by which training is judged, and times the loss of a Gaussian that is divergence
@@ -61,7 +63,12 @@ class LatentPrior:
     """A trained prior: whitening, denoiser, scheduler settings and the (whitened) latents it was trained on.
 
     Make one with `LatentPrior.fit`, `LatentPrior.load` or `LatentPrior.adopt`.
+
+    Attributes:
+        attributes: of the labels that it was trained with, and that samples can be asked for by.
     """
+
+    attributes: tuple[Attribute, ...] = ()
 
     def __init__(
         self,
@@ -86,6 +93,7 @@ class LatentPrior:
         progress: bool = True,
         on_step: OnStep | None = None,
         device: torch.device | str | None = None,
+        labels: Labels | None = None,
     ) -> LatentPrior:
         """Train a prior.
 
@@ -95,9 +103,11 @@ class LatentPrior:
             progress: whether a progress bar is shown.
             on_step: called after every step with (step, loss).
             device: where to train; default, where the latents are.
+            labels: of the N instances; samples can be asked for by them then.
 
         Raises:
-            MNIFError: fewer than 2 latents, a NaN or infinite number among them, or all latents equal.
+            MNIFError: labels of another number of instances, fewer than 2 latents, a NaN or infinite number among
+                them, or all latents equal.
         """
         config = config or PriorConfig()
         latents = _checked_table(latents)
@@ -106,16 +116,19 @@ class LatentPrior:
         whitened = whitening.whiten(latents.cpu())
         if whitening.dim == 0 or not bool((whitened != whitened[0]).any()):
             raise NothingToLearnError(f"latents: all {len(latents)} are equal; train stage 1 before the prior.")
+        conditions = None if labels is None else Conditions.of(_fitting(labels, latents), config.label_dropout)
         kept_out = min(round(config.held_out * len(latents)), len(latents) - 2)
         total = config.steps or default_steps(len(latents) - kept_out)
         spec = config.denoiser_spec(len(latents) - kept_out, whitening.dim)
         with threads_for(spec), progress_bar("latent prior", total, shown=progress) as bar:
-            denoiser, report = train_denoiser(whitened, config, _showing(bar, on_step), device)
+            denoiser, report = train_denoiser(whitened, config, _showing(bar, on_step), device, conditions)
         settings = _default_scheduler(config)
         identity = (torch.ones(whitening.dim, device=device), torch.zeros(whitening.dim, device=device))
         prior = cls(whitening.to(device), denoiser, settings, whitened.to(device), identity, config, report)
+        if conditions is not None:
+            prior.attributes = conditions.attributes
         if config.calibrate:
-            prior.gain, prior.shift = prior._calibration()
+            prior.gain, prior.shift = prior._calibration(None if conditions is None else conditions.values)
         return prior
 
     @classmethod
@@ -178,6 +191,7 @@ class LatentPrior:
         steps: int | None = None,
         temperature: float = 1.0,
         batch: int = 1024,
+        wish: Wish | None = None,
     ) -> Tensor:
         """Draw new latents.
 
@@ -193,13 +207,15 @@ class LatentPrior:
                 nearer to typical instances and less varied. For the samplers without a denoiser, a factor on
                 the distance from the mean.
             batch: how many are drawn at once (memory only).
+            wish: the label that samples shall have, and how strongly they are guided there.
 
         Returns:
             [n, D] latents.
 
         Raises:
             MNIFError: n, steps or batch below 1, steps above the number of training timesteps, an unknown
-                sampler or one that does not go with the prediction, or a temperature or seed below 0.
+                sampler or one that does not go with the prediction, a temperature or seed below 0, or a label that
+                training has not seen.
         """
         sampler = self.default_sampler if sampler is None else sampler
         check_sampler(sampler, BASELINES)
@@ -214,10 +230,10 @@ class LatentPrior:
         if steps is not None and steps < 1:
             raise MNIFError(f"steps: {steps}, expected at least 1.")
         require_memory(8 * n * self.latent_dim, f"drawing {n:,} samples", "ask for fewer")
-        parts = []
+        model, parts = self._model(wish, sampler), []
         for first in range(0, n, batch):
             streams = sample_streams(min(batch, n - first), seed, first)
-            parts.append(self.whitening.unwhiten(self._draw(streams, sampler, steps, temperature)))
+            parts.append(self.whitening.unwhiten(self._draw(streams, sampler, steps, temperature, model)))
         return torch.cat(parts)
 
     def require_sound(self) -> None:
@@ -266,7 +282,7 @@ class LatentPrior:
             not folder.is_dir() or (any(folder.iterdir()) and not (folder / "prior.json").exists())
         ):
             raise MNIFError(f"{folder}: exists and is not a prior folder; choose another name or remove it first.")
-        content = {
+        content: dict[str, Any] = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "latent_dim": self.latent_dim,
@@ -278,6 +294,8 @@ class LatentPrior:
             "training": self.config.to_dict(),
             "report": None if self.report is None else asdict(self.report),
         }
+        if self.attributes:
+            content["labels"] = [attribute.to_dict() for attribute in self.attributes]
         with atomic_folder(folder, replace=True) as temporary:
             write_tensors(temporary / "prior.safetensors", self.state())
             write_json(temporary / "scheduler" / "scheduler_config.json", self.scheduler)
@@ -290,48 +308,26 @@ class LatentPrior:
         Raises:
             MNIFError: no prior there, one of another format version, or files that do not fit together.
         """
-        folder = Path(folder)
-        if not (folder / "prior.json").is_file():
-            raise MNIFError(f"{folder}: holds no latent prior (prior.json); train one with mnif-train-prior.")
-        content = checked_header(folder / "prior.json")
-        check_keys(content, _KEYS, folder / "prior.json", "train the prior again")
-        tensors = read_tensors(folder / "prior.safetensors", "train the prior again")[0]
-        require_real(tensors, folder / "prior.safetensors", "train the prior again")
-        tensors = {name: value.float() for name, value in tensors.items()}
-        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        try:
-            scheduler_from_config(scheduler)
-        except MNIFError as error:
-            raise MNIFError(f"{folder / 'scheduler'}/{error}") from None
-        try:
-            spec_kind, denoiser_kind = network_kind(content, folder / "prior.json")
-            spec = spec_kind.from_dict(content["denoiser"])
-            config = PriorConfig.from_dict(content.get("training", {}))
-            stored = content.get("report")
-            report = None if stored is None else from_description(TrainingReport, stored, "report", "train it again")
-            sizes = (int(content["num_latents"]), int(content["latent_dim"]), int(content["dim"]))
-            mode = str(content.get("whitening", "pca"))
-            check_prediction(content, scheduler, config)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            if isinstance(error, MNIFError):
-                raise MNIFError(f"{folder / 'prior.json'}: {error}") from None
-            raise MNIFError(
-                f"{folder / 'prior.json'}: missing or unknown entry {error}; train the prior again."
-            ) from None
-        with torch.device("meta"):
-            denoiser = denoiser_kind(spec)
-        check_shapes(folder / "prior.safetensors", tensors, denoiser, sizes)
-        weights = {k.removeprefix("denoiser."): v for k, v in tensors.items() if k.startswith("denoiser.")}
-        denoiser.load_state_dict(weights, assign=True)
-        mean, basis, scale = (tensors[f"whitening.{name}"] for name in ("mean", "basis", "scale"))
-        if not bool((scale > 0).all()):
-            raise MNIFError(f"{folder / 'prior.safetensors'}: whitening.scale is not above 0; train the prior again.")
-        whitening = Whitening(mean, basis, scale, mode)
-        calibration = (tensors["calibration.gain"], tensors["calibration.shift"])
-        denoiser = denoiser.eval().requires_grad_(False)
-        return cls(whitening, denoiser, scheduler, tensors["train"], calibration, config, report).to(device)
+        parts = read_parts(Path(folder))
+        prior = cls(
+            parts.whitening, parts.denoiser, parts.scheduler, parts.train, parts.calibration, parts.config, parts.report
+        )
+        prior.attributes = parts.attributes
+        return prior.to(device)
 
-    def _draw(self, streams: list[torch.Generator], sampler: str, steps: int | None, temperature: float) -> Tensor:
+    def _model(self, wish: Wish | None, sampler: str) -> Denoises:
+        """What samplers ask: the denoiser, guided to the label that is wished for."""
+        label = {} if wish is None else checked_label(wish.label, self.attributes)
+        if wish is None or not label:
+            return self.denoiser
+        if sampler in BASELINES:
+            raise MNIFError(f"`label`: the sampler {sampler} knows no labels; leave one of the two out.")
+        assert isinstance(self.denoiser, ConditionalDenoiser)
+        return Guided(self.denoiser, encode_label(label, self.attributes), wish.guidance)
+
+    def _draw(
+        self, streams: list[torch.Generator], sampler: str, steps: int | None, temperature: float, model: Denoises
+    ) -> Tensor:
         if steps is not None and sampler in BASELINES:
             raise MNIFError(f"steps: {steps}, and the sampler {sampler} has none; leave them out.")
         if sampler == "gaussian":
@@ -344,15 +340,18 @@ class LatentPrior:
             raise MNIFError(f"steps: {steps}, expected at most {limit}, the timesteps the prior was trained with.")
         count = min(DEFAULT_STEPS[sampler], limit) if steps is None else steps
         with threads_for(self.denoiser.spec):
-            drawn = reverse_process(
-                self.denoiser, scheduler, count, streams, self.whitening.dim, temperature, self.device
-            )
+            drawn = reverse_process(model, scheduler, count, streams, self.whitening.dim, temperature, self.device)
         return drawn * self.gain + self.shift
 
-    def _calibration(self) -> tuple[Tensor, Tensor]:
-        """Gain and shift per dimension that give samples the training latents' deviations and means."""
+    def _calibration(self, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gain and shift per dimension that give samples the training latents' deviations and means; `conditions`
+        `[N, A]` are those of the training latents, which the samples have in turn."""
         streams = sample_streams(_CALIBRATION_SAMPLES, self.config.seed, first=2**32)
-        drawn = self._draw(streams, self.default_sampler, None, 1.0)
+        model: Denoises = self.denoiser
+        if conditions is not None and isinstance(self.denoiser, ConditionalDenoiser):
+            rows = torch.arange(_CALIBRATION_SAMPLES) % len(conditions)
+            model = partial(self.denoiser, conditions=conditions[rows].to(self.device))
+        drawn = self._draw(streams, self.default_sampler, None, 1.0, model)
         gain = (self.train.std(0) / drawn.std(0).clamp(min=1e-6)).clamp(*_GAIN_RANGE)
         return gain, self.train.mean(0) - gain * drawn.mean(0)
 
@@ -369,6 +368,12 @@ def _showing(bar: Advance, on_step: OnStep | None) -> OnStep:
             on_step(step, loss)
 
     return step_done
+
+
+def _fitting(labels: Labels, latents: Tensor) -> Labels:
+    if len(labels) != len(latents):
+        raise MNIFError(f"labels of {len(labels)} instances do not fit {len(latents)} latents; give one for each.")
+    return labels
 
 
 def _checked_table(latents: Tensor) -> Tensor:

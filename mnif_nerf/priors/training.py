@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import from_description
 from mnif_nerf.limits import is_number, require_count, require_memory, require_number
 from mnif_nerf.machine import denormals_flushed, one_thread
+from mnif_nerf.priors.conditions import ConditionalDenoiser, ConditionalSpec, Conditions, LabelDropout
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.functa import FunctaSpec
 from mnif_nerf.priors.schedulers import PREDICTIONS, SCHEDULES, make_scheduler
 from mnif_nerf.priors.whitening import MODES, WhiteningMode
+from mnif_nerf.random import stream
 from mnif_nerf.schedules import warmup_cosine
 
 # What is beyond any prior; time and memory are checked when it is trained.
@@ -61,6 +64,8 @@ class PriorConfig:
         held_out: share of the latents kept out of training for the reported held-out loss (0, the default,
             trains on all: a rare kind of instance may be there only once). Above the Gaussian prior's loss it
             says that the denoiser has begun to memorise; it does not choose the number of steps.
+        label_dropout: share of the examples whose labels are dropped, all of them or (again) each alone, where there
+            are labels: guidance needs to know both.
         seed: random seed of everything random here.
     """
 
@@ -81,6 +86,7 @@ class PriorConfig:
     latent_noise: float = 0.0
     calibrate: bool = True
     held_out: float = 0.0
+    label_dropout: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,8 +105,8 @@ class PriorConfig:
             require_number(f"`{name}`", getattr(self, name), 0.0, largest, above)
         if not isinstance(self.calibrate, bool):
             raise MNIFError(f"calibrate: {self.calibrate!r}, expected true or false.")
-        shares = {"held_out": self.held_out, "dropout": self.dropout, "ema_decay": self.ema_decay}
-        for name, share in shares.items():
+        for name in ("held_out", "dropout", "ema_decay", "label_dropout"):
+            share = getattr(self, name)
             if not (is_number(share) and 0 <= share < 1):
                 raise MNIFError(f"{name}: {share}, expected a share in [0, 1).")
 
@@ -213,18 +219,23 @@ class ExampleSource:
         variance = whitened.var(0)
         self.gain = (variance / (variance + noise**2).clamp(min=1e-12)).sqrt()
 
-    def draw(self, count: int) -> Tensor:
-        """[count, K] examples."""
-        examples = self.points[torch.randint(len(self.points), (count,), generator=self.generator)]
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """[count, K] examples, and the rows of the latents that they are."""
+        rows = torch.randint(len(self.points), (count,), generator=self.generator)
+        examples = self.points[rows]
         if self.noise == 0:
-            return examples
+            return examples, rows
         noisy = examples + self.noise * torch.randn(examples.shape, generator=self.generator)
-        return self.mean + (noisy - self.mean) * self.gain
+        return self.mean + (noisy - self.mean) * self.gain, rows
 
 
 @denormals_flushed()
 def train_denoiser(
-    whitened: Tensor, config: PriorConfig, on_step: OnStep | None = None, device: torch.device | str = "cpu"
+    whitened: Tensor,
+    config: PriorConfig,
+    on_step: OnStep | None = None,
+    device: torch.device | str = "cpu",
+    conditions: Conditions | None = None,
 ) -> tuple[Denoiser, TrainingReport]:
     """Train a denoiser and return its averaged weights.
 
@@ -233,6 +244,7 @@ def train_denoiser(
         config: how; its seed fixes the result on one machine, whatever the state of torch's global generator.
         on_step: called after every step with (step, loss).
         device: where to train.
+        conditions: what the denoiser is told of the N; it is a `ConditionalDenoiser` then.
 
     Returns:
         The denoiser (EMA weights, evaluation mode) and a `TrainingReport`.
@@ -241,23 +253,25 @@ def train_denoiser(
 
     _require_room(config.denoiser_spec(len(whitened), whitened.shape[1]), config)
     generator = torch.Generator().manual_seed(config.seed)
-    train, held = _split(whitened, config.held_out, generator)
+    kept, left_out = _split(len(whitened), config.held_out, generator)
+    train = whitened[kept]
     steps = config.steps or default_steps(len(train))
     source = ExampleSource(train, config.latent_noise, generator)
+    told = _telling(conditions, kept, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        denoiser = Denoiser(config.denoiser_spec(len(train), train.shape[1])).to(device)
+        denoiser = _new_denoiser(config.denoiser_spec(len(train), train.shape[1]), conditions).to(device)
         average = AveragedModel(denoiser, multi_avg_fn=_ramped_average(config.ema_decay))
         optimizer, schedule = _optimizer(denoiser, config, steps)
         noising = Noising(config.prediction, config.num_train_timesteps, config.schedule)
         recent: list[float] = []
         for step in range(steps):
-            clean = source.draw(config.batch_size)
+            clean, rows = source.draw(config.batch_size)
             # Times spread evenly over the batch: less variance in the gradient than independent draws.
             order = torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)
             times = (order / len(clean) * noising.total).long()
             noise = torch.randn(clean.shape, generator=generator)
-            loss = noising.loss(denoiser, clean, noise, times, device)
+            loss = noising.loss(told(denoiser, rows), clean, noise, times, device)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
@@ -270,9 +284,29 @@ def train_denoiser(
                 on_step(step, value)
     averaged = average.module.eval()
     report = TrainingReport(steps, sum(recent) / len(recent))
-    if len(held):
-        report.held_out_loss, report.gaussian_loss = held_out_losses(averaged, noising, held, device)
+    if len(left_out):
+        values = None if conditions is None else conditions.values[left_out]
+        losses = held_out_losses(averaged, noising, whitened[left_out], device, values)
+        report.held_out_loss, report.gaussian_loss = losses
     return averaged, report
+
+
+def _new_denoiser(spec: DenoiserSpec, conditions: Conditions | None) -> Denoiser:
+    if conditions is None:
+        return Denoiser(spec)
+    return ConditionalDenoiser(ConditionalSpec.of(spec, conditions.attributes))
+
+
+def _telling(conditions: Conditions | None, kept: Tensor, config: PriorConfig) -> Callable[[Denoiser, Tensor], Any]:
+    """What tells a denoiser the conditions of rows of the training latents, some of them dropped."""
+    if conditions is None:
+        return lambda denoiser, _: denoiser
+    values, drop = conditions.values[kept], LabelDropout(conditions.dropout, stream(config.seed, "labels"))
+
+    def told(denoiser: Denoiser, rows: Tensor) -> Any:
+        return partial(denoiser, conditions=drop(values[rows]).to(next(denoiser.parameters()).device))
+
+    return told
 
 
 def _require_room(spec: DenoiserSpec, config: PriorConfig) -> None:
@@ -288,10 +322,11 @@ def _require_room(spec: DenoiserSpec, config: PriorConfig) -> None:
     )
 
 
-def _split(whitened: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    count = min(round(share * len(whitened)), len(whitened) - 2)
-    order = torch.randperm(len(whitened), generator=generator)
-    return whitened[order[count:]], whitened[order[:count]]
+def _split(number: int, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rows to train on, and rows that are held out."""
+    count = min(round(share * number), number - 2)
+    order = torch.randperm(number, generator=generator)
+    return order[count:], order[:count]
 
 
 def _optimizer(denoiser: Denoiser, config: PriorConfig, steps: int) -> tuple[Any, Any]:
@@ -322,11 +357,16 @@ def _ramped_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
 
 @torch.no_grad()
-def held_out_losses(model: Denoiser, noising: Noising, held: Tensor, device: torch.device | str) -> tuple[float, float]:
-    """Losses of the model and of the Gaussian prior on `held` [H, K], over the same times and noises."""
+def held_out_losses(
+    model: Denoiser, noising: Noising, held: Tensor, device: torch.device | str, conditions: Tensor | None = None
+) -> tuple[float, float]:
+    """Losses of the model and of the Gaussian prior on `held` [H, K], over the same times and noises; `conditions`
+    [H, A] are what the model is told of them."""
     generator = torch.Generator().manual_seed(0)
     times = torch.arange(0, noising.total, max(1, noising.total // 64)).repeat_interleave(len(held))
     clean = held.repeat(len(times) // len(held), 1)
     noise = torch.randn(clean.shape, generator=generator)
-    own, gaussian = (noising.loss(kind, clean, noise, times, device) for kind in (model, noising.gaussian))
+    told = {} if conditions is None else {"conditions": conditions.repeat(len(times) // len(held), 1).to(device)}
+    models = (partial(model, **told), noising.gaussian)
+    own, gaussian = (noising.loss(kind, clean, noise, times, device) for kind in models)
     return own.item(), gaussian.item()

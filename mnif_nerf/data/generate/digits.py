@@ -8,7 +8,9 @@ import numpy as np
 from PIL import Image
 
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_splits
+from mnif_nerf.data.readers.labels import FILE, write_labels
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Labels
 
 SPLIT_SIZES = {"train": 1500, "val": 97, "test": 200}
 
@@ -41,6 +43,8 @@ def make_digits(output: Path | str, seed: int = 0) -> Path:
         Image.fromarray(levels[row]).save(folder / f"{row:04d}-{labels[row]}.png")
 
     write_splits(output, SPLIT_SIZES, np.random.default_rng(seed).permutation(len(levels)), write)
+    names = [f"{row:04d}-{digit}" for row, digit in enumerate(labels)]
+    write_labels(output / FILE, names, Labels({"digit": tuple(str(digit) for digit in labels)}))
     source = "scikit-learn's load_digits (UCI, optical recognition of handwritten digits)"
     write_manifest(output, "digits", settings, complete=True, modality="image", resolution=8, channels=1, source=source)
     return output

@@ -76,7 +76,7 @@ def sample_mesh_folder(
     for split, names in plan.summary.splits.items():
         own = {name: parts[name] for name in names if name in parts}
         if own:
-            write_store(place / split, split, own, counts, has_color)
+            write_store(place / split, split, own, counts, has_color, plan.labels_of(list(own)))
     for split in plan.summary.splits:
         remove_parts(parts_folder(place, split))
     return plan.finish("from-meshes-points", settings)
@@ -88,5 +88,6 @@ def _made_before(plan: MeshPlan) -> MeshSummary:
     found = read_json(summary.output / MANIFEST)
     summary.splits = found["splits"]
     summary.skipped = [(Path(path), reason) for path, reason in found["skipped"].items()]
+    plan.write_labels()
     plan.tabulate()
     return summary

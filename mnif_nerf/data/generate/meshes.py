@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from mnif_nerf.data.generate.settings import MeshFolderOptions, ViewCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.data.geometry.raytrace import Camera
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution
+from mnif_nerf.data.readers.labels import FILE, find_table, folder_labels, table_labels, useful, write_labels
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, mesh_rank, read_mesh
 from mnif_nerf.data.readers.mesh_notes import COLOR_NOTES, MeshNote, table
 from mnif_nerf.data.readers.splits import clean_name, one_of_each, own_splits, scene_names, split_names
 from mnif_nerf.data.readers.voxel_files import require_shape
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Labels
 
 
 @dataclass
@@ -137,6 +140,7 @@ class MeshPlan:
     record: MeshRecord
     changed: list[str]  # scenes whose files are not those that were read before
     folder: MeshFolder
+    labels_file: Path | None = None
 
     def __post_init__(self) -> None:
         self.split_of = {name: split for split, names in self.summary.splits.items() for name in names}
@@ -169,11 +173,36 @@ class MeshPlan:
 
     def finish(self, kind: str, settings: dict[str, Any], colors: bool = True) -> MeshSummary:
         """Write down what was made; `colors` says whether the data has any."""
+        self.write_labels()
         self.tabulate(colors)
         skipped = {str(path): reason for path, reason in self.summary.skipped}
         more = {"splits": self.summary.splits, "skipped": skipped, "table": self.summary.table}
         write_manifest(self.summary.output, kind, settings, complete=True, **more)
         return self.summary
+
+    @cached_property
+    def labels(self) -> Labels | None:
+        """Labels of the readable meshes, in their order: of the chosen table, or of the folders they lie in."""
+        root, chosen = self.folder.root, self.labels_file
+        table = find_table(root, "auto" if chosen is None else str(chosen))
+        if table is not None:
+            return table_labels(table, self.readable, root, list(self.readable))
+        found, note = folder_labels(self.readable, root)
+        self.summary.notes += [f"{root}: {note}"] if note else []
+        return found
+
+    def labels_of(self, names: Sequence[str]) -> Labels | None:
+        """Labels of some scenes."""
+        place = {name: row for row, name in enumerate(self.readable)}
+        return None if self.labels is None else useful(self.labels.some(place[name] for name in names))
+
+    def write_labels(self) -> None:
+        """Write `labels.csv` beside the data."""
+        names = sorted(name for own in self.summary.splits.values() for name in own)
+        found = self.labels_of(names)
+        if found is not None:
+            write_labels(self.summary.output / FILE, names, found)
+            self.summary.notes.append(f"labels: {found.describe()}")
 
     def tabulate(self, colors: bool = True) -> None:
         """Say what the folder held that was not used."""
@@ -220,10 +249,15 @@ def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: 
     skipped += [(path, "is in no folder of a split") for name, path in readable.items() if name not in shared]
     readable = {name: path for name, path in readable.items() if name in shared}
     category = re.sub(r"_(train|val|test)$", "", clean_name(options.category or input.resolve().name))
-    settings = {**asdict(options), "category": category, "meshes": _digest(files, input)}
+    settings = {**without_labels(options), "category": category, "meshes": _digest(files, input)}
     summary = MeshSummary(output, category, splits, skipped, [*notes, *more])
     again = [name for name, path in readable.items() if path in changed]
-    return MeshPlan(readable, settings, summary, record, again, folder)
+    return MeshPlan(readable, settings, summary, record, again, folder, options.labels)
+
+
+def without_labels(options: MeshFolderOptions) -> dict[str, Any]:
+    """The settings that decide what is made of meshes; labels may change at any time."""
+    return {name: value for name, value in asdict(options).items() if name != "labels"}
 
 
 def _shares(

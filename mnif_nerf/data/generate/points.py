@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.generate.car_design import sample_car
-from mnif_nerf.data.generate.procedural import GENERATOR_VERSION, car_surface, cars_of, normalised_parts
+from mnif_nerf.data.generate.procedural import GENERATOR_VERSION, car_surface, cars_of, label_cars, normalised_parts
 from mnif_nerf.data.generate.scene_jobs import run_jobs
 from mnif_nerf.data.generate.settings import CarCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest
@@ -71,6 +71,7 @@ def make_procedural_points(
     for split, some in jobs.items():
         write_store(output / FOLDER / split, split, {name: job.path for name, job in some}, by_kind, True)
         remove_parts(parts_folder(output / FOLDER, split))
+    label_cars(output, counts)
     write_manifest(output, "procedural-car-points", settings, complete=True)
     return output
 

@@ -16,6 +16,8 @@ from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.data.geometry.raytrace import Camera, Surface
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution, occupancy_of_mesh
+from mnif_nerf.data.readers.labels import FILE, useful, write_labels
+from mnif_nerf.labels import Labels
 
 GENERATOR_VERSION = 1
 """Raised whenever the same seed gives another car: folders of different versions are not mixed."""
@@ -110,6 +112,7 @@ def make_procedural_cars(
         cells = output / "occupancy" / split / f"{name}.npz" if occupancy else None
         jobs.append(_CarJob(entropy, body, plan.pictures(split, name, (*entropy, 1)), plan.camera, cells))
     run_jobs(_draw_car, [job for job in jobs if _is_missing(job)], workers, progress, "Rendering cars")
+    label_cars(output, counts)
     write_manifest(output, "procedural-cars", settings, complete=True)
     return output
 
@@ -149,6 +152,7 @@ def make_procedural_voxels(
         for split, name, entropy, body in cars_of(counts)
     ]
     run_jobs(_fill_car, [job for job in jobs if not job.path.exists()], workers, progress, "Filling cars")
+    label_cars(output, counts)
     write_manifest(output, "procedural-car-voxels", settings, complete=True)
     return output
 
@@ -174,6 +178,14 @@ def cars_of(counts: CarCounts) -> Iterator[tuple[str, str, tuple[int, ...], str]
             body = body_type(counts.seed, split, index)
             name = f"{index:04d}-{body}" if split == "train" else f"{split}-{index:04d}-{body}"
             yield split, name, (counts.seed, SPLIT_CODES[split], index), body
+
+
+def label_cars(output: Path, counts: CarCounts) -> None:
+    """Write `labels.csv`: the body type of every car."""
+    cars = list(cars_of(counts))
+    labels = useful(Labels({"body": tuple(body for _, _, _, body in cars)}))
+    if labels is not None:
+        write_labels(output / FILE, [name for _, name, _, _ in cars], labels)
 
 
 def _draw_car(job: _CarJob) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION
 from mnif_nerf.errors import MNIFError
@@ -82,6 +83,7 @@ class MeshFolderOptions:
             above 0 and there are 4 meshes or more; no validation mesh below that.
         test_fraction: share of the test meshes, likewise.
         seed: seed of the split and the cameras.
+        labels: a table of labels; None takes `labels.csv` in the folder, else the sub-folders that files lie in.
 
     Raises:
         MNIFError: a number out of range.
@@ -93,6 +95,7 @@ class MeshFolderOptions:
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     seed: int = 0
+    labels: Path | None = None
 
     def __post_init__(self) -> None:
         _require_at_least(0, seed=self.seed)

@@ -14,11 +14,13 @@ Accepted under a root, in this order:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mnif_nerf.data.readers.grid_reader import GridReader, get_reader
+from mnif_nerf.data.readers.labels import folder_labels, useful
 from mnif_nerf.data.readers.splits import (
     GridSource,
     every_file,
@@ -28,6 +30,7 @@ from mnif_nerf.data.readers.splits import (
     share_out,
 )
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Labels
 
 _WORDS = {
     "",
@@ -74,6 +77,27 @@ class GridLayout:
         """Instances of all splits."""
         return tuple(source for sources in self.splits.values() for source in sources)
 
+    def own_files(self) -> dict[str, Path | None]:
+        """Instances of all splits by name, with their files unless these hold several."""
+        return {source.name: source.path if source.row is None else None for source in self.every()}
+
+    def labels(self, split: str, names: Sequence[str]) -> tuple[Labels | None, str]:
+        """Labels of instances of a split by the folders that their files lie in, and a sentence where they nearly give
+        some.
+
+        What is no label of the data set as a whole is none of a split.
+        """
+        if any(source.row is not None for source in self.every()):
+            return None, ""
+        rows = {(name, source.name): source.path for name, sources in self.splits.items() for source in sources}
+        bases = [self.root / folder for folder in self.reader.folders]
+        base = next((place for place in bases if all(path.is_relative_to(place) for path in rows.values())), self.root)
+        found, note = folder_labels(rows, base)
+        if found is None:
+            return None, note
+        place = {key: k for k, key in enumerate(rows)}
+        return useful(found.some(place[split, name] for name in names)), ""
+
     def files(self) -> list[Path]:
         """Every file, once."""
         return list(dict.fromkeys(source.path for source in self.every()))
@@ -114,6 +138,19 @@ def locate_grids(root: Path | str, modality: str | GridReader, rank: Callable[[s
             if splits:
                 return GridLayout(root, reader, splits, root / ".mnif", tuple(notes))
     raise MNIFError(f"{root}: nothing in it can be read as {reader.name}s; expected {reader.expected}.")
+
+
+def labels_in(layout: GridLayout | None, manifest: dict[str, Any], place: Path) -> Labels | None:
+    """The labels of a packed store, from its manifest; by the folders of its files where it is older than labels.
+
+    Raises:
+        MNIFError: they are damaged.
+    """
+    names = manifest["names"]
+    if "labels" not in manifest:
+        return None if layout is None else layout.labels(str(manifest["split"]), names)[0]
+    content = manifest["labels"]
+    return None if content is None else Labels.from_dict(content, len(names), place)
 
 
 def _found(

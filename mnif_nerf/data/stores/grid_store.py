@@ -33,10 +33,11 @@ from mnif_nerf.data.stores.cache import (
     map_array,
     open_or_build,
 )
-from mnif_nerf.data.stores.grid_layout import GridLayout, grid_splits, locate_grids
+from mnif_nerf.data.stores.grid_layout import GridLayout, grid_splits, labels_in, locate_grids
 from mnif_nerf.data.stores.grid_pack import DTYPES, pack_grids, pack_row, row_shape
 from mnif_nerf.data.stores.packing import unpack_bits
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Labels
 from mnif_nerf.progress import progress_bar
 
 __all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]
@@ -57,6 +58,7 @@ class GridStore:
         facts: shape, channels and units.
         packed: uint8 [N, cells / 8], uint8 [N, *shape, C] or float32 [N, *shape, C].
         surface_cells, surface_offsets: int32, and int64 [N + 1]; None but for bits.
+        labels: by the folders of the files, where they give some.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class GridStore:
     packed: np.ndarray
     surface_cells: np.ndarray | None = None
     surface_offsets: np.ndarray | None = None
+    labels: Labels | None = None
 
     @property
     def num_instances(self) -> int:
@@ -212,10 +215,12 @@ def open_grid_store(
         with progress_bar(f"packing {split}", len(sources), reader.nouns, progress) as advance:
             pack_grids(reader, sources, folder, facts, resolution is None, advance)
         names = [source.name for source in sources]
+        labels, note = layout.labels(split, names)
         notes = [*reader.notes(sources, channels, facts), *full_corners(folder, reader, facts, names)]
         if split == next(iter(layout.splits)):  # they are about all splits, and told once
-            notes = [*(f"{layout.root}: {note}" for note in layout.notes), *notes]
-        return {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
+            notes = [*(f"{layout.root}: {each}" for each in (*layout.notes, *([note] if note else []))), *notes]
+        content = {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
+        return {**content, "labels": None if labels is None else labels.to_dict()}
 
     return open_or_build(
         target,
@@ -296,4 +301,5 @@ def _open_arrays(layout: GridLayout, target: Path, manifest: dict[str, Any]) -> 
         packed=np.asarray(packed),
         surface_cells=surface,
         surface_offsets=offsets,
+        labels=labels_in(layout, manifest, target),
     )

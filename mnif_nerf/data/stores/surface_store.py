@@ -27,12 +27,19 @@ from mnif_nerf.data.generate.scene_jobs import run_jobs
 from mnif_nerf.data.geometry.surface_points import POINTS, PointCounts, SurfacePoints, from_lattice
 from mnif_nerf.data.readers.splits import GRID_SPLITS
 from mnif_nerf.data.readers.voxels import meshes_first
-from mnif_nerf.data.stores.cache import PackedFormat, cache_place, files_fingerprint, map_array, open_or_build
-from mnif_nerf.data.stores.grid_layout import locate_grids
+from mnif_nerf.data.stores.cache import (
+    PackedFormat,
+    cache_place,
+    files_fingerprint,
+    map_array,
+    open_or_build,
+)
+from mnif_nerf.data.stores.grid_layout import GridLayout, labels_in, locate_grids
 from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, wanting
 from mnif_nerf.data.stores.surface_pack import decode_normals, pack_parts, parts_folder, remove_parts, rows
 from mnif_nerf.errors import MNIFError, require
 from mnif_nerf.files import atomic_folder, read_json, recover_folder, write_json
+from mnif_nerf.labels import Labels
 
 FORMAT = PackedFormat("mnif_nerf surface points", 1)
 FOLDER = "points"
@@ -51,6 +58,7 @@ class SurfaceStore:
         distances: float16 [N, P].
         colors: uint8 [N, P, 3], or None without colour.
         normals: int8 [N, S, 3].
+        labels: of the instances, where there are some.
     """
 
     folder: Path
@@ -62,6 +70,7 @@ class SurfaceStore:
     distances: np.ndarray
     colors: np.ndarray | None
     normals: np.ndarray
+    labels: Labels | None = None
 
     @property
     def num_instances(self) -> int:
@@ -133,6 +142,18 @@ def packed_splits(root: Path | str) -> tuple[str, ...]:
     return tuple(split for split in GRID_SPLITS if (place / split / "manifest.json").is_file())
 
 
+def surface_files(root: Path | str) -> dict[str, Path | None]:
+    """Instances of all splits by name, each with its file where the data are files.
+
+    Raises:
+        MNIFError: there is no such data, or a store of it is damaged.
+    """
+    place, packed = Path(root) / FOLDER, packed_splits(root)
+    if not packed:
+        return locate_grids(root, "voxel", meshes_first).own_files()
+    return {name: None for split in packed for name in open_packed(Path(root), place / split).names}
+
+
 def surface_splits(root: Path | str) -> tuple[str, ...]:
     """The splits of a data set of points, or of a folder of meshes or voxels, in the order train, val, test.
 
@@ -196,10 +217,12 @@ def _open_folder(root: Path, split: str, counts: PointCounts, workers: int | Non
         pack_parts(list(parts.values()), folder, counts, has_color, f"{len(parts)} objects")
         notes = [f"skipped {reason}" for reason in failed.values()] + [f"{split}: {note}" for note in notes]
         notes += [f"{root}: {note}" for note in layout.notes]
-        return {**describe_store(split, list(parts), counts, has_color), "notes": notes}
+        labels, note = layout.labels(split, list(parts))
+        notes += [f"{root}: {note}"] if note and split == first else []
+        return {**describe_store(split, list(parts), counts, has_color, labels), "notes": notes}
 
     def open_built(manifest: dict[str, Any]) -> SurfaceStore:
-        return open_arrays(root, place / split, manifest)
+        return open_arrays(root, place / split, manifest, layout)
 
     store = open_or_build(place / split, FORMAT, fingerprint, f"the {split} split", open_built, build)
     for folder in place.glob(f".{split}-*.parts"):
@@ -223,8 +246,9 @@ def open_packed(root: Path, folder: Path) -> SurfaceStore:
         raise MNIFError(f"{folder}: damaged ({error}); remove it and make it again with mnif-data.") from None
 
 
-def open_arrays(root: Path, folder: Path, manifest: dict[str, Any]) -> SurfaceStore:
-    """The store in a folder; ValueError, KeyError, TypeError and OSError mean damage."""
+def open_arrays(root: Path, folder: Path, manifest: dict[str, Any], layout: GridLayout | None = None) -> SurfaceStore:
+    """The store in a folder, made of the files of a layout where there are some; ValueError, KeyError, TypeError and
+    OSError mean damage."""
     names, counts = tuple(manifest["names"]), PointCounts(**manifest["counts"])
     # As plain arrays over the maps: indexing a memmap object costs more than the reading does.
     arrays = {
@@ -240,17 +264,36 @@ def open_arrays(root: Path, folder: Path, manifest: dict[str, Any]) -> SurfaceSt
         places=arrays["points"],
         distances=arrays["distance"],
         colors=arrays.get("color"),
+        labels=labels_in(layout, manifest, folder),
         normals=arrays["normals"],
     )
 
 
-def describe_store(split: str, names: list[str], counts: PointCounts, has_color: bool) -> dict[str, Any]:
+def describe_store(
+    split: str, names: list[str], counts: PointCounts, has_color: bool, labels: Labels | None = None
+) -> dict[str, Any]:
     """The manifest of a store, but for its format."""
-    return {"split": split, "counts": asdict(counts), "color": has_color, "names": names}
+    content = {"split": split, "counts": asdict(counts), "color": has_color, "names": names}
+    return {**content, "labels": None if labels is None else labels.to_dict()}
 
 
-def write_store(folder: Path, split: str, parts: dict[str, Path], counts: PointCounts, has_color: bool) -> None:
+def write_store(
+    folder: Path,
+    split: str,
+    parts: dict[str, Path],
+    counts: PointCounts,
+    has_color: bool,
+    labels: Labels | None = None,
+) -> None:
     """Pack instances, by name, each a file of `write_part`, into a store that appears whole.
+
+    Args:
+        folder: of the store.
+        split: its name.
+        parts: files by name.
+        counts: points of each.
+        has_color: whether colours are known.
+        labels: of the instances, in the order of `parts`.
 
     Raises:
         MNIFError: a part is damaged, or the disk is full.
@@ -258,4 +301,6 @@ def write_store(folder: Path, split: str, parts: dict[str, Path], counts: PointC
     with atomic_folder(folder, replace=True) as temporary:
         pack_parts(list(parts.values()), temporary, counts, has_color, f"{len(parts)} objects")
         head = {"format": FORMAT.name, "format_version": FORMAT.version}
-        write_json(temporary / "manifest.json", {**head, **describe_store(split, list(parts), counts, has_color)})
+        write_json(
+            temporary / "manifest.json", {**head, **describe_store(split, list(parts), counts, has_color, labels)}
+        )
