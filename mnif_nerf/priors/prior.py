@@ -350,7 +350,8 @@ class LatentPrior:
         model: Denoises = self.denoiser
         if conditions is not None and isinstance(self.denoiser, ConditionalDenoiser):
             rows = torch.arange(_CALIBRATION_SAMPLES) % len(conditions)
-            model = partial(self.denoiser, conditions=conditions[rows].to(self.device))
+            told: Any = self.denoiser
+            model = partial(told, conditions=conditions[rows].to(self.device))
         drawn = self._draw(streams, self.default_sampler, None, 1.0, model)
         gain = (self.train.std(0) / drawn.std(0).clamp(min=1e-6)).clamp(*_GAIN_RANGE)
         return gain, self.train.mean(0) - gain * drawn.mean(0)

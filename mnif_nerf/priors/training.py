@@ -303,7 +303,7 @@ def _telling(conditions: Conditions | None, kept: Tensor, config: PriorConfig) -
         return lambda denoiser, _: denoiser
     values, drop = conditions.values[kept], LabelDropout(conditions.dropout, stream(config.seed, "labels"))
 
-    def told(denoiser: Denoiser, rows: Tensor) -> Any:
+    def told(denoiser: Any, rows: Tensor) -> Any:
         return partial(denoiser, conditions=drop(values[rows]).to(next(denoiser.parameters()).device))
 
     return told
@@ -358,7 +358,7 @@ def _ramped_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
 @torch.no_grad()
 def held_out_losses(
-    model: Denoiser, noising: Noising, held: Tensor, device: torch.device | str, conditions: Tensor | None = None
+    model: Any, noising: Noising, held: Tensor, device: torch.device | str, conditions: Tensor | None = None
 ) -> tuple[float, float]:
     """Losses of the model and of the Gaussian prior on `held` [H, K], over the same times and noises; `conditions`
     [H, A] are what the model is told of them."""
