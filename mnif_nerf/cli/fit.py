@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mnif_nerf.cli.answers import MEASURES, clear_answers, next_of_answers, report_answers, say_answers, write_answers
 from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
 from mnif_nerf.errors import MNIFError, disk_errors, run_command
 from mnif_nerf.limits import require_options
@@ -61,8 +62,11 @@ class FitOptions:
     """What holds the latent: a Gaussian along principal directions, one along the latents' own axes, or nothing."""
     prior_weight: float | None = None
     """Weight of the prior; by default what was measured for this kind of observation. More: nearer to the typical."""
+    samples: int | None = None
+    """Draw so many answers (1 to 64) besides: objects that the latent prior holds possible given what was seen. They
+    agree with it about as well as the fit does, and differ where nothing was seen."""
     seed: int = 0
-    """Same seed, same fit."""
+    """Same seed, same fit, same answers."""
     up: Literal["auto", "x", "y", "z"] = "auto"
     """The file's up axis; by default y for .glb, .gltf and .obj meshes, z for all else."""
     forward: Literal["auto", "+x", "-x", "+y", "-y", "+z", "-z"] = "auto"
@@ -109,6 +113,8 @@ def main(options: FitOptions) -> Path:
     with progress_bar("fitting", total_steps(observation, settings)) as advance:
         fit = fit_observation(pipe, observation, settings, file_name(options.input.stem), advance)
     report = _report(pipe, fit, truth, options)
+    if fit.answers:
+        report["answers"] = report_answers(fit, truth, options.fov)
     _write(fit, truth, report, output, options)
     _say(report, output, options)
     return output
@@ -126,7 +132,7 @@ def _settings(options: FitOptions) -> FitSettings:
     region: Region = Region(options.observed_half, options.observed_box, options.observed_mask)
     return FitSettings(
         options.restarts, options.steps, options.lr, options.prior, options.prior_weight, options.seed, options.views,
-        region, options.fov, options.radius,
+        region, options.fov, options.radius, options.samples,
     )  # fmt: skip
 
 
@@ -167,7 +173,7 @@ def _truth(options: FitOptions, pipe: MNIFPipeline, observation: Observation) ->
 
 _NAMED = (
     "kind", "views", "observed_half", "observed_box", "observed_mask", "scanner", "restarts", "steps", "lr", "prior",
-    "prior_weight", "seed", "up", "forward", "normalise", "centre", "scale", "fov", "radius",
+    "prior_weight", "samples", "seed", "up", "forward", "normalise", "centre", "scale", "fov", "radius",
 )  # fmt: skip
 """Options that make another fit of the same input; what differs from the default is in the folder's name."""
 _LONGEST_NAME = 100
@@ -244,14 +250,16 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
     with disk_errors(output):
         for name in ("report.json", "mesh.glb"):
             (output / name).unlink(missing_ok=True)
+        clear_answers(output)
     write_tensors(output / "latent.safetensors", {"latent": fit.best.latent.float()})
     save_png(before_and_after(fit, truth, options.fov), output / "before_after.png")
+    answers = write_answers(fit, truth, report, output, options)
     if not modalities.get(fit.best.modality).has_views:
         save_png(fit.best.own_picture(options.resolution), output / "fit.png")
-        report["files"] = ["latent.safetensors", "before_after.png", "fit.png"]
+        report["files"] = ["latent.safetensors", "before_after.png", "fit.png", *answers]
         write_json(output / "report.json", report)
         return
-    report["files"] = ["latent.safetensors", "before_after.png", "views/"]
+    report["files"] = ["latent.safetensors", "before_after.png", "views/", *answers]
     for k, picture in enumerate(require_solid(fit.best).views(4, options.resolution)):
         save_png(picture, output / "views" / f"{k}.png")
     if options.mesh_resolution:
@@ -263,22 +271,11 @@ def _write(fit: Fit, truth: Any, report: dict[str, Any], output: Path, options: 
     write_json(output / "report.json", report)
 
 
-_MEASURES = {
-    "psnr_seen": ("PSNR, observed", "{:.1f} dB"),
-    "psnr_unseen": ("PSNR, not observed", "{:.1f} dB"),
-    "iou_seen": ("IoU, observed cells", "{:.3f}"),
-    "iou_unseen": ("IoU, other cells", "{:.3f}"),
-    "iou": ("IoU, whole", "{:.3f}"),
-    "color_seen": ("colour of the observed surface", "{:.1f} dB"),
-    "distance_seen": ("distance of the points from the surface", "{:.4f}"),
-}
-
-
 def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
     from rich.table import Table
 
     table = Table("", "start (mean)", "fit")
-    for key, (words, form) in _MEASURES.items():
+    for key, (words, form) in MEASURES.items():
         before, after = (report["scores"][side].get(key) for side in ("before", "fit"))
         if after is not None:
             table.add_row(words, "-" if before is None else form.format(before), form.format(after))
@@ -297,8 +294,12 @@ def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
         print(f"the other {others} explain it clearly less well")
     if report["nearest_training_instance"] is not None:
         print(f"nearest training instance: {shown(report['nearest_training_instance'])} at {report['distance']:.2f}")
+    if "answers" in report:
+        say_answers(report)
     print(f"wrote {', '.join(report['files'])} and report.json to {output}")
-    if "fit.png" in report["files"]:
+    if "answers" in report:
+        print(next_of_answers(report, output, options.load_config))
+    elif "fit.png" in report["files"]:
         print(f"next: look at {output / 'before_after.png'}, or complete a part with --observed-half top")
     else:
         print(

@@ -137,6 +137,7 @@ def search(
     space: LatentSpace,
     config: SearchConfig,
     on_step: Callable[[], None] | None = None,
+    centres: Tensor | None = None,
 ) -> Tensor:
     """Latents `[K, D]` of small loss, one from each start; none depends on the others.
 
@@ -146,16 +147,18 @@ def search(
         space: where the steps are taken.
         config: steps, rate, weight.
         on_step: called after every step.
+        centres: latents `[K, D]` that the penalty draws to; the mean of the training latents when None.
 
     Raises:
         MNIFError: a latent is not finite any more.
     """
+    held = 0.0 if centres is None else space.coordinates(centres)
     coordinates = torch.nn.Parameter(space.coordinates(starts).detach().clone())
     optimizer = torch.optim.Adam([coordinates], lr=config.lr, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps, config.lr / 10)
     with torch.enable_grad():
         for step in range(config.steps):
-            penalty = config.penalty * coordinates.square().mean(dim=1)
+            penalty = config.penalty * (coordinates - held).square().mean(dim=1)
             # Sum over starts, so that none depends on how many there are.
             total = (evidence.losses(space.latents(coordinates), step) + penalty).sum()
             optimizer.zero_grad()

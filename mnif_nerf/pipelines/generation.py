@@ -174,14 +174,16 @@ class MNIFPipeline(Editor):
         Args:
             observation: a path (a scene folder or transforms.json, a picture, a mesh, voxels, a point cloud), or an
                 array: voxels bool `[G, G, G]` (float: NaN is unknown), a picture uint8 `[H, W, C]`, points `[N, 3]`.
-            settings: of `mnif_nerf.pipelines.fit.fitting.FitSettings`: `restarts`, `steps`, `views`, `region`, ...
+            settings: of `mnif_nerf.pipelines.fit.fitting.FitSettings`: `restarts`, `steps`, `views`, `region`, ... With
+                `samples=6` they are six answers that the latent prior holds possible, in no order.
 
         Raises:
             MNIFError: what cannot be read or does not fit the model, or a setting out of range.
         """
         from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
 
-        return ObjectList(fit_observation(self, observation, FitSettings(**settings)).objects)
+        found = fit_observation(self, observation, FitSettings(**settings))
+        return ObjectList(found.answers or found.objects)
 
     def interpolate(self, a: Any, b: Any, num: int = 8) -> list[NeuralObject]:
         """`num` objects from `a` to `b`, both included exactly.

@@ -26,8 +26,11 @@ from mnif_nerf.latents.fitting import frozen
 from mnif_nerf.latents.meta import PointObjective, adapt
 from mnif_nerf.latents.poses import Hypotheses, PhotoEvidence, PhotoSearch, PoseSearchConfig, Round
 from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, choose_starts, search
+from mnif_nerf.limits import require_count
+from mnif_nerf.pipelines.fit.answers import require_prior, with_answers
 from mnif_nerf.pipelines.fit.preparation import check_modality, photo_intrinsics, prepare
 from mnif_nerf.pipelines.fit.task import FitTask
+from mnif_nerf.priors.posterior import MOST_ANSWERS, AnswerConfig
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.base import NeuralObject
@@ -54,6 +57,7 @@ class FitSettings:
         region: what was seen of a shape or picture.
         field_of_view: a single picture's, horizontal, in degrees; the training cameras' when None.
         radius: distance of its camera; the training cameras' when None.
+        samples: how many answers to draw from what the latent prior holds possible, 1 to 64; None draws none.
     """
 
     restarts: int = 3
@@ -66,6 +70,7 @@ class FitSettings:
     region: Region = field(default_factory=Region)
     field_of_view: float | None = None
     radius: float | None = None
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         if self.restarts < 1:
@@ -76,6 +81,8 @@ class FitSettings:
             raise MNIFError(f"`seed` {self.seed}: must be 0 to {2**31 - 1}.")
         if self.radius is not None and not 0.5 < self.radius < float("inf"):
             raise MNIFError(f"`radius` {self.radius} puts the camera inside the object; use more than 0.5.")
+        if self.samples is not None:
+            require_count("`samples`", self.samples, 1, MOST_ANSWERS)
         self.search_config(0.0)
 
     def search_config(self, weight: float) -> SearchConfig:
@@ -95,6 +102,7 @@ class Fit:
         task: what was fitted to, and what is scored.
         poses: of a photo, the cameras `[K, 4, 4]` found with the objects; else None.
         seconds, cpu_seconds: of the search.
+        answers: what the latent prior holds possible, where it was asked for; see `mnif_nerf.pipelines.fit.answers`.
     """
 
     objects: list[NeuralObject]
@@ -105,6 +113,7 @@ class Fit:
     poses: Tensor | None
     seconds: float
     cpu_seconds: float
+    answers: list[NeuralObject] = field(default_factory=list)
 
     @property
     def best(self) -> NeuralObject:
@@ -169,6 +178,8 @@ def fit_observation(
     if given is not None and not isinstance(as_observation(observation), Photo):
         which = "field_of_view" if settings.radius is None else "radius"
         raise MNIFError(f"`{which}` {given}: is of the camera of a single picture, and this is none; leave it out.")
+    if settings.samples is not None:
+        require_prior(pipe)
     task = prepare(pipe.model, as_observation(observation), settings.region, settings.views, settings.seed)
     config = settings.search_config(task.weight)
     space, wall, cpu = config.space(pipe.latents), time.perf_counter(), time.process_time()
@@ -186,7 +197,7 @@ def fit_observation(
     held = config.penalty * space.coordinates(latents).square().mean(dim=1)
     losses = losses + held
     order = losses.argsort().tolist()
-    return Fit(
+    found = Fit(
         [pipe.decode(latents[row], name if k == 0 else f"{name}-{k}") for k, row in enumerate(order)],
         [float(losses[row]) for row in order],
         [_start_name(pipe, starts[row]) for row in order],
@@ -196,11 +207,13 @@ def fit_observation(
         time.perf_counter() - wall,
         time.process_time() - cpu,
     )
+    return found if settings.samples is None else with_answers(pipe, found, settings, name, on_step)
 
 
 def total_steps(observation: Observation, settings: FitSettings) -> int:
     """Steps that `fit_observation` reports."""
-    return _pose_config(settings).total_steps() if isinstance(observation, Photo) else settings.steps
+    own = _pose_config(settings).total_steps() if isinstance(observation, Photo) else settings.steps
+    return own + (0 if settings.samples is None else AnswerConfig().total_steps)
 
 
 def _starts(pipe: Decoder, task: FitTask, settings: FitSettings) -> tuple[Tensor, list[str]]:

@@ -73,7 +73,7 @@ def prepare(
             raise MNIFError("`half`, `box` and `mask` are for shapes and images; choose pictures with `views`.")
         if isinstance(observation, Photo):
             return FitTask(observation, None, None, False, model.kind.fitting.photo_weight)
-        return _views(model, observation, views, seed)
+        return prepare_views(model, observation, views, seed)
     if views:
         raise MNIFError("`views` chooses among posed pictures; leave it out here.")
     if isinstance(observation, Scan):
@@ -86,7 +86,7 @@ def prepare(
 
 def _mesh(model: StoredModel, mesh: MeshShape, region: Region, seed: int) -> FitTask:
     if "views" in model.kind.fitting.kinds and not model.kind.fitting.distances and region.everything:
-        return _views(model, render_mesh(mesh, model.camera["focal_over_width"]), (), seed)
+        return prepare_views(model, render_mesh(mesh, model.camera["focal_over_width"]), (), seed)
     cells = voxelise(mesh, (model.grid or {}).get("resolution", 64))
     if model.kind.fitting.distances and region.mask is None:
         return fit_to_mesh(model, mesh, cells, region, seed)
@@ -157,7 +157,12 @@ def photo_intrinsics(photo: Photo, focal_over_width: float, field_of_view: float
     return Intrinsics(focal_over_width * width, width / 2, height / 2, height, width)
 
 
-def _views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed: int) -> FitTask:
+def prepare_views(model: StoredModel, views: PosedViews, chosen: tuple[int, ...], seed: int) -> FitTask:
+    """Evidence of posed pictures; the arguments are those of `prepare`.
+
+    Raises:
+        MNIFError: a number of a picture that is not there, or pictures that do not look into the scene box.
+    """
     count = len(views.images)
     wrong = [view for view in chosen if not 0 <= view < count]
     if wrong:

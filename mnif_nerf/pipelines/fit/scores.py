@@ -45,7 +45,7 @@ def scores(
     truth = unseen_truth(fit, truth)
     result = {}
     for key, item in (("before", fit.before), ("fit", fit.best)):
-        result[key] = _scores_of(item, fit, truth, field_of_view)
+        result[key] = scores_of(item, fit, truth, field_of_view)
     return result
 
 
@@ -59,9 +59,10 @@ def unseen_truth(fit: Fit, truth: PosedViews | Cells | Picture | None) -> PosedV
     return truth.take(np.array(new)) if new else None
 
 
-def _scores_of(
+def scores_of(
     item: NeuralObject, fit: Fit, truth: PosedViews | Cells | Picture | None, field_of_view: float | None
 ) -> dict[str, float]:
+    """Numbers of one object, as `scores` has them; `truth` without what the fit has seen (`unseen_truth`)."""
     seen, found = fit.task.seen, {}
     if isinstance(seen, PosedViews):
         found["psnr_seen"] = views_psnr(item, seen)

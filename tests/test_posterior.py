@@ -1,0 +1,213 @@
+"""Several answers to a part: what is renewed stays what the prior knows, and what is drawn is the posterior."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_fit_command import FAST, scene_of, written
+from test_fit_search import Bowl
+from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
+from torch import Tensor
+
+from mnif_nerf.cli.fit import ARGUMENTS, FitOptions, main
+from mnif_nerf.cli.generation_common import read_latents
+from mnif_nerf.errors import MNIFError, flag_paths, with_flags
+from mnif_nerf.latents.search import LatentSpace, SearchConfig, search
+from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
+from mnif_nerf.pipelines.generation import MNIFPipeline
+from mnif_nerf.pipelines.model_folder import StoredModel
+from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
+from mnif_nerf.priors.posterior import AnswerConfig, Answers, Possible
+from mnif_nerf.priors.prior import LatentPrior
+from mnif_nerf.priors.schedulers import sample_streams
+from mnif_nerf.priors.training import Noising, PriorConfig
+from mnif_nerf.priors.whitening import Whitening
+
+
+def gaussian(prediction: str, count: int = 400, dim: int = 6) -> tuple[Possible, Tensor]:
+    """An exact prior of Gaussian latents, and the latents."""
+    generator = torch.Generator().manual_seed(0)
+    turn, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
+    widths = torch.linspace(2.0, 0.2, dim)
+    latents = 0.3 + (torch.randn(count, dim, generator=generator) * widths) @ turn.T
+    config = PriorConfig(prediction=prediction)  # type: ignore[arg-type]
+    whitening = Whitening.fit(latents)
+    prior = LatentPrior.adopt(Denoiser(DenoiserSpec(dim)), whitening, latents, config)
+    exact = Noising(prediction, config.num_train_timesteps, config.schedule).gaussian
+
+    def sample(number: int, seed: int) -> Tensor:
+        rows = [torch.randn(dim, generator=stream) for stream in sample_streams(number, seed)]
+        return whitening.unwhiten(torch.stack(rows))
+
+    return Possible(prior, sample, exact), latents
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample", "epsilon", "flow"])
+def test_renewed_latents_have_the_priors_spread(prediction: str) -> None:
+    possible, latents = gaussian(prediction)
+    white = possible.prior.whitening.whiten(latents)
+    for level, kept in ((0.02, 0.999), (0.5, 0.8), (50.0, 0.0)):
+        renewed = possible.renew(latents, level, sample_streams(len(latents), 1), 20)
+        found = possible.prior.whitening.whiten(renewed)
+        torch.testing.assert_close(found.std(dim=0), torch.ones(6), atol=0.15, rtol=0)
+        along = float((found * white).mean())  # of what it was, this much is left
+        assert along == pytest.approx(kept, abs=0.12), (prediction, level)
+
+
+def test_what_lies_outside_the_priors_directions_is_kept() -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(50, 5, generator=generator)
+    whitening = Whitening.fit(latents, rank=2)
+    prior = LatentPrior.adopt(Denoiser(DenoiserSpec(2)), whitening, latents, PriorConfig())
+    renewed = Possible.of(prior).renew(latents, 1.0, sample_streams(50, 0), 4)
+    moved = renewed - latents
+    assert float(moved.norm()) > 1
+    torch.testing.assert_close(moved, moved @ whitening.basis @ whitening.basis.T, atol=1e-4, rtol=1e-4)
+
+
+def test_answers_are_the_posterior_of_a_gaussian() -> None:
+    """Seen directions come out as seen; unseen ones keep the mean and the deviation of the prior."""
+    possible, latents = gaussian("v_prediction")
+    space = LatentSpace.from_latents(latents)
+    seen = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+
+    class Seen(Bowl):
+        def losses(self, codes: Tensor, step: int) -> Tensor:
+            return (seen * (space.coordinates(codes) - self.target)).square().sum(dim=1)
+
+    evidence = Seen(torch.tensor([1.5, 9, 9, -1.0, 9, 9]), seen)
+    for levels in ((), (0.5,)):
+        config = AnswerConfig(candidates=4, levels=levels, steps=60)
+        draws = Answers(possible, evidence, space, SearchConfig(lr=0.1, weight=1e-3), config)
+        found = space.coordinates(draws.draw(64, seed=3))
+        torch.testing.assert_close(found[:, [0, 3]], torch.tensor([[1.5, -1.0]]).expand(64, 2), atol=0.15, rtol=0)
+        rest = found[:, [1, 2, 4, 5]]
+        assert rest.mean(dim=0).abs().max() < 0.4
+        torch.testing.assert_close(rest.std(dim=0), torch.ones(4), atol=0.25, rtol=0)
+
+
+def test_an_answer_does_not_depend_on_how_many_there_are() -> None:
+    possible, latents = gaussian("v_prediction")
+    space = LatentSpace.from_latents(latents)
+    draws = Answers(possible, Bowl(latents[0], torch.ones(6)), space, SearchConfig(), AnswerConfig(4, (0.5,), 5, 3))
+    four = draws.draw(4)
+    torch.testing.assert_close(draws.draw(2), four[:2], atol=1e-4, rtol=1e-4)
+    assert float((draws.draw(4, seed=1) - four).abs().max()) > 1e-3
+    for wrong in (0, 65):
+        with pytest.raises(MNIFError, match="`samples`"):
+            draws.draw(wrong)
+
+
+def test_a_search_is_held_to_its_own_centre() -> None:
+    latents = gaussian("v_prediction")[1]
+    space = LatentSpace.from_latents(latents)
+    nothing = Bowl(torch.zeros(6), torch.zeros(6))
+    found = search(nothing, latents[:3], space, SearchConfig(steps=200, weight=1.0), centres=latents[3:6])
+    torch.testing.assert_close(found, latents[3:6], atol=0.1, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def with_prior(model: StoredModel) -> StoredModel:
+    config = PriorConfig(steps=20, width=16, calibrate=False)
+    return dataclasses.replace(model, prior=LatentPrior.fit(model.latents, config, progress=False))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers of a few steps."""
+    few = AnswerConfig(candidates=2, steps=3, denoising=2)
+    monkeypatch.setattr("mnif_nerf.pipelines.fit.fitting.AnswerConfig", lambda: few)
+    monkeypatch.setattr("mnif_nerf.pipelines.fit.answers.AnswerConfig", lambda: few)
+
+
+def half_of_a_shape(folder: Path, model: str) -> Path:
+    np.save(folder / "shape.npy", MNIFPipeline.from_pretrained(model, device="cpu").instance(0).occupancy(16))
+    return folder / "shape.npy"
+
+
+@pytest.mark.usefixtures("quick")
+def test_answers_to_half_a_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = written(with_prior(tiny_voxel_model(8, head="logit")), tmp_path)
+    path = half_of_a_shape(tmp_path, model)
+    output = main(FitOptions(model, path, observed_half="front", samples=3, **FAST))  # type: ignore[arg-type]
+    assert output.name == "shape-npy-front-restarts2-steps4-samples3"
+    latents = read_latents(output / "answers.safetensors")
+    assert latents.shape == (3, 5)
+    assert len(latents.unique(dim=0)) == 3
+    for k in (1, 2, 3):
+        torch.testing.assert_close(read_latents(output / "answers" / f"{k}.safetensors")[0], latents[k - 1])
+    report = json.loads((output / "report.json").read_text())
+    assert len(report["answers"]["each"]) == 3
+    assert set(report["answers"]["each"][0]) == {"iou_seen", "iou_unseen", "iou"}
+    sheet = Image.open(output / "answers.png")
+    assert sheet.width > 6 * 160  # observed, fit, three answers, truth, differences
+    said = capsys.readouterr().out
+    assert "3 answers: least" in said
+    assert f"--latent-file {output / 'answers.safetensors'}" in said.replace("\n", "")
+    # The same fit without them leaves none behind.
+    main(FitOptions(model, path, observed_half="front", output=output, **FAST))  # type: ignore[arg-type]
+    assert not (output / "answers.safetensors").exists()
+    assert not (output / "answers").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_answers_of_every_kind(tmp_path: Path) -> None:
+    image = with_prior(tiny_image_model(8))
+    pixels = np.asarray(MNIFPipeline(image).instance(0).image())  # type: ignore[attr-defined]
+    surface = with_prior(tiny_surface_model(8))
+    points = np.float32(np.random.default_rng(0).uniform(-0.2, 0.2, (200, 3)))
+    for model, observation in ((image, pixels), (surface, points)):
+        fit = fit_observation(MNIFPipeline(model), observation, FitSettings(restarts=1, steps=2, samples=2))
+        assert len(fit.answers) == 2
+        assert all(bool(torch.isfinite(item.latent).all()) for item in fit.answers)
+    objects = MNIFPipeline(surface).fit(points, restarts=1, steps=2, samples=2)
+    assert [item.name for item in objects] == ["fit-answer1", "fit-answer2"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_answers_to_pictures(tmp_path: Path) -> None:
+    model = written(with_prior(dataclasses.replace(tiny_model(8), cells=None)), tmp_path)
+    scene = scene_of(model, tmp_path)
+    output = main(FitOptions(model, scene, views=(0, 1), seed=3, samples=2, **FAST))  # type: ignore[arg-type]
+    report = json.loads((output / "report.json").read_text())
+    assert set(report["answers"]["each"][1]) == {"psnr_seen", "psnr_unseen"}
+    photo = next((scene / "rgb").glob("*.png"))
+    fast = {**FAST, "restarts": 1, "steps": 2, "mesh_resolution": 0}
+    output = main(FitOptions(model, photo, samples=2, **fast))  # type: ignore[arg-type]
+    assert Image.open(output / "answers.png").height > 3 * 160
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"samples": 0}, "--samples 0: expected a whole number of at least 1"),
+        ({"samples": 65}, "--samples 65.* use at most 64"),
+        ({"samples": -1}, "--samples -1"),
+        ({"samples": 2}, "this model has no prior yet; train one with mnif-train-prior"),
+    ],
+)
+def test_what_cannot_be_drawn(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    model = written(tiny_voxel_model(8, head="logit"), tmp_path)
+    path = half_of_a_shape(tmp_path, model)
+    with pytest.raises(MNIFError) as caught:
+        main(FitOptions(model, path, **{**FAST, **changes}))
+    assert re.search(sentence, with_flags(str(caught.value), flag_paths(FitOptions), ARGUMENTS))
+
+
+def test_an_observation_that_sees_nothing(tmp_path: Path) -> None:
+    model = written(with_prior(tiny_voxel_model(8, head="logit")), tmp_path)
+    cells = np.zeros((16, 16, 16), bool)
+    cells[:4] = True
+    np.save(tmp_path / "rear.npy", cells)
+    with pytest.raises(MNIFError, match="holds no cell that is inside, so there is nothing to go by"):
+        main(FitOptions(model, tmp_path / "rear.npy", observed_half="front", samples=2, **FAST))  # type: ignore[arg-type]
