@@ -12,21 +12,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_fit_command import FAST, scene_of, written
-from test_fit_search import Bowl
+from test_fit_command import FAST, written
+from test_fit_search import Bowl, views_of
 from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
 from torch import Tensor
 
+from mnif_nerf.cli.answers import clear_answers
 from mnif_nerf.cli.fit import ARGUMENTS, FitOptions, main
 from mnif_nerf.cli.generation_common import read_latents
+from mnif_nerf.data.observations.observations import Photo
 from mnif_nerf.errors import MNIFError, flag_paths, with_flags
+from mnif_nerf.latents.poses import PoseSearchConfig, Round
 from mnif_nerf.latents.search import LatentSpace, SearchConfig, search
+from mnif_nerf.pipelines.fit.answers import answer_scores
 from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
+from mnif_nerf.pipelines.fit.pictures import answers_sheet
+from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
-from mnif_nerf.priors.posterior import AnswerConfig, Answers, Possible
 from mnif_nerf.priors.prior import LatentPrior
+from mnif_nerf.priors.renewal import Possible
 from mnif_nerf.priors.schedulers import sample_streams
 from mnif_nerf.priors.training import Noising, PriorConfig
 from mnif_nerf.priors.whitening import Whitening
@@ -128,6 +134,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     few = AnswerConfig(candidates=2, steps=3, denoising=2)
     monkeypatch.setattr("mnif_nerf.pipelines.fit.fitting.AnswerConfig", lambda: few)
     monkeypatch.setattr("mnif_nerf.pipelines.fit.answers.AnswerConfig", lambda: few)
+    monkeypatch.setattr("mnif_nerf.pipelines.fit.pictures._PIXELS", 32)
 
 
 def half_of_a_shape(folder: Path, model: str) -> Path:
@@ -150,12 +157,11 @@ def test_answers_to_half_a_shape(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len(report["answers"]["each"]) == 3
     assert set(report["answers"]["each"][0]) == {"iou_seen", "iou_unseen", "iou"}
     sheet = Image.open(output / "answers.png")
-    assert sheet.width > 6 * 160  # observed, fit, three answers, truth, differences
+    assert sheet.width > 6 * 32  # observed, fit, three answers, truth, differences
     said = capsys.readouterr().out
     assert "3 answers: least" in said
     assert f"--latent-file {output / 'answers.safetensors'}" in said.replace("\n", "")
-    # The same fit without them leaves none behind.
-    main(FitOptions(model, path, observed_half="front", output=output, **FAST))  # type: ignore[arg-type]
+    clear_answers(output)  # which each fit begins with
     assert not (output / "answers.safetensors").exists()
     assert not (output / "answers").exists()
 
@@ -175,16 +181,25 @@ def test_answers_of_every_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_answers_to_pictures(tmp_path: Path) -> None:
-    model = written(with_prior(dataclasses.replace(tiny_model(8), cells=None)), tmp_path)
-    scene = scene_of(model, tmp_path)
-    output = main(FitOptions(model, scene, views=(0, 1), seed=3, samples=2, **FAST))  # type: ignore[arg-type]
-    report = json.loads((output / "report.json").read_text())
-    assert set(report["answers"]["each"][1]) == {"psnr_seen", "psnr_unseen"}
-    photo = next((scene / "rgb").glob("*.png"))
-    fast = {**FAST, "restarts": 1, "steps": 2, "mesh_resolution": 0}
-    output = main(FitOptions(model, photo, samples=2, **fast))  # type: ignore[arg-type]
-    assert Image.open(output / "answers.png").height > 3 * 160
+def test_answers_to_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are drawn as seen through the camera that the fit has found."""
+    few = PoseSearchConfig(
+        2, (5.0,), schedule=(Round(2, 1, 16, 4, moving=False),), last=Round(1, 1, 16, 4, moving=True)
+    )
+    monkeypatch.setattr("mnif_nerf.pipelines.fit.fitting._pose_config", lambda _: few)
+    pipe = MNIFPipeline(with_prior(dataclasses.replace(tiny_model(8), cells=None)))
+    seen = views_of(pipe, pipe.latents[0], ((20.0, 0.0),))
+    assert seen.silhouettes is not None
+    photo = Photo(seen.images[0], seen.silhouettes[0])
+    fit = fit_observation(pipe, photo, FitSettings(restarts=1, samples=3))
+    assert fit.poses is not None
+    assert len(fit.answers) == 3
+    found = answer_scores(fit)
+    assert [set(each) for each in found["each"]] == [{"psnr_seen"}] * 3
+    assert found["likeness"] is not None
+    sheet = answers_sheet(fit)
+    assert sheet.width > 6 * 32  # observed, fit, three answers, where they differ
+    assert sheet.height > 3 * 32  # through the camera, and from both sides
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,16 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.evidence import PointEvidence
 from mnif_nerf.latents.fitting import frozen
 from mnif_nerf.latents.search import Evidence
+from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics, prepare_views
 from mnif_nerf.pipelines.fit.scores import scores_of, unseen_truth
-from mnif_nerf.priors.posterior import AnswerConfig, Answers, Possible
+from mnif_nerf.priors.renewal import Possible
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.decoder import Decoder
     from mnif_nerf.pipelines.fit.fitting import Fit, FitSettings
 
-__all__ = ["AnswerConfig", "answer_scores", "draw", "require_prior", "with_answers"]
+__all__ = ["answer_scores", "draw", "require_prior", "with_answers"]
 
 _POINTS = 512  # of a step: a quarter of what a fit takes, for each of several answers
 _COMPARED = 6  # answers that are compared with one another: 15 pairs
@@ -99,7 +100,7 @@ def draw(
     assert pipe.prior is not None
     assert settings.samples is not None
     config = settings.search_config(weight)
-    answers = Answers(Possible.of(pipe.prior), Thinned(evidence), config.space(pipe.latents), config)
+    answers = Answers(Possible.of(pipe.prior), Thinned(evidence), config.space(pipe.latents), config, AnswerConfig())
     with frozen(pipe.model.field):
         return answers.draw(settings.samples, settings.seed, on_step)
 
@@ -116,7 +117,7 @@ def _evidence(pipe: Decoder, fit: Fit, settings: FitSettings) -> Evidence:
         seen.image[None],
         None if seen.silhouette is None else seen.silhouette[None],
         fit.poses[:1].cpu().numpy(),
-        np.float32([[camera.focal, camera.cx, camera.cy]]),
+        np.array([[camera.focal, camera.cx, camera.cy]], np.float32),
         ("photo",),
     )
     evidence = prepare_views(pipe.model, views, (), settings.seed).evidence

@@ -28,9 +28,9 @@ from mnif_nerf.latents.poses import Hypotheses, PhotoEvidence, PhotoSearch, Pose
 from mnif_nerf.latents.search import LatentSpace, Regulariser, SearchConfig, choose_starts, search
 from mnif_nerf.limits import require_count
 from mnif_nerf.pipelines.fit.answers import require_prior, with_answers
+from mnif_nerf.pipelines.fit.posterior import MOST_ANSWERS, AnswerConfig
 from mnif_nerf.pipelines.fit.preparation import check_modality, photo_intrinsics, prepare
 from mnif_nerf.pipelines.fit.task import FitTask
-from mnif_nerf.priors.posterior import MOST_ANSWERS, AnswerConfig
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.base import NeuralObject
@@ -197,7 +197,7 @@ def fit_observation(
     held = config.penalty * space.coordinates(latents).square().mean(dim=1)
     losses = losses + held
     order = losses.argsort().tolist()
-    found = Fit(
+    result = Fit(
         [pipe.decode(latents[row], name if k == 0 else f"{name}-{k}") for k, row in enumerate(order)],
         [float(losses[row]) for row in order],
         [_start_name(pipe, starts[row]) for row in order],
@@ -207,7 +207,7 @@ def fit_observation(
         time.perf_counter() - wall,
         time.process_time() - cpu,
     )
-    return found if settings.samples is None else with_answers(pipe, found, settings, name, on_step)
+    return result if settings.samples is None else with_answers(pipe, result, settings, name, on_step)
 
 
 def total_steps(observation: Observation, settings: FitSettings) -> int:
