@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,7 +24,11 @@ IMAGE_SUFFIXES = (
 """Kinds of pictures that are read, here and now: HEIC needs the extra `heic`."""
 _LARGE, _MOST_PIXELS_PER_BYTE = 32 << 20, 2000  # what a header claims beyond both is taken for damage
 _LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
-READ_ERRORS = (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError)
+READ_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError),
+    *(EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What Pillow's readers raise of damaged files."""
 _LOSSLESS_THRESHOLD, _LOSSY_THRESHOLD = 6, 24  # JPEG rings by a dozen grey levels around edges
 _ALPHA_THRESHOLD = 2
 

@@ -42,6 +42,7 @@ __all__ = [
     "read_split",
 ]
 _ROTATION_TOLERANCE = 1e-2
+_FARTHEST = 1e9  # of a number in a pose, whose squares float32 holds
 
 T = TypeVar("T")
 
@@ -191,7 +192,7 @@ def read_scene(folder: Path, problems: list[str] | None = None, reading: SceneRe
 
 def pose_faults(poses: np.ndarray) -> Iterator[tuple[int, str]]:
     """(view, fault) for every pose of [v, 4, 4] that is not a rigid camera-to-world matrix."""
-    finite = np.isfinite(poses).all((1, 2))
+    finite = (np.abs(poses) < _FARTHEST).all((1, 2))  # NaN compares as false
     safe = np.where(finite[:, None, None], poses, 0)
     rotation = safe[:, :3, :3]
     error = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
@@ -199,7 +200,7 @@ def pose_faults(poses: np.ndarray) -> Iterator[tuple[int, str]]:
     last_row = np.abs(safe[:, 3] - np.array([0.0, 0.0, 0.0, 1.0])).max(1)
     for view in np.flatnonzero(~finite | (error > _ROTATION_TOLERANCE) | (determinant < 0) | (last_row > 1e-3)):
         if not finite[view]:
-            yield int(view), "a number is NaN or infinite; write the camera-to-world matrix again"
+            yield int(view), "a number is NaN or infinite, or beyond all measure; write the camera-to-world matrix again"
         elif abs(determinant[view]) < 1e-3:
             yield int(view), "the matrix is singular; write the camera-to-world matrix again"
         elif error[view] > _ROTATION_TOLERANCE:
