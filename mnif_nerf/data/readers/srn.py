@@ -200,7 +200,10 @@ def pose_faults(poses: np.ndarray) -> Iterator[tuple[int, str]]:
     last_row = np.abs(safe[:, 3] - np.array([0.0, 0.0, 0.0, 1.0])).max(1)
     for view in np.flatnonzero(~finite | (error > _ROTATION_TOLERANCE) | (determinant < 0) | (last_row > 1e-3)):
         if not finite[view]:
-            yield int(view), "a number is NaN or infinite, or beyond all measure; write the camera-to-world matrix again"
+            yield (
+                int(view),
+                "a number is NaN or infinite, or beyond 1e9; write the camera-to-world matrix again",
+            )
         elif abs(determinant[view]) < 1e-3:
             yield int(view), "the matrix is singular; write the camera-to-world matrix again"
         elif error[view] > _ROTATION_TOLERANCE:

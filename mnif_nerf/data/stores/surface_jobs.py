@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mnif_nerf.data.geometry.cut_outs import without_cut_outs
 from mnif_nerf.data.geometry.raytrace import Surface
 from mnif_nerf.data.geometry.signed_distance import SignedDistance
 from mnif_nerf.data.geometry.solid_mesh import SolidMesh, solid_of_surface
@@ -23,7 +24,8 @@ from mnif_nerf.random import stream
 
 _CLUSTER_CELLS, _CLUSTER_POINTS = 32, 20_000
 _SMALLEST = 0.2  # diagonal of the largest part of a mesh, where its diagonal is 1
-_FACTS = ("tinted", "capped", "sheets", "turned", "closed")
+_FACTS = ("tinted", "capped", "sheets", "turned", "closed", "cut")
+_OUTLINE, _MOST_CUT = 0.015, 40_000  # edges and number of faces at outlines in pictures
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def mesh_points(
     root: Path | None = None,
 ) -> tuple[SurfacePoints, dict[str, int]]:
     """The points of a mesh file, and what was done to it: "capped", "sheets", "turned" and "closed" count its pieces
-    (see `ClosedPieces`), "tinted" is 1 where it has colour.
+    (see `ClosedPieces`), "tinted" is 1 where it has colour, "cut" where pictures cut out parts of its faces.
 
     Raises:
         MNIFError: unreadable, without area, without its textures, too large, or of small parts far apart.
@@ -80,13 +82,17 @@ def mesh_points(
     for note in content.notes:
         if note.kind in (LACKS_PICTURE, LACKS_MATERIALS):
             raise MNIFError(f"{path}: {note}; put what is missing there, or export the mesh again.")
+    tinted = has_color(surface)
+    cut = without_cut_outs(surface, _OUTLINE, _MOST_CUT)
+    if not len(cut.faces):
+        raise MNIFError(f"{path}: its pictures are clear all over its faces, so nothing would be seen.")
     try:
-        solid = solid_of_surface(surface)
+        solid = solid_of_surface(cut)
         _require_one_place(solid)
-        points = draw_points(surface, solid, counts, generator)
+        points = draw_points(cut, solid, counts, generator)
     except MNIFError as error:
         raise MNIFError(f"{path}: {str(error).removeprefix(f'{path}: ').rstrip('.')}.") from None
-    return points, {"tinted": int(has_color(surface)), **_facts(solid)}
+    return points, {"tinted": int(tinted), "cut": int(cut is not surface), **_facts(solid)}
 
 
 def has_color(surface: Surface) -> bool:
@@ -107,7 +113,7 @@ def join_facts(parts: Mapping[str, Path]) -> tuple[bool, list[str]]:
     facts, colored = {}, True
     for name, path in parts.items():
         found, has_colors = read_facts(path)
-        facts[name] = dict(zip(_FACTS, found or [0] * len(_FACTS)))
+        facts[name] = {**dict.fromkeys(_FACTS, 0), **dict(zip(_FACTS, found or []))}
         colored &= has_colors
     tinted = colored and any(one["tinted"] for one in facts.values())
     sheets = [name for name, one in facts.items() if one["sheets"]]
@@ -116,6 +122,10 @@ def join_facts(parts: Mapping[str, Path]) -> tuple[bool, list[str]]:
         ([name for name, one in facts.items() if one["capped"]], "open: their rims were closed"),
         ([name for name in sheets if name not in only], "partly sheets, which were made 0.01 of the diagonal thick"),
         (only, "nothing but sheets, which enclose nothing: they were made 0.01 of the diagonal thick"),
+        (
+            [name for name, one in facts.items() if one["cut"]],
+            "cut out by their pictures (leaves, fences), which was followed",
+        ),
         ([name for name, one in facts.items() if one["turned"]], "inside out in part, which was turned"),
     )
     notes = [f"{len(names)} of {len(facts)} meshes are {what} ({_listed(names)})." for names, what in told if names]
