@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import PurePath
 
@@ -67,3 +68,9 @@ def brief(sentence: str) -> str:
     words = sentence.split(" ")
     kept = (shown(word, _LONGEST_PATH if "/" in word or "\\" in word else _LONGEST_SHOWN) for word in words)
     return shown(" ".join(kept), _LONGEST_SENTENCE)
+
+
+def quoted(path: object) -> str:
+    """A path as a word of a command that is shown, to be pasted into a shell: in quotes where it has blanks or the
+    like."""
+    return shlex.quote(os.fspath(path) if isinstance(path, PurePath) else str(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.names import quoted
 from mnif_nerf.progress import plain_console
 
 if TYPE_CHECKING:
@@ -101,6 +102,6 @@ def next_of_answers(report: dict[str, Any], output: Path, load_config: str) -> s
     if "fit.png" in report["files"]:
         return f"next: look at {output / SHEET}, or draw others with --seed 1"
     return (
-        f"next: look at {output / SHEET}, then mnif-export-mesh --load-config {load_config} --source latent "
-        f"--latent-file {output / LATENTS} --resolution 256"
+        f"next: look at {output / SHEET}, then mnif-export-mesh --load-config {quoted(load_config)} --source latent "
+        f"--latent-file {quoted(output / LATENTS)} --resolution 256"
     )

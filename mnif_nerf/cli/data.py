@@ -11,6 +11,7 @@ import tyro
 from mnif_nerf.data.readers.scene_reading import IntrinsicsKind, PoseKind, SceneReading
 from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.limits import require_disk
+from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
     from mnif_nerf.data.generate.settings import ViewCounts
@@ -192,7 +193,7 @@ def main(command: ProceduralCars | FromMeshes | Digits | PowerDays | Download | 
 
         folder = make_digits(command.output, command.seed)
         print(f"{folder}: {', '.join(f'{count} {split}' for split, count in SPLIT_SIZES.items())} digits, 8 x 8, grey")
-        print(f"Next: ns-train mnif-image-lite --data {folder}")
+        print(f"Next: ns-train mnif-image-lite --data {quoted(folder)}")
     elif isinstance(command, PowerDays):
         from mnif_nerf.data.generate.power_days import HOURS, SPLIT_SIZES, make_power_days
 
@@ -200,12 +201,12 @@ def main(command: ProceduralCars | FromMeshes | Digits | PowerDays | Download | 
         print(
             f"{folder}: {', '.join(f'{count} {split}' for split, count in SPLIT_SIZES.items())} days of {HOURS} hours"
         )
-        print(f"Next: mnif-train mnif-signal-lite --data {folder}")
+        print(f"Next: mnif-train mnif-signal-lite --data {quoted(folder)}")
     elif isinstance(command, Download):
         from mnif_nerf.data.download.download import download
 
         folder = download(command.name, command.output, url=command.url, sha256=command.sha256)
-        print(f"Next: mnif-data check {folder}")
+        print(f"Next: mnif-data check {quoted(folder)}")
     else:
         from mnif_nerf.modalities.data_report import check
 
@@ -216,7 +217,7 @@ def main(command: ProceduralCars | FromMeshes | Digits | PowerDays | Download | 
             raise SystemExit(1)
         method = report.modality.method
         repairs = "".join(f" --{name} {value}" for name, value in reading.to_dict().items())
-        print(f"Next: ns-train {method}-lite --data {command.root}{repairs} (on a GPU: ns-train {method})")
+        print(f"Next: ns-train {method}-lite --data {quoted(command.root)}{repairs} (on a GPU: ns-train {method})")
 
 
 def _procedural_cars(command: ProceduralCars) -> None:
@@ -238,7 +239,7 @@ def _procedural_cars(command: ProceduralCars) -> None:
     cars = command.num_train + command.num_val + command.num_test
     print(f"{folder}: {cars} cars ({command.num_train} train, {command.num_val} val, {command.num_test} test)")
     method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"
-    print(f"Next: ns-train {method} --data {folder}")
+    print(f"Next: ns-train {method} --data {quoted(folder)}")
 
 
 def _check_room(command: ProceduralCars, cars: int) -> None:
@@ -301,7 +302,7 @@ def _from_meshes(command: FromMeshes) -> None:
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
     method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"
-    print(f"Next: ns-train {method} --data {summary.output}")
+    print(f"Next: ns-train {method} --data {quoted(summary.output)}")
 
 
 def entrypoint() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.modalities.traits import DemoData
+from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
     from mnif_nerf.modalities import Modality
@@ -107,7 +108,7 @@ def main(config: DemoConfig) -> None:
     print("\n" + "\n".join(f"{name:32s} {seconds:6.1f} s" for name, seconds in timings.items()))
     print(f"{'together':32s} {sum(timings.values()):6.1f} s")
     print(f"\nLook at {page} (and {output / 'overview.png'}).")
-    print(f"Next: ns-viewer --load-config {run / 'config.yml'}")
+    print(f"Next: ns-viewer --load-config {quoted(run / 'config.yml')}")
 
 
 @contextmanager

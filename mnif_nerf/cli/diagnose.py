@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.limits import require_memory, require_options
+from mnif_nerf.names import quoted
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def main(options: DiagnoseOptions) -> Path:
     for section in sections:
         print(f"{section.title}: {section.summary}")
     print(f"wrote {output}/report.html, report.md, diagnosis.json and figures (PNG and SVG)")
-    print(f"next: mnif-eval --load-config {options.load_config}")
+    print(f"next: mnif-eval --load-config {quoted(options.load_config)}")
     return output
 
 

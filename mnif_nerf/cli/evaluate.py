@@ -10,6 +10,7 @@ from typing import Literal
 from mnif_nerf.cli.generation_common import default_output, prepare_output
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.limits import MOST_SAMPLES, require_options
+from mnif_nerf.names import quoted
 from mnif_nerf.progress import progress_bar
 
 
@@ -75,7 +76,7 @@ def main(options: EvalOptions) -> Path:
     for sentence in (*outcome.notes, *outcome.summaries):
         print(sentence)
     print(f"wrote {output}/report.html, report.md, metrics.json and {len(outcome.paths) - 3} figures")
-    print(f"next: mnif-diagnose --load-config {options.load_config}")
+    print(f"next: mnif-diagnose --load-config {quoted(options.load_config)}")
     return output
 
 

@@ -12,7 +12,7 @@ from mnif_nerf.cli.answers import MEASURES, clear_answers, next_of_answers, repo
 from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
 from mnif_nerf.errors import MNIFError, disk_errors, run_command
 from mnif_nerf.limits import require_options
-from mnif_nerf.names import file_name, shown
+from mnif_nerf.names import file_name, quoted, shown
 from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
         print(f"next: look at {output / 'before_after.png'}, or complete a part with --observed-half top")
     else:
         print(
-            f"next: mnif-export-mesh --load-config {options.load_config} --source latent --latent-file "
+            f"next: mnif-export-mesh --load-config {quoted(options.load_config)} --source latent --latent-file "
             f"{output / 'latent.safetensors'} --resolution 256"
         )
 

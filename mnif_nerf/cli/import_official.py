@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.official.convert import Imported
@@ -64,9 +65,9 @@ def _say(imported: Imported, folder: Path) -> None:
         print(line)
     print(f"wrote {folder}")
     if imported.model.prior is None:
-        print(f"next: mnif-train-prior --load-config {folder}")
+        print(f"next: mnif-train-prior --load-config {quoted(folder)}")
     else:
-        print(f"next: mnif-sample --load-config {folder} --num-samples 16 --seed 0")
+        print(f"next: mnif-sample --load-config {quoted(folder)} --num-samples 16 --seed 0")
 
 
 def entrypoint() -> None:

@@ -19,7 +19,7 @@ from mnif_nerf.cli.generation_common import (
 )
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.limits import MOST_FRAMES, MOST_SAMPLES, require_options
-from mnif_nerf.names import file_name
+from mnif_nerf.names import file_name, quoted
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ def _say(options: RenderOptions, video: Video, path: CameraPath | None, written:
     speed = f"; {1000 * written.seconds / made:.0f} ms a frame" if made else ""
     length = f", {video.count / fps:.1f} s at {fps} frames a second" if output.suffix else ""
     print(f"wrote {output}: {video.count} frames of {size[0]} x {size[1]} pixels{kept}{length}{speed}")
-    command = f"mnif-render --load-config {options.load_config}"
+    command = f"mnif-render --load-config {quoted(options.load_config)}"
     if not output.suffix:
         print(f"next: the same as a video, with --output {output}.mp4")
     elif options.path == "walk":

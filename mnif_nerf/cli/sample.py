@@ -19,7 +19,7 @@ from mnif_nerf.cli.sample_pictures import is_broken, write_images, write_picture
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.latents.rarity import TRIES, TYPICAL
 from mnif_nerf.limits import MOST_SAMPLES, require_options
-from mnif_nerf.names import file_name, shown
+from mnif_nerf.names import file_name, quoted, shown
 from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
@@ -274,8 +274,8 @@ def _say(pipe: MNIFPipeline, entries: list[dict[str, Any]], output: Path, option
             print(f"next: the same at four times the resolution, with --resolution {4 * (options.resolution or 64)}")
         return
     print(
-        f"next: mnif-export-mesh --load-config {options.load_config} --source latent "
-        f"--latent-file {output / 'latents.safetensors'} --format {kind.mesh_formats}"
+        f"next: mnif-export-mesh --load-config {quoted(options.load_config)} --source latent "
+        f"--latent-file {quoted(output / 'latents.safetensors')} --format {kind.mesh_formats}"
     )
 
 

@@ -10,6 +10,7 @@ from mnif_nerf import modalities
 from mnif_nerf.cli.generation_common import prepare_output
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.limits import require_options
+from mnif_nerf.names import quoted
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def main(options: SweepOptions) -> Path:
     paths = write_document(output, "sweep", f"Sweep over models of {options.data.name}", about, [], [section])
     print(section.summary)
     print(f"wrote {output}/report.html, report.md, sweep.json and {len(paths) - 3} figures")
-    print(f"next: ns-train {kind.method}-lite --data {options.data} --pipeline.model.num-bases N")
+    print(f"next: ns-train {kind.method}-lite --data {quoted(options.data)} --pipeline.model.num-bases N")
     return output
 
 

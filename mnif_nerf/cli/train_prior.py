@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
     from mnif_nerf.labels import Labels
@@ -116,7 +117,7 @@ def _say(prior: LatentPrior, target: Path, options: TrainPriorOptions) -> None:
         held = f", held-out loss {report.held_out_loss:.4f} (Gaussian prior: {report.gaussian_loss:.4f})"
     print(f"prior trained for {report.steps} steps: loss {report.train_loss:.4f}{held}")
     print(f"wrote {target}")
-    print(f"next: mnif-sample --load-config {options.load_config} --num-samples 16 --seed 0{_example(prior)}")
+    print(f"next: mnif-sample --load-config {quoted(options.load_config)} --num-samples 16 --seed 0{_example(prior)}")
     if prior.attributes:
         print(f"labels: {'; '.join(attribute.describe() for attribute in prior.attributes)}")
 

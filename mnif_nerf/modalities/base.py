@@ -12,6 +12,7 @@ from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.scene_reading import USUAL, SceneReading
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.modalities.traits import OBSERVATION_WORDS, Card, Demo, Fitting, SweepScores
+from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -146,10 +147,10 @@ class Modality(ABC):
 
     def next_commands(self, config: Path | str) -> tuple[str, ...]:
         """What to run after training; `config` is the run's config.yml."""
-        sample = f"mnif-sample --load-config {config} --num-samples 16 --seed 0"
+        sample = f"mnif-sample --load-config {quoted(config)} --num-samples 16 --seed 0"
         if not self.has_surface:
             return (sample,)
-        export = f"mnif-export-mesh --load-config {config} --num-samples 8 --format {self.mesh_formats}"
+        export = f"mnif-export-mesh --load-config {quoted(config)} --num-samples 8 --format {self.mesh_formats}"
         return (sample, export)
 
     @property

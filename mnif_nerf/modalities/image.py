@@ -10,6 +10,7 @@ import numpy as np
 
 from mnif_nerf.modalities.grids import GridModality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData, Fitting, SweepScores
+from mnif_nerf.names import quoted
 from mnif_nerf.objects.image import NeuralImage
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Image(GridModality):
 
     def next_commands(self, config: Path | str) -> tuple[str, ...]:
         """More samples than of objects: they are small."""
-        return (f"mnif-sample --load-config {config} --num-samples 64 --seed 0",)
+        return (f"mnif-sample --load-config {quoted(config)} --num-samples 64 --seed 0",)
 
     @property
     def demo(self) -> Demo:

@@ -11,6 +11,7 @@ import numpy as np
 from mnif_nerf.metrics.signals import signal_scores
 from mnif_nerf.modalities.grids import GridModality
 from mnif_nerf.modalities.traits import Card, Demo, DemoData
+from mnif_nerf.names import quoted
 from mnif_nerf.objects.signal import NeuralSignal
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Signal(GridModality):
 
     def next_commands(self, config: Path | str) -> tuple[str, ...]:
         """Samples; they have no surface."""
-        return (f"mnif-sample --load-config {config} --num-samples 16 --seed 0",)
+        return (f"mnif-sample --load-config {quoted(config)} --num-samples 16 --seed 0",)
 
     def reconstruction_scores(self, item: NeuralObject, truth: np.ndarray, lpips: Lpips | None) -> dict[str, float]:
         """PSNR, of the range of the data, and the root of the mean squared error in the data's own units."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import describe
+from mnif_nerf.names import quoted
 from mnif_nerf.pipelines.model_folder import StoredModel, write_model, write_prior
 from mnif_nerf.pipelines.run_checks import finished_steps
 
@@ -111,7 +112,7 @@ def finish_run(run: Run, step: int, say: Callable[[str], None] = print) -> None:
     except KeyboardInterrupt:
         raise SystemExit(
             "interrupted after the last step, before the latent prior was trained: go on with "
-            f"mnif-train-prior --load-config {config}."
+            f"mnif-train-prior --load-config {quoted(config)}."
         ) from None
 
 
@@ -129,11 +130,11 @@ def _finish(run: Run, step: int, config: Path, say: Callable[[str], None]) -> No
         except MNIFError as error:
             say(f"Model folder: {folder}")
             raise MNIFError(
-                f"no prior was trained: {str(error).rstrip('.')}; then mnif-train-prior --load-config {config}."
+                f"no prior was trained: {str(error).rstrip('.')}; then mnif-train-prior --load-config {quoted(config)}."
             ) from error
     say(f"Model folder: {folder}")
     if not with_prior:
-        say(f"Next: mnif-train-prior --load-config {config}")
+        say(f"Next: mnif-train-prior --load-config {quoted(config)}")
         return
     say("Next:")
     for command in stored_model(run.model, run.data.facts()).kind.next_commands(config):

@@ -16,6 +16,7 @@ from mnif_nerf.data.download.unpack import unpack
 from mnif_nerf.data.readers.srn_layout import locate
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import read_json, write_json
+from mnif_nerf.names import quoted
 from mnif_nerf.progress import progress_bar
 
 
@@ -91,7 +92,7 @@ def download(
         entries = _unpack_into(archive, output, work, name, address, progress)
         if archive.parent == work:
             archive.unlink()
-    print(f"wrote {', '.join(entries)} to {output}; look at it with: mnif-data check {output}", flush=True)
+    print(f"wrote {', '.join(entries)} to {output}; look at it with: mnif-data check {quoted(output)}", flush=True)
     return output
 
 
@@ -146,17 +147,29 @@ def _unpack_into(archive: Path, output: Path, work: Path, name: str, address: st
     try:
         with progress_bar("unpacking", None, "bytes", progress) as advance:
             unpack(archive, temporary, advance)
-        splits = [_published_folder(path, temporary) for path in locate(temporary).splits.values()]
+        splits = _splits_in(temporary, archive)
         _publish(splits, output, work / f"{name}.json", address)
         return sorted(path.name for path in splits)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _published_folder(split: Path, temporary: Path) -> Path:
-    if split == temporary:
-        raise MNIFError(f"{temporary}: the archive holds scenes but no <category>_<split> folder; unpack it by hand.")
-    return split
+def _splits_in(temporary: Path, archive: Path) -> list[Path]:
+    """The folders of splits that were unpacked.
+
+    Raises:
+        MNIFError: there are none, or of several categories; it names the archive, as what was unpacked goes.
+    """
+    try:
+        splits = list(locate(temporary).splits.values())
+    except MNIFError as error:
+        reason = (
+            str(error).removeprefix(f"{temporary}: ").split(";")[0].replace(str(temporary), archive.name).rstrip(".")
+        )
+        raise MNIFError(f"{archive}: {reason}; unpack it by hand, and give the part of it that you want.") from None
+    if temporary in splits:
+        raise MNIFError(f"{archive}: holds scenes but no <category>_<split> folder; unpack it by hand.")
+    return splits
 
 
 def _publish(splits: list[Path], output: Path, marker: Path, address: str) -> None:

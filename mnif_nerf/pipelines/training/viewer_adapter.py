@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import tune_threads
+from mnif_nerf.names import quoted
 from mnif_nerf.pipelines.run_folder import stored_model
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.viewer.nerfstudio_patches import Framing, field_of_view
@@ -81,7 +82,8 @@ class ViewerModel:
 
     def _command(self, run: Path) -> str:
         when = "when the run has ended, run" if self.trains else "run"
-        return f"{when} mnif-train-prior --load-config {run / 'config.yml'} and draw again (this viewer may stay open)"
+        config = quoted(run / "config.yml")
+        return f"{when} mnif-train-prior --load-config {config} and draw again (this viewer may stay open)"
 
     def show(self, latent: Tensor, row: int | None) -> None:
         """Render this latent `[D]` wherever a camera names no scene; a training instance, as training moves it."""
