@@ -32,6 +32,12 @@ class MNIFError(ValueError):
         super().__init__(brief(sentence))
 
 
+def in_file(place: object, error: MNIFError) -> MNIFError:
+    """What is told of an argument, as told of a file that it was read from: no option of a command is meant."""
+    text = str(error).replace("`", "")
+    return MNIFError(text if text.startswith(str(place)) else f"{place}: {text}")
+
+
 _DISK = {
     errno.ENOSPC: "the disk is full; free some space and run the command again",
     errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
@@ -185,8 +191,11 @@ def run_command(
     except BrokenPipeError as error:
         if not _reader_gone():
             _fail(f"error: {system_error(error)}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
-        raise SystemExit(128 + 13) from None  # as a program that SIGPIPE ends
+        _end_unread()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # of rich, which ends a program itself
+            _end_unread()
+        raise
     except MemoryError:
         _fail("error: there is not enough memory for this; ask for less (a lower resolution, a smaller number).")
     except OSError as error:
@@ -198,6 +207,11 @@ def run_command(
 def _fail(text: str, code: int = 1) -> NoReturn:
     print(text, file=sys.stderr)
     raise SystemExit(code) from None
+
+
+def _end_unread() -> NoReturn:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+    raise SystemExit(128 + 13) from None  # as a program that SIGPIPE ends
 
 
 def _reader_gone() -> bool:

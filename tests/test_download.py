@@ -212,6 +212,8 @@ def test_no_server_at_all(tmp_path, monkeypatch):
     assert "tries" not in said, "who does not answer at all is not asked for a minute"
     for url in ("http://[::1", "http://", "http://a:99999/x", "http://a b/x", f"http://{'a' * 80}.org/x"):
         assert "not an http(s) address" in refusal(lambda url=url: transfer.fetch(url, tmp_path / "y"))
+        assert "not an http(s) address" in refusal(lambda url=url: download("mine", tmp_path / "new", url=url))
+    assert not (tmp_path / "new").exists()
     assert "not an http(s) address" in refusal(lambda: transfer.fetch("ftp://x/y", tmp_path / "y"))
 
 

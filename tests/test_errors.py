@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
-from mnif_nerf.errors import MNIFError, first_line, require
+from mnif_nerf.errors import MNIFError, first_line, in_file, require, with_flags
 
 
 def test_a_missing_extra_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +16,13 @@ def test_a_missing_extra_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) 
     said = "matplotlib cannot be imported; it needs the plots extra: pip install 'mnif_nerf[plots]'."
     assert str(caught.value) == said
     assert require("json", "none").loads("1") == 1
+
+
+def test_what_a_file_says_is_not_told_as_an_option() -> None:
+    place = Path("run/prior.json")
+    error = in_file(place, MNIFError("`steps` 'x': expected a whole number."))
+    assert with_flags(str(error), [("steps",)]) == "run/prior.json: steps 'x': expected a whole number."
+    assert str(in_file(place, error)) == str(error)
 
 
 def test_first_lines() -> None:

@@ -229,8 +229,10 @@ def test_the_command(
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(MNIFError, match=r"holds other files \(thesis.txt\)"):
         main(dataclasses.replace(options, output=tmp_path / "full"))
-    with pytest.raises(MNIFError, match="none of the splits nonsense"):
-        main(dataclasses.replace(options, references="nonsense", output=tmp_path / "new"))
+    for names in ("nonsense", "test,nonsense"):
+        with pytest.raises(MNIFError, match=r"`references` nonsense: .* has no such split; use test or train\.$"):
+            main(dataclasses.replace(options, references=names, output=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_data_that_does_not_belong_to_the_model(voxels: ModelAndData, images: ModelAndData, tmp_path: Path) -> None:

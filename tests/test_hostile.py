@@ -15,7 +15,9 @@ import pytest
 from tiny_model import tiny_model
 from tiny_runs import DISTANCES, tiny_settings, write_tiny_shapes
 
+from mnif_nerf.cli import data as data_command
 from mnif_nerf.cli import diagnose, export_mesh, publish, render, sample, train_prior
+from mnif_nerf.data.generate.digits import make_digits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.limits import require_count, require_disk, require_memory, require_number, require_options
 from mnif_nerf.names import file_name, file_names, shown
@@ -157,6 +159,16 @@ def test_options_without_bounds_are_a_sentence(
         require_options(kind(folder))  # its own defaults are in range
 
 
+@pytest.mark.parametrize("kind", [data_command.ProceduralCars, data_command.Digits, data_command.PowerDays])
+def test_data_of_a_seed_that_no_generator_takes(kind: Any, tmp_path: Path) -> None:
+    for seed in (-1, 2**64):
+        with pytest.raises(MNIFError, match="`seed` "):
+            data_command.main(kind(output=tmp_path / "out", seed=seed))
+    with pytest.raises(MNIFError, match="`seed` -1"):
+        make_digits(tmp_path / "out", -1)
+    assert not (tmp_path / "out").exists()
+
+
 # -------------------------------------------------------------------------------------- nothing worse than before
 
 
@@ -259,6 +271,10 @@ def main():
     if sys.argv[1] == "much":
         for number in range(100_000):
             print(number)
+    if sys.argv[1] == "rich":
+        from rich.console import Console
+        for number in range(100_000):
+            Console().print(number)
     if sys.argv[1] == "help":
         print("help")
         raise SystemExit(0)
@@ -287,7 +303,7 @@ def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def test_how_commands_end(tmp_path: Path) -> None:
-    for what in ("much", "help"):
+    for what in ("much", "rich", "help"):
         reader, writer = os.pipe()
         os.close(reader)  # as `| head -1` when it has had enough
         with subprocess.Popen(

@@ -350,6 +350,8 @@ def test_unusable_folders(small_prior: LatentPrior, tmp_path: Path) -> None:
         (lambda c: c.update(latent_dim=7), "whitening.basis has shape"),
         (lambda c: c["denoiser"].update(width=64), "has shape"),
         (lambda c: c.pop("num_latents"), "num_latents"),
+        (lambda c: c.update(whitening="x"), r"prior\.json: whitening 'x' is not known"),
+        (lambda c: c["training"].update(steps="x"), r"prior\.json: steps 'x': expected"),
         (lambda c: c["training"].update(colour="red"), "unknown 'colour'"),
         (lambda c: c["report"].update(colour="red"), "unknown 'colour'"),
     ):

@@ -10,7 +10,7 @@ import tyro
 
 from mnif_nerf.data.readers.scene_reading import IntrinsicsKind, PoseKind, SceneReading
 from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
-from mnif_nerf.limits import require_disk
+from mnif_nerf.limits import require_disk, require_options
 from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
@@ -184,6 +184,7 @@ Command = (
 
 def main(command: ProceduralCars | FromMeshes | Digits | PowerDays | Download | Check) -> None:
     """Run one subcommand and say what to do next."""
+    require_options(command)
     if isinstance(command, ProceduralCars):
         _procedural_cars(command)
     elif isinstance(command, FromMeshes):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import MOST_SAMPLES, require_options
 from mnif_nerf.modalities.traits import DemoData
 from mnif_nerf.names import quoted
 
@@ -81,6 +82,7 @@ def main(config: DemoConfig) -> None:
     from mnif_nerf.cli.demo_pages import PageSamples, make_page
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
+    require_options(config, num_samples=MOST_SAMPLES)
     timings: dict[str, float] = {}
     output, run, kind = config.output_folder(), config.run_folder(), config.kind
     with _stage(timings, "data"):

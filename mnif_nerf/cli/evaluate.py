@@ -64,6 +64,7 @@ def main(options: EvalOptions) -> Path:
         splits = tuple(name.strip() for name in options.references.split(",") if name.strip())
         if not splits:
             raise MNIFError("--references names no split; leave it out, or give for example test.")
+        target.require_splits(splits)
         protocol = dataclasses.replace(protocol, references=splits)
     count = f"-{options.num_samples}" if options.num_samples is not None else ""
     name = f"{protocol.name}-seed{options.seed}{count}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import require_options
 from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def main(options: ImportOptions) -> Path:
         MNIFError: a file that is missing, damaged, of another kind or incomplete, or an output folder that
             holds something else or cannot be written.
     """
+    require_options(options)
     output = options.output
     if output.exists() and not output.is_dir():
         raise MNIFError(f"{output}: is a file; choose a folder with --output.")

@@ -162,6 +162,17 @@ class ModelAndData:
         rows = [(s, row) for s, store in enumerate(stores) for row in range(store.num_instances)]
         return Instances(stores, tuple(rows[int(i)] for i in evenly_spaced(len(rows), most)))
 
+    def require_splits(self, wanted: tuple[str, ...]) -> None:
+        """Refuse a split that the data lacks, before any long work.
+
+        Raises:
+            MNIFError: with the first.
+        """
+        present = sorted({*self.splits, *self.splits_of_solids})
+        for name in wanted:
+            if name not in present:
+                raise MNIFError(f"`references` {name}: {self.data} has no such split; use {' or '.join(present)}.")
+
     def choose_splits(self, wanted: tuple[str, ...], present: tuple[str, ...] | None = None) -> list[str]:
         """Those of `wanted` that are there.
 

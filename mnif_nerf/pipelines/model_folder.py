@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mnif_nerf import modalities
 from mnif_nerf.data.readers.scene_reading import SceneReading
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, in_file
 from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import atomic_folder, is_leftover, read_json, recover_folder, write_json
@@ -294,7 +294,7 @@ def read_model(folder: Path | str, device: torch.device | str = "cpu", with_prio
             labels = Labels.from_dict(labels, len(names), folder / "config.json")
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, MNIFError):
-            raise MNIFError(f"{folder / 'config.json'}: {error}") from None
+            raise in_file(folder / "config.json", error) from None
         raise MNIFError(f"{folder / 'config.json'}: incomplete ({error!r}); train the model again.") from None
     check_kind(modality, grid, adaptation, spec, folder / "config.json")
     weights = read_weights(spec, folder / "field.safetensors")

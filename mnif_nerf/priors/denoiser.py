@@ -32,7 +32,7 @@ def check_sizes(spec: Any) -> None:
             require_number("dropout of the denoiser", value, 0.0, 1.0)
         else:
             most = _MOST_BLOCKS if field.name == "blocks" else _MOST
-            require_count(f"`{field.name}` of the denoiser", value, -_MOST, most)
+            require_count(f"`{field.name}` of the denoiser", value, 0, most)
 
 
 @dataclass(frozen=True)

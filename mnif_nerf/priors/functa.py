@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, in_file
 from mnif_nerf.files import from_description
 from mnif_nerf.priors.denoiser import check_sizes, time_embedding
 
@@ -196,7 +196,7 @@ def functa_from_authors(weights: dict[str, Tensor], place: str) -> FunctaDenoise
     try:
         spec = FunctaSpec(dim, width, blocks, time_features)
     except MNIFError as error:
-        raise MNIFError(f"{place}: {error}") from None
+        raise in_file(place, error) from None
     with torch.device("meta"):
         denoiser = FunctaDenoiser(spec)
     state = {ours: weights[theirs].detach().float() for theirs, ours in names.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, in_file
 from mnif_nerf.files import check_keys, from_description, read_json
 from mnif_nerf.labels import Attribute
 from mnif_nerf.priors.conditions import ConditionalSpec
@@ -17,7 +17,7 @@ from mnif_nerf.priors.description import check_prediction, checked_header
 from mnif_nerf.priors.networks import AnyDenoiser, check_shapes, network_kind
 from mnif_nerf.priors.schedulers import scheduler_from_config
 from mnif_nerf.priors.training import PriorConfig, TrainingReport
-from mnif_nerf.priors.whitening import Whitening
+from mnif_nerf.priors.whitening import MODES, Whitening
 from mnif_nerf.tensor_files import read_tensors, require_real
 
 _SIZES = ("latent_dim", "dim", "num_latents")
@@ -64,11 +64,13 @@ def read_parts(folder: Path) -> StoredPrior:
         report = None if stored is None else from_description(TrainingReport, stored, "report", "train it again")
         attributes = _attributes(content, spec, folder / "prior.json")
         sizes = (int(content["num_latents"]), int(content["latent_dim"]), int(content["dim"]))
-        mode = str(content.get("whitening", "pca"))
+        mode = content.get("whitening", "pca")
+        if mode not in MODES:
+            raise MNIFError(f"whitening {mode!r} is not known; train the prior again.")
         check_prediction(content, scheduler, config)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, MNIFError):
-            raise MNIFError(f"{folder / 'prior.json'}: {error}") from None
+            raise in_file(folder / "prior.json", error) from None
         raise MNIFError(f"{folder / 'prior.json'}: missing or unknown entry {error}; train the prior again.") from None
     with torch.device("meta"):
         denoiser = denoiser_kind(spec)

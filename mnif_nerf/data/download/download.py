@@ -6,17 +6,16 @@ import contextlib
 import os
 import shutil
 import tempfile
-import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnif_nerf.data.download.transfer import fetch, sha256_of
+from mnif_nerf.data.download.transfer import fetch, local_file, sha256_of
 from mnif_nerf.data.download.unpack import unpack
 from mnif_nerf.data.readers.srn_layout import locate
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import read_json, write_json
-from mnif_nerf.names import quoted
+from mnif_nerf.names import file_name, quoted
 from mnif_nerf.progress import progress_bar
 
 
@@ -74,6 +73,7 @@ def download(
     """
     output = Path(output)
     address, source = _address(name, url)
+    local = local_file(address)
     expected = sha256 or (ARCHIVES[name].sha256 if source == "table" else None)
     work = output / ".download"
     with disk_errors(output):
@@ -86,7 +86,7 @@ def download(
         if source == "table":
             page = ARCHIVES[name].page
             print(f"{name}: as shared at {page} (this project could not verify the address; another one may be given)")
-        archive = _obtain(name, address, work, progress)
+        archive = local or _obtain(name, address, work, progress)
         digest = _verify(archive, expected, progress)
         print(f"{archive.name}: {archive.stat().st_size} bytes, sha256 {digest}", flush=True)
         entries = _unpack_into(archive, output, work, name, address, progress)
@@ -110,14 +110,8 @@ def _address(name: str, url: str | None) -> tuple[str, str]:
 
 
 def _obtain(name: str, address: str, work: Path, progress: bool) -> Path:
-    """The archive on this disk: a local path as it is, a remote one downloaded into `work`."""
-    parsed = urllib.parse.urlsplit(address)
-    if parsed.scheme not in ("http", "https"):
-        local = Path(urllib.parse.unquote(parsed.path) if parsed.scheme == "file" else address).expanduser()
-        if not local.is_file():
-            raise MNIFError(f"{local}: no such file; give the path of an archive or an http(s) address.")
-        return local
-    known = ARCHIVES[name].file if name in ARCHIVES else f"{name}.archive"
+    """The archive, downloaded into `work`."""
+    known = ARCHIVES[name].file if name in ARCHIVES else f"{file_name(name)}.archive"
     target, marker = work / known, work / f"{known}.json"
     if target.exists() and marker.exists() and read_json(marker).get("url") == address:
         return target

@@ -78,6 +78,22 @@ def fetch(
         time.sleep(pause * 2 ** (failures - 1))
 
 
+def local_file(address: str) -> Path | None:
+    """The file on this machine that an address means, or None where it means one on the web.
+
+    Raises:
+        MNIFError: it is no address, or the file is not there.
+    """
+    scheme, _, rest = address.partition("://")
+    if scheme.lower() in ("http", "https"):
+        _require_address(address)
+        return None
+    local = Path(urllib.parse.unquote(rest) if scheme.lower() == "file" else address).expanduser()
+    if not local.is_file():
+        raise MNIFError(f"{local}: no such file; give the path of an archive or an http(s) address.")
+    return local
+
+
 def _require_address(url: str) -> None:
     """Refuse what is no address of a file on the web, before anything is asked of the network."""
     try:

@@ -15,6 +15,7 @@ from mnif_nerf.data.geometry.raytrace import Camera
 from mnif_nerf.data.readers.arrays import load_arrays
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import atomic_file, atomic_folder, read_json, write_json
+from mnif_nerf.limits import MOST_SEED, require_count
 from mnif_nerf.scene_box import HALF_EXTENT
 
 MANIFEST = "dataset.json"
@@ -101,9 +102,10 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
         True where an earlier run with equal settings finished.
 
     Raises:
-        MNIFError: the folder holds something else, or was made with other settings.
+        MNIFError: the folder holds something else, or was made with other settings; or a seed below 0.
     """
     output = Path(output)
+    require_count("`seed`", settings.get("seed", 0), 0, MOST_SEED)
     manifest = output / MANIFEST
     if manifest.is_file():
         found = read_json(manifest)
