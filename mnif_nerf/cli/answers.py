@@ -55,9 +55,9 @@ def write_answers(fit: Fit, truth: Any, report: dict[str, Any], output: Path, op
     from mnif_nerf import modalities
     from mnif_nerf.export.mesh_files import write_mesh
     from mnif_nerf.export.pictures import save_png
-    from mnif_nerf.files import write_tensors
     from mnif_nerf.objects.solid import require_solid
     from mnif_nerf.pipelines.fit.pictures import answers_sheet
+    from mnif_nerf.tensor_files import write_tensors
 
     (output / FOLDER).mkdir(exist_ok=True)
     write_tensors(output / LATENTS, {"latents": torch.stack([item.latent.float() for item in fit.answers])})
