@@ -145,6 +145,8 @@ def test_clutter_is_not_read(tmp_path: Path, name: str) -> None:
         (np.where(DISTANCE < 0, 25.0, 0.7), "from 0.7 to 25"),
         (np.where(DISTANCE < 0, 5, -3), "whole numbers from -3 to 5"),
         (np.where(DISTANCE < 0, np.nan, 0), "NaN or infinite"),
+        (np.packbits(DISTANCE < 0, axis=2), "eight cells each, packed"),
+        (np.argwhere(DISTANCE < 0), "the numbers of cells, and no grid"),
     ],
 )
 def test_what_is_no_occupancy_is_refused(tmp_path: Path, values: np.ndarray, said: str) -> None:
@@ -153,6 +155,12 @@ def test_what_is_no_occupancy_is_refused(tmp_path: Path, values: np.ndarray, sai
     for name in ("a.npy", "a.npz"):
         with pytest.raises(MNIFError, match=said):
             read_voxels(tmp_path / name)
+
+
+def test_the_grid_among_arrays_is_told_by_its_name(tmp_path: Path) -> None:
+    inside = DISTANCE < 0
+    np.savez(tmp_path / "a.npz", voxels=inside, colors=np.zeros((*inside.shape, 3)))
+    np.testing.assert_array_equal(read_voxels(tmp_path / "a.npz"), inside)
 
 
 def test_numbers_that_are_occupancies() -> None:

@@ -149,3 +149,31 @@ def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(tmp
     (tmp_path / "a.bmp").write_bytes(content)
     with pytest.raises(MNIFError, match="cannot be read as an image"):
         read_picture(tmp_path / "a.bmp", 16, 3)
+
+
+def test_floats_are_read_by_their_range(tmp_path: Path) -> None:
+    for top in (1.0, 255.0, 65535.0):
+        Image.fromarray(np.array([[0.5 * top, top]] * 2, np.float32)).save(tmp_path / "a.tif")
+        np.testing.assert_array_equal(read_picture(tmp_path / "a.tif", 2, 1)[0, :, 0], [128, 255])
+
+
+@pytest.mark.parametrize(("shown", "maps", "left"), [("images", "masks", 3), (".", "depth", 3), ("mask", "no_mask", 6)])
+def test_folders_of_masks_are_left_out(tmp_path: Path, shown: str, maps: str, left: int) -> None:
+    for folder in (shown, maps):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for k in range(3):
+            Image.new("RGB", (8, 8), RED).save(tmp_path / folder / f"{k}.png")
+    layout = locate_grids(tmp_path, "image")
+    assert sum(map(len, layout.splits.values())) == left
+    assert any("go with others of the same names" in note for note in layout.notes) == (left == 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("transforms_train.json", "mnif-fit reads"), ("sparse", "COLMAP's cameras")]
+)
+def test_pictures_of_one_scene_are_no_pictures_to_learn_from(tmp_path: Path, name: str, said: str) -> None:
+    for k in range(3):
+        Image.new("RGB", (8, 8), RED).save(tmp_path / f"{k}.png")
+    (tmp_path / name).mkdir() if name == "sparse" else (tmp_path / name).write_text("{}")
+    with pytest.raises(MNIFError, match=said):
+        check(tmp_path, progress=False)

@@ -53,6 +53,7 @@ def obj(path: Path, mtl: str | None, uv: bool = True, extra: str = "") -> Path:
     "line",
     ["map_Kd ../images/Red.PNG", "map_Kd ..\\images\\Red.PNG", "map_Kd ./../Images/red.png",
      "map_kd -s 1 1 1 -o 0 0 ../images/Red.PNG", "map_Kd -clamp on -bm 0.5 ../images/Red.PNG",
+     "map_Ka ../images/Red.PNG", "Ka 1 1 1\nmap_Ke ../images/Red.PNG",
      'map_Kd "../images/Red.PNG"', "\tmap_Kd\t../images/Red.PNG", "map_Kd {absolute}/images/Red.PNG",
      "map_Kd ../images/R%65d.PNG"],
 )  # fmt: skip

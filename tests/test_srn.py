@@ -197,10 +197,17 @@ def test_missing_intrinsics(data):
     assert "scene000: no intrinsics.txt in it" in refusal(data)
 
 
+def test_poses_without_their_last_row(data):
+    before = read_split(data, "train").poses
+    for path in (scene(data) / "pose").glob("*.txt"):
+        path.write_text(" ".join(map(str, np.loadtxt(path).ravel()[:12])))
+    np.testing.assert_array_equal(read_split(data, "train").poses, before)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m.ravel()[:12], "12 numbers, expected 16"),
+        (lambda m: m.ravel()[:11], "11 numbers, expected 16"),
         (lambda m: np.where(np.eye(4) > 0, np.nan, m), "NaN or infinite"),
         (lambda m: np.where(np.eye(4) > 0, np.inf, m), "NaN or infinite"),
         (lambda m: np.zeros((4, 4)), "singular"),

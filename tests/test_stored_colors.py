@@ -62,6 +62,7 @@ def test_ply_with_a_picture_in_another_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("head", "vertex", "face"),
     [("COFF", "220 20 20 255", ""), ("COFF", "0.8627 0.0784 0.0784 1", ""), ("CNOFF", "0 0 1 220 20 20 255", ""),
+     ("OFF", "220 20 20", ""), ("OFF", "0.8627 0.0784 0.0784 1", ""),
      ("OFF", "", "220 20 20"), ("# made by hand\nOFF", "", "0.8627 0.0784 0.0784 1"),
      ("STCOFF", "220 20 20 255 0 0", "")],
 )  # fmt: skip
@@ -94,8 +95,10 @@ def test_stl(magics: bool, tmp_path: Path) -> None:
     record["a"] = 2 << 10 | 2 << 5 | 27 if magics else 0x8000 | 27 << 10 | 2 << 5 | 2
     head = b"COLOR=" + bytes([0, 0, 255, 255]) if magics else b"VisCAM"
     path = tmp_path / "a.stl"
-    path.write_bytes(head.ljust(80, b" ") + struct.pack("<I", 12) + record.tobytes())
-    is_red(path)
+    content = head.ljust(80, b" ") + struct.pack("<I", 12) + record.tobytes()
+    for after in (b"", b"\0" * 7):
+        path.write_bytes(content + after)
+        is_red(path)
     record["a"] = 0x8000 if magics else 0
     path.write_bytes(head.ljust(80, b" ") + struct.pack("<I", 12) + record.tobytes())
     found = read_mesh(path).surface.corner_colors[0, 0]

@@ -42,7 +42,8 @@ def grid_modality(root: Path) -> str | None:
     if find_files(root, MESH_SUFFIXES):
         return "voxel"
     shown = find_files(root, IMAGE_SUFFIXES)
-    if any(path.parent.name == "rgb" and path.parent.with_name("pose").is_dir() for path in shown[:100]):
+    posed = any(path.parent.name == "rgb" and path.parent.with_name("pose").is_dir() for path in shown[:100])
+    if posed or next(root.glob("transforms*.json"), None) or (shown and (root / "sparse").is_dir()):
         return None  # pictures with cameras, whose layout is wrong: their reader has the sentence
     pictures = len(shown)
     arrays, sounds = find_files(root, _ARRAYS), len(find_files(root, (".wav",)))

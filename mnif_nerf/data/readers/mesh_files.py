@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -245,13 +246,16 @@ def read_by_trimesh(path: Path, beside: Surroundings) -> list[Surface]:
         def write(self, name: str, data: Any) -> None:
             raise OSError("read only")
 
-    with quiet_trimesh(), open(path, "rb") as file:
-        scene = trimesh.load(file, file_type=path.suffix[1:].lower(), resolver=Finder(), process=False)
+    content = path.read_bytes()
+    head, kind = content[:80], path.suffix[1:].lower()
+    if kind == "stl" and len(content) > 84:  # trimesh takes a binary file with something behind it for a text
+        end = 84 + 50 * int.from_bytes(content[80:84], "little")
+        content = content[:end] if end > 84 else content
+    with quiet_trimesh():
+        scene = trimesh.load(io.BytesIO(content), file_type=kind, resolver=Finder(), process=False)
     parts = list(scene.geometry.values()) if isinstance(scene, trimesh.Scene) else [scene]
     if any(not isinstance(part, trimesh.Trimesh) and len(part.vertices) for part in parts):
         beside.note(NOT_DRAWN)
-    with open(path, "rb") as file:
-        head = file.read(80)
     return [_piece(mesh, head) for mesh in parts if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
 
 

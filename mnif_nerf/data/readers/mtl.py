@@ -36,11 +36,13 @@ class MtlPicture:
 
 @dataclass
 class MtlMaterial:
-    """What of a material is used: its diffuse colour [3] as written, pictures, and opacity."""
+    """What of a material is used: its diffuse colour [3] as written, pictures, and opacity; `other` is the picture of
+    ambient or emitted light, which some programs write alone."""
 
     diffuse: np.ndarray | None = None
     glow: np.ndarray | None = None
     picture: MtlPicture | None = None
+    other: MtlPicture | None = None
     mask: MtlPicture | None = None
     opacity: float | None = None
     transparency: float | None = None
@@ -90,10 +92,14 @@ def read_mtl(path: Path) -> dict[str, MtlMaterial]:
             setattr(own, "diffuse" if word == "kd" else "glow", _color(rest))
         elif word in ("map_kd", "map_d") and rest:
             setattr(own, "picture" if word == "map_kd" else "mask", _picture(rest))
+        elif word in ("map_ka", "map_ke") and rest:
+            own.other = own.other or _picture(rest)
         elif word in ("d", "tr"):
             numbers = re.findall(_NUMBER, rest)
             if numbers:
                 setattr(own, "opacity" if word == "d" else "transparency", float(numbers[-1]))
+    for material in found.values():
+        material.picture = material.picture or material.other
     return found
 
 

@@ -40,11 +40,21 @@ def read_off(path: Path, beside: Surroundings) -> list[Surface]:
         return []
     if faces.min() < 0 or faces.max() >= num_vertices:
         raise ValueError("a face names a vertex that is not there")
-    if head[2]:
+    plain = head[1] is None and head[3] is None and head[4] is None
+    if head[2] or (plain and _has_colors(rows[1:first])):
         start = 3 + (head[4] is not None) + 3 * (head[3] is not None)
         tints = np.array([[float(word) for word in row[start : start + 3]] for row in rows[1:first]])
         colors = _unit(tints.reshape(num_vertices, 3), tints)[faces]
     return [Surface(places, faces, colors)]
+
+
+def _has_colors(rows: list[list[str]]) -> bool:
+    """Whether the rows of vertices of a file that does not say so hold colours: four numbers after the place, or three
+    bytes."""
+    width = {len(row) for row in rows}
+    if width == {7}:
+        return True
+    return width == {6} and all(word.isdigit() and int(word) < 256 for row in rows for word in row[3:])
 
 
 def _faces(rows: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:

@@ -173,7 +173,10 @@ def _eight_bits(picture: Image.Image, keep_alpha: bool) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         # Pillow's own conversion would cut off above 255.
         deep = np.asarray(picture)
-        levels = np.rint(np.clip(deep, 0, 65535) / 257.0).astype(np.uint8)
+        deep = np.nan_to_num(deep) if picture.mode == "F" else deep
+        top = float(deep.max(initial=0)) if picture.mode == "F" else 65535.0
+        white = 1.0 if top <= 1.0 else 255.0 if top <= 255.0 else 65535.0  # of floats, by their range
+        levels = np.rint(np.clip(deep, 0, white) * (255.0 / white)).astype(np.uint8)
         transparent = picture.info.get("transparency")
         picture = Image.fromarray(levels)
         if isinstance(transparent, int):

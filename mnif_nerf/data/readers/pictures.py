@@ -22,6 +22,13 @@ from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.rendering.alpha import CHANNELS as WITH_ALPHA
 
+_MAPS = {
+    *("mask", "masks", "matte", "mattes", "alpha", "alphas", "depth", "depths", "depth_maps", "normals", "normal_maps"),
+    *("segmentation", "segmentations", "seg", "silhouettes", "thumbnails", "thumbs", "previews"),
+}
+"""What folders of pictures that say something about other pictures are called."""
+_SHOWN = {"images", "image", "imgs", "img", "rgb", "pictures", "photos", "color", "colour", "input", "jpegimages"}
+
 
 class PictureReader(GridReader):
     """Pictures: uint8 [H, W, C], C = 1, 3 or 4 (see `mnif_nerf.rendering.alpha`)."""
@@ -46,7 +53,7 @@ class PictureReader(GridReader):
 
     def sift(self, files: Sequence[Path]) -> tuple[list[Path], list[str]]:
         """Pictures; those of telephones (HEIC) where their decoder is installed."""
-        found, notes = super().sift(files)
+        found, notes = _without_maps(super().sift(files)[0])
         missing = [path for path in files if path.suffix.lower() in HEIF_SUFFIXES and path not in set(found)]
         if missing:
             notes.append(f"{len(missing)} HEIC pictures are left out: pip install 'mnif_nerf[heic]' reads them.")
@@ -77,6 +84,24 @@ class PictureReader(GridReader):
         """Uint8 [H, W, C]."""
         if value.ndim != 3 or value.dtype != np.uint8:
             raise MNIFError(f"{name}: {value.dtype} {list(value.shape)}; expected uint8 [H, W, channels].")
+
+
+def _without_maps(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """Pictures without those in folders of masks, depths and the like of the same names, and a sentence."""
+    pictures: dict[Path, set[str]] = {}
+    for path in paths:
+        pictures.setdefault(path.parent, set()).add(path.stem)
+    maps = []
+    for folder, stems in pictures.items():
+        beside = [other for other in (folder.parent, *folder.parent.iterdir()) if other != folder and other in pictures]
+        shown = [other for other in beside if other == folder.parent or other.name.lower() in _SHOWN]
+        if folder.name.lower() in _MAPS and any(len(stems & pictures[other]) > 0.5 * len(stems) for other in shown):
+            maps.append(folder)
+    left = [path for path in paths if path.parent not in maps]
+    names = ", ".join(sorted({folder.name for folder in maps}))
+    count = len(paths) - len(left)
+    note = f"{count} pictures in folders called {names} go with others of the same names, and are left out."
+    return (left, [note]) if maps else (paths, [])
 
 
 READER = register(PictureReader())

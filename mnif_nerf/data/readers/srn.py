@@ -218,7 +218,7 @@ def pose_faults(poses: np.ndarray) -> Iterator[tuple[int, str]]:
 
 
 def read_matrix(path: Path, expected: int) -> list[float]:
-    """All numbers of a text file, in one or several lines.
+    """All numbers of a text file, in one or several lines; of a pose, the last row may lack.
 
     Raises:
         MNIFError: unreadable, not numbers, or not `expected` of them.
@@ -227,6 +227,8 @@ def read_matrix(path: Path, expected: int) -> list[float]:
         numbers = [float(word) for word in path.read_bytes().split()]
     except (OSError, ValueError):
         numbers = [number for line in number_lines(path) for number in line]
+    if expected == 16 and len(numbers) == 12:
+        return [*numbers, 0.0, 0.0, 0.0, 1.0]
     if len(numbers) != expected:
         raise MNIFError(f"{path}: {len(numbers)} numbers, expected {expected} (a 4x4 camera-to-world matrix).")
     return numbers
@@ -318,6 +320,12 @@ def _camera(path: Path, size: tuple[int, int], reading: SceneReading) -> tuple[t
 
 def _pair_files(folder: Path) -> tuple[list[Path], list[Path]]:
     images, poses = (_files(folder / "rgb", IMAGE_SUFFIXES), _files(folder / "pose", (".txt",)))
+    if images and not poses and (folder / "pose").is_dir():
+        others = sorted({path.suffix or path.name for path in (folder / "pose").iterdir() if path.name[:1] != "."})
+        raise MNIFError(
+            f"{folder}: no .txt in pose/{f' (only {others[0]})' if others else ''}; write each camera-to-world matrix "
+            "as a text of 16 numbers."
+        )
     if len(images) != len(poses):
         raise MNIFError(
             f"{folder}: {len(images)} images in rgb/ but {len(poses)} poses in pose/; each needs the other."

@@ -190,7 +190,15 @@ def _what_is_there(root: Path) -> str:
     if _is_scene(root):
         return "one scene; give the folder two levels up"
     if any(name.startswith("transforms") and name.endswith(".json") for name in lower):
-        return "a transforms.json (one scene in nerfstudio's or Blender's layout), which is not read here"
+        return (
+            "a transforms.json (pictures of one scene, with cameras), which mnif-fit reads; many scenes of one kind "
+            "are needed here"
+        )
+    if "sparse" in lower:
+        return (
+            "COLMAP's cameras of one scene; many scenes of one kind are needed here, and mnif-fit reads the "
+            "transforms.json that ns-process-data makes of it"
+        )
     if any(name.endswith((".zip", ".tar", ".tgz", ".tar.gz")) for name in lower):
         return "an archive; unpack it first"
     if any(name.endswith((".glb", ".gltf", ".obj", ".ply", ".off", ".stl")) for name in lower):
@@ -199,4 +207,4 @@ def _what_is_there(root: Path) -> str:
     if pictures:
         return f"{pictures} images without poses"
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    return shown or "an empty folder"
+    return f"{shown}, and nothing that is read as shapes, pictures or signals" if shown else "an empty folder"

@@ -23,6 +23,7 @@ POINTS_REMEDY = "voxelise its mesh, or take a file of voxels that lies beside it
 VOXEL_SUFFIXES = (".binvox", ".npy", ".npz")
 LARGEST = 1024
 """Cells along an edge: a file that asks for more is damaged, or would fill the memory."""
+_GRID_NAMES = ("voxels", "voxel", "occupancy", "occ", "vox", "grid")  # of an array, others beside it
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
@@ -128,7 +129,8 @@ def _read_npz(path: Path) -> np.ndarray:
             if min(shape, default=0) < 1 or len(bits) != -(-math.prod(shape) // 8):
                 raise ValueError(f"{len(bits)} bytes of bits for a grid of {list(shape)}")
             return unpack_bits(bits, shape)
-        grids = [content[name] for name in content.files]
+        named = [name for name in _GRID_NAMES if name in names]
+        grids = [content[name] for name in (named if len(named) == 1 else content.files)]
         if len(grids) > 1:
             grids = [array for array in grids if array.size > 1]  # single numbers say something about the grid
         if len(grids) != 1:
@@ -154,6 +156,11 @@ def _box(cells: np.ndarray, path: Path) -> np.ndarray:
         cells = cells[..., 0]
     while cells.ndim > 3 and cells.shape[0] == 1:
         cells = cells[0]
+    if cells.ndim == 2 and cells.shape[1] in (3, 4) and len(cells) > 4:
+        raise MNIFError(
+            f"{path}: an array of shape {list(cells.shape)} holds points or the numbers of cells, and no grid; write "
+            "grid = np.zeros((G, G, G), bool) with grid[tuple(cells.T)] = True."
+        )
     if cells.ndim != 3 or cells.size == 0:
         raise MNIFError(f"{path}: an array of shape {list(cells.shape)} is no grid of voxels; expected [X, Y, Z].")
     return np.ascontiguousarray(cells)

@@ -34,6 +34,11 @@ def inside_cells(array: np.ndarray, name: object) -> np.ndarray:
     if array.dtype.kind == "f":
         return _shares(array, name)
     low, high = int(array.min()), int(array.max())
+    if array.dtype == np.uint8 and _are_packed(array):
+        raise MNIFError(
+            f"{name}: bytes {list(array.shape)} of values in between are probably eight cells each, packed; write "
+            "np.unpackbits(grid, axis) along the short axis."
+        )
     if array.dtype == np.uint8 and high >= 128:
         return array >= 128
     if low < 0 and not (low == -1 and high == 1 and not (array == 0).any()):
@@ -42,6 +47,13 @@ def inside_cells(array: np.ndarray, name: object) -> np.ndarray:
             "1 for cells inside."
         )
     return array > 0
+
+
+def _are_packed(array: np.ndarray) -> bool:
+    """Whether bytes look like eight cells each: one axis is an eighth of the others, and values lie in between."""
+    edges = sorted(n for n in array.shape if n > 1)
+    cubic = len(edges) == 3 and edges[1] == edges[2] == 8 * edges[0]
+    return cubic and bool(((array > 1) & (array < 255)).any())
 
 
 def all_corners_inside(cells: np.ndarray) -> bool:
