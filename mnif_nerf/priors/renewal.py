@@ -52,7 +52,7 @@ class Possible:
         rest = latents - whitening.unwhiten(white)
         clean = (white - prior.shift) / prior.gain
         noise = draw_noise(streams, clean.shape[1]).to(clean)
-        path = _NoisePath(prior)
+        path = NoisePath(prior)
         with threads_for(prior.denoiser.spec):
             for share in torch.linspace(0, 1, steps).tolist():
                 time, keep, off = path.at(level ** (1 - share) * min(_CLEAN, level) ** share)
@@ -63,7 +63,7 @@ class Possible:
         return whitening.unwhiten(clean * prior.gain + prior.shift) + rest
 
 
-class _NoisePath:
+class NoisePath:
     """The shares of signal and noise at the times that a prior was trained at, and its estimate of the clean latent."""
 
     def __init__(self, prior: LatentPrior) -> None:
