@@ -22,10 +22,12 @@ from mnif_nerf.cli.fit import ARGUMENTS, FitOptions, main
 from mnif_nerf.cli.generation_common import read_latents
 from mnif_nerf.data.observations.observations import Photo
 from mnif_nerf.errors import MNIFError, flag_paths, with_flags
+from mnif_nerf.latents.distance_evidence import DistanceEvidence
 from mnif_nerf.latents.poses import PoseSearchConfig, Round
 from mnif_nerf.latents.search import LatentSpace, SearchConfig, search
 from mnif_nerf.pipelines.fit.answers import answer_scores
 from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
+from mnif_nerf.pipelines.fit.held import held_task, redraw
 from mnif_nerf.pipelines.fit.pictures import answers_sheet
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
 from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -200,6 +202,31 @@ def test_answers_to_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     sheet = answers_sheet(fit)
     assert sheet.width > 6 * 32  # observed, fit, three answers, where they differ
     assert sheet.height > 3 * 32  # through the camera, and from both sides
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_part_of_an_object_is_held() -> None:
+    surface = MNIFPipeline(with_prior(tiny_surface_model(8)))
+    evidence = held_task(surface, surface.latents[0], "left", 0.4, 0).evidence
+    assert evidence is not None
+    own, other = evidence.score(surface.latents[:2]).tolist()
+    assert own < 1e-5, "the object explains its own part"
+    assert other > 0.01
+    assert isinstance(evidence, DistanceEvidence)
+    assert min(float(pool.points[:, 1].min()) for pool in evidence.pools) >= 0.1 - 1e-6
+    for model in (tiny_voxel_model(8), tiny_image_model(8), dataclasses.replace(tiny_model(8), cells=None)):
+        pipe = MNIFPipeline(with_prior(model))
+        found = redraw(pipe, pipe.latents[0], "top", 0.6, samples=2)
+        assert found.shape == (2, 5)
+        assert bool(torch.isfinite(found).all())
+    picture = MNIFPipeline(with_prior(tiny_image_model(8)))
+    for side, share, words in (
+        ("front", 0.5, "a picture has left, right, top and bottom"),
+        ("inside", 0.5, "`side` inside: unknown"),
+        ("top", 1.5, "`share` 1.5"),
+    ):
+        with pytest.raises(MNIFError, match=words):
+            redraw(picture, picture.latents[0], side, share)
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,37 @@ def test_without_a_prior_the_control_says_what_to_run_and_later_it_draws(pipe: M
     assert walk.settings.seed == 0, "the refused draw did not use the seed up"
 
 
+def test_a_part_is_held_and_the_rest_redrawn(pipe: MNIFPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def redraw(_: MNIFPipeline, latent: torch.Tensor, side: str, share: float, seed: int) -> torch.Tensor:
+        asked.append((latent, side, share, seed))
+        return latent[None] + 1 + seed
+
+    monkeypatch.setattr("mnif_nerf.pipelines.fit.held.redraw", redraw)
+    walk = LatentWalk(pipe, "")
+    with pytest.raises(MNIFError, match="press Redraw the rest"):
+        walk.change(source=walks.REDRAWN)
+    start = walk.latent
+    walk.change(hold="back", share=0.25)
+    assert walk.settings.source == walks.TRAINING, "choosing what to hold shows nothing else"
+    walk.redraw()
+    torch.testing.assert_close(walk.latent, start + 1)
+    assert walk.row is None
+    assert walk.said == "held 25% of car_00 from the back, drew the rest"
+    walk.redraw()  # of the same object again
+    torch.testing.assert_close(walk.latent, start + 2)
+    assert [(side, share, seed) for _, side, share, seed in asked] == [("back", 0.25, 0), ("back", 0.25, 1)]
+    assert walk.shown == "back of car_00 redraw 2"
+    walk.change(positions=(1.0, *walk.settings.positions[1:]))
+    moved = walk.latent
+    walk.redraw()  # what was moved is another object
+    torch.testing.assert_close(asked[2][0], moved)
+    bare = LatentWalk(MNIFPipeline(dataclasses.replace(pipe.model, prior=None)), "run mnif-train-prior.")
+    with pytest.raises(MNIFError, match="run mnif-train-prior"):
+        bare.redraw()
+
+
 def test_latents_that_are_all_alike_have_no_directions(pipe: MNIFPipeline) -> None:
     model = dataclasses.replace(pipe.model, latents=torch.zeros_like(pipe.latents), prior=None)
     walk = LatentWalk(MNIFPipeline(model))

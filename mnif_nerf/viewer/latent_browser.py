@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
 TRAINING, GENERATED, REMEMBERED = "training instance", "generated", "remembered A"
-INTERPOLATION, MEAN = "from A to B", "mean"
-SOURCES = (TRAINING, GENERATED, REMEMBERED, INTERPOLATION, MEAN)
+INTERPOLATION, MEAN, REDRAWN = "from A to B", "mean", "a part held"
+SOURCES = (TRAINING, GENERATED, REMEMBERED, INTERPOLATION, MEAN, REDRAWN)
 MAX_REMEMBERED = 100
 _NUM_DIRECTIONS = 6
 _HIGHEST_SEED = 2**31 - 1
@@ -37,6 +37,7 @@ _READ_BY = {
     REMEMBERED: ("first",),
     INTERPOLATION: ("first", "second", "mix"),
     MEAN: (),
+    REDRAWN: ("redrawn",),
 }
 
 
@@ -50,6 +51,9 @@ class Settings:
         seed, steps, temperature: of generation, as in `MNIFPipeline.sample_latents`.
         first, second: labels of remembered objects, A and B.
         mix: the share of B between them, 0 to 1.
+        hold: which side of what is shown stays when the rest is redrawn, one of `SIDES`.
+        share: how much of the scene box that is.
+        redrawn: how often the rest was redrawn.
         positions: where the shown latent lies along the principal directions, in standard deviations.
     """
 
@@ -61,6 +65,9 @@ class Settings:
     first: str = ""
     second: str = ""
     mix: float = 0.5
+    hold: str = "front"
+    share: float = 0.5
+    redrawn: int = 0
     positions: tuple[float, ...] = ()
 
 
@@ -87,6 +94,8 @@ class LatentWalk:
         self.row: int | None = instance
         self._drawn: tuple[Any, Tensor] | None = None
         self._nearest: tuple[Tensor, str] | None = None
+        self._held: tuple[Tensor, str] | None = None  # what a part of is held, and its name
+        self._redrawn: Tensor | None = None
         self._directions = Directions.from_latents(pipe.latents, _NUM_DIRECTIONS)
         self._stale = False
         self._start_memory(instance)
@@ -150,6 +159,24 @@ class LatentWalk:
         seed = (self.settings.seed + 1) % _HIGHEST_SEED if drawn else self.settings.seed
         self.change(source=GENERATED, seed=seed)
         self.said = f"drew seed {seed}"
+
+    def redraw(self) -> None:
+        """Keep the chosen side of what is shown, and draw the rest anew; once more, and it is drawn once more.
+
+        Raises:
+            MNIFError: no prior to draw from, or nothing of the object on that side.
+        """
+        from mnif_nerf.pipelines.fit.held import redraw
+
+        if self.pipe.prior is None:
+            raise MNIFError(self.no_prior)
+        now = self.settings
+        again = now.source == REDRAWN and not self.edited and self._held is not None
+        held, name = self._held if again and self._held is not None else (self.latent.detach().clone(), self.short)
+        found = redraw(self.pipe, held, now.hold, now.share, seed=now.redrawn)[0]
+        self._held, self._redrawn = (held, name), found
+        self.change(source=REDRAWN, redrawn=now.redrawn + 1)
+        self.said = f"held {now.share:.0%} of {name} from the {now.hold}, drew the rest"
 
     def find(self, text: str) -> None:
         """Show the training instance of this name, index, or part of a name that only one has.
@@ -234,6 +261,10 @@ class LatentWalk:
             return self._sample(wanted)
         if wanted.source == MEAN:
             return latents.mean(dim=0)
+        if wanted.source == REDRAWN:
+            if self._redrawn is None:
+                raise MNIFError("no part is held yet; press Redraw the rest on something first.")
+            return self._redrawn
         first = self._recall(wanted.first)
         if wanted.source == REMEMBERED:
             return first
@@ -279,6 +310,7 @@ class LatentWalk:
             REMEMBERED: now.first.partition(": ")[2],
             INTERPOLATION: f"{now.first.partition(':')[0]} to {now.second.partition(':')[0]} at {now.mix:.2f}",
             MEAN: "mean",
+            REDRAWN: f"{now.hold} of {self._held[1]} redraw {now.redrawn}" if self._held else "",
         }[now.source]
         return text + (" edited" if self.edited and not text.endswith(" edited") else "")
 

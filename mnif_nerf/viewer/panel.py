@@ -23,6 +23,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from mnif_nerf.errors import MNIFError, first_line
+from mnif_nerf.pipelines.fit.held import SIDES
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH
 from mnif_nerf.viewer.latent_browser import SOURCES, LatentWalk, Settings
 from mnif_nerf.viewer.nerfstudio_patches import (
@@ -138,6 +139,12 @@ class ViewerPanel(ViewerControl):
             self._add("steps", gui.add_slider("Sampler steps", 10, _MOST_STEPS, 1, now.steps, hint=hint))
             hint = "Below 1: more typical, less varied."
             self._add("temperature", gui.add_slider("Temperature", 0.0, 1.5, 0.05, now.temperature, hint=hint))
+            hint = "The side that stays when the rest is redrawn."
+            self._add("hold", gui.add_dropdown("Hold", SIDES, now.hold, hint=hint))
+            hint = "How much of the box stays, from that side on."
+            self._add("share", gui.add_slider("Held share", 0.05, 0.95, 0.05, now.share, hint=hint))
+            hint = "Keep that part of what is shown; the latent prior draws the rest. Again: another rest."
+            self._button("Redraw the rest", lambda: walk.redraw(), hint)
             self._button("Remember this", lambda: walk.remember(), "Keep what is shown, to interpolate from or to.")
             self._add("first", gui.add_dropdown("A", labels, now.first, hint="A remembered object."))
             self._add("second", gui.add_dropdown("B", labels, now.second, hint="A remembered object."))
@@ -276,7 +283,7 @@ class ViewerPanel(ViewerControl):
                 for k, (slider, position) in enumerate(zip(self._sliders, value, strict=True)):
                     if slider.value != position:
                         self._put(slider, partial(_position, k), late="positions" in asked)
-            else:
+            elif field.name in self._handles:
                 self._put(self._handles[field.name], attrgetter(field.name), late=field.name in asked)
         name = self.walk.pipe.names[now.instance]
         if not typed and now.instance != before.instance and self._name.value != name:
