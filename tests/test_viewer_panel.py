@@ -149,19 +149,8 @@ def test_there_is_one_folder_of_controls_in_order(opened: Opened) -> None:
     directions = [f"Direction {k}" for k in range(1, 5)]  # of four latent numbers there are four
     assert labels == [
         *("Source", "Instance", "Name", "Draw new sample", "Seed", "Sampler steps", "Temperature"),
-        *(
-            "Hold",
-            "Held share",
-            "Redraw the rest",
-            "Remember this",
-            "A",
-            "B",
-            "A to B",
-            *directions,
-            "Undo directions",
-            "Save latent",
-            "Export mesh",
-        ),
+        *("Hold", "Held share", "Redraw the rest", "Remember this", "A", "B", "A to B", *directions),
+        *("Undo directions", "Save latent", "Export mesh"),
     ]
     assert opened.handle("Instance").value == 0
     assert opened.handle("Name").value == opened.walk.pipe.names[0]
