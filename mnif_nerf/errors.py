@@ -53,6 +53,9 @@ _DISK = {
 """What writing meets that a user can put right, by error number."""
 
 
+_AGAIN = 1.0  # seconds after which a swallowed end is asked for again
+
+
 @contextlib.contextmanager
 def disk_errors(where: object) -> Iterator[None]:
     """Turn a full or read-only disk met while writing `where` into an `MNIFError`.
@@ -233,17 +236,33 @@ def _prepare_streams() -> None:
 
 @contextlib.contextmanager
 def _terminated_as_exit() -> Iterator[None]:
-    """Within the block, SIGTERM raises `SystemExit`, so that every `finally` runs; the exit code is a shell's, 143."""
+    """Within the block, SIGTERM raises `SystemExit`, so that every `finally` runs; the exit code is a shell's, 143.
 
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is not held up
-        raise SystemExit(128 + signal.SIGTERM)
-
+    A library may swallow it (trimesh catches everything in places): then it is raised again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    ending = SystemExit(128 + signal.SIGTERM)
+    may_repeat = hasattr(signal, "setitimer")
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is not held up
+        if may_repeat:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        handled = sys.exc_info()[1]
+        while handled is not None and handled is not ending:
+            handled = handled.__context__
+        if handled is None:  # else things are being put in order
+            raise ending
+
+    before = [(signal.SIGTERM, signal.signal(signal.SIGTERM, end))]
+    if may_repeat:
+        before.append((signal.SIGALRM, signal.signal(signal.SIGALRM, end)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if may_repeat:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before:
+            signal.signal(number, handler)
