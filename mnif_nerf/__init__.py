@@ -22,6 +22,7 @@ _EXPORTS = {
     "CompactField": "mnif_nerf.fields.compact",
     "LatentPrior": "mnif_nerf.priors.prior",
     "MNIFError": "mnif_nerf.errors",
+    "make": "mnif_nerf.cli.make",
 }
 __all__ = [*_EXPORTS, "__version__"]
 

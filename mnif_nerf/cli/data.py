@@ -293,13 +293,7 @@ def _from_meshes(command: FromMeshes) -> None:
         summary = voxelise_mesh_folder(command.input, command.output, voxels, options, command.workers)
     else:
         summary = render_mesh_folder(command.input, command.output, options, _views(command), command.workers)
-    for path, reason in summary.skipped:
-        print(f"skipped {reason if str(path) in reason else f'{path}: {reason}'}")
-    for note in summary.notes:
-        print(note)
-    print(f"{command.input} held:")
-    for line in summary.table:
-        print(f"  {line}")
+    print("\n".join(summary.told(command.input)))
     shares = ", ".join(f"{len(names)} {split}" for split, names in summary.splits.items())
     print(f"{summary.output}: category {summary.category}, {shares}; skipped {len(summary.skipped)}")
     method = "mnif-sdf-lite" if command.sdf else "mnif-voxel-lite" if voxels else "mnif-lite"

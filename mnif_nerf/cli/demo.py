@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mnif_nerf.cli.generation_common import made_before
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.limits import MOST_SAMPLES, require_options
 from mnif_nerf.modalities.traits import DemoData
@@ -93,7 +94,7 @@ def main(config: DemoConfig) -> None:
     common = ["--load-config", str(run / "config.yml"), "--seed", str(config.seed)]
     with _stage(timings, "samples"):
         samples = output / "samples"
-        if not _made(samples / "samples.json", trained, num_samples=config.samples(), seed=config.seed):
+        if not made_before(samples / "samples.json", trained, num_samples=config.samples(), seed=config.seed):
             larger = ["--resolution", str(kind.demo.pixels)] if kind.demo.pixels else []
             larger += ["--frames", str(kind.demo.frames)] if kind.demo.frames else []
             count = ["--num-samples", str(config.samples())]
@@ -101,7 +102,7 @@ def main(config: DemoConfig) -> None:
     if kind.has_surface:
         with _stage(timings, "meshes"):
             meshes = output / "meshes"
-            if not _made(meshes / "report.json", trained, num_samples=4, seed=config.seed):
+            if not made_before(meshes / "report.json", trained, num_samples=4, seed=config.seed):
                 wanted = ["--num-samples", "4", "--format", kind.mesh_formats]
                 _command("mnif-export-mesh", *common, *wanted, "--output", str(meshes))
     with _stage(timings, "overview page"):
@@ -119,20 +120,6 @@ def _stage(timings: dict[str, float], name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     timings[name] = time.perf_counter() - start
-
-
-def _made(report: Path, source: Path, **settings: int) -> bool:
-    """Whether a command's report is newer than the model `source` and was made with these settings."""
-    from mnif_nerf.files import read_json
-
-    if not (report.is_file() and source.is_file() and report.stat().st_mtime >= source.stat().st_mtime):
-        return False
-    content = read_json(report)
-    used = content.get("settings", content)
-    done = all(used.get(name) == value for name, value in settings.items())
-    if done:
-        print(f"{report.parent}: made from this model already; remove it to make it again.")
-    return done
 
 
 def _command(name: str, *arguments: str) -> None:

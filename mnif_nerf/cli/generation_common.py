@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -164,7 +165,8 @@ def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:
     from mnif_nerf.pipelines.decoder import check_origin
 
     if not _holds_object(path):
-        return [pipe.decode(latent, f"{path.stem}{k:03d}") for k, latent in enumerate(read_latents(path))]
+        latents = read_latents(path)
+        return [pipe.decode(latent, name) for latent, name in zip(latents, _names_in(path, len(latents)))]
     item = NeuralObject.load(path, pipe.latents.device)
     if item.modality != pipe.modality:
         raise MNIFError(f"{path}: an object of the modality {item.modality}, but the model is of {pipe.modality}.")
@@ -179,6 +181,19 @@ def count_stored(path: Path) -> int:
         MNIFError: the file is missing, damaged, or holds none.
     """
     return 1 if _holds_object(path) else len(read_latents(path))
+
+
+def _names_in(path: Path, count: int) -> list[str]:
+    """Names that mnif-sample gave the latents of a file, or else the file's name with numbers."""
+    from mnif_nerf.files import read_tensors
+
+    try:
+        names = json.loads(read_tensors(path)[1].get("names", ""))
+    except ValueError:
+        names = None
+    if isinstance(names, list) and len(names) == count and all(isinstance(name, str) and name for name in names):
+        return names
+    return [f"{path.stem}{k:03d}" for k in range(count)]
 
 
 def _holds_object(path: Path) -> bool:
@@ -221,6 +236,20 @@ def default_output(load_config: str, kind: str, name: str) -> Path:
     model = locate_model(path)
     run = model.parent if model.name == "model" else model
     return run / kind / file_name(name)
+
+
+def made_before(report: Path, source: Path, **settings: int | None) -> bool:
+    """Whether a command's report is newer than the model `source` and was made with these settings."""
+    from mnif_nerf.files import read_json
+
+    if not (report.is_file() and source.is_file() and report.stat().st_mtime >= source.stat().st_mtime):
+        return False
+    content = read_json(report)
+    used = content.get("settings", content)
+    done = all(used.get(name) == value for name, value in settings.items())
+    if done:
+        print(f"{report.parent}: made from this model already; remove it to make it again.")
+    return done
 
 
 def prepare_output(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,7 +223,8 @@ def _write_latents(objects: list[NeuralObject], path: Path) -> None:
 
     from mnif_nerf.tensor_files import write_tensors
 
-    write_tensors(path, {"latents": torch.stack([item.latent.float() for item in objects])})
+    names = json.dumps([item.name for item in objects])
+    write_tensors(path, {"latents": torch.stack([item.latent.float() for item in objects])}, {"names": names})
 
 
 def _write_facts(entries: list[dict[str, Any]], path: Path, options: SampleOptions) -> None:

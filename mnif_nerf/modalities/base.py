@@ -45,6 +45,7 @@ class Modality(ABC):
         has_points: whether its data are points with signed distances (`SurfaceStore`).
         has_surface: whether its objects have `mesh` and `occupancy`.
         has_views: whether its objects look different from other sides (`view`, `views`, `orbit`).
+        has_page: whether a web page can draw its objects (`drawing`).
         has_pictures: whether generated sets are compared as pictures.
         solids: the modality whose grids say which cells its instances fill; None where they fill none.
         view_count: pictures of each object that `mnif-sample` writes.
@@ -67,6 +68,7 @@ class Modality(ABC):
     has_points: ClassVar[bool] = False
     has_surface: ClassVar[bool] = False
     has_views: ClassVar[bool] = False
+    has_page: ClassVar[bool] = True
     has_pictures: ClassVar[bool] = False
     solids: ClassVar[str | None] = None
     view_count: ClassVar[int] = 1

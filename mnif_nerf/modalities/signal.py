@@ -30,6 +30,7 @@ class Signal(GridModality):
     name, noun, nouns, method = "signal", "signal", "signals", "mnif-signal"
     dims, channels, heads = None, None, ("signed",)
     object_class = NeuralSignal
+    has_page = False
     no_repainting = "a signal is neither shape nor colour"
     card = Card((), "signals", 'save_as("signal.npy")')
 

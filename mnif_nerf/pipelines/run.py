@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,7 @@ from mnif_nerf.pipelines.run_checks import check_run, has_model, why_not_kept
 from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
 from mnif_nerf.pipelines.run_settings import RunSettings, dump_settings
 from mnif_nerf.pipelines.time_plan import TimePlan
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from mnif_nerf.progress import Advance, progress_bar, silent
 
 _PREFIX = "_model."  # of the model's weights in nerfstudio's checkpoints
 _NOT_OURS = "device_indicator_param"  # an empty parameter of nerfstudio's base model, without a use here
@@ -196,16 +195,12 @@ class _Reports:
     def __init__(self, run: TrainingRun, total: int) -> None:
         self.run, self.total = run, total
         self._writer: Any = None
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar = progress_bar("Training", total)
+        self._advance: Advance = silent
 
     def __enter__(self) -> _Reports:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns)
-        self._progress.start()
-        self._task = self._progress.add_task("Training", total=self.total, completed=self.run.first_step)
+        self._advance = self._bar.__enter__()
+        self._advance(at=self.run.first_step)
         if self.run.settings.vis == "tensorboard":
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -216,23 +211,18 @@ class _Reports:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._progress is not None
-        self._progress.stop()
+        self._bar.__exit__(None, None, None)
         if self._writer is not None:
             self._writer.close()
 
     def set_total(self, steps: int) -> None:
         """Show another length of the run."""
-        assert self._progress is not None
-        assert self._task is not None
-        self._progress.update(self._task, total=steps)
+        self._advance(0, total=steps)
 
     def __call__(self, step: int, result: StepResult) -> None:
         settings = self.run.settings
-        assert self._progress is not None
-        assert self._task is not None
         self.run.last_step = step
-        self._progress.advance(self._task)
+        self._advance()
         if step % settings.logging.steps_per_log == 0:
             self._log(step, result)
         if _due(step, settings.steps_per_eval_all_images):
@@ -252,10 +242,8 @@ class _Reports:
         values = {"loss": result.loss, **result.losses, **result.metrics}
         numbers = {name: float(value) for name, value in values.items()}
         shown = f"loss {numbers['loss']:.4f}" + (f", PSNR {numbers['psnr']:.1f}" if "psnr" in numbers else "")
-        assert self._progress is not None
-        assert self._task is not None
-        self._progress.update(self._task, description=shown)
-        if not self._progress.console.is_terminal and step % (10 * self.run.settings.logging.steps_per_log) == 0:
+        self._advance(0, note=shown)
+        if not sys.stderr.isatty() and step % (10 * self.run.settings.logging.steps_per_log) == 0:
             self.run.say(f"step {step}: {shown}")
         self._scalars(step, numbers)
 

@@ -38,6 +38,16 @@ class MeshSummary:
     notes: list[str] = field(default_factory=list)
     table: list[str] = field(default_factory=list)
 
+    def told(self, input: Path) -> list[str]:
+        """Lines for the user: what was skipped and why, notes on the others, and what the folder held."""
+        skipped = [reason if str(path) in reason else f"{path}: {reason}" for path, reason in self.skipped]
+        return [
+            *(f"skipped {line}" for line in skipped),
+            *self.notes,
+            f"{input} held:",
+            *(f"  {x}" for x in self.table),
+        ]
+
 
 @dataclass(frozen=True)
 class _MeshJob:
@@ -208,8 +218,9 @@ class MeshPlan:
         """Say what the folder held that was not used."""
         dropped = {path for path, _ in self.summary.skipped}
         known = {path: self.record.of(path) for path in self.folder.meshes}
-        used = {path: read for path, read in known.items() if path not in dropped and read is not None}
-        notes = [(self._name(path), _told(read.notes, colors)) for path, read in used.items()]
+        used = set(self.readable.values()) - dropped  # a file that changed since it was read is not known
+        reads = [(path, read) for path, read in known.items() if path in used and read is not None]
+        notes = [(self._name(path), _told(read.notes, colors)) for path, read in reads]
         self.summary.table = [f"{len(used)} of {len(known)} meshes are used"]
         if dropped:
             names = [self._name(path) for path in sorted(dropped)]

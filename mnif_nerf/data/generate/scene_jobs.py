@@ -159,8 +159,11 @@ def run_jobs(
                 done(futures[future], future.result())
         return [future.result() for future in futures]
     except BrokenProcessPool:
+        # Workers import the main script, and one that makes them itself while it is imported fails there.
+        script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+        guard = f', or in {script.name} call this below `if __name__ == "__main__":`' if script.suffix == ".py" else ""
         raise MNIFError(
-            f"{title}: a worker process was killed, perhaps for want of memory; run again with `workers` 1."
+            f"{title}: a worker process was killed, perhaps for want of memory; run again with `workers` 1{guard}."
         ) from None
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

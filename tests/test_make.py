@@ -1,0 +1,139 @@
+"""`mnif-make`: from a folder to a page, in one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnif_nerf.cli import make as making
+from mnif_nerf.cli.make import MakeOptions
+from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import read_json, read_tensors
+from mnif_nerf.pipelines import preset
+from mnif_nerf.pipelines.methods import METHODS
+from mnif_nerf.pipelines.time_plan import TimePlan
+
+TINY = {"minutes": 0.1, "num_samples": 2, "texture": 32, "faces": 4000}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_methods() -> Iterator[None]:
+    """Fields so small that something can be learned in a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("mnif-sdf-lite", "mnif-image-lite"):
+            method = METHODS[name]
+            settings = method.new_run()
+            settings.pipeline.datamanager.points_per_instance = 256  # type: ignore[attr-defined]
+            settings.max_num_iterations = 600
+            for group in settings.optimizers.values():
+                group["scheduler"].warmup_steps = 10
+            for key, value in {"width": 16, "hidden_layers": 2, "num_bases": 4, "latent_dim": 4}.items():
+                setattr(settings.pipeline.model, key, value)  # type: ignore[attr-defined]
+            patch.setitem(METHODS, name, replace(method, settings=settings))
+        patch.setattr(making, "_FRAMES", 2)
+        # So many steps on any machine: in a short time of a busy one nothing is learned, and rays find no end.
+        patch.setattr(TimePlan, "start", lambda *_: None)
+        patch.setattr(preset, "choose", lambda *_: {})
+        yield
+
+
+@pytest.fixture(scope="module")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six boxes of different sizes, and a file that nobody reads."""
+    trimesh = pytest.importorskip("trimesh")
+    for module in ("igl", "manifold3d", "xatlas"):
+        pytest.importorskip(module)
+    folder = tmp_path_factory.mktemp("make") / "boxes"
+    folder.mkdir()
+    for k in range(6):
+        trimesh.creation.box((1 + k / 4, 1, 1 + k / 8)).export(folder / f"box{k}.ply")
+    (folder / "notes.txt").write_text("six boxes")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(boxes: Path) -> MakeOptions:
+    """What the command made of them."""
+    options = MakeOptions(boxes, output=boxes.parent / "page", **TINY)  # type: ignore[arg-type]
+    making.main(options)
+    return options
+
+
+def test_a_folder_of_meshes_becomes_a_page_a_sheet_and_meshes(made: MakeOptions) -> None:
+    output = made.folder()
+    assert "<canvas" in (output / "index.html").read_text(encoding="utf-8")
+    assert (output / "samples" / "contact_sheet.png").is_file()
+    latents, facts = read_tensors(output / "samples" / "latents.safetensors")
+    assert latents["latents"].shape[0] == 2
+    assert "sample000" in facts["names"]
+    assert "=== writing the page" in (output / "log.txt").read_text(encoding="utf-8")
+    report = read_json(output / "meshes" / "report.json")
+    # A model of hardly a step need not have surfaces everywhere; what is there is named as on the sheet.
+    assert {entry["name"] for entry in report["objects"]} == {"sample000", "sample001"}
+
+
+def test_the_same_command_again_makes_nothing_again(made: MakeOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [
+        path for path in made.folder().rglob("*") if path.is_file() and path.name not in ("log.txt", "dataset.json")
+    ]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    making.main(made)
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+    said = capsys.readouterr().out
+    assert "learned already" in said
+    assert "1 other files" in said or "notes.txt" in said  # nothing that the user gave goes unmentioned
+
+
+def test_other_input_does_not_replace_it(made: MakeOptions, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.ply").write_bytes((made.input / "box0.ply").read_bytes())
+    with pytest.raises(MNIFError, match="made with input"):
+        making.main(replace(made, input=other))
+
+
+def test_pictures_become_a_page_without_meshes(tmp_path: Path) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "dots"
+    folder.mkdir()
+    for k in range(8):
+        pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+        pixels[k % 8, :, k % 3] = 255
+        Image.fromarray(pixels).save(folder / f"dot{k}.png")
+    pipe = making.make(folder, minutes=0.02, output=tmp_path / "page", num_samples=3)
+    assert len(pipe(2)) == 2
+    assert (tmp_path / "page" / "index.html").is_file()
+    assert not (tmp_path / "page" / "meshes").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"minutes": float("nan")}, "minutes"),
+        ({"minutes": 0.0}, "no time"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"texture": 100_000}, "texture"),
+        ({"input": Path("no/such/folder")}, "no such folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    options = replace(MakeOptions(tmp_path / "in", output=tmp_path / "out"), **change)  # type: ignore[arg-type]
+    (tmp_path / "in").mkdir()
+    with pytest.raises(MNIFError, match=said):
+        making.main(options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_nothing_and_an_output_in_the_input_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "readme.txt").write_text("nothing here")
+    with pytest.raises(MNIFError, match="in"):
+        making.main(MakeOptions(tmp_path / "in", output=tmp_path / "out"))
+    with pytest.raises(MNIFError, match="lies in the input"):
+        making.main(MakeOptions(tmp_path / "in", output=tmp_path / "in" / "page"))
+    assert not (tmp_path / "out").exists()
