@@ -41,6 +41,7 @@ def test_the_scripts_are_all_there() -> None:
     assert SCRIPTS == [
         "mnif-data",
         "mnif-demo",
+        "mnif-make",
         "mnif-diagnose",
         "mnif-eval",
         "mnif-export-mesh",
