@@ -12,10 +12,11 @@ import pytest
 from mnif_nerf.cli import make as making
 from mnif_nerf.cli.make import MakeOptions
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import read_json, read_tensors
+from mnif_nerf.files import read_json
 from mnif_nerf.pipelines import preset
 from mnif_nerf.pipelines.methods import METHODS
 from mnif_nerf.pipelines.time_plan import TimePlan
+from mnif_nerf.tensor_files import read_tensors
 
 TINY = {"minutes": 0.1, "num_samples": 2, "texture": 32, "faces": 4000}
 

@@ -185,7 +185,7 @@ def count_stored(path: Path) -> int:
 
 def _names_in(path: Path, count: int) -> list[str]:
     """Names that mnif-sample gave the latents of a file, or else the file's name with numbers."""
-    from mnif_nerf.files import read_tensors
+    from mnif_nerf.tensor_files import read_tensors
 
     try:
         names = json.loads(read_tensors(path)[1].get("names", ""))
