@@ -13,7 +13,7 @@ SCRIPTS = sorted(point.name for point in distribution("mnif_nerf").entry_points 
 COMMANDS = {name: [[]] for name in SCRIPTS}
 COMMANDS["mnif-data"] += [["procedural-cars"], ["from-meshes"], ["digits"], ["download"], ["check"]]
 # Told first where they are missing.
-REQUIRED = {"mnif-import-official": ["model.pth"]}
+REQUIRED = {"mnif-make": ["folder"], "mnif-import-official": ["model.pth"]}
 
 # Help first, which must import nothing heavy; then the same command with an option that there is not.
 PROGRAM = """
