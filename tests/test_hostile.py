@@ -285,8 +285,8 @@ def main():
     if sys.argv[1] in ("write", "swallow"):
         with atomic_file(sys.argv[2] + "/film.mp4") as temporary:
             temporary.write_text("half")
-            print("half", flush=True)
             try:
+                print("half", flush=True)
                 time.sleep(600)
             except BaseException:
                 if sys.argv[1] == "write":
