@@ -27,7 +27,7 @@ FLOORS = (
     ("modalities",),
     ("pipelines", "viewer.directions", "viewer.saving"),
     ("evaluation", "diagnosis", "viewer.latent_browser"),
-    ("models", "viewer.panel", "viewer.nerfstudio_patches"),
+    ("models", "viewer.panel", "viewer.label_controls", "viewer.nerfstudio_patches"),
     ("pipelines.training", "pipelines.trainer", "pipelines.grids"),
     ("configs",),
     ("cli",),

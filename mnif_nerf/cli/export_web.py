@@ -176,8 +176,10 @@ def _web_object(item: NeuralObject, frames: int, radius: float) -> WebObject:
 
     turns = (_FIRST_AZIMUTH + 360.0 * k / frames for k in range(frames))
     if not isinstance(item, SolidObject):
-        return WebObject(item.name, item.field, [_on_square(item.picture(FRAME_EDGE), FRAME_EDGE)] * frames)
-    return WebObject(item.name, item.field, [item.render(_ELEVATION, turn, FRAME_EDGE, radius) for turn in turns])
+        still = [_on_square(item.picture(FRAME_EDGE), FRAME_EDGE)] * frames
+        return WebObject(item.name, item.field, still, item.label)
+    pictures = [item.render(_ELEVATION, turn, FRAME_EDGE, radius) for turn in turns]
+    return WebObject(item.name, item.field, pictures, item.label)
 
 
 def _proportions(grid: dict[str, Any] | None) -> Sequence[int]:
@@ -202,6 +204,7 @@ def _title(data: str, nouns: str, count: int) -> str:
 def _origin(options: WebOptions) -> str:
     if options.source == "samples":
         cooler = "" if options.temperature == 1.0 else f", temperature {options.temperature:g}"
+        cooler += f", asked to be {' and '.join(options.label)}" if options.label else ""
         return f"Objects were drawn from its latent prior with seed {options.seed}{cooler}, not chosen."
     if options.source == "latent":
         assert options.latent_file is not None

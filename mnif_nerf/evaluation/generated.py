@@ -16,6 +16,7 @@ from mnif_nerf.evaluation.protocols import EvaluationProtocol, Row
 from mnif_nerf.evaluation.shapes import CellShapes, ShapeMaker, ShapeSet, make_shape_set, shape_seed
 from mnif_nerf.evaluation.surface_shapes import SurfaceShapes
 from mnif_nerf.evaluation.target import Instances, ModelAndData
+from mnif_nerf.labels import Wish
 from mnif_nerf.objects.base import NeuralObject
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
@@ -54,9 +55,10 @@ def row_latents(context: EvaluationContext, row: Row) -> Tensor:
     Raises:
         MNIFError: samples of a model without a prior.
     """
-    pipe, count = context.target.pipe, context.protocol.num_samples
+    pipe, count = context.target.pipe, row.count or context.protocol.num_samples
     if row.kind == "samples":
-        return pipe.sample_latents(count, context.protocol.seed, row.sampler, row.steps, typical=1.0)
+        wish = Wish(dict(row.asked), row.guidance) if row.asked else None
+        return pipe.sample_latents(count, context.protocol.seed, row.sampler, row.steps, typical=1.0, wish=wish)
     rows = context.target.training_rows(count)
     return pipe.latents[torch.from_numpy(rows).to(pipe.latents.device)]
 
@@ -91,14 +93,13 @@ def shapes_of_row(context: EvaluationContext, row: Row, resolution: int) -> Shap
         return shapes_of_instances(
             context, context.target.training(protocol.num_samples, solids=True), "training shapes"
         )
-    maker = shape_maker(context, resolution)
+    maker, count = shape_maker(context, resolution), row.count or protocol.num_samples
     key = context.key(
-        row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, version=SHAPES_VERSION,
-        **maker.facts,
-    )  # fmt: skip
+        row=row.name, sampler=row.sampler, steps=row.steps, count=count, version=SHAPES_VERSION, **maker.facts
+    )
 
     def make() -> dict[str, np.ndarray]:
-        with context.stage(f"shapes: {row.label}", protocol.num_samples) as advance:
+        with context.stage(f"shapes: {row.label}", count) as advance:
             items = enumerate(row_objects(context, row))
             shapes = (maker.of_object(item, shape_seed(protocol.seed, index)) for index, item in items)
             return make_shape_set(shapes, advance).to_arrays()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import GUIDANCE
 from mnif_nerf.modalities import Modality
 
 
@@ -20,6 +21,8 @@ class Row:
         kind: "data" (training instances as they are: what a perfect model would score), "latents" (the same
             instances decoded from their latents: what a perfect prior would score) or "samples".
         sampler, steps: of samples; see `mnif_nerf.priors.prior.LatentPrior.sample`.
+        asked, guidance: of samples that are asked for by attribute and class.
+        count: how many, in place of the protocol's number.
     """
 
     name: str
@@ -27,6 +30,9 @@ class Row:
     kind: str = "samples"
     sampler: str = ""
     steps: int | None = None
+    asked: tuple[tuple[str, str], ...] = ()
+    guidance: float = GUIDANCE
+    count: int | None = None
 
 
 _YARDSTICKS = (

@@ -12,6 +12,7 @@ from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.comparison import LEAST_REFERENCES, compare_pictures, compare_shapes, num_references
 from mnif_nerf.evaluation.generated import EvaluationContext, Stage
 from mnif_nerf.evaluation.integrity import integrity_section
+from mnif_nerf.evaluation.labels import labels_section
 from mnif_nerf.evaluation.protocols import EvaluationProtocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.report import pictures_section, reconstruction_section, shapes_section
@@ -92,6 +93,9 @@ def evaluate(
         for network in networks:
             section = pictures_section(context, compare_pictures(context, network), network.name)
             sections.append(section if network is networks[0] else _renamed(section))
+    asked = labels_section(context)
+    if asked is not None:
+        sections.append(asked)
     whole = integrity_section(context)
     if whole is not None:
         sections.append(whole)

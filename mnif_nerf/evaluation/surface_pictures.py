@@ -36,7 +36,7 @@ class SurfacePictures:
         """All reference instances."""
         protocol = self.context.protocol
         instances = self.context.target.references(protocol.references, protocol.max_references, solids=True)
-        return _given(shapes_of_instances(self.context, instances, "reference shapes"))
+        return given_pictures(shapes_of_instances(self.context, instances, "reference shapes"))
 
     def training_is_yardstick(self) -> bool:
         """Always."""
@@ -44,7 +44,7 @@ class SurfacePictures:
 
     def of_row(self, row: Row, references: PictureSet) -> PictureSet:
         """The objects of a line."""
-        return _given(self._of_row(row))
+        return given_pictures(self._of_row(row))
 
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """All pictures of an instance side by side."""
@@ -66,7 +66,8 @@ class SurfacePictures:
         return self._rows[row.name]
 
 
-def _given(shapes: ShapeSet) -> PictureSet:
+def given_pictures(shapes: ShapeSet) -> PictureSet:
+    """The pictures that shapes come with."""
     assert shapes.pictures is not None
     images = shapes.pictures.reshape(-1, *shapes.pictures.shape[2:])
     return PictureSet(images, {"pictures": hashlib.sha256(images.tobytes()).hexdigest()[:20]})

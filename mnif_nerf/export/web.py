@@ -132,11 +132,13 @@ class WebObject:
         name: shown under its thumbnail; any text.
         field: its collapsed network; all objects of a page have the same shape.
         frames: pictures of one turn around it, all of one size, the first as the thumbnail; one for a still.
+        label: what it is, by attribute; shown beside the name, and what the page filters by.
     """
 
     name: str
     field: CompactField
     frames: Sequence[Image.Image]
+    label: Mapping[str, str | float] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,13 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
         "bounds": None if scene.bounds is None else _bits(scene.bounds),
         "turntable": {"frames": frames, "firstAzimuth": scene.first_azimuth, "edge": FRAME_EDGE},
         "objects": [
-            {"name": item.name, "weights": _numbers(item, precision), "strip": _strip(item.frames)} for item in objects
+            {
+                "name": item.name,
+                **({"label": dict(item.label)} if item.label else {}),
+                "weights": _numbers(item, precision),
+                "strip": _strip(item.frames),
+            }
+            for item in objects
         ],
     }
 

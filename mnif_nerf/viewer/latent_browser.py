@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import GUIDANCE, Value, Wish, label_text
 from mnif_nerf.viewer.directions import REACH, Directions
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ _HIGHEST_SEED = 2**31 - 1
 _MANY_NAMES = 5000  # above which names that are merely similar are not looked for
 # Moving one of these controls means that one wants to see what it controls.
 _SOURCE_OF = {"instance": TRAINING, "seed": GENERATED, "steps": GENERATED, "temperature": GENERATED}
+_SOURCE_OF |= {"label": GENERATED, "guidance": GENERATED}
 _SOURCE_OF |= {"first": INTERPOLATION, "second": INTERPOLATION, "mix": INTERPOLATION}
 _READ_BY = {
     TRAINING: ("instance",),
-    GENERATED: ("seed", "steps", "temperature"),
+    GENERATED: ("seed", "steps", "temperature", "label", "guidance"),
     REMEMBERED: ("first",),
     INTERPOLATION: ("first", "second", "mix"),
     MEAN: (),
@@ -49,6 +51,7 @@ class Settings:
         source: one of `SOURCES`.
         instance: index of a training instance.
         seed, steps, temperature: of generation, as in `MNIFPipeline.sample_latents`.
+        label, guidance: what samples are asked to be, by attribute; nothing takes what comes.
         first, second: labels of remembered objects, A and B.
         mix: the share of B between them, 0 to 1.
         hold: which side of what is shown stays when the rest is redrawn, one of `SIDES`.
@@ -62,6 +65,8 @@ class Settings:
     seed: int = 0
     steps: int = 30
     temperature: float = 1.0
+    label: tuple[tuple[str, Value], ...] = ()
+    guidance: float = GUIDANCE
     first: str = ""
     second: str = ""
     mix: float = 0.5
@@ -282,9 +287,11 @@ class LatentWalk:
             raise MNIFError(self.no_prior)
         if not 0 <= wanted.seed <= _HIGHEST_SEED:
             raise MNIFError(f"seed {wanted.seed} is out of range; use 0 to {_HIGHEST_SEED}.")
-        key = (wanted.seed, wanted.steps, wanted.temperature, self.pipe.prior)
+        key = (wanted.seed, wanted.steps, wanted.temperature, wanted.label, wanted.guidance, self.pipe.prior)
         if self._drawn is None or self._drawn[0] != key:
-            drawn = self.pipe.sample_latents(1, wanted.seed, None, wanted.steps, wanted.temperature)[0]
+            how = {"steps": wanted.steps, "temperature": wanted.temperature}
+            wish = Wish(dict(wanted.label), wanted.guidance) if wanted.label else None
+            drawn = self.pipe.sample_latents(1, wanted.seed, **how, wish=wish)[0]
             self._drawn = (key, drawn)
         return self._drawn[1]
 
@@ -299,7 +306,9 @@ class LatentWalk:
     def short(self) -> str:
         """What is shown, in a few words; settings that are not mentioned have their defaults."""
         now, default = self.settings, Settings()
-        sample = f"seed {now.seed}"
+        sample = f"seed {now.seed}" + (f" {label_text(dict(now.label))}" if now.label else "")
+        if now.label and now.guidance != default.guidance:
+            sample += f" guidance {now.guidance:.2f}"
         if now.temperature != default.temperature:
             sample += f" temperature {now.temperature:.2f}"
         if now.steps != default.steps:

@@ -25,6 +25,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from mnif_nerf.errors import MNIFError, first_line
 from mnif_nerf.pipelines.fit.held import SIDES
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH
+from mnif_nerf.viewer.label_controls import LabelControls
 from mnif_nerf.viewer.latent_browser import SOURCES, LatentWalk, Settings
 from mnif_nerf.viewer.nerfstudio_patches import (
     Connected,
@@ -139,6 +140,11 @@ class ViewerPanel(ViewerControl):
             self._add("steps", gui.add_slider("Sampler steps", 10, _MOST_STEPS, 1, now.steps, hint=hint))
             hint = "Below 1: more typical, less varied."
             self._add("temperature", gui.add_slider("Temperature", 0.0, 1.5, 0.05, now.temperature, hint=hint))
+            self._labels = LabelControls(gui, walk, self._touch)
+            if self._labels.attributes:
+                hint = "How strongly samples are drawn to their label; more is less varied."
+                guidance = gui.add_slider("Guidance", 0.0, 6.0, 0.25, now.guidance, hint=hint)
+                self._add("guidance", guidance)
             hint = "The side that stays when the rest is redrawn."
             self._add("hold", gui.add_dropdown("Hold", SIDES, now.hold, hint=hint))
             hint = "How much of the box stays, from that side on."
@@ -173,6 +179,8 @@ class ViewerPanel(ViewerControl):
     def _value(self, name: str) -> Any:
         if name == "positions":
             return tuple(round(float(slider.value), 2) for slider in self._sliders)
+        if name == "label":
+            return self._labels.value
         return self._handles[name].value
 
     # --------------------------------------------------------------------------------------------------- events
@@ -283,6 +291,8 @@ class ViewerPanel(ViewerControl):
                 for k, (slider, position) in enumerate(zip(self._sliders, value, strict=True)):
                     if slider.value != position:
                         self._put(slider, partial(_position, k), late="positions" in asked)
+            elif field.name == "label":
+                self._labels.value = value
             elif field.name in self._handles:
                 self._put(self._handles[field.name], attrgetter(field.name), late=field.name in asked)
         name = self.walk.pipe.names[now.instance]

@@ -184,8 +184,8 @@ function listenToKeys(element) {
     "+": () => zoom(1 / 1.1),
     "=": () => zoom(1 / 1.1),
     "-": () => zoom(1.1),
-    n: () => pick((state.object + 1) % count),
-    p: () => pick((state.object + count - 1) % count),
+    n: () => pick(nextShown(1)),
+    p: () => pick(nextShown(-1)),
     Home: reset,
     " ": () => spin(!spinning),
   };
@@ -197,16 +197,64 @@ function listenToKeys(element) {
   });
 }
 
+// --- labels --------------------------------------------------------------------------------------------------
+
+const filters = new Map(); // attribute to the class that is shown, or "" for all
+
+const labelText = ({ label = {} }) =>
+  Object.entries(label)
+    .map(([name, value]) => (typeof value === "number" ? `${name} ${Number(value.toPrecision(4))}` : value))
+    .join(", ");
+
+const isShown = ({ label = {} }) => [...filters].every(([name, value]) => !value || label[name] === value);
+
+function nextShown(step) {
+  const count = model.objects.length;
+  for (let k = 1; k <= count; k += 1) {
+    const place = (state.object + step * k + count * k) % count;
+    if (isShown(model.objects[place])) return place;
+  }
+  return state.object;
+}
+
+function filterObjects() {
+  [...part("gallery").children].forEach((label, k) => {
+    label.hidden = !isShown(model.objects[k]);
+  });
+  if (!isShown(model.objects[state.object])) pick(nextShown(1));
+}
+
+function buildFilters() {
+  const names = new Set(model.objects.flatMap(({ label = {} }) => Object.keys(label)));
+  for (const name of names) {
+    const found = model.objects.map(({ label = {} }) => label[name]).filter((value) => typeof value === "string");
+    const classes = [...new Set(found)].sort();
+    if (classes.length < 2) continue;
+    const [label, select] = ["label", "select"].map((tag) => document.createElement(tag));
+    select.append(new Option("all", ""), ...classes.map((value) => new Option(value, value)));
+    select.addEventListener("change", () => {
+      filters.set(name, select.value);
+      filterObjects();
+    });
+    label.append(`${name} `, select);
+    part("filters").append(label);
+    part("filters").hidden = false;
+  }
+}
+
 function buildControls() {
   const gallery = part("gallery");
-  model.objects.forEach(({ name }, k) => {
+  buildFilters();
+  model.objects.forEach((object, k) => {
+    const { name } = object;
     const [label, radio, thumb, text] = ["label", "input", "span", "small"].map((tag) => document.createElement(tag));
     Object.assign(radio, { type: "radio", name: "object", value: String(k) });
     radio.addEventListener("change", () => pick(k));
     thumb.className = "thumb";
     showFrame(thumb, k, 0);
-    text.textContent = name;
-    label.title = name;
+    const said = labelText(object);
+    text.textContent = said ? `${name}: ${said}` : name;
+    label.title = text.textContent;
     label.append(radio, thumb, text);
     gallery.append(label);
     part("other").append(new Option(name, String(k)));
