@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import trimesh
 from tiny_model import tiny_image_model
 
-from mnif_nerf.cli import export_web, sample, train_prior
+from mnif_nerf.cli import data, export_web, sample, train_prior
 from mnif_nerf.cli.export_web import WebOptions
 from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
@@ -369,3 +370,27 @@ def test_labels_for_a_model_that_is_there(run: Path, tmp_path: Path, capsys: pyt
         train_prior.main(TrainPriorOptions(tmp_path, steps=3, labels=table))
     with pytest.raises(MNIFError, match="drop one of the two"):
         train_prior.main(TrainPriorOptions(tmp_path, steps=3, labels=table, use_labels=False))
+
+
+def test_a_folder_of_meshes_becomes_data_with_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind, size in (("long", 3.0), ("short", 1.0)):
+        for k in range(3):
+            (tmp_path / "in" / kind).mkdir(parents=True, exist_ok=True)
+            trimesh.creation.box((size + 0.1 * k, 1, 1)).export(tmp_path / "in" / kind / f"{kind}{k}.ply")
+    (tmp_path / "in" / "long" / "broken.ply").write_bytes(b"ply\n")
+
+    def labels(*names: str) -> dict[str, str]:
+        folder = tmp_path / "-".join(("out", *names))
+        data.main(data.FromMeshes(tmp_path / "in", folder, voxels=8, workers=1))
+        table = read_labels(folder / "labels.csv")
+        assert table.labels is not None
+        assert "other file" not in capsys.readouterr().out
+        return dict(zip(table.names, *table.labels.columns.values()))
+
+    assert labels() == {f"{kind}{k}": kind for kind in ("long", "short") for k in range(3)}
+    rows = "".join(f"{kind}/{kind}{k}.ply,{k % 2}\n" for kind in ("long", "short") for k in range(3))
+    (tmp_path / "in" / "labels.csv").write_text("name,odd:class\nlong/broken.ply,1\n" + rows)
+    assert labels("table") == {f"{kind}{k}": str(k % 2) for kind in ("long", "short") for k in range(3)}
+    (tmp_path / "in" / "labels.csv").write_text("name,odd:class\nnothing,1\n" + rows)
+    with pytest.raises(MNIFError, match="1 of its 7 names mean no instance"):
+        labels("wrong")

@@ -196,7 +196,8 @@ class MeshPlan:
         root, chosen = self.folder.root, self.labels_file
         table = find_table(root, "auto" if chosen is None else str(chosen))
         if table is not None:
-            return table_labels(table, self.readable, root, list(self.readable))
+            unused = set(self.folder.meshes) - set(self.readable.values())
+            return table_labels(table, self.readable, root, list(self.readable), unused)
         found, note = folder_labels(self.readable, root)
         self.summary.notes += [f"{root}: {note}"] if note else []
         return found
@@ -232,7 +233,9 @@ class MeshPlan:
                 f"{len(other)} of shapes that are used from other files: {', '.join(other[:5])}{more}"
             )
         self.summary.table += table(notes)
-        self.summary.table += self.folder.mentions(name for read in known.values() if read for name in read.used)
+        self.summary.table += self.folder.mentions(
+            [FILE, *(name for read in known.values() if read for name in read.used)]
+        )
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder.root).as_posix()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,9 @@ def _number(text: str) -> float | None:
     return number if is_number(number) else None
 
 
-def match_labels(table: Table, files: Mapping[str, Path | None], root: Path) -> dict[str, int]:
+def match_labels(
+    table: Table, files: Mapping[str, Path | None], root: Path, unused: Iterable[Path] = ()
+) -> dict[str, int]:
     """The row of every instance in a table, by its name; instances that it does not name are left out.
 
     Args:
@@ -152,6 +154,7 @@ def match_labels(table: Table, files: Mapping[str, Path | None], root: Path) -> 
             suffix.
         files: all instances of all splits by name, with their files where they have one of their own.
         root: folder of the files.
+        unused: further files there, which rows may name to no avail.
 
     Raises:
         MNIFError: rows that name nothing, or the same instance twice.
@@ -162,10 +165,13 @@ def match_labels(table: Table, files: Mapping[str, Path | None], root: Path) -> 
             keys[key] = name if keys.get(key, name) == name else None  # None: several have it
     for name in files:
         keys[name] = name
+    idle = {key for path in unused for key in _keys(path.stem, path, root)} - set(keys)
     found: dict[str, int] = {}
     strange = []
     for row, text in enumerate(table.names):
         instance = keys.get(text)
+        if text in idle:
+            continue
         if instance is None:
             strange.append(text)
         elif instance in found:
@@ -193,9 +199,11 @@ def _keys(name: str, path: Path | None, root: Path) -> set[str]:
     return {name, path.name, path.stem, relative, os.path.splitext(relative)[0]}
 
 
-def table_labels(table: Table, files: Mapping[str, Path | None], root: Path, names: Sequence[str]) -> Labels | None:
+def table_labels(
+    table: Table, files: Mapping[str, Path | None], root: Path, names: Sequence[str], unused: Iterable[Path] = ()
+) -> Labels | None:
     """Labels of the instances `names`, which are among `files`: see `match_labels`."""
-    rows = match_labels(table, files, root)
+    rows = match_labels(table, files, root, unused)
     for note in table.notes:
         print(note, flush=True)
     if table.labels is None:
