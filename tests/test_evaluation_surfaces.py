@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache, digest_of_store
 from mnif_nerf.evaluation.comparison import compare_shapes
 from mnif_nerf.evaluation.generated import EvaluationContext
+from mnif_nerf.evaluation.labels import labels_section
 from mnif_nerf.evaluation.protocols import PROTOCOLS, EvaluationProtocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
@@ -33,6 +35,7 @@ from mnif_nerf.evaluation.surface_shapes import SurfaceShapes
 from mnif_nerf.evaluation.target import ModelAndData
 from mnif_nerf.export.surface_samples import surface_samples
 from mnif_nerf.fields.distance import DistanceField
+from mnif_nerf.labels import Labels
 from mnif_nerf.metrics.clouds import CHAMFER, ONE_MINUS_IOU
 from mnif_nerf.metrics.surfaces import surface_agreement
 from mnif_nerf.modalities import get
@@ -242,3 +245,30 @@ def test_stores_of_other_points_have_other_digests(target: ModelAndData, tmp_pat
     content[-1] ^= 1
     (other / "distance.array").write_bytes(content)
     assert digest_of_store(folder) != digest_of_store(other)
+
+
+def test_samples_that_were_asked_for_by_label(
+    target: ModelAndData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mnif_nerf.evaluation.labels.LEAST_REFERENCES", 3)
+    model = dataclasses.replace(target.pipe.model, labels=Labels({"kind": ("left", "right") * 3}))
+    config = PriorConfig(steps=5, width=16, blocks=1)
+    model.prior = LatentPrior.fit(model.latents, config, progress=False, labels=model.labels)
+    context = EvaluationContext(ModelAndData(MNIFPipeline(model), target.data), TINY, Cache(tmp_path), quiet)
+    section = labels_section(context)
+    assert section is not None
+    found = section.facts["kind"]
+    assert found["real"] == {"left": 3, "right": 3}
+    assert [(line["name"], line["count"]) for line in found["lines"]] == [("left", 6), ("right", 6)]
+    assert all(0 <= line["share"] <= 1 and line["diversity"] > 0 for line in found["lines"])
+    assert set(found["lines"][0]["scores"]) >= {"mmd", "cov", "1nna"}
+    assert labels_section(EvaluationContext(target, TINY, Cache(tmp_path), quiet)) is None  # no labels
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    import labels as benchmark
+
+    folder = write_model(model, tmp_path / "model")
+    sizes = {"decoded": 2, "latents": 4, "guidances": (0.0, 2.0), "cache": tmp_path / "cache"}
+    results = benchmark.main(benchmark.Config(folder, target.data, **sizes))
+    assert [row["guidance"] for row in results["kind"]["latents"]] == [0.0, 2.0]
+    assert results["kind"]["decoded"][1]["share"] in (0, 0.25, 0.5, 0.75, 1)
+    assert "Machine:" in capsys.readouterr().out

@@ -53,6 +53,17 @@ def test_spread_is_one_of_a_standard_gaussian() -> None:
     assert np.isnan(spread(np.zeros((1, 3))))
 
 
+def test_what_is_the_same_for_all_real_instances_is_not_blown_up() -> None:
+    features, names = clusters(6.0)
+    features[:, 7] = 1.0
+    fresh = features.copy()
+    fresh[:, 7] += 0.01
+    assert ClassRule(features, names)(fresh) == ClassRule(features, names)(features)
+    assert ClassRule(features, names).places(fresh) == pytest.approx(
+        ClassRule(features, names).places(features), abs=0.3
+    )
+
+
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory: pytest.TempPathFactory) -> MNIFPipeline:
     model = tiny_image_model(8)

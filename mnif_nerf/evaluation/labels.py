@@ -1,6 +1,7 @@
 """Samples that were asked for by a label: whether they are what was asked for, how varied, and how near real ones.
 
-A rule (`mnif_nerf.metrics.classes`) is learned from pictures of the data's own instances and says what samples are; how
+A rule (`mnif_nerf.metrics.classes`) is learned from the data's own instances, by their pictures or (voxels) coarse
+cells, and says what samples are; how
 often it is right about real instances that it has not seen is the yardstick. Diversity is the spread of samples of one
 class in the same features, over that of the class's real instances.
 """
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from mnif_nerf.data.readers.labels import find_table, table_labels
 from mnif_nerf.errors import MNIFError
@@ -30,7 +33,7 @@ from mnif_nerf.metrics.sets import Distances, set_scores
 
 _MOST_CLASSES = 12  # that samples are drawn of, the most frequent first
 _SAMPLES_OF_CLASS = 16  # at most
-_RESOLUTION = 64
+_POOLED = 8  # cells along an edge that features of shapes without pictures are pooled to
 
 
 @dataclass
@@ -88,7 +91,7 @@ class LabelJudge:
     """Real instances of a data set by the classes of an attribute, and the rule learned from them.
 
     Args:
-        context: model of points of meshes or of voxels, and its data.
+        context: a model of solids and its data.
         attribute: of classes.
 
     Raises:
@@ -112,7 +115,10 @@ class LabelJudge:
         self.accuracy = unseen_accuracy(self.features, self.classes, seed=context.protocol.seed)
 
     def _features(self, shapes: ShapeSet) -> np.ndarray:
-        """`[N, F]`: means over an object's pictures."""
+        """`[N, F]`: means over an object's pictures; of shapes without pictures the share of inside in coarse cells."""
+        if shapes.pictures is None:
+            cells = torch.from_numpy(shapes.cells(np.arange(len(shapes)))).float()
+            return functional.adaptive_avg_pool3d(cells[:, None], _POOLED).flatten(1).double().numpy()
         pictures = given_pictures(shapes)
         found = features_of(self.context, pictures, random_conv(), "features").numpy()
         return found.reshape(len(shapes), -1, found.shape[1]).mean(1)
@@ -123,12 +129,12 @@ class LabelJudge:
             f"label-{self.attribute.name}={name}-{guidance:g}", f"{name}, guidance {guidance:g}",
             sampler=self.sampler, asked=((self.attribute.name, name),), guidance=guidance, count=count,
         )  # fmt: skip
-        made = shapes_of_row(self.context, row, _RESOLUTION)
+        made = shapes_of_row(self.context, row, self.shapes.resolution)
         features = self._features(made)
         share = float(np.mean([found == name for found in self.rule(features)]))
         own = np.array([k for k, real in enumerate(self.classes) if real == name])
-        real = spread(self.features[own] / self.features.std(0).clip(1e-9))
-        diversity = spread(features / self.features.std(0).clip(1e-9)) / real if len(own) > 1 else float("nan")
+        real, drawn = (spread(self.rule.places(each)) for each in (self.features[own], features))
+        diversity = drawn / real if len(own) > 1 else float("nan")
         return ClassLine(name, guidance, count, share, diversity, self._scores(made, own))
 
     def _scores(self, made: ShapeSet, own: np.ndarray) -> dict[str, float]:
@@ -176,15 +182,15 @@ def labels_section(context: EvaluationContext) -> Section | None:
     target = context.target
     prior = target.pipe.prior
     attributes = [] if prior is None else [each for each in prior.attributes if not each.is_numeric]
-    if not attributes or not (target.kind.has_points and target.has_solids):
+    if not attributes or not target.has_solids:
         return None
     count = min(_SAMPLES_OF_CLASS, context.protocol.num_samples)
     body: list[str | Table] = [
-        f"{count} samples of every class, guidance {GUIDANCE:g}. Right: share that a rule, learned from pictures of "
-        "the data's own instances, puts into the class that was asked for; beside it the share of real instances of "
-        "that class which it had not seen and is right about (cross-validation). Diversity: spread of the samples over "
-        "that of the class's real instances, in the same features. MMD, COV and 1-NNA are on Chamfer distances to real "
-        "instances of the class, those of training among them: there are too few others."
+        f"{count} samples of every class, guidance {GUIDANCE:g}. Right: share that a rule, learned from pictures (of "
+        "voxels: coarse cells) of the data's own instances, puts into the class that was asked for; beside it the "
+        "share of real instances of that class which it had not seen and is right about (cross-validation). Diversity: "
+        "spread of the samples over that of the class's real instances, in the same features. MMD, COV and 1-NNA are "
+        "on Chamfer distances to real instances of the class, those of training among them: there are too few others."
     ]
     facts: dict[str, Any] = {}
     summaries = []

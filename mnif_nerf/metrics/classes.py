@@ -7,13 +7,16 @@ class are enough, nothing in it is random, and it is learned in milliseconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from mnif_nerf.errors import MNIFError
 
 _MOST_COMPONENTS = 32
+_LEAST = 0.1  # of the median deviation
 _SHRINKAGE = 0.3  # of the covariance towards the mean variance
 
 
@@ -33,7 +36,7 @@ class ClassRule:
         if len(self.names) < 2:
             raise MNIFError(f"{len(self.names)} class of instances: there is nothing to tell apart.")
         number = np.array([self.names.index(name) for name in classes])
-        self._mean, self._deviation = features.mean(0), features.std(0) + 1e-9
+        self._mean, self._deviation = features.mean(0), scale_of(features)
         scaled = (features - self._mean) / self._deviation
         kept = max(1, min(_MOST_COMPONENTS, len(features) // 2))
         self._basis = np.linalg.svd(scaled, full_matrices=False)[2][:kept].T
@@ -49,9 +52,13 @@ class ClassRule:
         self._bias = -0.5 * np.einsum("kf,fk->k", centres, self._weights)
         self.counts = dict(zip(self.names, counts.tolist()))
 
+    def places(self, features: np.ndarray) -> np.ndarray:
+        """Principal components `[n, K]` of `[n, F]`, which the rule goes by."""
+        return (features - self._mean) / self._deviation @ self._basis
+
     def __call__(self, features: np.ndarray) -> list[str]:
         """The class of each of `[n, F]`."""
-        places = (features - self._mean) / self._deviation @ self._basis
+        places = self.places(features)
         return [self.names[k] for k in (places @ self._weights + self._bias).argmax(1)]
 
 
@@ -82,9 +89,16 @@ def unseen_accuracy(features: np.ndarray, classes: Sequence[str], folds: int = 5
     return {name: float(right[names == name].mean()) for name in sorted(set(classes)) if (names == name).sum() > 1}
 
 
+def scale_of(features: np.ndarray) -> np.ndarray:
+    """Deviations `[F]`; those of features that are (nearly) the same for all `[N, F]` are raised, so that dividing by
+    them does not blow up what is nothing."""
+    deviation = features.std(0)
+    return deviation.clip(max(_LEAST * float(np.median(deviation)), 1e-9))
+
+
 def spread(features: np.ndarray) -> float:
-    """Root of the mean squared distance between two of `[n, F]`, divided by the root of 2F: 1 of a standard Gaussian;
-    NaN of fewer than two."""
+    """Median distance between two of `[n, F]`, divided by the root of 2F: 1 of a standard Gaussian, and hardly moved by
+    a single one that lies far out; NaN of fewer than two."""
     if len(features) < 2:
         return float("nan")
-    return float(np.sqrt(features.var(0, ddof=1).mean()))
+    return float(np.median(pdist(features)) / math.sqrt(2 * features.shape[1]))

@@ -289,7 +289,7 @@ class LatentWalk:
             raise MNIFError(f"seed {wanted.seed} is out of range; use 0 to {_HIGHEST_SEED}.")
         key = (wanted.seed, wanted.steps, wanted.temperature, wanted.label, wanted.guidance, self.pipe.prior)
         if self._drawn is None or self._drawn[0] != key:
-            how = {"steps": wanted.steps, "temperature": wanted.temperature}
+            how: dict[str, Any] = {"steps": wanted.steps, "temperature": wanted.temperature}
             wish = Wish(dict(wanted.label), wanted.guidance) if wanted.label else None
             drawn = self.pipe.sample_latents(1, wanted.seed, **how, wish=wish)[0]
             self._drawn = (key, drawn)
