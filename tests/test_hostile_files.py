@@ -6,6 +6,7 @@ with each reader.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -14,18 +15,19 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from tiny_srn import look_at_origin, write_tiny_scene
 
 from mnif_nerf.data.observations.files import detect_kind, read_views
 from mnif_nerf.data.readers.cloud_files import read_cloud
 from mnif_nerf.data.readers.imnet import Hdf5Reader, hdf5_sources
-from mnif_nerf.data.readers.picture_files import read_picture
+from mnif_nerf.data.readers.picture_files import films, read_picture
 from mnif_nerf.data.readers.signals import read_signal
 from mnif_nerf.data.readers.srn import parse_intrinsics, read_matrix, read_scene
 from mnif_nerf.data.readers.transforms_json import read_transforms
@@ -169,6 +171,9 @@ TARGETS = {
         lambda path: read_picture(path, 4, 3),
     ),
 }
+if features.check("avif"):
+    TARGETS["avif"] = Target("a.avif", lambda: [picture("AVIF")], lambda path: read_picture(path, 4, 3))
+TARGETS["films"] = Target("a.tif", lambda: [picture("TIFF"), picture("GIF")], lambda path: films([path]))
 _NUMBERS = (
     b"0",
     b"-1",
@@ -259,3 +264,73 @@ def test_damaged_files(tmp_path: Path, name: str) -> None:
     finally:
         tracemalloc.stop()
     print(f"{name}: {tried} files, {refused} refused, {time.process_time() - began:.0f} CPU seconds")
+
+
+_ODD: list[Any] = [
+    *(
+        0,
+        -1,
+        1e308,
+        float("nan"),
+        2**40,
+        10**400,
+        "",
+        None,
+        True,
+        [],
+        {},
+        [[]],
+        "x" * 5000,
+        "a\0b",
+        "\ud800",
+        "..",
+        "nan",
+    ),
+    *([1e300] * 16, [[1, 2], [3]], [[1] * 4] * 4, {"a": 1}),
+]
+
+
+@st.composite
+def odd_trees(draw: Any) -> bytes:
+    """A transforms.json with odd values here and there."""
+    tree = json.loads(transforms())
+    for _ in range(draw(st.integers(1, 3))):
+        node = tree
+        for _ in range(draw(st.integers(0, 4))):
+            inner = [value for value in (node.values() if isinstance(node, dict) else node) if value]
+            inner = [value for value in inner if isinstance(value, (dict, list))]
+            node = draw(st.sampled_from(inner)) if inner else node
+        keys = [*node, "w", "k1", "fl_y", "camera_angle_x"] if isinstance(node, dict) else range(len(node))
+        node[draw(st.sampled_from(keys))] = copy.deepcopy(draw(st.sampled_from(_ODD)))
+    return json.dumps(tree).encode("utf-8", "surrogatepass")
+
+
+def test_odd_values_in_transforms_json(tmp_path: Path) -> None:
+    prepare(tmp_path)
+
+    @settings(max_examples=80, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(odd_trees())
+    def look(content: bytes) -> None:
+        (tmp_path / "views" / "transforms.json").write_bytes(content)
+        try:
+            read_views(tmp_path / "views")
+        except MNIFError as error:
+            said = str(error)
+            assert said.endswith(".")
+            assert "\n" not in said
+            assert len(said) < 1200
+
+    look()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b'"fl_x": 8.2', b'"fl_x": 1' + b"0" * 400), (b'"fl_x"', b'"fl_y": 1' + b"0" * 320 + b', "fl_x"'),
+     (b"1.3", b"1" + b"0" * 310), (b"1.3", b"1e300"), (b"0.png", b"x" * 5000), (b"0.png", b"\\ud800.png")],
+)  # fmt: skip
+def test_numbers_and_names_beyond_measure(tmp_path: Path, old: bytes, new: bytes) -> None:
+    prepare(tmp_path)
+    (tmp_path / "views" / "transforms.json").write_bytes(transforms().replace(old, new, 1))
+    with pytest.raises(MNIFError, match=r"transforms.json: .*\.$") as told:
+        read_views(tmp_path / "views")
+    str(told.value).encode()
