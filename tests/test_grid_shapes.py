@@ -50,11 +50,18 @@ def test_shapes_keep_their_proportions() -> None:
     assert scaled_shape((100, 1), 10) == (10, 1)
     assert GridFacts.from_dict(GridFacts((4, 6), 3).to_dict(), 2) == GridFacts((4, 6), 3)
     assert GridFacts.from_dict({"resolution": 5, "channels": 1}, 3) == GridFacts((5, 5, 5))
+    for dtype in ("int16", ">f4", "float64", "bool", None):
+        assert GridFacts.from_dict({"resolution": 4, "dtype": dtype}, 2).dtype == dtype
     for stored, words in (
         ({"resolution": 0}, "does not describe a grid of 2 axes"),
         ({"shape": [4], "channels": 1}, "does not describe"),
         ({"resolution": 4, "novel": 1}, "novel is not known"),
         ({"resolution": 4, "low": 2.0, "high": 1.0}, "are not a range"),
+        ({"resolution": 4, "low": 0, "high": 10**400}, "are not a range"),
+        ({"resolution": 10**6}, "does not describe"),
+        ({"shape": 5}, "does not describe"),
+        ({"resolution": 4, "rate": "x"}, "a rate of 'x'"),
+        ({"resolution": 4, "dtype": "object"}, "values of type 'object'"),
     ):
         with pytest.raises(MNIFError, match=words):
             GridFacts.from_dict(stored, 2)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.limits import is_number
+
+_MOST_VALUES = 2**36  # of a grid: 4096 cells along each axis of a cube
+_DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)|[<>|=]?[biuf][1248]")
 
 
 @dataclass(frozen=True)
@@ -70,16 +75,24 @@ class GridFacts:
         if unknown:
             raise MNIFError(f"{place}: {', '.join(unknown)} is not known; a newer version may have written it.")
         shape = stored.get("shape") or [stored.get("resolution")] * dims
-        counts = [*shape, stored.get("channels", 1)]
-        if len(shape) != dims or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in counts):
+        counts = [*shape, stored.get("channels", 1)] if isinstance(shape, (list, tuple)) else []
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= _MOST_VALUES for n in counts)
+        if len(counts) != dims + 1 or not whole or math.prod(counts) > _MOST_VALUES:
             raise MNIFError(f"{place}: {dict(stored)} does not describe a grid of {dims} axes; write it again.")
         low, high = (stored.get(name, value) for name, value in (("low", -1.0), ("high", 1.0)))
-        if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in (low, high)) or low >= high:
+        if not (is_number(low) and is_number(high) and low < high):
             raise MNIFError(f"{place}: values from {low} to {high} are not a range; write it again.")
-        return cls(tuple(shape), counts[-1], float(low), float(high), stored.get("rate"), stored.get("dtype"))
+        rate, dtype = stored.get("rate"), stored.get("dtype")
+        if not (rate is None or (is_number(rate) and rate > 0)) or not _is_dtype(dtype):
+            raise MNIFError(f"{place}: a rate of {rate!r} and values of type {dtype!r}; write it again.")
+        return cls(tuple(shape), counts[-1], float(low), float(high), rate, dtype)
 
 
 def scaled_shape(shape: Sequence[int], resolution: int) -> tuple[int, ...]:
     """The shape of the same proportions whose longest edge has `resolution` cells; every edge has at least one."""
     longest = max(shape)
     return tuple(max(1, (2 * n * resolution + longest) // (2 * longest)) for n in shape)
+
+
+def _is_dtype(stored: Any) -> bool:
+    return stored is None or (isinstance(stored, str) and _DTYPE.fullmatch(stored) is not None)

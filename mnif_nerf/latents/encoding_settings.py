@@ -12,7 +12,16 @@ from typing import Any
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.losses import DistanceLoss
+from mnif_nerf.limits import MOST_STEPS, require_count, require_number
 from mnif_nerf.rendering.radiance_losses import LossConfig
+
+_MOST = {
+    "fit_steps": 1_000_000,
+    "fit_points": 100_000_000,
+    "fit_rays_per_scene": 1_000_000,
+    "fit_samples_per_ray": 10_000,
+}
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -61,13 +70,17 @@ class EncodingSettings:
         """Those of a model folder's training settings, which hold others too.
 
         Raises:
-            MNIFError: a value of another type.
+            MNIFError: a value of another type, or a number that nothing can be done with.
         """
         given: dict[str, Any] = {}
         for name, usual in asdict(cls()).items():
             value = training.get(name, usual)
             if isinstance(value, bool) != isinstance(usual, bool) or not isinstance(value, (int, float)):
                 raise MNIFError(f"training setting {name} is {value!r}, expected a value like {usual!r}.")
+            if isinstance(usual, int) and not isinstance(usual, bool):
+                require_count(f"{name} of training", value, 0, _MOST.get(name, MOST_STEPS))
+            elif not isinstance(usual, bool):
+                require_number(f"{name} of training", value, 0.0, _LARGEST)
             given[name] = type(usual)(value)
         return cls(**given)
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mnif_nerf import modalities
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, in_file
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.network import num_parameters
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import check_keys, read_json
+from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.limits import is_number, require_count, require_number
 from mnif_nerf.names import shown
 from mnif_nerf.objects.io import check_cells, check_scene
@@ -73,6 +74,10 @@ def _check_entries(config: dict[str, Any], place: Path) -> None:
     for name in ("steps", "heldout_views_per_scene"):
         if training.get(name) is not None:
             require_count(f"{place}: {name} of training", training[name], 0)
+    try:
+        EncodingSettings.from_training(training)
+    except MNIFError as error:
+        raise in_file(place, error) from None
     if training.get("prior_variance") is not None:
         require_number(f"{place}: prior_variance of training", training["prior_variance"], 0.0, 1.0, above=True)
 
