@@ -27,6 +27,7 @@ from mnif_nerf.labels import Label, Labels, Wish
 from mnif_nerf.latents.rarity import Rarity
 from mnif_nerf.modalities import get as modality
 from mnif_nerf.modalities.grid_settings import GridDataSettings
+from mnif_nerf.modalities.radiance_settings import SceneDataSettings
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import read_model, write_model
 from mnif_nerf.priors.conditions import ConditionalDenoiser, LabelDropout, encode_label
@@ -394,3 +395,20 @@ def test_a_folder_of_meshes_becomes_data_with_labels(tmp_path: Path, capsys: pyt
     (tmp_path / "in" / "labels.csv").write_text("name,odd:class\nnothing,1\n" + rows)
     with pytest.raises(MNIFError, match="1 of its 7 names mean no instance"):
         labels("wrong")
+
+
+def test_scenes_with_cameras_have_them_by_name(tmp_path: Path) -> None:
+    for split, names in {"train": "abcd", "test": "ef"}.items():
+        for name in names:
+            (tmp_path / f"things_{split}" / name / "rgb").mkdir(parents=True)
+            (tmp_path / f"things_{split}" / name / "pose").mkdir()
+    (tmp_path / "labels.csv").write_text("name,kind\na,x\nb,y\nc,x\nd,y\ne,x\n")
+    settings = SceneDataSettings(data=tmp_path)
+    training = modality("radiance").training.open(settings)
+    training.listed = ("a", "b", "c", "d")  # type: ignore[attr-defined]
+    assert training.labels == Labels({"kind": ("x", "y", "x", "y")})
+    (tmp_path / "labels.csv").write_text("name,kind\na,x\nb,y\nnowhere,x\nd,y\ne,x\n")
+    again = modality("radiance").training.open(settings)
+    again.listed = training.listed  # type: ignore[attr-defined]
+    with pytest.raises(MNIFError, match="nowhere"):
+        _ = again.labels
