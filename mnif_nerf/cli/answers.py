@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.names import quoted
-from mnif_nerf.names import quoted
 from mnif_nerf.progress import plain_console
 
 if TYPE_CHECKING:
