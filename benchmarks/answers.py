@@ -1,8 +1,8 @@
 """Several answers to a part (mnif-fit --samples): do they agree with what was seen, does their spread tell the error?
 
 Things that the model never saw are shown by half. Answers are compared with today's fit, draws of the prior, the best
-of as many draws as cost the same, diffusion posterior sampling, and answers without the denoiser's turn. Parts: `cars`
-(procedural cars by signed distance), `voxels` (a folder of voxel files), `meshes` (a folder of meshes from elsewhere).
+of as many draws as cost the same, diffusion posterior sampling, and answers that the denoiser renews halfway. Parts:
+`cars` (procedural, by signed distance), `voxels` (a folder of voxel files), `meshes` (a folder from elsewhere).
 Run: `python benchmarks/answers.py --parts cars voxels --shapes data/.../test`; the models are those of the demos.
 """
 
@@ -46,9 +46,14 @@ from mnif_nerf.priors.renewal import Possible
 from mnif_nerf.progress import tracked
 
 PARTS = ("cars", "voxels", "meshes")
-METHODS = ("fit", "prior", "best of prior", "DPS", "pulled once", "answers")
+METHODS = ("fit", "prior", "best of prior", "DPS", "answers", "renewed")
 _GRADIENT = 3  # a step with its gradient costs about as much as three without
-_NAMES = {"best of prior": "best of as many draws as cost the same", "DPS": "diffusion posterior sampling"}
+_NAMES = {
+    "prior": "draws of the prior",
+    "best of prior": "best of as many draws as cost the same",
+    "DPS": "diffusion posterior sampling",
+    "renewed": "answers, renewed halfway",
+}
 
 
 @dataclass
@@ -66,7 +71,7 @@ class Config:
     parts: tuple[str, ...] = ("cars",)
     """Which of cars, voxels, meshes."""
     methods: tuple[str, ...] = METHODS
-    """Which of fit, prior, best of prior, DPS, pulled once, answers."""
+    """Which of fit, prior, best of prior, DPS, answers, renewed."""
     half: str = "front"
     """The half that is seen."""
     instances: int = 6
@@ -191,8 +196,8 @@ def draws_of(method: str, pipe: MNIFPipeline, case: Case, config: Config) -> Ten
         return drawn[losses.argsort()[:count]]
     if method == "DPS":
         return guided_draws(possible, few, count, usual.total_steps, config.seed)
-    once = dataclasses.replace(usual, levels=(), steps=usual.total_steps)
-    return Answers(possible, few, space, settings, once if method == "pulled once" else usual).draw(count, config.seed)
+    halfway = dataclasses.replace(usual, levels=(1.0,), steps=usual.total_steps // 2)
+    return Answers(possible, few, space, settings, halfway if method == "renewed" else usual).draw(count, config.seed)
 
 
 def part_results(part: str, config: Config) -> list[dict[str, Any]]:
@@ -252,7 +257,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
     """How often a point is inside of which some of the answers are; and each thing's error against the spread."""
     figure, (left, right) = new_figure(2, 4.6, 4.2)
-    drawn = [row for row in rows if row["method"] in ("best of prior", "DPS", "answers")]
+    drawn = [row for row in rows if row["method"] in ("best of prior", "answers")]
     for ax, xlabel, ylabel in (
         (left, "share of the answers that are inside", "share of points that truly are"),
         (right, "difference of two answers, not seen", "difference of an answer and the truth"),

@@ -1,10 +1,11 @@
 """Latents that a prior holds possible given an observation: several answers to a part.
 
-Each answer begins as a draw of the prior: (1) of a few draws the one that explains the observation best, so that the
-way is short; (2) a search held to that draw, as a fit is held to the mean (randomise, then optimise: exact for a
-Gaussian prior and a linear observation); (3) noise, which the denoiser takes away again, so that the answer is once
-more what the prior knows (decoupled annealing, Zhang et al., arXiv 2407.01521); (4) the search again, held to that.
-What was seen decides where it says anything, the draw decides the rest. docs/answers.md has what else was tried.
+Each answer begins as a draw of the prior: of a few draws the one that explains the observation best, so that the way
+is short. A search goes on from there, held to that draw as a fit is held to the mean (randomise, then optimise: exact
+for a Gaussian prior and a linear observation). What was seen decides where it says anything, the draw the rest.
+
+The denoiser can have another turn: noise is brought to the answers, it takes it away again, and the search goes on held
+to that (decoupled annealing, Zhang et al., arXiv 2407.01521). It did not pay; docs/answers.md has what else was tried.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ class AnswerConfig:
     Attributes:
         candidates: draws of the prior for each answer, the best of which goes on.
         levels: noise, as a multiple of the signal, that is brought to the answers and taken away again; one level
-            after the other.
+            after the other; none by default.
         steps: gradient steps before the first level, and after each.
         denoising: evaluations of the denoiser at each level.
     """
 
     candidates: int = 16
-    levels: tuple[float, ...] = (1.0,)
-    steps: int = 60
+    levels: tuple[float, ...] = ()
+    steps: int = 120
     denoising: int = 6
 
     @property
