@@ -221,6 +221,8 @@ def test_settings_that_no_run_can_have(shapes: Path, tmp_path: Path) -> None:
         ("max_num_iterations", -5, "`max_num_iterations` -5"),
         ("logging.steps_per_log", 0, "`steps_per_log` 0"),
         ("pipeline.threads", -1, "`pipeline.threads` -1"),
+        ("pipeline.threads", 10**9, "`pipeline.threads` 1,000,000,000"),
+        ("machine.device_type", "mps", "`device_type` mps cannot be trained on; use cpu or cuda"),
         ("pipeline.model.latent_weight", float("nan"), "`model.latent_weight` nan"),
         ("pipeline.datamanager.points_per_instance", 10**12, "`datamanager.points_per_instance` 1,000,000,000,000"),
         ("pipeline.model.num_bases", 10**12, "num_bases"),

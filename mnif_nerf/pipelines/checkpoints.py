@@ -104,7 +104,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         MNIFError: there is none, or it cannot be read.
     """
     if not file.is_file():
-        raise MNIFError(f"{file}: no such checkpoint.")
+        raise MNIFError(f"{file}: no such checkpoint; give a file nerfstudio_models/step-*.ckpt of a run.")
     verify_checkpoint(file)
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
 from mnif_nerf.latents.stage1 import Stage1Trainer
@@ -12,6 +14,7 @@ from mnif_nerf.limits import require_count, require_settings
 from mnif_nerf.pipelines.methods import METHODS
 from mnif_nerf.pipelines.model_folder import require_outside_models
 
+_MOST_THREADS = 1024
 _MOST_SEED = 2**32 - 1  # of numpy's generator
 
 
@@ -37,8 +40,10 @@ def check_run(settings: Any, folder: Path) -> None:
     require_count("`seed`", machine.seed, 0, _MOST_SEED)
     require_count("`max_num_iterations`", settings.max_num_iterations, 1)
     require_count("`steps_per_log`", settings.logging.steps_per_log, 1)
+    _check_device(machine.device_type)
     method = METHODS.get(settings.method_name)
     if method is not None:
+        require_count("`pipeline.threads`", settings.pipeline.threads, 0, _MOST_THREADS)
         require_settings(settings, method.settings)
     resumes = settings.load_dir is not None or settings.load_checkpoint is not None
     there = finished_steps(folder)
@@ -47,6 +52,13 @@ def check_run(settings: Any, folder: Path) -> None:
             f"{folder}: holds a finished model of {there:,} steps, and this run would replace it by one of "
             f"{settings.max_num_iterations:,}; choose another `timestamp` or `output_dir`, or remove the folder first."
         )
+
+
+def _check_device(kind: str) -> None:
+    if kind not in ("auto", "cpu", "cuda"):
+        raise MNIFError(f"`device_type` {kind} cannot be trained on; use cpu or cuda.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise MNIFError("`device_type` cuda is not available on this machine; use cpu.")
 
 
 def finished_steps(folder: Path) -> int:

@@ -249,7 +249,7 @@ class MNIFTrainer(Trainer):
         if folder is not None:
             file = checkpoint_in(Path(folder), self.config.load_step)
         elif file is not None and not Path(file).is_file():
-            raise MNIFError(f"{file}: no such checkpoint.")
+            raise MNIFError(f"{file}: no such checkpoint; give a file nerfstudio_models/step-*.ckpt of a run.")
         if file is not None:
             verify_checkpoint(Path(file))
         try:
