@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from mnif_nerf.data.readers.mesh_surroundings import Surroundings
-from mnif_nerf.errors import MNIFError, require
+from mnif_nerf.errors import MNIFError, first_line, require
 
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4", 5130: "<f8"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
@@ -50,7 +50,10 @@ class GltfFile:
         self._binary: bytes | None = None
         if content[:4] == b"glTF":
             content = self._chunks(content)
-        self.tree: dict[str, Any] = json.loads(content.decode("utf-8-sig"))
+        try:
+            self.tree: dict[str, Any] = json.loads(content.decode("utf-8-sig"))
+        except ValueError as error:
+            raise ValueError(f"no glTF: neither binary nor JSON ({first_line(error)})") from None
         if not isinstance(self.tree, dict) or "asset" not in self.tree:
             raise ValueError("no glTF: it has no asset")
         self._buffers: dict[int, bytes] = {}
