@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser import chromium
 from tiny_model import tiny_image_model
 
 from mnif_nerf.cli import export_web
@@ -130,3 +131,22 @@ def test_a_page_shows_them(pipe: MNIFPipeline, tmp_path: Path) -> None:
     assert "asked to be kind=left" in (tmp_path / "page.html").read_text()
     assert [item["label"]["kind"] for item in objects(source="training")] == ["left", "right"]
     assert all("label" not in item for item in objects())
+
+
+def test_a_page_filters_by_label(pipe: MNIFPipeline, tmp_path: Path) -> None:
+    page = export_web.main(WebOptions(str(pipe.folder), source="training", output=tmp_path / "page.html"))
+    with chromium(webgl=False) as driver:
+        driver.get(page.as_uri())
+        shown = "return [...document.querySelectorAll('#gallery label')].map((l) => l.offsetParent !== null)"
+        assert driver.execute_script(shown) == [True] * 8
+        assert "left, size 0" in driver.execute_script("return document.querySelector('#gallery label').title")
+        choose = "const s = document.querySelector('#filters select'); s.value = 'right';"
+        driver.execute_script(f"{choose} s.dispatchEvent(new Event('change'))")
+        assert driver.execute_script(shown) == [False, True] * 4
+        checked = (
+            "return [...document.querySelectorAll('#gallery label')].findIndex((l) => l.querySelector(':checked'))"
+        )
+        assert driver.execute_script(checked) == 1  # the first one shown
+        key = "document.getElementById('stage').dispatchEvent(new KeyboardEvent('keydown', { key: 'n' }))"
+        driver.execute_script(key)
+        assert driver.execute_script(checked) == 3
