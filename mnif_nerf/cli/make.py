@@ -28,6 +28,8 @@ _LATER = 0.4  # of the time at most is kept for what follows training
 _SAVE_EVERY = 500  # steps that an interruption loses at most
 _FRAMES = 12  # of a turn
 _MOST_MB = 200.0  # of the page
+_NEAR_COPY = 0.25  # of the distance between the user's own things
+_FEW = 50  # of them: samples of fewer are mostly copies
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,7 @@ def _name(options: MakeOptions) -> str:
 def _tell(options: MakeOptions, kind: Modality, run: Path, stages: _Stages) -> None:
     """What there is now, for somebody who has not heard of any of it."""
     from mnif_nerf.files import read_json
+    from mnif_nerf.pipelines.generation import MNIFPipeline
 
     output, made = options.folder(), read_json(options.folder() / "samples" / "samples.json")["samples"]
     broken = [entry["name"] for entry in made if entry.get("integrity", {}).get("broken")]
@@ -282,6 +285,12 @@ def _tell(options: MakeOptions, kind: Modality, run: Path, stages: _Stages) -> N
         print(f"  {output / path!s:44s} {what}")
     if broken:
         print(f"{len(broken)} look broken and are marked on the picture: {', '.join(broken[:8])}")
+    pipe = MNIFPipeline.from_pretrained(run)
+    near = 0.0 if pipe.prior is None else _NEAR_COPY * pipe.prior.spacing()
+    copies = [entry["name"] for entry in made if entry.get("distance", near) < near]
+    if copies:
+        few = f": {len(pipe.names)} are few to learn from" if len(pipe.names) < _FEW else ""
+        print(f"{len(copies)} are near copies of one of yours, named on the picture{few}.")
     print(f"What was learned is in {run}, what was printed on the way in {output / 'log.txt'}.")
     print(f"next: more of them: mnif-sample --load-config {run} --seed {options.seed + 1}")
 
