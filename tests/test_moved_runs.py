@@ -92,6 +92,10 @@ def test_a_run_without_its_data(
     assert generation.instance(1).field is not None
     with pytest.raises(SystemExit, match=r"no such folder \(named by car/config.yml\); give the data with"):
         ComputePSNR(Path("car/config.yml"), tmp_path / "eval.json").main()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["/bin/ns-render", "dataset", "--load-config", "car/config.yml"])
+        with pytest.raises(SystemExit, match="give the data with --data"):  # no pictures to render beside
+            eval_setup(Path("car/config.yml"), test_mode="inference")
     with pytest.raises(MNIFError, match="give the data with `data`"):
         find_data(Path("car/config.yml"))
 

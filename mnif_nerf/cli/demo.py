@@ -162,6 +162,8 @@ def _train(config: DemoConfig, run: Path) -> None:
     ]  # fmt: skip
     if steps := config.steps or config.kind.demo.steps:
         arguments += ["--max-num-iterations", str(steps)]
+    if points := config.kind.demo.points:
+        arguments += ["--pipeline.datamanager.points-per-instance", str(points)]
     if list((run / "nerfstudio_models").glob("*.ckpt")):
         arguments += ["--load-dir", str(run / "nerfstudio_models")]
     _command("ns-train", *arguments)

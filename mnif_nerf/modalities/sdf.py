@@ -137,7 +137,7 @@ class Sdf(Modality):
         title = "Cars with edges that never existed"
         return Demo(
             "mnif-sdf-lite", "procedural_car_points", "demo-sdf", title, "cars", _make_cars,
-            frames=12, num_scored=16,
+            frames=12, num_scored=16, points=512,  # on these cars as good as twice as many, in two thirds of the time
         )  # fmt: skip
 
     @property

@@ -95,6 +95,7 @@ class Demo:
         num_scored: training instances that are scored, and as many unseen ones where there are.
         across: how many samples along an edge share the place of one picture.
         steps: of training; 0 takes the method's own number.
+        points: that a step takes of each instance; 0 takes the method's own number.
     """
 
     method: str
@@ -109,6 +110,7 @@ class Demo:
     num_scored: int = 32
     across: int = 1
     steps: int = 0
+    points: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ They are `VanillaDataManager`s because ns-render and ns-export ask for one, but 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from mnif_nerf.modalities.training import Evaluation, TrainingData, cameras_arou
 from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
 from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.moved_runs import renders_data
 from mnif_nerf.pipelines.run_data import StoredData, is_data
 from mnif_nerf.saved_settings import SavedSettings
 
@@ -131,10 +133,10 @@ class InstanceDataManager(VanillaDataManager):
         """Take names, grid and camera from the model folder; pictures are blank, and what reads data says why not.
 
         Raises:
-            MNIFError: there is no model folder either.
+            MNIFError: there is no model folder either, or the data's own pictures are what is asked for.
         """
-        if not (model / "config.json").is_file():
-            raise MNIFError(why)
+        if not (model / "config.json").is_file() or renders_data(sys.argv):
+            raise MNIFError(_as_option(why))
         CONSOLE.print(f"[yellow]{escape(_as_option(why))} Until then only what needs no data works.", soft_wrap=True)
         source = StoredData(self.config, model, _as_option(why))
         parser = getattr(self.config, "dataparser", None)

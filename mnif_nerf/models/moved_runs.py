@@ -33,7 +33,7 @@ def take_data_option(arguments: list[str]) -> None:
     Args:
         arguments: `sys.argv`, changed in place. `ns-render dataset` has the option itself.
     """
-    if not arguments or not is_command(arguments[0]) or "dataset" in arguments[1:2]:
+    if not arguments or not is_command(arguments[0]) or renders_data(arguments):
         return
     for index, text in enumerate(arguments):
         if text.startswith("--data="):
@@ -44,6 +44,11 @@ def take_data_option(arguments: list[str]) -> None:
             os.environ[DATA] = arguments[index + 1]
             del arguments[index : index + 2]
             return
+
+
+def renders_data(arguments: list[str]) -> bool:
+    """Whether a command (`sys.argv`) is `ns-render dataset`, which puts renders beside the data's own pictures."""
+    return len(arguments) > 1 and is_command(arguments[0]) and arguments[1] == "dataset"
 
 
 def config_being_loaded() -> Path | None:

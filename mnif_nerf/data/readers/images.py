@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = (
     + (HEIF_SUFFIXES if find_spec("pillow_heif") else ())
 )
 """Kinds of pictures that are read, here and now: HEIC needs the extra `heic`."""
-_LARGE, _MOST_PIXELS_PER_BYTE = 32 << 20, 2000  # what a header claims beyond both is taken for damage
+_LARGE, _MOST_PIXELS_PER_BYTE = 4 << 20, 2000  # what a header claims beyond both is taken for damage
 _LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 READ_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError),
