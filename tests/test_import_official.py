@@ -446,7 +446,7 @@ def test_few_steps_are_their_few_steps(release: Release, sampler: str, steps: in
     content = their_stage2(release.stage1, release.plain, release.averaged)
     release.load(stage2=release.write("ckpt/smooth.ckpt", content))
     prior = LatentPrior.load(release.root / "model" / "prior")
-    ours = prior._draw(sample_streams(3, 11), sampler, steps, 1.0)
+    ours = prior._draw(sample_streams(3, 11), sampler, steps, 1.0, prior.denoiser)
     torch.testing.assert_close(ours.double(), their_process(release, steps, sampler == "ddpm"), rtol=0, atol=2e-3)
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_model import SolidBall, tiny_image_model, tiny_model, tiny_voxel_model
 
-from mnif_nerf.cli import export_mesh, sample
+from mnif_nerf.cli import export_mesh, sample, sample_pictures
 from mnif_nerf.cli.export_mesh import ExportOptions
 from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.data.grid_facts import GridFacts
@@ -411,11 +411,11 @@ def test_a_sheet_of_solids_drops_the_white_that_all_of_them_have() -> None:
     strips = [Image.fromarray(np.full((100, 20, 3), 255, np.uint8)) for _ in range(2)]
     strips[0].putpixel((3, 40), (9, 9, 9))
     strips[1].putpixel((7, 60), (254, 255, 255))
-    cropped = sample._without_margins(strips, margin=5)
+    cropped = sample_pictures._without_margins(strips, margin=5)
     assert [strip.size for strip in cropped] == [(20, 31)] * 2
     assert cropped[0].getpixel((3, 5)) == (9, 9, 9)
     white = [Image.new("RGB", (4, 4), "white")]
-    assert sample._without_margins(white)[0].size == (4, 4)
+    assert sample_pictures._without_margins(white)[0].size == (4, 4)
 
 
 def test_a_run_may_be_moved(run: Path, tmp_path: Path) -> None:

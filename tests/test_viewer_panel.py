@@ -504,7 +504,7 @@ def test_a_late_echo_of_a_name_does_not_go_back(opened: Opened) -> None:
 
 
 def _quick(fit: Any) -> Any:
-    return lambda latents, config: fit(latents, PriorConfig(steps=3), progress=False)
+    return lambda latents, config, **_: fit(latents, PriorConfig(steps=3), progress=False)
 
 
 def test_the_benchmark_runs(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,9 +42,11 @@ def make_digits(output: Path | str, seed: int = 0) -> Path:
     def write(row: int, folder: Path) -> None:
         Image.fromarray(levels[row]).save(folder / f"{row:04d}-{labels[row]}.png")
 
-    write_splits(output, SPLIT_SIZES, np.random.default_rng(seed).permutation(len(levels)), write)
-    names = [f"{row:04d}-{digit}" for row, digit in enumerate(labels)]
-    write_labels(output / FILE, names, Labels({"digit": tuple(str(digit) for digit in labels)}))
+    order = np.random.default_rng(seed).permutation(len(levels))
+    write_splits(output, SPLIT_SIZES, order, write)
+    written = sorted(order[: sum(SPLIT_SIZES.values())])
+    names = [f"{row:04d}-{labels[row]}" for row in written]
+    write_labels(output / FILE, names, Labels({"digit": tuple(str(labels[row]) for row in written)}))
     source = "scikit-learn's load_digits (UCI, optical recognition of handwritten digits)"
     write_manifest(output, "digits", settings, complete=True, modality="image", resolution=8, channels=1, source=source)
     return output

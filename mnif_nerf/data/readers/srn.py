@@ -322,10 +322,11 @@ def _pair_files(folder: Path) -> tuple[list[Path], list[Path]]:
     images, poses = (_files(folder / "rgb", IMAGE_SUFFIXES), _files(folder / "pose", (".txt",)))
     if images and not poses and (folder / "pose").is_dir():
         others = sorted({path.suffix or path.name for path in (folder / "pose").iterdir() if path.name[:1] != "."})
-        raise MNIFError(
-            f"{folder}: no .txt in pose/{f' (only {others[0]})' if others else ''}; write each camera-to-world matrix "
-            "as a text of 16 numbers."
-        )
+        if others:
+            raise MNIFError(
+                f"{folder}: no .txt in pose/ (only {others[0]}); write each camera-to-world matrix as a text of 16 "
+                "numbers."
+            )
     if len(images) != len(poses):
         raise MNIFError(
             f"{folder}: {len(images)} images in rgb/ but {len(poses)} poses in pose/; each needs the other."
