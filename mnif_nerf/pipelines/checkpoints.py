@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -61,7 +61,7 @@ def write_checkpoint(state: dict[str, Any], folder: Path, only_latest: bool = Tr
         try:
             # An open file: where torch opens one itself, a full disk becomes a RuntimeError.
             with open(temporary, "wb") as file:
-                torch.save(state, file)
+                _save(state, file)
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -70,6 +70,17 @@ def write_checkpoint(state: dict[str, Any], folder: Path, only_latest: bool = Tr
             if other != target:
                 other.unlink(missing_ok=True)
     return target
+
+
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # On a full disk torch cannot write the end of the file either, and that error hides the first one.
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        raise cause or error from None
 
 
 # What reading a damaged or foreign checkpoint may raise.
