@@ -304,7 +304,7 @@ def _say(report: dict[str, Any], output: Path, options: FitOptions) -> None:
     else:
         print(
             f"next: mnif-export-mesh --load-config {quoted(options.load_config)} --source latent --latent-file "
-            f"{output / 'latent.safetensors'} --resolution 256"
+            f"{quoted(output / 'latent.safetensors')} --resolution 256"
         )
 
 

@@ -19,6 +19,8 @@ from mnif_nerf.limits import MOST_SAMPLES, require_memory, require_options
 from mnif_nerf.names import file_name, shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _SHEETS = 4  # copies of a picture that are held while a sheet is made
@@ -164,9 +166,10 @@ def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:
     from mnif_nerf.objects.base import NeuralObject
     from mnif_nerf.pipelines.decoder import check_origin
 
-    if not _holds_object(path):
-        latents = read_latents(path)
-        return [pipe.decode(latent, name) for latent, name in zip(latents, _names_in(path, len(latents)))]
+    tensors, facts = _stored(path)
+    if not _is_object(tensors):
+        latents = _latents_of(tensors, path)
+        return [pipe.decode(latent, name) for latent, name in zip(latents, _names_of(facts, path, len(latents)))]
     item = NeuralObject.load(path, pipe.latents.device)
     if item.modality != pipe.modality:
         raise MNIFError(f"{path}: an object of the modality {item.modality}, but the model is of {pipe.modality}.")
@@ -180,15 +183,14 @@ def count_stored(path: Path) -> int:
     Raises:
         MNIFError: the file is missing, damaged, or holds none.
     """
-    return 1 if _holds_object(path) else len(read_latents(path))
+    tensors = _stored(path)[0]
+    return 1 if _is_object(tensors) else len(_latents_of(tensors, path))
 
 
-def _names_in(path: Path, count: int) -> list[str]:
+def _names_of(facts: dict[str, str], path: Path, count: int) -> list[str]:
     """Names that mnif-sample gave the latents of a file, or else the file's name with numbers."""
-    from mnif_nerf.tensor_files import read_tensors
-
     try:
-        names = json.loads(read_tensors(path)[1].get("names", ""))
+        names = json.loads(facts.get("names", ""))
     except ValueError:
         names = None
     if isinstance(names, list) and len(names) == count and all(isinstance(name, str) and name for name in names):
@@ -196,10 +198,14 @@ def _names_in(path: Path, count: int) -> list[str]:
     return [f"{path.stem}{k:03d}" for k in range(count)]
 
 
-def _holds_object(path: Path) -> bool:
+def _stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from mnif_nerf.tensor_files import read_tensors
 
-    return any(name.startswith("field.") for name in read_tensors(path, "mnif-sample writes latents.safetensors")[0])
+    return read_tensors(path, "mnif-sample writes latents.safetensors")
+
+
+def _is_object(tensors: dict[str, Tensor]) -> bool:
+    return any(name.startswith("field.") for name in tensors)
 
 
 def read_latents(path: Path) -> Any:
@@ -208,9 +214,10 @@ def read_latents(path: Path) -> Any:
     Raises:
         MNIFError: the file is missing, damaged, or holds neither.
     """
-    from mnif_nerf.tensor_files import read_tensors
+    return _latents_of(_stored(path)[0], path)
 
-    tensors, _ = read_tensors(path, "mnif-sample writes latents.safetensors")
+
+def _latents_of(tensors: dict[str, Tensor], path: Path) -> Tensor:
     found = tensors.get("latents", tensors.get("latent"))
     if found is None:
         raise MNIFError(f"{path}: holds neither latents nor latent; use a file of mnif-sample or NeuralObject.save.")

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 import tyro
 
 from mnif_nerf.cli.generation_common import made_before
+from mnif_nerf.cli.sample_pictures import is_broken
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.limits import require_options
+from mnif_nerf.names import quoted
 
 if TYPE_CHECKING:
     from mnif_nerf.modalities import Modality
@@ -28,6 +31,7 @@ _LATER = 0.4  # of the time at most is kept for what follows training
 _SAVE_EVERY = 500  # steps that an interruption loses at most
 _FRAMES = 12  # of a turn
 _MOST_MB = 200.0  # of the page
+_MOST = {"num_samples": 256, "texture": 8192, "faces": 5_000_000}
 _NEAR_COPY = 0.25  # of the distance between the user's own things
 _FEW = 50  # of them: samples of fewer are mostly copies
 
@@ -102,20 +106,17 @@ def make(
     Raises:
         MNIFError: nothing that can be learned from, an option out of range, or an output made of something else.
     """
-    from mnif_nerf.pipelines.generation import MNIFPipeline
-
-    place = None if output is None else Path(output)
-    options = MakeOptions(Path(input), minutes, place, num_samples, seed=seed)
-    return MNIFPipeline.from_pretrained(main(options))
+    return main(MakeOptions(Path(input), minutes, None if output is None else Path(output), num_samples, seed=seed))
 
 
-def main(options: MakeOptions) -> Path:
-    """Run every stage that is not done yet; returns the run folder of the model.
+def main(options: MakeOptions) -> MNIFPipeline:
+    """Run every stage that is not done yet; returns the model.
 
     Raises:
         MNIFError: see `make`.
     """
     from mnif_nerf.data.generate.writer import claim_output, write_manifest
+    from mnif_nerf.pipelines.generation import MNIFPipeline
 
     _check(options)
     output = options.folder()
@@ -126,13 +127,14 @@ def main(options: MakeOptions) -> Path:
     data = _read_meshes(options, output / "data", stages) if meshes else options.input
     run = _train(options, kind, data, stages)
     _draw(options, run, stages)
+    pipe = MNIFPipeline.from_pretrained(run)
     if kind.has_surface:
-        _write_meshes(options, run, stages)
+        _write_meshes(options, run, pipe, stages)
     if kind.has_page:
         _write_page(options, run, stages)
     write_manifest(output, "make", settings, complete=True)
-    _tell(options, kind, run, stages)
-    return run
+    _tell(options, run, pipe, stages)
+    return pipe
 
 
 def _check(options: MakeOptions) -> None:
@@ -140,10 +142,11 @@ def _check(options: MakeOptions) -> None:
         raise MNIFError(
             f"`minutes` {options.minutes:g} is no time to work in; give about 10, or 60 for better results."
         )
-    for name, least, most in (("num_samples", 1, 256), ("texture", 0, 8192), ("faces", 4, 5_000_000)):
+    require_options(options, **_MOST)
+    for name, least in (("num_samples", 1), ("faces", 4)):
         value = getattr(options, name)
-        if not least <= value <= most:
-            raise MNIFError(f"`{name}` {value} is out of range; use {least} to {most:,}.")
+        if value < least:
+            raise MNIFError(f"`{name}` {value} is out of range; use {least} to {_MOST[name]:,}.")
     if not options.input.exists():
         raise MNIFError(f"{options.input}: no such folder; give the one that holds your meshes, voxels or pictures.")
     if options.folder().resolve().is_relative_to(options.input.resolve()):
@@ -226,15 +229,14 @@ def _draw(options: MakeOptions, run: Path, stages: _Stages) -> None:
             sample.main(wanted)
 
 
-def _write_meshes(options: MakeOptions, run: Path, stages: _Stages) -> None:
+def _write_meshes(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _Stages) -> None:
     from mnif_nerf.cli import export_mesh
-    from mnif_nerf.pipelines.generation import MNIFPipeline
 
     with stages.stage("writing them as meshes"):
         wanted = export_mesh.ExportOptions(
             str(run), source="latent", latent_file=_latents(options), faces=options.faces
         )
-        colored = MNIFPipeline.from_pretrained(run).model.field.spec.out_features > 1
+        colored = pipe.model.field.spec.out_features > 1
         wanted.output, wanted.texture = options.folder() / "meshes", (options.texture or None) if colored else None
         settings = {"faces": options.faces, "texture": wanted.texture}
         if not made_before(wanted.output / "report.json", _latents(options), **settings):
@@ -266,13 +268,16 @@ def _name(options: MakeOptions) -> str:
     return options.input.resolve().stem.replace("_", " ")
 
 
-def _tell(options: MakeOptions, kind: Modality, run: Path, stages: _Stages) -> None:
+def _tell(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _Stages) -> None:
     """What there is now, for somebody who has not heard of any of it."""
     from mnif_nerf.files import read_json
-    from mnif_nerf.pipelines.generation import MNIFPipeline
 
-    output, made = options.folder(), read_json(options.folder() / "samples" / "samples.json")["samples"]
-    broken = [entry["name"] for entry in made if entry.get("integrity", {}).get("broken")]
+    output, made, kind = (
+        options.folder(),
+        read_json(options.folder() / "samples" / "samples.json")["samples"],
+        pipe.kind,
+    )
+    broken = [entry["name"] for entry in made if is_broken(entry)]
     print(f"\n{len(made)} new {_name(options)}, {stages.seconds / 60:.1f} minutes:")
     rows = [("samples/contact_sheet.png", "all of them in one picture")]
     if kind.has_views:
@@ -285,14 +290,13 @@ def _tell(options: MakeOptions, kind: Modality, run: Path, stages: _Stages) -> N
         print(f"  {output / path!s:44s} {what}")
     if broken:
         print(f"{len(broken)} look broken and are marked on the picture: {', '.join(broken[:8])}")
-    pipe = MNIFPipeline.from_pretrained(run)
     near = 0.0 if pipe.prior is None else _NEAR_COPY * pipe.prior.spacing()
     copies = [entry["name"] for entry in made if entry.get("distance", near) < near]
     if copies:
         few = f": {len(pipe.names)} are few to learn from" if len(pipe.names) < _FEW else ""
         print(f"{len(copies)} are near copies of one of yours, named on the picture{few}.")
     print(f"What was learned is in {run}, what was printed on the way in {output / 'log.txt'}.")
-    print(f"next: more of them: mnif-sample --load-config {run} --seed {options.seed + 1}")
+    print(f"next: more of them: mnif-sample --load-config {quoted(run)} --seed {options.seed + 1}")
 
 
 def entrypoint() -> None:

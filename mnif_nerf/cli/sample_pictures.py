@@ -21,6 +21,7 @@ _WIDE = 400  # pixels: a strip of views on the contact sheet that has room for a
 def write_pictures(
     pipe: MNIFPipeline, objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
 ) -> None:
+    """Every object from several sides, and all of them on one sheet."""
     from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
     from mnif_nerf.objects.solid import require_solid
 
@@ -102,6 +103,7 @@ def _marked(pictures: list[Any], entries: list[dict[str, Any]]) -> list[Any]:
 
 
 def is_broken(entry: dict[str, Any]) -> bool:
+    """Whether an entry of samples.json tells of a broken object."""
     return bool(entry.get("integrity", {}).get("broken", False))
 
 
@@ -116,6 +118,7 @@ def _title(options: SampleOptions, entries: list[dict[str, Any]]) -> str:
 
 
 def write_turntable(objects: list[NeuralObject], path: Path, options: SampleOptions) -> None:
+    """The first objects, turning side by side."""
     from mnif_nerf.export.pictures import image_grid
     from mnif_nerf.export.video import write_video
     from mnif_nerf.objects.solid import require_solid

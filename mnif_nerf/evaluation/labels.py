@@ -1,9 +1,8 @@
 """Samples that were asked for by a label: whether they are what was asked for, how varied, and how near real ones.
 
 A rule (`mnif_nerf.metrics.classes`) is learned from the data's own instances, by their pictures or (voxels) coarse
-cells, and says what samples are; how
-often it is right about real instances that it has not seen is the yardstick. Diversity is the spread of samples of one
-class in the same features, over that of the class's real instances.
+cells, and says what samples are; how often it is right about real instances that it has not seen is the yardstick.
+Diversity is the spread of samples of one class in the same features, over that of the class's real instances.
 """
 
 from __future__ import annotations

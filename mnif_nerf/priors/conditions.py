@@ -15,14 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import from_description
 from mnif_nerf.labels import MOST_ATTRIBUTES, MOST_CLASSES, Attribute, Labels, Value
 from mnif_nerf.limits import require_count
 from mnif_nerf.names import shown
-from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec, time_embedding
+from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 
 _WAVES = (0.5, 1.0, 2.0)  # radians per deviation of a number's features
 _START = 0.1  # deviation of the initial embeddings
@@ -126,13 +125,7 @@ class ConditionalDenoiser(Denoiser):
         """
         if conditions is None:
             conditions = noisy.new_full((len(noisy), len(self.spec.classes)), math.nan)
-        embedding = time_embedding(timesteps, self.spec.time_features).to(noisy.dtype)
-        told = self.time(embedding.expand(noisy.shape[0], -1)) + self.embed(conditions)
-        time = F.silu(told)
-        hidden = self.input(noisy)
-        for block in self.blocks:
-            hidden = block(hidden, time)
-        return self.output(F.silu(self.norm(hidden)))
+        return self._predict(noisy, self._embedded(noisy, timesteps) + self.embed(conditions))
 
     def embed(self, conditions: Tensor) -> Tensor:
         """Sum of the embeddings of conditions `[B, A]`: `[B, time features]`."""

@@ -119,8 +119,16 @@ class Denoiser(nn.Module):
         Returns:
             [B, K], the scheduler's prediction type.
         """
+        return self._predict(noisy, self._embedded(noisy, timesteps))
+
+    def _embedded(self, noisy: Tensor, timesteps: Tensor) -> Tensor:
+        """Times `[B, time features]`."""
         embedding = time_embedding(timesteps, self.spec.time_features).to(noisy.dtype)
-        time = F.silu(self.time(embedding.expand(noisy.shape[0], -1)))
+        return self.time(embedding.expand(noisy.shape[0], -1))
+
+    def _predict(self, noisy: Tensor, told: Tensor) -> Tensor:
+        """The prediction `[B, K]` from noisy latents and all that is told of them `[B, time features]`."""
+        time = F.silu(told)
         hidden = self.input(noisy)
         for block in self.blocks:
             hidden = block(hidden, time)
