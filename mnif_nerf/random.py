@@ -22,8 +22,12 @@ def stream(seed: int, name: str, *numbers: int) -> int:
     """
     import numpy as np
 
-    # Not hash(): that differs from one Python process to the next.
-    purpose = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     # The length keeps (1, 0) and (1,) apart: SeedSequence pads with zeros.
-    words = np.random.SeedSequence((seed, purpose, len(numbers), *numbers)).generate_state(1, np.uint64)
+    words = np.random.SeedSequence((seed, purpose_number(name), len(numbers), *numbers)).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
+
+
+def purpose_number(name: str) -> int:
+    """What stands for a stream's name among the numbers that seed it: 0 to 2^64 - 1, in every Python process the same
+    (`hash` is not)."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

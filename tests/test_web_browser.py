@@ -6,7 +6,6 @@ import base64
 import dataclasses
 import io
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from browser import chromium
 from PIL import Image
 from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
+from web_page import open_page, page, state, wait_for
 
 from mnif_nerf.export.web import RADIANCE, WebObject, WebScene, WebText, write_web_page
 from mnif_nerf.fields.compact import CompactField
@@ -64,24 +64,6 @@ def browser(driver: Any) -> Iterator[Any]:
     assert driver.get_log("browser") == []
     fetched = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [name for name in fetched if not name.startswith("data:")] == []
-
-
-def page(pipe: MNIFPipeline, path: Path, precision: Any = "float32", names: tuple[str, ...] = ()) -> Path:
-    """A page of the model's first three training instances, with frames that tell which they are by their colour."""
-    model = pipe.model
-    objects = []
-    for k in range(3):
-        item = pipe.instance(k)
-        frames = [Image.new("RGB", (16, 16), (60 * k + 10, 40 * turn + 10, 90)) for turn in range(4)]
-        objects.append(WebObject(names[k] if names else item.name, item.field, frames))
-    shape = (model.grid or {}).get("shape", (1, 1))
-    scene = WebScene(model.kind.drawing, model.camera, model.half_extent, model.cells, shape=shape)
-    return write_web_page(path, objects, scene, WebText("Things", "Made here.", "test"), precision)
-
-
-def open_page(browser: Any, path: Path, fragment: str = "") -> None:
-    browser.get("about:blank")  # a change of the fragment alone loads nothing
-    browser.get(path.resolve().as_uri() + fragment)
 
 
 def pixels(browser: Any, **request: Any) -> np.ndarray:
@@ -199,18 +181,6 @@ def test_the_authors_activations_and_odd_widths(browser: Any, tmp_path: Path) ->
     assert not browser.find_element(By.ID, "blending").is_displayed()
 
 
-def state(browser: Any) -> dict[str, Any]:
-    return browser.execute_script("return window.mnif.state()")
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Software rendering takes its time; the limit is only there so that a failure ends."""
-    end = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.05)
-
-
 def test_hands_move_pick_and_blend(browser: Any, tmp_path: Path) -> None:
     pipe = MNIFPipeline(tiny_image_model())
     open_page(browser, page(pipe, tmp_path / "page.html"))
@@ -281,7 +251,7 @@ def test_pictures_made_beforehand_stand_in_for_a_slow_device(browser: Any, tmp_p
     path = page(MNIFPipeline(tiny_image_model()), tmp_path / "page.html")
     # A device on which no picture is ever finished until the test lets it: only its waiting is replaced.
     text = path.read_text(encoding="utf-8")
-    slow = re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", text).replace(
+    slow = re.sub(r"script-src [^;]*", "script-src 'unsafe-inline'", text).replace(
         "async function finished(gl) {", "async function finished(gl) {\n  while (!window.quick) await pause(10);"
     )
     assert slow.count("window.quick") == 1
@@ -314,7 +284,7 @@ def test_an_interrupted_grid_goes_on_and_spoils_no_other(browser: Any, tmp_path:
     path = page(MNIFPipeline(tiny_surface_model()), tmp_path / "page.html")
     text = path.read_text(encoding="utf-8")
     path.write_text(
-        re.sub(r"script-src '[^']*'", "script-src 'unsafe-inline'", text)
+        re.sub(r"script-src [^;]*", "script-src 'unsafe-inline'", text)
         .replace("stage = new Stage(", "stage = window.stage = new Stage(")
         .replace("live.run()", "live.renderer.ready()")
     )

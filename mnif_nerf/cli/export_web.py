@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _ELEVATION, _FIRST_AZIMUTH = 20.0, 45.0
+_AUTO_MB = 4.0  # that drawing new objects may add without being asked for
 _CLOSER = 0.88  # of the training cameras' distance: an object of one unit still fits the picture from all sides
 
 
@@ -69,6 +70,8 @@ class WebOptions:
     """Heading of the page; by default the data's name and how many objects there are."""
     precision: Literal["float16", "float32"] = "float16"
     """Number format of the weights in the file. float32 takes twice the room and looks the same (see docs/web.md)."""
+    draw: Literal["auto", "yes", "no"] = "auto"
+    """Whether the page can draw new objects by itself; auto: where what it needs for that takes no more than 4 MB."""
     turntable: bool = True
     """Put pictures all around each object into the file, for browsers without WebGL2; else one for its thumbnail."""
     frames: int = 16
@@ -88,19 +91,22 @@ def main(options: WebOptions) -> Path:
         MNIFError: an option out of range, an unknown instance, a model without a prior, a file that would be larger
             than --max-size-mb (said before any object is made), or a folder that cannot be written.
     """
-    from mnif_nerf.export.web import WebScene, WebText, write_web_page
+    from mnif_nerf.export.web import WebScene, WebText, estimate_bytes, write_web_page
+    from mnif_nerf.export.web_prior import DrawSettings, drawing_kit
 
     _check(options)
     pipe = load_pipeline(options.load_config, options.device)
-    frames = options.frames if options.turntable and pipe.model.kind.has_views else 1
-    drawing = pipe.model.kind.drawing
+    model = pipe.model
+    frames = options.frames if options.turntable and model.kind.has_views else 1
+    drawing = model.kind.drawing
     count = _count(pipe, options)
-    _announce(pipe, options, count, frames)
+    plain_mb = estimate_bytes(model.field.spec.parameters_per_instance, count, frames, options.precision) / 1e6
+    drawing_mb = _drawing_megabytes(pipe, options, options.max_size_mb - plain_mb)
+    _announce(pipe, options, count, frames, (plain_mb, drawing_mb))
     output = options.output or default_output(options.load_config, "web", f"{choice_name(options)}-{count}.html")
     prepare_output(output.parent)
     objects = chosen_objects(pipe, options)
     shown: list[WebObject] = []
-    model = pipe.model
     camera = {**model.camera, "radius": _CLOSER * model.camera["radius"]}
     with progress_bar("pictures", len(objects)) as advance:
         for item in objects:
@@ -113,7 +119,9 @@ def main(options: WebOptions) -> Path:
         f"The model was trained on {data}. {_origin(options)}",
         _generator(),
     )
-    write_web_page(output, shown, scene, text, options.precision)
+    settings = DrawSettings(options.seed + 1, options.sampler, options.steps, options.temperature, options.typical)
+    kit = drawing_kit(model, settings, options.precision) if drawing_mb else None
+    write_web_page(output, shown, scene, text, options.precision, kit)
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB, {len(shown)} objects)")
     print("next: open it in a browser (a double click will do), or send it to somebody: it is all in that one file")
     return output
@@ -141,15 +149,36 @@ def _count(pipe: MNIFPipeline, options: WebOptions) -> int:
     return len(options.instance) or max(1, min(options.num_samples, len(pipe.names)))
 
 
-def _announce(pipe: MNIFPipeline, options: WebOptions, count: int, frames: int) -> None:
-    """Say how large the file will be, and refuse one that is too large, before any work is done."""
-    from mnif_nerf.export.web import estimate_bytes
+def _drawing_megabytes(pipe: MNIFPipeline, options: WebOptions, room: float) -> float:
+    """What it adds to the page that it can draw new objects; 0 where it shall not or cannot. `room`: megabytes that
+    --max-size-mb leaves."""
+    from mnif_nerf.export.web_prior import estimate_drawing_bytes
 
+    if options.draw == "no":
+        return 0.0
+    try:
+        megabytes = estimate_drawing_bytes(pipe.model, options.precision) / 1e6
+    except MNIFError as reason:
+        if options.draw == "yes":
+            raise
+        print(f"the page will not draw new objects: {reason}")
+        return 0.0
+    if options.draw == "auto" and megabytes > min(_AUTO_MB, room):
+        print(f"the page will not draw new objects, which would take {megabytes:,.1f} MB more; --draw yes does it")
+        return 0.0
+    return megabytes
+
+
+def _announce(pipe: MNIFPipeline, options: WebOptions, count: int, frames: int, parts: tuple[float, float]) -> None:
+    """Say how large the file will be (`parts`: MB without and for drawing new objects), and refuse one that is too
+    large, before any work is done."""
     parameters = pipe.model.field.spec.parameters_per_instance
-    megabytes = estimate_bytes(parameters, count, frames, options.precision) / 1e6
+    drawing_mb, megabytes = parts[1], sum(parts)
     said = f"{count:,} {'objects' if count > 1 else 'object'} of {parameters:,} numbers: about {megabytes:,.1f} MB"
+    said += f", {drawing_mb:,.1f} of them to draw new ones" if drawing_mb else ""
     if megabytes > options.max_size_mb:
         fewer = f"; --no-turntable makes {_share(parameters, frames, options)} of it" if frames > 1 else ""
+        fewer += f"; --draw no takes off {drawing_mb:,.1f}" if drawing_mb else ""
         raise MNIFError(
             f"{said}, more than --max-size-mb {options.max_size_mb:g}; ask for fewer with --num-samples, or go on "
             f"with --max-size-mb {_round_up(megabytes)}{fewer}."

@@ -7,7 +7,6 @@ thumbnail and for browsers without WebGL2.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import html
@@ -17,13 +16,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.web_numbers import Precision, base64_of, base64_size, encoded
 from mnif_nerf.fields import distance, heads
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.network import num_parameters
@@ -40,12 +40,15 @@ __all__ = [
     "estimate_bytes", "write_web_page",
 ]  # fmt: skip
 
-Precision = Literal["float16", "float32"]
-
 FORMAT = "mnif_nerf.web"
 FRAME_EDGE = 192  # pixels of a picture in the strips
 _PARTS = Path(__file__).parent / "web_page"
-_SCRIPTS = ("codec.js", "shaders.js", "renderer.js", "stage.js", "page.js")
+# What the page and its worker run, and what the page takes of it; then what only the page runs.
+_SHARED = ("codec.js", "random.js", "prior.js", "tasks.js")
+_TAKEN = ("weightsIn", "layoutOf", "packed", "cellsAt", "tasks")
+_SCRIPTS = (
+    "shaders.js", "renderer.js", "stage.js", "state.js", "hands.js", "gallery.js", "helper.js", "draw.js", "page.js"
+)  # fmt: skip
 _MOST_FRAMES = 16383 // FRAME_EDGE  # WebP is at most 16,383 pixels wide
 _BYTES_PER_FRAME = 1800  # what a picture in a strip takes; only for the estimate
 _QUALITY = 72
@@ -187,12 +190,17 @@ def estimate_bytes(parameters: int, objects: int, frames: int, precision: Precis
         precision: precision of the weights.
     """
     numbers = parameters * (2 if precision == "float16" else 4)
-    own = sum((_PARTS / name).stat().st_size for name in (*_SCRIPTS, "page.css", "page.html"))
-    return own + objects * (_base64_size(numbers) + _base64_size(frames * _BYTES_PER_FRAME) + 100)
+    own = sum((_PARTS / name).stat().st_size for name in (*_SHARED, *_SCRIPTS, "page.css", "page.html"))
+    return own + objects * (base64_size(numbers) + base64_size(frames * _BYTES_PER_FRAME) + 100)
 
 
 def write_web_page(
-    path: Path | str, objects: Sequence[WebObject], scene: WebScene, text: WebText, precision: Precision = "float16"
+    path: Path | str,
+    objects: Sequence[WebObject],
+    scene: WebScene,
+    text: WebText,
+    precision: Precision = "float16",
+    prior: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the page, atomically.
 
@@ -202,6 +210,7 @@ def write_web_page(
         scene: what they share.
         text: what the page says.
         precision: precision of the weights in the file. The shader computes in float32 either way.
+        prior: what lets the page draw new objects (`mnif_nerf.export.web_prior.drawing_kit`), or None.
 
     Raises:
         MNIFError: no objects, networks of several shapes or with numbers that the precision cannot hold, a head
@@ -210,7 +219,7 @@ def write_web_page(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise MNIFError(f"{path}: a web page is written as HTML; use the suffix .html.")
-    model = _model(objects, scene, precision)
+    model = {**_model(objects, scene, precision), "nouns": scene.drawing.nouns, "prior": prior}
     content = _page(model, scene.drawing, text)
     with atomic_file(path) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="replace")
@@ -278,20 +287,12 @@ def _numbers(item: WebObject, precision: Precision) -> str:
     """All weights and biases, layer by layer, as base64 of little-endian numbers."""
     layers = zip(item.field.weights, item.field.biases)
     parts = [part.detach().cpu().float().flatten() for weight, bias in layers for part in (weight, bias)]
-    values = torch.cat(parts).numpy()
-    if not np.isfinite(values).all():
-        raise MNIFError(f"{item.name}: the network has NaN or infinite numbers; train the model again.")
-    kind = "<f2" if precision == "float16" else "<f4"
-    with np.errstate(over="ignore"):
-        stored = values.astype(kind)
-    if not np.isfinite(stored).all():
-        raise MNIFError(f"{item.name}: its weights are too large for float16; add `precision` float32.")
-    return _base64(stored.tobytes())
+    return encoded(torch.cat(parts).numpy(), precision, item.name)
 
 
 def _bits(cells: Tensor) -> dict[str, Any]:
     packed = np.packbits(cells.cpu().numpy().astype(bool).flatten())
-    return {"resolution": len(cells), "bits": _base64(packed.tobytes())}
+    return {"resolution": len(cells), "bits": base64_of(packed.tobytes())}
 
 
 def _strip(frames: Sequence[Image.Image]) -> str:
@@ -305,17 +306,18 @@ def _strip(frames: Sequence[Image.Image]) -> str:
     kind = "webp" if features.check("webp") else "jpeg"
     file = io.BytesIO()
     strip.save(file, format=kind, quality=_QUALITY, **({"method": 6} if kind == "webp" else {"optimize": True}))
-    return f"data:image/{kind};base64,{_base64(file.getvalue())}"
+    return f"data:image/{kind};base64,{base64_of(file.getvalue())}"
 
 
 def _page(model: dict[str, Any], drawing: Drawing, text: WebText) -> str:
     style = _part("page.css")
-    script = '(() => {\n"use strict";\n' + "\n".join(map(_part, _SCRIPTS)) + "})();\n"
-    # The policy lets the page do nothing but run this very script: neither names nor a later hand can add another,
-    # and nothing can be fetched.
+    shared = _script(_SHARED, "const shared = ", f"return {{ {', '.join((*_TAKEN, 'serve'))} }};\n")
+    script = _script(_SCRIPTS, "", "", f"const {{ {', '.join(_TAKEN)} }} = shared;\n")
+    # The policy lets the page do nothing but run these very scripts, the first of them in a worker too: neither names
+    # nor a later hand can add another, and nothing can be fetched.
     policy = (
-        f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_digest(style)}; "
+        f"script-src {_digest(shared)} {_digest(script)}; worker-src blob:; base-uri 'none'; form-action 'none'"
     )
     count, nouns = len(model["objects"]), drawing.nouns.capitalize()
     values = {
@@ -328,9 +330,15 @@ def _page(model: dict[str, Any], drawing: Drawing, text: WebText) -> str:
         "CAPTION": _caption(model, drawing.what, text),
         "STYLE": style,
         "MODEL": _embedded_json(model),
+        "SHARED": shared,
         "SCRIPT": script,
     }
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: values[match[1]], _part("page.html"))
+
+
+def _script(parts: Sequence[str], before: str, after: str, first: str = "") -> str:
+    """Files as one script that leaves no names behind but those in `before`."""
+    return f'{before}(() => {{\n"use strict";\n{first}' + "\n".join(map(_part, parts)) + f"{after}}})();\n"
 
 
 def _lead(nouns: str, count: int) -> str:
@@ -371,12 +379,4 @@ def _part(name: str) -> str:
 
 
 def _digest(content: str) -> str:
-    return f"'sha256-{_base64(hashlib.sha256(content.encode()).digest())}'"
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")
-
-
-def _base64_size(content: int) -> int:
-    return -(-content // 3) * 4
+    return f"'sha256-{base64_of(hashlib.sha256(content.encode()).digest())}'"

@@ -22,7 +22,7 @@ TRIES = 20
 """How often a latent is drawn again at most for being too rare."""
 _MOST_REFERENCES = 2048  # training latents, spread evenly, that a latent is compared with
 _CHUNK = 512
-_LEAST_AMONG = 4
+LEAST_AMONG = 4
 
 
 class Rarity:
@@ -34,19 +34,25 @@ class Rarity:
         latents: `[N, D]` of the training instances. Among fewer than seven nothing is rare.
         among: rows of those that a latent is ranked among, where not all are meant, as for samples of one class: a
             class that is sparse as a whole would be called rare. Among fewer than four nothing is rare.
+
+    Attributes:
+        isolation: distances of those that a latent is ranked among to their own fifth nearest, in their order (of more
+            than 2,048, of so many evenly chosen ones); empty where nothing is rare.
     """
 
     def __init__(self, latents: Tensor, among: Sequence[int] | None = None) -> None:
         import torch
 
         self.latents = latents.detach()
-        self._few = len(latents) < NEIGHBOURS + 2 or (among is not None and len(among) < _LEAST_AMONG)
+        self.isolation = latents.new_zeros(0)
+        self._few = len(latents) < NEIGHBOURS + 2 or (among is not None and len(among) < LEAST_AMONG)
         if self._few:
             return
         own = self.latents if among is None else self.latents[list(among)]
         rows = torch.linspace(0, len(own) - 1, min(_MOST_REFERENCES, len(own)), dtype=torch.float64)
         chosen = own[rows.round().long().to(own.device)]
-        self._among = self._isolation(chosen, NEIGHBOURS + 1).sort().values  # the nearest of each is itself
+        self.isolation = self._isolation(chosen, NEIGHBOURS + 1)  # the nearest of each is itself
+        self._among = self.isolation.sort().values
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Of codes `[n, D]` the share `[n]` of the training latents that lie less isolated, 0 to 1."""

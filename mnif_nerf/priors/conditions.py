@@ -23,7 +23,7 @@ from mnif_nerf.limits import require_count
 from mnif_nerf.names import shown
 from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 
-_WAVES = (0.5, 1.0, 2.0)  # radians per deviation of a number's features
+WAVES = (0.5, 1.0, 2.0)  # radians per deviation of a number's features
 _START = 0.1  # deviation of the initial embeddings
 
 
@@ -108,7 +108,7 @@ class ConditionalDenoiser(Denoiser):
         super().__init__(spec)
         features = spec.time_features
         self.tables = nn.ModuleList(nn.Embedding(count + 1, features) for count in spec.classes)
-        self.numbers = nn.ModuleList(nn.Linear(1 + 2 * len(_WAVES), features) for count in spec.classes if count == 0)
+        self.numbers = nn.ModuleList(nn.Linear(1 + 2 * len(WAVES), features) for count in spec.classes if count == 0)
         for table in self.tables:
             nn.init.normal_(table.weight, std=_START)
 
@@ -145,7 +145,7 @@ class ConditionalDenoiser(Denoiser):
 
 
 def _features(value: Tensor) -> Tensor:
-    waves = value[:, None] * torch.tensor(_WAVES, device=value.device)
+    waves = value[:, None] * torch.tensor(WAVES, device=value.device)
     return torch.cat((value[:, None], waves.sin(), waves.cos()), dim=1)
 
 

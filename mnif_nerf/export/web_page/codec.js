@@ -1,4 +1,4 @@
-// From the text in the page to numbers for the shader.
+// From the text in the page to numbers, and to how the shader wants them.
 
 function bytesOf(base64) {
   const text = atob(base64);
@@ -16,11 +16,15 @@ function halfToFloat(bits) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-// All weights and biases of one object, layer by layer, as they lie in the file.
 function numbersOf(base64, precision) {
   const bytes = bytesOf(base64);
   if (precision === "float32") return new Float32Array(bytes.buffer);
   return Float32Array.from(new Uint16Array(bytes.buffer), halfToFloat);
+}
+
+// All weights and biases of an object: as they were drawn here, or as they lie in the file.
+function weightsIn(object, model) {
+  return object.numbers || numbersOf(object.weights, model.precision);
 }
 
 // Where each layer lies among the vec4s of the shader: first its matrix in blocks of 4 x 4, whose columns are four

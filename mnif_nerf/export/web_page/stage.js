@@ -15,7 +15,8 @@ class Stage {
     this.report = options.report; // called with what is shown
     this.renderer = new Renderer(gl, model, options.source);
     this.gl = gl;
-    this.choice = { object: 0, other: 0, blend: 0 };
+    const [first] = model.objects;
+    this.choice = { object: first, other: first, blend: 0 }; // entries of the model's objects
     this.view = { ...options.view };
     this.background = WHITE;
     this.version = 0;
@@ -83,13 +84,13 @@ class Stage {
     }
   }
 
-  // The weights of object k as the shader wants them; the last few are kept.
-  weightsOf(k) {
-    let weights = this.unpacked.get(k);
+  // The weights of an object as the shader wants them; the last few are kept.
+  weightsOf(object) {
+    let weights = this.unpacked.get(object.id);
     if (!weights) {
-      weights = packed(numbersOf(this.model.objects[k].weights, this.model.precision), this.renderer.layout);
+      weights = packed(weightsIn(object, this.model), this.renderer.layout);
       if (this.unpacked.size >= 64) this.unpacked.delete(this.unpacked.keys().next().value);
-      this.unpacked.set(k, weights);
+      this.unpacked.set(object.id, weights);
     }
     return weights;
   }
@@ -97,7 +98,7 @@ class Stage {
   // A network's weights are affine in the latent code, so mixing the weights is mixing the codes.
   load({ object, other, blend }) {
     const isMixed = blend > 0 && other !== object;
-    const key = !isMixed ? `${object}` : blend >= 1 ? `${other}` : `${object} ${other} ${blend}`;
+    const key = !isMixed ? `${object.id}` : blend >= 1 ? `${other.id}` : `${object.id} ${other.id} ${blend}`;
     if (key === this.renderer.loaded) return;
     if (!isMixed || blend >= 1) {
       this.renderer.load(key, this.weightsOf(isMixed ? other : object));

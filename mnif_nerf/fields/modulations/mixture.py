@@ -125,6 +125,24 @@ class MixtureField(ModulatedField):
             )
         return mixed
 
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Which coefficients mix the flat weights of all learned layers, one after another: how many numbers in a row,
+        and the column of `project`'s `[M, columns]` that is theirs. For programs that mix by themselves."""
+        sizes = [out * (inputs + 1) for out, inputs in self.spec.learned_shapes]
+        runs = [(size, layer if self._coefficients_per_basis > 1 else 0) for layer, size in enumerate(sizes)]
+        if self.spec.color_latent:  # see `_mixed`
+            (outputs, inputs), shape = self.spec.learned_shapes[-1], len(sizes) - 1
+            colors = outputs - 1
+            runs[-1:] = [(colors * inputs, shape + 1), (inputs, shape), (colors, shape + 1), (1, shape)]
+        return runs
+
+    @property
+    def affine_projection(self) -> tuple[Tensor, Tensor]:
+        """`project` as a matrix `[M * columns, D]` and an offset `[M * columns]`, with all units multiplied in."""
+        reached = self.projection.weight * self._reach if self.spec.color_latent else self.projection.weight
+        return self.unit * self.spec.latent_unit * reached, self.unit * self.projection.bias
+
     @torch.no_grad()
     def collapse_coefficients(self, alpha: Tensor) -> CompactField:
         """The small network of mixture coefficients `[M, L]`, which may correspond to no latent.
