@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.export.density import level_of
 from mnif_nerf.export.web_numbers import Precision, base64_of, base64_size, encoded
 from mnif_nerf.fields import distance, heads
 from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.network import num_parameters
+from mnif_nerf.fields.solid import surface_thickness
 from mnif_nerf.files import atomic_file
 from mnif_nerf.rendering import surface
 from mnif_nerf.rendering.sphere_tracing import LEAST_STEP
@@ -44,10 +46,11 @@ FORMAT = "mnif_nerf.web"
 FRAME_EDGE = 192  # pixels of a picture in the strips
 _PARTS = Path(__file__).parent / "web_page"
 # What the page and its worker run, and what the page takes of it; then what only the page runs.
-_SHARED = ("codec.js", "random.js", "prior.js", "tasks.js")
+_SHARED = ("codec.js", "random.js", "prior.js", "field.js", "surface.js", "glb.js", "picture.js", "tasks.js")
 _TAKEN = ("weightsIn", "layoutOf", "packed", "cellsAt", "tasks")
 _SCRIPTS = (
-    "shaders.js", "renderer.js", "stage.js", "state.js", "hands.js", "gallery.js", "helper.js", "draw.js", "page.js"
+    "shaders.js", "renderer.js", "stage.js", "state.js", "hands.js", "gallery.js", "helper.js", "draw.js",
+    "download.js", "page.js",
 )  # fmt: skip
 _MOST_FRAMES = 16383 // FRAME_EDGE  # WebP is at most 16,383 pixels wide
 _BYTES_PER_FRAME = 1800  # what a picture in a strip takes; only for the estimate
@@ -219,7 +222,7 @@ def write_web_page(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise MNIFError(f"{path}: a web page is written as HTML; use the suffix .html.")
-    model = {**_model(objects, scene, precision), "nouns": scene.drawing.nouns, "prior": prior}
+    model = {**_model(objects, scene, precision), "generator": text.generator, "prior": prior}
     content = _page(model, scene.drawing, text)
     with atomic_file(path) as temporary:
         temporary.write_text(content, encoding="utf-8", errors="replace")
@@ -247,6 +250,7 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
     return {
         "format": FORMAT,
         "modality": drawing.name,
+        "nouns": drawing.nouns,
         "head": head,
         "family": first.form.family,
         "w0": first.form.w0,
@@ -257,6 +261,8 @@ def _model(objects: Sequence[WebObject], scene: WebScene, precision: Precision) 
         "focal": scene.camera["focal_over_width"],
         "radius": scene.camera["radius"],
         "constants": _constants(scene),
+        "level": level_of(first, scene.half_extent),
+        "thickness": surface_thickness(scene.half_extent),
         "gridCells": drawing.grid_cells,
         "samples": drawing.samples,
         "bounds": None if scene.bounds is None else _bits(scene.bounds),

@@ -14,6 +14,7 @@ function buildControls() {
   part("spin").addEventListener("click", () => spin(!spinning));
   part("reset").addEventListener("click", reset);
   buildDrawing();
+  buildDownload();
   listenToPointers(part("stage"));
   listenToKeys(part("stage"));
 }
@@ -109,6 +110,7 @@ start();
 window.mnif = {
   model,
   state: () => ({ ...state, shown: stage && stage.shown, weights: stage && stage.renderer.source.kind }),
+  file: async (resolution) => new Uint8Array(await (await fileOf(resolution)).blob.arrayBuffer()),
   draw: (seed, wish) => ask("draw", { kit, seed, wish }),
   render: (request) => {
     if (!stage) return Promise.reject(new Error("the live view is not running"));

@@ -15,6 +15,19 @@ const tasks = {
     const drawn = prior.draw(seed, wish);
     return { ...drawn, numbers: prior.networkOf(drawn.latent), milliseconds: performance.now() - start };
   },
+
+  // A GLB file: { bytes, triangles, milliseconds }.
+  mesh({ facts, numbers, resolution }) {
+    const start = performance.now();
+    const mesh = meshOf(new Field(numbers, facts), resolution);
+    const bytes = glbOf(mesh, facts.generator);
+    return { bytes, triangles: mesh.faces.length / 3, milliseconds: performance.now() - start };
+  },
+
+  // The pixels of a picture: { pixels, width, height }.
+  picture({ facts, numbers, pixels }) {
+    return pictureOf(new Field(numbers, facts), pixels);
+  },
 };
 
 // Answer messages { id, task, input } of the page.
