@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mnif_nerf.errors import MNIFError, disk_errors, first_line
+from mnif_nerf.names import shown
 
 Described = TypeVar("Described")
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}\.(tmp|old)(\.[^.]*)?")
@@ -263,6 +264,19 @@ def read_json(path: Path | str) -> Any:
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, too deep, a number of thousands of digits
         reason = first_line(error)
         raise MNIFError(f"{path}: not valid JSON ({reason}); write it again with the command that made it.") from None
+
+
+def read_record(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds a description, such as what a command has noted of its own work.
+
+    Raises:
+        MNIFError: see `read_json`; also where it holds something else than a description.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        found = shown(content)
+        raise MNIFError(f"{path}: holds {found} where a description is expected; remove it, and run the command again.")
+    return content
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mnif_nerf.errors import MNIFError
@@ -127,11 +128,12 @@ def _numbers(settings: Any, like: Any, path: tuple[str, ...] = ()) -> Iterator[t
         yield path, settings
 
 
-def require_options(options: Any, **most: int) -> None:
+def require_options(options: Any, least: Mapping[str, int] = MappingProxyType({}), **most: int) -> None:
     """Refuse a number in a command's options that is no number, or that no machine can do.
 
     Args:
-        options: a dataclass of options, whose whole numbers are 0 or more.
+        options: a dataclass of options.
+        least: the least of a whole number, by its name; 0 of those not named.
         most: the most of a whole number, by its name; 10^9 of those not named, and of seeds 2^63 - 1.
 
     Raises:
@@ -141,7 +143,8 @@ def require_options(options: Any, **most: int) -> None:
         name = f"`{field.name}`"
         for value in _parts(getattr(options, field.name)):
             if isinstance(value, int):
-                require_count(name, value, 0, MOST_SEED if field.name == "seed" else most.get(field.name, MOST_STEPS))
+                usual = MOST_SEED if field.name == "seed" else MOST_STEPS
+                require_count(name, value, least.get(field.name, 0), most.get(field.name, usual))
             else:
                 require_number(name, value, -_FARTHEST, _FARTHEST)
 

@@ -58,7 +58,12 @@ def progress_bar(
     )
 
     count = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(),)
-    columns = (TextColumn("{task.description}"), BarColumn(), *count, TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        *count,
+        TextColumn("{task.fields[note]}", markup=False),
+    )
     times = (TimeElapsedColumn(), TimeRemainingColumn(compact=True))
     with Progress(*columns, *times, console=Console(stderr=True), disable=not shown, transient=transient) as bar:
         task = bar.add_task(title, total=total, note="" if unit == "bytes" else unit)

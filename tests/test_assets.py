@@ -201,11 +201,11 @@ def test_triangles_smaller_than_a_texel_lose_none() -> None:
         ({"lods": (1000, 1000)}, "must descend"),
         ({"lods": (1000, 2)}, "`lods` 2 cannot close"),
         ({"lods": (1000,), "faces": 100}, "give one of them"),
-        ({"scale": 0.0}, "`scale` 0.0 is no length"),
+        ({"scale": 0.0}, "`scale` 0.0: expected a finite number"),
         ({"scale": float("nan")}, "`scale` nan"),
         ({"origin": "top"}, "`origin` top is not known"),
         ({"up": "x"}, "`up` x is not known"),
-        ({"resolution": 1}, "resolution 1"),
+        ({"resolution": 1}, "`resolution` 1"),
     ],
 )
 def test_bad_requests_are_one_sentence(options: dict, words: str) -> None:

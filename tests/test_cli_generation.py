@@ -328,7 +328,7 @@ def test_export_saved_latents(run: Path, tmp_path: Path) -> None:
         ({"texture": 1}, "`texture` 1 is out of range"),
         ({"texture": 64, "format": "ply,stl,npz"}, "`texture` 64: ply and stl cannot carry a picture"),
         ({"texture": 64, "format": "npz"}, "--texture is for meshes, and --format npz writes none"),
-        ({"scale": -1.0}, "`scale` -1.0 is no length"),
+        ({"scale": -1.0}, "`scale` -1.0: expected a finite number"),
         ({"up": "z", "format": "ply,glb"}, "y up by definition"),
         ({"source": "latent"}, "--latent-file"),
         ({"instance": ("car_00",)}, "--source training"),

@@ -124,11 +124,11 @@ def test_without_a_prior_samples_are_left_out(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"num_pairs": 0}, "--num-pairs 0 is too small; use at least 1"),
-        ({"num_samples": 1}, "--num-samples 1 is too small; use at least 2"),
-        ({"points": 0}, "--points 0 is too small; use at least 1"),
-        ({"resolution": 7}, "--resolution 7 is too small; use at least 8"),
-        ({"seed": -1}, "--seed -1 is too small; use at least 0"),
+        ({"num_pairs": 0}, "`num_pairs` 0: expected a whole number of at least 1"),
+        ({"num_samples": 1}, "`num_samples` 1: expected a whole number of at least 2"),
+        ({"points": 0}, "`points` 0: expected a whole number of at least 1"),
+        ({"resolution": 7}, "`resolution` 7: expected a whole number of at least 8"),
+        ({"seed": -1}, "`seed` -1: expected a whole number of at least 0"),
     ],
 )
 def test_numbers_that_leave_nothing_to_do(tmp_path: Path, changes: dict[str, int], sentence: str) -> None:

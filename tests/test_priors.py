@@ -367,7 +367,7 @@ def test_unusable_folders(small_prior: LatentPrior, tmp_path: Path) -> None:
 def test_bad_requests(small_prior: LatentPrior) -> None:
     for arguments, message in (
         ({"n": 0}, "number of samples: 0"),
-        ({"n": 2, "steps": 0}, "steps: 0"),
+        ({"n": 2, "steps": 0}, "`steps` 0"),
         ({"n": 2, "steps": 1001}, "at most 1000"),
         ({"n": 2, "sampler": "euler"}, "unknown name 'euler'.*interpolation"),
         ({"n": 2, "temperature": -1.0}, "temperature"),

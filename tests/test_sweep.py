@@ -137,7 +137,11 @@ def test_results_of_another_sweep_are_refused(swept: dict[str, Any], tmp_path: P
     # Another grid over the same settings takes what is there.
     assert run_sweep(train, unseen, swept["folder"], dataclasses.replace(TINY, bases=(3,))) == swept["rows"][2:]
     name = "m001-d002-layer-wise.json"
-    for content, message in (("{", "not valid JSON"), ("[1]", "not a result of a sweep")):
+    for content, message in (
+        ("{", "not valid JSON"),
+        ("[1]", "where a description is expected"),
+        ("{}", "not a result of a sweep"),
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(MNIFError, match=message):
             run_sweep(train, unseen, tmp_path, TINY)

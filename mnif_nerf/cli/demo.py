@@ -146,10 +146,9 @@ def _make_data(config: DemoConfig) -> None:
 
 
 def _train(config: DemoConfig, run: Path) -> None:
-    from mnif_nerf.files import read_json
+    from mnif_nerf.pipelines.run_checks import finished_steps
 
-    stored = run / "model" / "config.json"
-    if stored.is_file() and read_json(stored).get("training", {}).get("finished"):
+    if finished_steps(run):
         if (run / "model" / "prior").is_dir():
             print(f"{run}: trained already; remove it to train again.")
             return

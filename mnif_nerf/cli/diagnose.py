@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
-from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.errors import run_command
 from mnif_nerf.limits import require_memory, require_options
 from mnif_nerf.names import quoted
 from mnif_nerf.progress import progress_bar
@@ -62,7 +62,7 @@ def main(options: DiagnoseOptions) -> Path:
         MNIFError: an option out of range, a model without training latents or with fewer than 2 of them, matplotlib
             missing, or a folder that cannot be written.
     """
-    _check(options)
+    require_options(options, _LEAST, **_MOST)
     from mnif_nerf.diagnosis.bases import check_instances
     from mnif_nerf.diagnosis.report import describe_model, write_report
     from mnif_nerf.export.figures import check_matplotlib
@@ -138,14 +138,6 @@ def _ablation(pipe: MNIFPipeline, options: DiagnoseOptions, advance: Callable[[]
     held_out = round(config.held_out * len(pipe.latents))
     settings = {"steps": options.ablation_steps, "training": len(pipe.latents) - held_out, "held_out": held_out}
     return ablation_section(rows, settings)
-
-
-def _check(options: DiagnoseOptions) -> None:
-    for name, least in _LEAST.items():
-        value = getattr(options, name)
-        if value < least:
-            raise MNIFError(f"--{name.replace('_', '-')} {value} is too small; use at least {least}.")
-    require_options(options, **_MOST)
 
 
 def _check_room(options: DiagnoseOptions, pipe: MNIFPipeline) -> None:

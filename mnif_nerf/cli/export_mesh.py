@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
 _VOXELS = ("binvox", "npz")
+_LONGEST_NUMBER = 12  # digits of triangles
 _MUCH_LOST = 0.05  # of an object's volume: more is said
 _ARGUMENTS = {"max_faces": "faces"}  # as the library calls it
 
@@ -151,7 +152,7 @@ def parse_lods(text: str) -> tuple[int, ...]:
         MNIFError: something that is no whole number.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    wrong = [part for part in parts if not part.isascii() or not part.isdigit()]
+    wrong = [part for part in parts if not part.isascii() or not part.isdigit() or len(part) > _LONGEST_NUMBER]
     if wrong:
         raise MNIFError(f"--lods {text}: {wrong[0]} is no number of triangles; write them as in 20000,5000,1000.")
     return tuple(map(int, parts))

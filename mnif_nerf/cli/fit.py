@@ -148,12 +148,14 @@ def _truth(options: FitOptions, pipe: MNIFPipeline, observation: Observation) ->
     """What to score against, of a kind and size that can be."""
     if options.truth is None:
         return None
+    from mnif_nerf.data.observations.files import PLACED, detect_kind
     from mnif_nerf.data.observations.observations import Cells, MeshShape, Picture, PosedViews
     from mnif_nerf.pipelines.fit.fitting import open_observation
     from mnif_nerf.pipelines.fit.preparation import voxelise
     from mnif_nerf.pipelines.fit.scores import require_same_size
 
-    found = open_observation(options.truth, pipe, placement=_placement(options))
+    placed = detect_kind(options.truth, pipe.model.kind.fitting.picture) in PLACED
+    found = open_observation(options.truth, pipe, placement=_placement(options) if placed else None)
     # A mesh to fit to becomes as many cells as the model's grid has.
     usual = int((pipe.model.grid or {"resolution": 64})["resolution"])
     size = len(observation.values) if isinstance(observation, Cells) else usual

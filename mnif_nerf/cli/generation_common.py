@@ -247,13 +247,16 @@ def default_output(load_config: str, kind: str, name: str) -> Path:
 
 def made_before(report: Path, source: Path, **settings: int | None) -> bool:
     """Whether a command's report is newer than the model `source` and was made with these settings."""
-    from mnif_nerf.files import read_json
+    from mnif_nerf.files import read_record
 
     if not (report.is_file() and source.is_file() and report.stat().st_mtime >= source.stat().st_mtime):
         return False
-    content = read_json(report)
+    try:
+        content = read_record(report)
+    except MNIFError:
+        return False  # it is made again
     used = content.get("settings", content)
-    done = all(used.get(name) == value for name, value in settings.items())
+    done = isinstance(used, dict) and all(used.get(name) == value for name, value in settings.items())
     if done:
         print(f"{report.parent}: made from this model already; remove it to make it again.")
     return done

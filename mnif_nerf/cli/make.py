@@ -31,7 +31,8 @@ _LATER = 0.4  # of the time at most is kept for what follows training
 _SAVE_EVERY = 500  # steps that an interruption loses at most
 _FRAMES = 12  # of a turn
 _MOST_MB = 200.0  # of the page
-_MOST = {"num_samples": 256, "texture": 8192, "faces": 5_000_000}
+_SEED = 42  # of training, which the user's is added to
+_MOST = {"num_samples": 256, "texture": 8192, "faces": 5_000_000, "seed": 2**32 - 1 - _SEED}
 _NEAR_COPY = 0.25  # of the distance between the user's own things
 _FEW = 50  # of them: samples of fewer are mostly copies
 
@@ -142,11 +143,7 @@ def _check(options: MakeOptions) -> None:
         raise MNIFError(
             f"`minutes` {options.minutes:g} is no time to work in; give about 10, or 60 for better results."
         )
-    require_options(options, **_MOST)
-    for name, least in (("num_samples", 1), ("faces", 4)):
-        value = getattr(options, name)
-        if value < least:
-            raise MNIFError(f"`{name}` {value} is out of range; use {least} to {_MOST[name]:,}.")
+    require_options(options, {"num_samples": 1, "faces": 4}, **_MOST)
     if not options.input.exists():
         raise MNIFError(f"{options.input}: no such folder; give the one that holds your meshes, voxels or pictures.")
     if options.folder().resolve().is_relative_to(options.input.resolve()):
@@ -195,7 +192,7 @@ def _train(options: MakeOptions, kind: Modality, data: Path, stages: _Stages) ->
     from mnif_nerf.pipelines.run_checks import finished_steps
 
     settings = get_method(f"{kind.method}-lite").new_run()
-    settings.data, settings.machine.seed, settings.steps_per_save = data, 42 + options.seed, _SAVE_EVERY
+    settings.data, settings.machine.seed, settings.steps_per_save = data, _SEED + options.seed, _SAVE_EVERY
     settings.output_dir, settings.experiment_name, settings.timestamp = options.folder(), "model", "run"
     run = settings.run_folder()
     if finished_steps(run):

@@ -60,7 +60,7 @@ def main(options: SweepOptions) -> Path:
     from mnif_nerf.machine import describe
 
     check_matplotlib()
-    require_options(options, steps=10_000_000)
+    require_options(options, dict.fromkeys(("resolution", "bases", "latent_dims", "steps"), 1), steps=10_000_000)
     config = SweepConfig(
         options.bases, options.latent_dims, options.coefficients, steps=options.steps, seed=options.seed
     )

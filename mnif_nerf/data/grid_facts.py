@@ -74,10 +74,13 @@ class GridFacts:
         unknown = sorted(set(stored) - known)
         if unknown:
             raise MNIFError(f"{place}: {', '.join(unknown)} is not known; a newer version may have written it.")
-        shape = stored.get("shape") or [stored.get("resolution")] * dims
+        shape = stored.get("shape")
+        shape = [stored.get("resolution")] * dims if shape is None else shape
         counts = [*shape, stored.get("channels", 1)] if isinstance(shape, (list, tuple)) else []
         whole = all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= _MOST_VALUES for n in counts)
-        if len(counts) != dims + 1 or not whole or math.prod(counts) > _MOST_VALUES:
+        fits = whole and len(counts) == dims + 1 and math.prod(counts) <= _MOST_VALUES
+        edge = stored.get("resolution", max(shape) if fits else None)
+        if not fits or isinstance(edge, bool) or edge != max(shape):
             raise MNIFError(f"{place}: {dict(stored)} does not describe a grid of {dims} axes; write it again.")
         low, high = (stored.get(name, value) for name, value in (("low", -1.0), ("high", 1.0)))
         if not (is_number(low) and is_number(high) and low < high):

@@ -23,7 +23,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.files import read_json, write_json
+from mnif_nerf.files import read_record, write_json
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen
 from mnif_nerf.latents.optimizer_settings import optimizer_settings
 from mnif_nerf.latents.optimizers import OptimizerGroups
@@ -237,8 +237,8 @@ def _settings(train: SweepSplit, unseen: SweepSplit, config: SweepConfig) -> dic
 def _finished(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    content = read_json(path)
-    if not isinstance(content, dict) or set(content) != {"settings", "row"}:
+    content = read_record(path)
+    if set(content) != {"settings", "row"} or not all(isinstance(part, dict) for part in content.values()):
         raise MNIFError(f"{path}: not a result of a sweep; choose another folder, or remove the file.")
     found = content["settings"]
     other = [name for name in settings if found.get(name) != settings[name]] + sorted(set(found) - set(settings))

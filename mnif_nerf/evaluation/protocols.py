@@ -144,13 +144,13 @@ def choose_protocol(name: str, modality: Modality, num_samples: int | None, seed
     if name not in PROTOCOLS:
         raise MNIFError(f"protocol {name!r} is not known; choose one of {', '.join(PROTOCOLS)}.")
     if seed < 0:
-        raise MNIFError(f"seed {seed} is below 0; use 0 or more.")
+        raise MNIFError(f"`seed` {seed} is below 0; use 0 or more.")
     protocol = dataclasses.replace(PROTOCOLS[name], **modality.protocol_changes(name))
     if num_samples is not None:
         if num_samples <= protocol.neighbours:
             raise MNIFError(
-                f"num-samples {num_samples} is too few for statistics of {protocol.neighbours} nearest neighbours; use "
-                f"at least {protocol.neighbours + 1} (and some dozens for numbers that mean something)."
+                f"`num_samples` {num_samples} is too few for statistics of {protocol.neighbours} nearest neighbours; "
+                f"use at least {protocol.neighbours + 1} (and some dozens for numbers that mean something)."
             )
         protocol = dataclasses.replace(protocol, num_samples=num_samples)
     return dataclasses.replace(protocol, seed=seed)

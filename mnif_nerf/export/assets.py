@@ -26,6 +26,9 @@ from mnif_nerf.export.mesh_files import (
     to_library_axes,
     write_mesh,
 )
+from mnif_nerf.limits import require_number
+
+_LENGTHS = (1e-9, 1e9)  # of a longest side: single precision, and other programs, keep the shape within these
 
 
 class Solid(Protocol):
@@ -132,8 +135,8 @@ def check_assets(options: AssetOptions, formats: Sequence[str] = ("obj",)) -> No
         if not set(formats) & set(TEXTURED_FORMATS):
             kinds, textured = " and ".join(formats), " or ".join(TEXTURED_FORMATS)
             raise MNIFError(f"`texture` {options.texture}: {kinds} cannot carry a picture; write {textured} too.")
-    if options.scale is not None and not (np.isfinite(options.scale) and options.scale > 0):
-        raise MNIFError(f"`scale` {options.scale} is no length; use a positive number.")
+    if options.scale is not None:
+        require_number("`scale`", options.scale, *_LENGTHS)
     if options.origin not in (None, "bottom", "centre"):
         raise MNIFError(f"`origin` {options.origin} is not known; use bottom or centre.")
     for kind in formats:

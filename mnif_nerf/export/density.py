@@ -114,5 +114,5 @@ def check_resolution(resolution: int, bytes_per_cell: int) -> None:
         MNIFError: with the largest resolution that fits.
     """
     if resolution < 2:
-        raise MNIFError(f"resolution {resolution} is too small for a grid; use at least 2 (128 is usual).")
+        raise MNIFError(f"`resolution` {resolution} is too small for a grid; use at least 2 (128 is usual).")
     check_memory(resolution, bytes_per_cell, dimensions=3)

@@ -206,11 +206,11 @@ def check_request(resolution: int, options: MeshOptions) -> None:
     check_level(options.level)
     keep, smooth, max_faces = options.keep, options.smooth, options.max_faces
     if keep not in ("largest", "all"):
-        raise MNIFError(f"keep {keep!r} is not known; use largest or all.")
+        raise MNIFError(f"`keep` {keep!r} is not known; use largest or all.")
     if smooth < 0:
-        raise MNIFError(f"smooth {smooth} is negative; use 0 for none, or about 10.")
+        raise MNIFError(f"`smooth` {smooth} is negative; use 0 for none, or about 10.")
     if smooth > _MOST_SMOOTHING:
-        raise MNIFError(f"smooth {smooth:,} leaves nothing of a shape; use at most {_MOST_SMOOTHING:,}, or about 10.")
+        raise MNIFError(f"`smooth` {smooth:,} leaves nothing of a shape; use at most {_MOST_SMOOTHING:,}, or about 10.")
     if max_faces is not None:
         check_faces("max_faces", max_faces)
 
@@ -222,7 +222,7 @@ def check_level(level: float | None) -> None:
         MNIFError: not a positive number.
     """
     if level is not None and not (np.isfinite(level) and level > 0):
-        raise MNIFError(f"level {level} is not a density; use a positive number (the default is 22).")
+        raise MNIFError(f"`level` {level} is not a density; use a positive number (the default is 22).")
 
 
 def _marching_cubes(values: np.ndarray, level: float, half_extent: float) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ def write_video(frames: Iterable[Any], path: Path | str, fps: int = 24) -> Path:
     if kind not in VIDEO_FORMATS:
         raise MNIFError(f"{path}: unknown video format {path.suffix!r}; use .mp4 or .gif.")
     if fps < 1:
-        raise MNIFError(f"fps {fps} is too low; use at least 1.")
+        raise MNIFError(f"`fps` {fps} is too low; use at least 1.")
     checked = _checked(frames, path)
     with atomic_file(path) as temporary:
         if kind == "gif":

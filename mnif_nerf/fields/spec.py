@@ -14,6 +14,7 @@ from mnif_nerf.limits import is_number
 from mnif_nerf.names import shown
 
 _MOST, _MOST_LAYERS = 10_000_000, 1000  # of a width or a number of bases, and of layers or channels
+_MOST_W0 = 1e6  # beyond it, sines of single precision are noise
 _REFERENCE = 64  # width, latent size and number of bases at which units are 1 or near it
 
 MODULATIONS = ("mixture", "shift", "low-rank")
@@ -82,9 +83,10 @@ class FieldSpec:
             self._require(name, 1, "at least 1", _MOST_LAYERS if name in ("in_features", "out_features") else _MOST)
         for name in ("hidden_layers", "fourier_features", "color_latent"):
             self._require(name, 0, "0 or more", _MOST_LAYERS if name == "hidden_layers" else _MOST)
-        if not (is_number(self.w0) and self.w0 > 0):
+        if not (is_number(self.w0) and 0 < self.w0 <= _MOST_W0):
             raise MNIFError(
-                f"`w0` of the field is {shown(self.w0, 60)}; it must be a positive number (the paper uses 30)."
+                f"`w0` of the field is {shown(self.w0, 60)}; it must be above 0 and at most {_MOST_W0:,.0f} (the "
+                "paper uses 30)."
             )
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)

@@ -40,9 +40,9 @@ class MetaConfig:
 
     def __post_init__(self) -> None:
         if self.inner_steps < 1:
-            raise MNIFError(f"inner-steps {self.inner_steps}: the inner loop needs at least one step (the paper: 3).")
+            raise MNIFError(f"`inner_steps` {self.inner_steps}: the inner loop needs at least one step (the paper: 3).")
         if not 0 < self.inner_lr < float("inf"):
-            raise MNIFError(f"inner-lr {self.inner_lr}: must be a positive number (the authors': 1/32).")
+            raise MNIFError(f"`inner_lr` {self.inner_lr}: must be a positive number (the authors': 1/32).")
 
 
 class InnerRates(nn.Module):

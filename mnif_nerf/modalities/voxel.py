@@ -126,7 +126,7 @@ class Voxel(GridModality):
     def check_level(self, level: float | None) -> None:
         """An occupancy, between 0 and 1."""
         if level is not None and not 0 < level < 1:
-            raise MNIFError(f"level {level} is not an occupancy; use a number between 0 and 1 (the default is 0.5).")
+            raise MNIFError(f"`level` {level} is not an occupancy; use a number between 0 and 1 (the default is 0.5).")
 
     def protocol_changes(self, protocol: str) -> dict[str, Any]:
         """The authors compare 8,762 shapes with the test split."""

@@ -63,6 +63,11 @@ def _as_told(error: MNIFError) -> str:
     return with_flags(str(error), flag_paths(*(method.new_run() for method in METHODS.values())))
 
 
+def say(text: str, warning: bool = False) -> None:
+    """Print on nerfstudio's console, a warning in yellow; nothing in the text is markup: `[/red]` may be a name."""
+    CONSOLE.print(text, style="yellow" if warning else None, markup=False, soft_wrap=True)
+
+
 class WarnOnce:
     """Prints each text once on nerfstudio's console, in yellow: a render loop would say it for every picture."""
 
@@ -73,4 +78,4 @@ class WarnOnce:
         """Print `text`, unless that was done before."""
         if text not in self._said:
             self._said.add(text)
-            CONSOLE.print(f"[yellow]{text}", soft_wrap=True)
+            say(text, warning=True)

@@ -19,8 +19,6 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDa
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -30,7 +28,7 @@ from mnif_nerf.modalities.grid_training import front_camera
 from mnif_nerf.modalities.training import Evaluation, TrainingData, cameras_around
 from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
-from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.errors import say, tell_user
 from mnif_nerf.models.moved_runs import renders_data
 from mnif_nerf.pipelines.run_data import StoredData, is_data
 from mnif_nerf.saved_settings import SavedSettings
@@ -137,7 +135,7 @@ class InstanceDataManager(VanillaDataManager):
         """
         if not (model / "config.json").is_file() or renders_data(sys.argv):
             raise MNIFError(_as_option(why))
-        CONSOLE.print(f"[yellow]{escape(_as_option(why))} Until then only what needs no data works.", soft_wrap=True)
+        say(f"{_as_option(why)} Until then only what needs no data works.", warning=True)
         source = StoredData(self.config, model, _as_option(why))
         parser = getattr(self.config, "dataparser", None)
         wanted = getattr(self.config, "instance", "") or getattr(parser, "scene", "")

@@ -177,7 +177,7 @@ def check_pixels(resolution: int, samples: int = 1) -> None:
         MNIFError: with the largest resolution that fits.
     """
     if resolution < 1:
-        raise MNIFError(f"resolution {resolution} has no pixels; use at least 1 (256 is usual).")
+        raise MNIFError(f"`resolution` {resolution} has no pixels; use at least 1 (256 is usual).")
     check_memory(resolution, _BYTES_PER_PIXEL * samples, dimensions=2)
 
 

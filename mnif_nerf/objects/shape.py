@@ -136,5 +136,5 @@ class NeuralShape(SolidObject):
         if level is None:
             return None
         if not 0.0 < level < 1.0:
-            raise MNIFError(f"level {level} is not an occupancy; use a number between 0 and 1 (the default is 0.5).")
+            raise MNIFError(f"`level` {level} is not an occupancy; use a number between 0 and 1 (the default is 0.5).")
         return surface_level() * float(np.exp(GAIN * (2.0 * level - 1.0)))

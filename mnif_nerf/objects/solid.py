@@ -148,7 +148,7 @@ class SolidObject(NeuralObject):
         check_pixels(resolution)
         radius = self.camera["radius"] if radius is None else radius
         if radius <= HALF_EXTENT:
-            raise MNIFError(f"radius {radius} puts the camera inside the object; use more than {HALF_EXTENT}.")
+            raise MNIFError(f"`radius` {radius} puts the camera inside the object; use more than {HALF_EXTENT}.")
         intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
         return self.view(orbit_pose(elevation, azimuth, radius), intrinsics)
 
@@ -157,7 +157,7 @@ class SolidObject(NeuralObject):
     ) -> list[Image.Image]:
         """`num` pictures evenly around the object, counter-clockwise as seen from above."""
         if num < 1:
-            raise MNIFError(f"views {num} is too few; ask for at least 1.")
+            raise MNIFError(f"`views` {num} is too few; ask for at least 1.")
         return [self.render(elevation, first_azimuth + 360.0 * k / num, resolution) for k in range(num)]
 
     def orbit(self, frames: int = 48, resolution: int = 128, elevation: float = 20.0) -> Iterator[Image.Image]:

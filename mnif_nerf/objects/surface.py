@@ -164,6 +164,6 @@ def check_distance_level(level: float | None) -> None:
     """
     if level is not None and not -MOST_LEVEL <= level <= MOST_LEVEL:
         raise MNIFError(
-            f"level {level} is no distance that is learned; use one between -{MOST_LEVEL:g} and {MOST_LEVEL:g} (the "
+            f"`level` {level} is no distance that is learned; use one between -{MOST_LEVEL:g} and {MOST_LEVEL:g} (the "
             "default is 0, and objects have a diagonal of 1)."
         )

@@ -77,7 +77,7 @@ class Decoder:
         """Latents `[num_samples, D]` from the prior; the arguments are those of `MNIFPipeline.__call__`, whose label
         and guidance are a wish here."""
         if num_samples < 1:
-            raise MNIFError(f"num-samples {num_samples} leaves nothing to do; ask for at least 1.")
+            raise MNIFError(f"`num_samples` {num_samples} leaves nothing to do; ask for at least 1.")
         prior = self._need_prior()
 
         def draw(count: int, attempt: int) -> Tensor:

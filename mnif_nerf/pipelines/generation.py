@@ -239,11 +239,11 @@ def _choose_device(device: torch.device | str | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise MNIFError(f"device {device!r} is not known; use cpu or cuda.") from None
+        raise MNIFError(f"`device` {device!r} is not known; use cpu or cuda.") from None
     if chosen.type not in _DEVICES:
         raise MNIFError(f"`device` {device} cannot be computed on here; use {' or '.join(_DEVICES)}.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise MNIFError(f"device {device} is not available on this machine; leave `device` out, or use cpu.")
+        raise MNIFError(f"`device` {device} is not available on this machine; leave `device` out, or use cpu.")
     return chosen
 
 

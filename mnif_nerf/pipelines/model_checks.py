@@ -142,6 +142,8 @@ def check_kind(modality: str, grid: Any, adaptation: dict[str, Any], spec: Field
         raise MNIFError(
             f"{place}: adaptation {adaptation!r} lacks inner_steps and inner_lr as numbers; train the model again."
         )
+    if not isinstance(adaptation.get("first_order", False), bool):
+        raise MNIFError(f"{place}: first_order {shown(adaptation['first_order'])}, expected true or false; {REMEDY}.")
     require_count(f"{place}: inner_steps", steps, 1, _MOST_INNER_STEPS)
     require_number(f"{place}: inner_lr", rate, 0.0, above=True)
 

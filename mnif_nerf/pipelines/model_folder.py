@@ -133,7 +133,8 @@ class StoredModel:
     @property
     def prior_variance(self) -> float:
         """Share of the latents' variance that the run's prior was to model."""
-        return float(self.training.get("prior_variance", PRIOR_VARIANCE))
+        value = self.training.get("prior_variance")
+        return PRIOR_VARIANCE if value is None else float(value)
 
     @property
     def data_name(self) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_folder, write_json
 from mnif_nerf.labels import Attribute, Labels, Wish, checked_label
-from mnif_nerf.limits import require_memory
+from mnif_nerf.limits import require_memory, require_number
 from mnif_nerf.priors.baselines import BASELINES, near_neighbours, sample_gaussian, sample_interpolations
 from mnif_nerf.priors.conditions import ConditionalDenoiser, Conditions, Guided, encode_label
 from mnif_nerf.priors.description import FORMAT, FORMAT_VERSION
@@ -49,6 +49,7 @@ from mnif_nerf.priors.whitening import Whitening
 from mnif_nerf.progress import Advance, progress_bar
 from mnif_nerf.tensor_files import write_tensors
 
+_MOST_TEMPERATURE = 100.0  # far beyond it, samples are noise
 _CALIBRATION_SAMPLES = 512
 _JUDGED, _WORSE = 64, 3.0  # latents by which training is judged, and times the loss of a Gaussian that is divergence
 # A larger correction would hide a denoiser that has not learned anything.
@@ -203,7 +204,7 @@ class LatentPrior:
                 latents). None takes "dpm-solver++", of flows "flow-heun".
             steps: evaluations of the denoiser; None takes 30, 100, 1,000 and 30 in that order. Fewer than 10 are
                 too few for any of them. The samplers without a denoiser have none.
-            temperature: factor on the initial and on all added noise; 1 is the model itself, less is
+            temperature: factor on the initial and on all added noise; 1 is the model itself, at most 100; less is
                 nearer to typical instances and less varied. For the samplers without a denoiser, a factor on
                 the distance from the mean.
             batch: how many are drawn at once (memory only).
@@ -214,8 +215,8 @@ class LatentPrior:
 
         Raises:
             MNIFError: n, steps or batch below 1, steps above the number of training timesteps, an unknown
-                sampler or one that does not go with the prediction, a temperature or seed below 0, or a label that
-                training has not seen.
+                sampler or one that does not go with the prediction, a temperature out of range, a seed below 0, or a
+                label that training has not seen.
         """
         sampler = self.default_sampler if sampler is None else sampler
         check_sampler(sampler, BASELINES)
@@ -223,12 +224,11 @@ class LatentPrior:
             raise MNIFError(f"number of samples: {n}, expected at least 1.")
         if batch < 1:
             raise MNIFError(f"batch: {batch}, expected at least 1.")
-        if not 0 <= temperature < float("inf"):
-            raise MNIFError(f"temperature: {temperature}, expected a number of at least 0 (1 is the model itself).")
+        require_number("`temperature`", temperature, 0.0, _MOST_TEMPERATURE)
         if seed < 0:
-            raise MNIFError(f"seed: {seed}, expected at least 0.")
+            raise MNIFError(f"`seed` {seed}: expected at least 0.")
         if steps is not None and steps < 1:
-            raise MNIFError(f"steps: {steps}, expected at least 1.")
+            raise MNIFError(f"`steps` {steps}: expected at least 1.")
         require_memory(8 * n * self.latent_dim, f"drawing {n:,} samples", "ask for fewer")
         model, parts = self._model(wish, sampler), []
         for first in range(0, n, batch):
@@ -329,7 +329,7 @@ class LatentPrior:
         self, streams: list[torch.Generator], sampler: str, steps: int | None, temperature: float, model: Denoises
     ) -> Tensor:
         if steps is not None and sampler in BASELINES:
-            raise MNIFError(f"steps: {steps}, and the sampler {sampler} has none; leave them out.")
+            raise MNIFError(f"`steps` {steps}, and the sampler {sampler} has none; leave them out.")
         if sampler == "gaussian":
             return sample_gaussian(self.train, streams, temperature)
         if sampler == "interpolation":
@@ -337,7 +337,7 @@ class LatentPrior:
         scheduler = scheduler_from_config(self.scheduler, sampler, self.denoiser.ddim_spacing)
         limit = int(scheduler.config.num_train_timesteps)
         if steps is not None and steps > limit:
-            raise MNIFError(f"steps: {steps}, expected at most {limit}, the timesteps the prior was trained with.")
+            raise MNIFError(f"`steps` {steps}: expected at most {limit}, the timesteps the prior was trained with.")
         count = min(DEFAULT_STEPS[sampler], limit) if steps is None else steps
         with threads_for(self.denoiser.spec):
             drawn = reverse_process(model, scheduler, count, streams, self.whitening.dim, temperature, self.device)

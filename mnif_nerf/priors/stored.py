@@ -12,6 +12,7 @@ from torch import Tensor
 from mnif_nerf.errors import MNIFError, in_file
 from mnif_nerf.files import check_keys, from_description, read_json
 from mnif_nerf.labels import Attribute
+from mnif_nerf.limits import require_count, require_number
 from mnif_nerf.priors.conditions import ConditionalSpec
 from mnif_nerf.priors.description import check_prediction, checked_header
 from mnif_nerf.priors.networks import AnyDenoiser, check_shapes, network_kind
@@ -60,8 +61,7 @@ def read_parts(folder: Path) -> StoredPrior:
         spec_kind, denoiser_kind = network_kind(content, folder / "prior.json")
         spec = spec_kind.from_dict(content["denoiser"])
         config = PriorConfig.from_dict(content.get("training", {}))
-        stored = content.get("report")
-        report = None if stored is None else from_description(TrainingReport, stored, "report", "train it again")
+        report = _report(content.get("report"))
         attributes = _attributes(content, spec, folder / "prior.json")
         sizes = (int(content["num_latents"]), int(content["latent_dim"]), int(content["dim"]))
         mode = content.get("whitening", "pca")
@@ -84,6 +84,19 @@ def read_parts(folder: Path) -> StoredPrior:
     calibration = (tensors["calibration.gain"], tensors["calibration.shift"])
     denoiser = denoiser.eval().requires_grad_(False)
     return StoredPrior(whitening, denoiser, scheduler, tensors["train"], calibration, config, report, attributes)
+
+
+def _report(stored: Any) -> TrainingReport | None:
+    """What came of the training; nothing of priors that were not trained here."""
+    if stored is None:
+        return None
+    report = from_description(TrainingReport, stored, "report", "train the prior again")
+    require_count("steps of the report", report.steps, 0)
+    for name in ("train_loss", "held_out_loss", "gaussian_loss"):
+        value = getattr(report, name)
+        if value is not None or name == "train_loss":
+            require_number(f"{name} of the report", value)
+    return report
 
 
 def _attributes(content: dict[str, Any], spec: Any, place: Path) -> tuple[Attribute, ...]:

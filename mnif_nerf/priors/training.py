@@ -33,6 +33,7 @@ _MOST = {
     "steps": 10**9,
     "batch_size": 10**9,
 }
+_CHOSEN = ("rank", "width", "blocks", "steps")  # from the data, where they are None
 _LARGEST = {"latent_noise": 1.0, "explained_variance": 1.0, "learning_rate": math.inf, "weight_decay": math.inf}
 _ACTIVATIONS, _COPIES = 8, 5  # numbers kept of a feature of a block; weights, their gradient, average and two moments
 
@@ -91,24 +92,24 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         if self.whitening not in MODES:
-            raise MNIFError(f"whitening: unknown mode {self.whitening!r}; choose one of {', '.join(MODES)}.")
+            raise MNIFError(f"`whitening` {self.whitening!r} is not known; choose one of {', '.join(MODES)}.")
         if self.prediction not in PREDICTIONS:
-            raise MNIFError(f"prediction: unknown type {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
+            raise MNIFError(f"`prediction` {self.prediction!r} is not known; choose one of {', '.join(PREDICTIONS)}.")
         if self.schedule not in SCHEDULES:
-            raise MNIFError(f"schedule: unknown name {self.schedule!r}; choose one of {', '.join(SCHEDULES)}.")
+            raise MNIFError(f"`schedule` {self.schedule!r} is not known; choose one of {', '.join(SCHEDULES)}.")
         for name, most in _MOST.items():
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name not in _CHOSEN:
                 require_count(f"`{name}`", getattr(self, name), 2 if name == "num_train_timesteps" else 1, most)
         require_count("`seed`", self.seed, 0, 2**63 - 1)
         for name, largest in _LARGEST.items():
             above = name in ("learning_rate", "explained_variance")
             require_number(f"`{name}`", getattr(self, name), 0.0, largest, above)
         if not isinstance(self.calibrate, bool):
-            raise MNIFError(f"calibrate: {self.calibrate!r}, expected true or false.")
+            raise MNIFError(f"`calibrate` {self.calibrate!r}, expected true or false.")
         for name in ("held_out", "dropout", "ema_decay", "label_dropout"):
             share = getattr(self, name)
             if not (is_number(share) and 0 <= share < 1):
-                raise MNIFError(f"{name}: {share}, expected a share in [0, 1).")
+                raise MNIFError(f"`{name}` {share}: expected a share in [0, 1).")
 
     def denoiser_spec(self, num_latents: int, dim: int) -> DenoiserSpec:
         """The denoiser's size for `num_latents` vectors of `dim` whitened dimensions."""

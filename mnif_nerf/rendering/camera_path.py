@@ -19,9 +19,12 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
+from mnif_nerf.limits import is_number
+from mnif_nerf.names import shown
 from mnif_nerf.rendering.cameras import Intrinsics
 
 _REMEDY = "export the path again in the viewer's Render tab"
+_MOST = 1e6  # pixels along an edge, seconds or frames per second
 _SQUARE_TOLERANCE = 1e-2  # of a rotation's product with its transpose
 
 
@@ -82,7 +85,7 @@ def read_camera_path(path: Path | str) -> CameraPath:
 def _frame_rate(content: dict[str, Any], frames: int, path: Path | str) -> int:
     """Frames per second: as nerfstudio's renderer counts them, so that the video lasts as long as the path says."""
     if content.get("seconds"):
-        return max(1, round(frames / _positive(content, "seconds", path)))
+        return max(1, round(min(_MOST, frames / _positive(content, "seconds", path))))
     return max(1, round(_positive(content, "fps", path))) if "fps" in content else 24
 
 
@@ -94,7 +97,7 @@ def _camera(camera: Any, frame: int, path: Path | str) -> tuple[Tensor, float]:
     try:
         pose = torch.tensor(camera["camera_to_world"], dtype=torch.float32).flatten()
         fov = float(camera["fov"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # torch's of numbers without measure
         raise MNIFError(f"{where} has a camera_to_world or fov that is not made of numbers; {_REMEDY}.") from None
     if pose.numel() != 16 or not torch.isfinite(pose).all():
         raise MNIFError(f"{where}: camera_to_world has to be 16 finite numbers (a 4x4 matrix); {_REMEDY}.")
@@ -109,7 +112,9 @@ def _camera(camera: Any, frame: int, path: Path | str) -> tuple[Tensor, float]:
 
 
 def _positive(content: dict[str, Any], name: str, path: Path | str) -> float:
-    value = content.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise MNIFError(f"{path}: {name} is {value!r}, expected a positive number; {_REMEDY}.")
+    value: Any = content.get(name)
+    if not (is_number(value) and 0 < value <= _MOST):
+        raise MNIFError(
+            f"{path}: {name} is {shown(value)}, expected a number above 0 and at most {_MOST:,.0f}; {_REMEDY}."
+        )
     return float(value)

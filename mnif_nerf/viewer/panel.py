@@ -19,10 +19,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from mnif_nerf.errors import MNIFError, first_line
+from mnif_nerf.models.errors import say
 from mnif_nerf.pipelines.fit.held import SIDES
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH
 from mnif_nerf.viewer.label_controls import LabelControls
@@ -101,10 +101,10 @@ class ViewerPanel(ViewerControl):
             self._show()
             self._write_status("ready")
         except Exception as error:  # a viewer without these controls is better than none
-            CONSOLE.print(f"[yellow]The controls for generation could not be set up: {_sentence(error)}")
+            say(f"The controls for generation could not be set up: {_sentence(error)}", warning=True)
         viewer.viser_server.on_client_connect(self._welcome)
         for sentence in true_address(viewer):
-            CONSOLE.print(sentence, soft_wrap=True)
+            say(sentence)
 
     def _generation(self) -> tuple[MNIFPipeline, str]:
         return self.viewed.generation(self.run)
@@ -115,7 +115,7 @@ class ViewerPanel(ViewerControl):
             guard(self.viewer.render_statemachines[client.client_id], self._tell)
             frame(client, self.viewed.framing())
         except Exception as error:
-            CONSOLE.print(f"[yellow]The first view could not be set: {_sentence(error)}")
+            say(f"The first view could not be set: {_sentence(error)}", warning=True)
 
     # ------------------------------------------------------------------------------------------------ elements
 

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mnif_nerf.data.download.transfer import fetch, local_file, sha256_of
 from mnif_nerf.data.download.unpack import unpack
 from mnif_nerf.data.readers.srn_layout import locate
 from mnif_nerf.errors import MNIFError, disk_errors
-from mnif_nerf.files import read_json, write_json
+from mnif_nerf.files import read_record, write_json
 from mnif_nerf.names import file_name, quoted
 from mnif_nerf.progress import progress_bar
 
@@ -113,7 +114,7 @@ def _obtain(name: str, address: str, work: Path, progress: bool) -> Path:
     """The archive, downloaded into `work`."""
     known = ARCHIVES[name].file if name in ARCHIVES else f"{file_name(name)}.archive"
     target, marker = work / known, work / f"{known}.json"
-    if target.exists() and marker.exists() and read_json(marker).get("url") == address:
+    if target.exists() and _marked(marker).get("url") == address:
         return target
     target.unlink(missing_ok=True)
     with progress_bar(f"downloading {known}", None, "bytes", progress) as advance:
@@ -169,8 +170,8 @@ def _splits_in(temporary: Path, archive: Path) -> list[Path]:
 def _publish(splits: list[Path], output: Path, marker: Path, address: str) -> None:
     """Move split folders into `output`; the marker names them first, so a killed run may replace its own."""
     names = [path.name for path in splits]
-    begun = read_json(marker) if marker.exists() else {}
-    own = set(begun.get("entries", [])) if begun.get("state") == "moving" and begun.get("url") == address else set()
+    begun = _marked(marker)
+    own = begun["entries"] if begun.get("state") == "moving" and begun.get("url") == address else []
     for name in names:
         if (output / name).exists() and name not in own:
             raise MNIFError(f"{output / name}: exists already; remove it or choose another output folder.")
@@ -185,10 +186,20 @@ def _publish(splits: list[Path], output: Path, marker: Path, address: str) -> No
 def _finished(work: Path, name: str, address: str, output: Path) -> list[str]:
     """Split folders that an earlier run has put in place, all still there; else nothing."""
     marker = work / f"{name}.json"
-    state = read_json(marker) if marker.exists() else {}
-    entries = list(state.get("entries", []))
+    state = _marked(marker)
+    entries: list[str] = state.get("entries", [])
     same = state.get("state") == "done" and state.get("url") == address
     return entries if same and entries and all((output / entry).is_dir() for entry in entries) else []
+
+
+def _marked(marker: Path) -> dict[str, Any]:
+    """What an earlier run has noted; nothing where there was none, or where its note is damaged."""
+    try:
+        found = read_record(marker)
+    except MNIFError:
+        return {}
+    entries = found.setdefault("entries", [])
+    return found if isinstance(entries, list) and all(isinstance(name, str) for name in entries) else {}
 
 
 @contextlib.contextmanager

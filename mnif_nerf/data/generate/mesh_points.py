@@ -14,7 +14,7 @@ from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, 
 from mnif_nerf.data.stores.surface_pack import parts_folder, remove_parts
 from mnif_nerf.data.stores.surface_store import FOLDER, open_surface_store, packed_splits, write_store
 from mnif_nerf.errors import require
-from mnif_nerf.files import read_json
+from mnif_nerf.files import content_errors, read_record
 
 
 def sample_mesh_folder(
@@ -85,9 +85,11 @@ def sample_mesh_folder(
 def _made_before(plan: MeshPlan) -> MeshSummary:
     """What a finished run says again."""
     summary = plan.summary
-    found = read_json(summary.output / MANIFEST)
-    summary.splits = found["splits"]
-    summary.skipped = [(Path(path), reason) for path, reason in found["skipped"].items()]
-    plan.write_labels()
-    plan.tabulate()
+    place = summary.output / MANIFEST
+    with content_errors(place, "remove the folder and run the command again"):
+        found = read_record(place)
+        summary.splits = {split: [str(name) for name in names] for split, names in found["splits"].items()}
+        summary.skipped = [(Path(path), str(reason)) for path, reason in found["skipped"].items()]
+        plan.write_labels()
+        plan.tabulate()
     return summary

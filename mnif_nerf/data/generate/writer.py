@@ -111,7 +111,8 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
         found = read_json(manifest)
         if not isinstance(found, dict) or found.get("kind") != kind or found.get("format_version") != FORMAT_VERSION:
             raise MNIFError(f"{manifest}: written by another command or version; choose another `output`.")
-        old = found.get("settings", {})
+        old = found.get("settings")
+        old = old if isinstance(old, dict) else {}
         # Through JSON, so that tuples and lists compare alike.
         changed = [name for name in settings if old.get(name) != settings[name]]
         if changed:

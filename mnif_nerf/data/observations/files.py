@@ -49,6 +49,9 @@ from mnif_nerf.errors import MNIFError
 
 _NUMPY_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile)
 
+PLACED: tuple[Kind, ...] = ("views", "mesh", "cloud")
+"""What has coordinates of its own; voxels and pictures are as they are."""
+
 
 def detect_kind(path: Path, picture: Kind = "image") -> Kind:
     """What a file or folder is, by its name and content.
@@ -110,7 +113,8 @@ def read_observation(
         scanner: where a point cloud was scanned from, in the file's coordinates; it is placed like the points.
 
     Raises:
-        MNIFError: unreadable, empty, or not of this kind; a scanner of another kind, or at no finite place.
+        MNIFError: unreadable, empty, or not of this kind; a scanner or a placement for another kind, or a scanner at
+            no finite place.
     """
     path, placement = Path(path), placement or Placement()
     if not path.exists():
@@ -119,6 +123,10 @@ def read_observation(
         raise MNIFError("`scanner` is for point clouds; leave it out here.")
     if scanner is not None and not np.isfinite(scanner).all():
         raise MNIFError(f"`scanner` {' '.join(map(str, scanner))}: must be three finite numbers.")
+    if kind not in PLACED and placement != Placement():
+        raise MNIFError(
+            "`up`, `forward`, `centre`, `scale` and `normalise` place views, meshes and clouds; leave them out here."
+        )
     if kind == "views":
         return _placed_views(read_views(path), placement, radius)
     if kind == "photo":

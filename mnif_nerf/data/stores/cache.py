@@ -1,7 +1,7 @@
 """Packed data beside its source: found again while it is current, built once under a lock where it is not.
 
 A packed folder holds `manifest.json` (what it is, its format version, a fingerprint of the files that it was made
-of) and arrays. It is written beside its place and renamed, so it is whole or absent.
+of, a digest of all that) and arrays. It is written beside its place and renamed, so it is whole or absent.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mnif_nerf.data.stores.manifest import read_manifest, write_manifest
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.files import atomic_folder, read_json, recover_folder, write_json
+from mnif_nerf.files import atomic_folder, recover_folder
 
 Store = TypeVar("Store")
 
@@ -63,7 +64,7 @@ def open_or_build(
             with atomic_folder(target, replace=True) as temporary:
                 content = build(temporary)
                 head = {"format": form.name, "format_version": form.version, "source": fingerprint}
-                write_json(temporary / "manifest.json", {**head, **content})
+                write_manifest(temporary, {**head, **content})
             for note in content.get("notes", []):
                 print(note, flush=True)
             store, stale = _load(target, form, fingerprint, open_arrays)
@@ -114,14 +115,14 @@ def _load(
     if not target.exists():
         return None, ""
     try:
-        manifest = read_json(target / "manifest.json")
+        manifest = read_manifest(target)
         version = manifest.get("format_version") if manifest.get("format") == form.name else None
         if version != form.version:
             return None, f"the store has format version {version}, this program reads {form.version}"
         if manifest["source"] != fingerprint:
             return None, "the data changed since the store was packed"
         return open_arrays(manifest), ""
-    except (MNIFError, OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (MNIFError, OSError, ValueError, KeyError, AttributeError, TypeError, OverflowError):
         return None, "the store is damaged"
 
 

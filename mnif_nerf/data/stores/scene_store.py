@@ -37,6 +37,7 @@ from mnif_nerf.data.stores.cache import (
     map_array,
     open_or_build,
 )
+from mnif_nerf.data.stores.manifest import read_manifest
 from mnif_nerf.data.stores.packing import pack, unpack_bits
 from mnif_nerf.data.stores.scene_survey import find_placement
 from mnif_nerf.errors import MNIFError
@@ -188,7 +189,7 @@ def packed_names(root: Path | str, split: str, reading: SceneReading = USUAL) ->
     """Names of the instances in the packed store of a split; None where there is none yet."""
     layout = locate(root)
     try:
-        manifest = read_json(cache_folder(layout, layout.folder(split)[0], reading) / "manifest.json")
+        manifest = read_manifest(cache_folder(layout, layout.folder(split)[0], reading))
         return tuple(manifest["names"]) if manifest["format_version"] == FORMAT.version else None
     except (MNIFError, KeyError, TypeError):
         return None

@@ -35,10 +35,11 @@ from mnif_nerf.data.stores.cache import (
     open_or_build,
 )
 from mnif_nerf.data.stores.grid_layout import GridLayout, labels_in, locate_grids
+from mnif_nerf.data.stores.manifest import read_manifest, write_manifest
 from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, wanting
 from mnif_nerf.data.stores.surface_pack import decode_normals, pack_parts, parts_folder, remove_parts, rows
 from mnif_nerf.errors import MNIFError, require
-from mnif_nerf.files import atomic_folder, read_json, recover_folder, write_json
+from mnif_nerf.files import atomic_folder, recover_folder
 from mnif_nerf.labels import Labels
 
 FORMAT = PackedFormat("mnif_nerf surface points", 1)
@@ -236,13 +237,13 @@ def open_packed(root: Path, folder: Path) -> SurfaceStore:
     Raises:
         MNIFError: it is damaged or of another version.
     """
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     version = manifest.get("format_version") if manifest.get("format") == FORMAT.name else None
     if version != FORMAT.version:
         raise MNIFError(f"{folder}: has format version {version}, this program reads {FORMAT.version}; make it again.")
     try:
         return open_arrays(root, folder, manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise MNIFError(f"{folder}: damaged ({error}); remove it and make it again with mnif-data.") from None
 
 
@@ -301,6 +302,4 @@ def write_store(
     with atomic_folder(folder, replace=True) as temporary:
         pack_parts(list(parts.values()), temporary, counts, has_color, f"{len(parts)} objects")
         head = {"format": FORMAT.name, "format_version": FORMAT.version}
-        write_json(
-            temporary / "manifest.json", {**head, **describe_store(split, list(parts), counts, has_color, labels)}
-        )
+        write_manifest(temporary, {**head, **describe_store(split, list(parts), counts, has_color, labels)})

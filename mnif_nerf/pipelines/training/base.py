@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import comms
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from mnif_nerf import modalities
@@ -23,7 +23,7 @@ from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
 from mnif_nerf.modalities.settings import PipelineSettings
 from mnif_nerf.modalities.training import ScoredItem, Scores, means
 from mnif_nerf.models.base import InstanceModel
-from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.errors import say, tell_user
 from mnif_nerf.models.instance_data import InstanceDataManager
 from mnif_nerf.pipelines.checkpoints import require_instances
 from mnif_nerf.pipelines.run_checks import why_not_kept
@@ -113,7 +113,7 @@ class InstancePipeline(VanillaPipeline):
             optimizers,
             self.seed,
             self.config.encode_batch,
-            warn=lambda text: CONSOLE.print(f"[yellow]{text}", soft_wrap=True),
+            warn=partial(say, warning=True),
         )
         return self.trainer
 
@@ -144,7 +144,7 @@ class InstancePipeline(VanillaPipeline):
             if why:
                 raise MNIFError(why)
             self.refresh_latents()
-            finish_run(run, step, lambda text: CONSOLE.print(text, soft_wrap=True))
+            finish_run(run, step, say)
             self.viewer_panel.refresh(locked=False)
 
         def at_view(step: int) -> None:
@@ -229,7 +229,7 @@ class InstancePipeline(VanillaPipeline):
             self.train(was_training)
         if output_path is not None:
             _write_rows(Path(output_path), parts, rows)
-        CONSOLE.print(f"{'' if step is None else f'step {step}: '}{self.evaluation.report(rows)}", soft_wrap=True)
+        say(f"{'' if step is None else f'step {step}: '}{self.evaluation.report(rows)}")
         return {prefix + k: v for prefix, part in rows.items() for k, v in means(part, get_std).items()}
 
 

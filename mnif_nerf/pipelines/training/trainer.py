@@ -18,14 +18,13 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 
 from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.files import atomic_file
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.machine import default_device_type
-from mnif_nerf.models.errors import tell_user
+from mnif_nerf.models.errors import say, tell_user
 from mnif_nerf.models.moved_runs import config_being_loaded, place_data
 from mnif_nerf.pipelines.checkpoints import (
     DAMAGED,
@@ -117,7 +116,7 @@ class MNIFTrainerConfig(SavedSettings, TrainerConfig):
         check_run(self, folder)
         if not has_model(folder):  # else that model's settings stay until there is a checkpoint of these
             self.write_config()
-            CONSOLE.log(f"Saving config to: {escape(str(folder / 'config.yml'))}")
+            CONSOLE.log(f"Saving config to: {folder / 'config.yml'}", markup=False)
 
     def write_config(self) -> None:
         """Write config.yml, whole or not at all."""
@@ -162,7 +161,7 @@ class MNIFTrainer(Trainer):
             raise MNIFError(
                 f"`{unknown[0]}` is of no use here: these methods train in float32, a whole batch at a time."
             )
-        self.plan = TimePlan(self.config, lambda text: CONSOLE.print(text, soft_wrap=True))
+        self.plan = TimePlan(self.config, say)
         try:
             with disk_errors(self.base_dir):
                 super().setup(test_mode)
@@ -190,10 +189,10 @@ class MNIFTrainer(Trainer):
         self.step = max(self._start_step - 1, 0)  # what is saved if nothing is left to do
         self.config.max_num_iterations = max(total - self._start_step, 0)
         if self.config.max_num_iterations == 0:
-            CONSOLE.print(nothing_left(total))
+            say(nothing_left(total))
             writer.GLOBAL_BUFFER["step"] = self.step  # nerfstudio's writer fails without a step
         else:
-            self.stage1.choose_threads(self.config.pipeline.threads, CONSOLE.print)  # type: ignore[attr-defined]
+            self.stage1.choose_threads(self.config.pipeline.threads, say)  # type: ignore[attr-defined]
             if self.plan.active:
                 self.config.max_num_iterations = sys.maxsize  # of nerfstudio's loop, which `train_iteration` ends
                 self.plan.start(self.stage1, self.pipeline.datamanager.source, self._planned)  # type: ignore[attr-defined]
@@ -263,7 +262,7 @@ class MNIFTrainer(Trainer):
         """Write nerfstudio's checkpoint; see `mnif_nerf.pipelines.checkpoints.write_checkpoint`."""
         why = why_not_kept(self.stage1, self.base_dir, step)
         if why:
-            CONSOLE.print(f"[yellow]{escape(why)}", soft_wrap=True)
+            say(why, warning=True)
             return
         pipeline: Any = self.pipeline
         pipeline.refresh_latents()
