@@ -32,6 +32,11 @@ def plain_console() -> Console:
     return Console(markup=False, emoji=False)
 
 
+def say(text: str, warning: bool = False) -> None:
+    """Print a line, a warning in yellow; nothing in it is markup."""
+    plain_console().print(text, style="yellow" if warning else None, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def progress_bar(
     title: str, total: float | None, unit: str = "", shown: bool = True, transient: bool = False

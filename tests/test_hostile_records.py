@@ -27,7 +27,7 @@ from mnif_nerf.export.document import Section, Table, write_document
 from mnif_nerf.files import read_record, write_json
 from mnif_nerf.pipelines.model_folder import PRIOR_VARIANCE, read_model, write_model
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
-from mnif_nerf.progress import progress_bar
+from mnif_nerf.progress import progress_bar, say
 from mnif_nerf.rendering.camera_path import read_camera_path
 
 ODD: list[Any] = [None, True, -1, 1e30, float("nan"), 10**400, "x", [], {}, [[]], {"a": 1}]
@@ -179,13 +179,10 @@ def test_nothing_in_a_progress_bar_is_markup(capsys: pytest.CaptureFixture[str])
     assert "a[/red][bold]b" in capsys.readouterr().err
 
 
-def test_nothing_on_the_console_of_nerfstudio_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("nerfstudio")
-    from mnif_nerf.models.errors import WarnOnce, say
-
+def test_nothing_that_is_said_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
     say(MARKUP)
-    WarnOnce()(f"{MARKUP} again")
-    assert capsys.readouterr().out.count("a[/red][bold]b") == 2
+    say(MARKUP, warning=True)
+    assert capsys.readouterr().out.splitlines() == [MARKUP] * 2
 
 
 def test_a_report_runs_and_fetches_nothing_that_a_name_says(tmp_path: Path) -> None:

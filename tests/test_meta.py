@@ -162,7 +162,7 @@ def test_divergence_names_the_rate_to_lower() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [({"inner_steps": 0}, "inner-steps 0"), ({"inner_lr": 0.0}, "inner-lr 0")]
+    ("values", "words"), [({"inner_steps": 0}, "`inner_steps` 0"), ({"inner_lr": 0.0}, "`inner_lr` 0")]
 )
 def test_settings_that_make_no_sense(values: dict, words: str) -> None:
     with pytest.raises(MNIFError, match=words):

@@ -9,9 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from nerfstudio.utils.rich_utils import CONSOLE
-
 from mnif_nerf.errors import MNIFError, flag_paths, system_error, with_flags
+from mnif_nerf.progress import say
 
 Result = TypeVar("Result")
 
@@ -63,13 +62,8 @@ def _as_told(error: MNIFError) -> str:
     return with_flags(str(error), flag_paths(*(method.new_run() for method in METHODS.values())))
 
 
-def say(text: str, warning: bool = False) -> None:
-    """Print on nerfstudio's console, a warning in yellow; nothing in the text is markup: `[/red]` may be a name."""
-    CONSOLE.print(text, style="yellow" if warning else None, markup=False, soft_wrap=True)
-
-
 class WarnOnce:
-    """Prints each text once on nerfstudio's console, in yellow: a render loop would say it for every picture."""
+    """Prints each text once, in yellow: a render loop would say it for every picture."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()

@@ -28,9 +28,10 @@ from mnif_nerf.modalities.grid_training import front_camera
 from mnif_nerf.modalities.training import Evaluation, TrainingData, cameras_around
 from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
-from mnif_nerf.models.errors import say, tell_user
+from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.moved_runs import renders_data
 from mnif_nerf.pipelines.run_data import StoredData, is_data
+from mnif_nerf.progress import say
 from mnif_nerf.saved_settings import SavedSettings
 
 _BLANK_PIXELS = 128

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from mnif_nerf.errors import MNIFError, first_line
-from mnif_nerf.models.errors import say
 from mnif_nerf.pipelines.fit.held import SIDES
+from mnif_nerf.progress import say
 from mnif_nerf.viewer.directions import POSITION_STEP, REACH
 from mnif_nerf.viewer.label_controls import LabelControls
 from mnif_nerf.viewer.latent_browser import SOURCES, LatentWalk, Settings

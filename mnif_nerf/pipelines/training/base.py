@@ -23,12 +23,13 @@ from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
 from mnif_nerf.modalities.settings import PipelineSettings
 from mnif_nerf.modalities.training import ScoredItem, Scores, means
 from mnif_nerf.models.base import InstanceModel
-from mnif_nerf.models.errors import say, tell_user
+from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.instance_data import InstanceDataManager
 from mnif_nerf.pipelines.checkpoints import require_instances
 from mnif_nerf.pipelines.run_checks import why_not_kept
 from mnif_nerf.pipelines.run_folder import Run, finish_run, write_run_model
 from mnif_nerf.pipelines.training.viewer_adapter import ViewerModel
+from mnif_nerf.progress import say
 from mnif_nerf.viewer.panel import ViewerPanel
 
 _STEPS_BETWEEN_SHOWN = 100  # after which a viewer's computed latent is computed again

@@ -24,7 +24,7 @@ from mnif_nerf.files import atomic_file
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.machine import default_device_type
-from mnif_nerf.models.errors import say, tell_user
+from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.moved_runs import config_being_loaded, place_data
 from mnif_nerf.pipelines.checkpoints import (
     DAMAGED,
@@ -37,6 +37,7 @@ from mnif_nerf.pipelines.checkpoints import (
 )
 from mnif_nerf.pipelines.run_checks import check_run, has_model, why_not_kept
 from mnif_nerf.pipelines.time_plan import TimePlan
+from mnif_nerf.progress import say
 from mnif_nerf.saved_settings import SavedSettings
 from mnif_nerf.viewer.nerfstudio_patches import LOOPBACK, on_this_machine
 
