@@ -105,11 +105,13 @@ function start() {
 }
 
 start();
+buildLink();
 
 // For tests and measurements; the page itself does not use it.
 window.mnif = {
   model,
   state: () => ({ ...state, shown: stage && stage.shown, weights: stage && stage.renderer.source.kind }),
+  link: linkTo,
   file: async (resolution) => new Uint8Array(await (await fileOf(resolution)).blob.arrayBuffer()),
   draw: (seed, wish) => ask("draw", { kit, seed, wish }),
   render: (request) => {

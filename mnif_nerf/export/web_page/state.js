@@ -9,9 +9,10 @@ const FARTHEST = 2.5 * model.radius;
 const DEGREES_PER_WIDTH = 200; // a drag across the whole stage
 const MOST_PIXELS = 1024; // along an edge, on screens of high density
 
-const state = { object: 0, other: Math.min(1, model.objects.length - 1), blend: 0, view: { ...HOME }, mode: "" };
+const state = { object: 0, other: Math.min(1, model.objects.length - 1), blend: 0, compare: false, view: { ...HOME }, mode: "" };
 const PATIENCE_MS = 250; // without a live picture before one made beforehand stands in
 
+model.shipped = [...model.objects]; // as they came, whatever is drawn here
 model.objects.forEach((object, k) => {
   object.id = k; // drawn ones get higher ones; places in the list change, these do not
 });
@@ -54,6 +55,7 @@ function update() {
     if (!waiting) waiting = setTimeout(standIn, stage.shown.size ? PATIENCE_MS : 0);
   }
   if (!stage || !part("cover").hidden) showTurntable();
+  followState();
 }
 
 // The nearest pictures made beforehand; of a blend, one over the other.
