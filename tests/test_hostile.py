@@ -230,6 +230,9 @@ def test_settings_that_no_run_can_have(shapes: Path, tmp_path: Path) -> None:
         ("pipeline.model.latent_weight", float("nan"), "`model.latent_weight` nan"),
         ("pipeline.datamanager.points_per_instance", 10**12, "`datamanager.points_per_instance` 1,000,000,000,000"),
         ("pipeline.model.num_bases", 10**12, "num_bases"),
+        ("pipeline.fit_steps", 10**9, "`fit_steps` of training 1,000,000,000"),
+        ("pipeline.fit_points", 10**9, "`fit_points` of training 1,000,000,000"),
+        ("pipeline.datamanager.surface_share", 1e30, r"`surface_share` of training 1e\+30"),
     ):
         settings = settings_of(shapes, tmp_path, 5)
         *parents, last = path.split(".")

@@ -173,8 +173,18 @@ def test_a_viewer_listens_on_this_machine_unless_told(project: Path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["ns-viewer", "--viewer.websocket-host", EVERYWHERE])
     loaded.viewer = ViewerConfig()
     assert loaded.viewer.websocket_host == EVERYWHERE
-    loaded.viewer = SimpleNamespace(websocket_host="192.168.0.2")
-    assert loaded.viewer.websocket_host == "192.168.0.2"
+    loaded.viewer = SimpleNamespace(websocket_host="127.0.0.2")
+    assert loaded.viewer.websocket_host == "127.0.0.2"
+    for host, port, words in (
+        ("no.such.host.invalid", None, "is no address of this machine"),
+        ("a..b", None, "is no address of this machine"),
+        ("192.0.2.1", None, "is no address of this machine"),  # of documentation, and of nobody
+        (LOOPBACK, 99_999, "websocket-port 99,999: there are no more ports"),
+        (LOOPBACK, -1, "websocket-port -1: expected a whole number of at least 1"),
+        (LOOPBACK, 0, "websocket-port 0"),
+    ):
+        with pytest.raises(SystemExit, match=f"error: --viewer.*{words}"):
+            loaded.viewer = SimpleNamespace(websocket_host=host, websocket_port=port)
 
 
 def test_a_flipped_byte_in_a_checkpoint(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

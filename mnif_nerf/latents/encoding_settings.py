@@ -78,9 +78,9 @@ class EncodingSettings:
             if isinstance(value, bool) != isinstance(usual, bool) or not isinstance(value, (int, float)):
                 raise MNIFError(f"training setting {name} is {value!r}, expected a value like {usual!r}.")
             if isinstance(usual, int) and not isinstance(usual, bool):
-                require_count(f"{name} of training", value, 0, _MOST.get(name, MOST_STEPS))
+                require_count(f"`{name}` of training", value, 0, _MOST.get(name, MOST_STEPS))
             elif not isinstance(usual, bool):
-                require_number(f"{name} of training", value, 0.0, _LARGEST)
+                require_number(f"`{name}` of training", value, 0.0, _LARGEST)
             given[name] = type(usual)(value)
         return cls(**given)
 

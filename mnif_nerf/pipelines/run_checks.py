@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
+from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.limits import require_count, require_settings
 from mnif_nerf.pipelines.methods import METHODS
@@ -45,6 +47,7 @@ def check_run(settings: Any, folder: Path) -> None:
     if method is not None:
         require_count("`pipeline.threads`", settings.pipeline.threads, 0, _MOST_THREADS)
         require_settings(settings, method.settings)
+        _check_encoding(settings.pipeline)
     resumes = settings.load_dir is not None or settings.load_checkpoint is not None
     there = finished_steps(folder)
     if not resumes and not settings.minutes and there > settings.max_num_iterations:
@@ -52,6 +55,13 @@ def check_run(settings: Any, folder: Path) -> None:
             f"{folder}: holds a finished model of {there:,} steps, and this run would replace it by one of "
             f"{settings.max_num_iterations:,}; choose another `timestamp` or `output_dir`, or remove the folder first."
         )
+
+
+def _check_encoding(pipeline: Any) -> None:
+    """Refuse settings of fitting that the model folder would be refused for after the training."""
+    names = [entry.name for entry in dataclasses.fields(EncodingSettings)]
+    parts = (pipeline, pipeline.datamanager, pipeline.model)
+    EncodingSettings.from_training({n: getattr(part, n) for part in parts for n in names if hasattr(part, n)})
 
 
 def _check_device(kind: str) -> None:

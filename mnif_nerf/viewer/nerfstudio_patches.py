@@ -6,6 +6,7 @@ import functools
 import math
 import re
 import shlex
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ import numpy as np
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 
-from mnif_nerf.errors import first_line
+from mnif_nerf.errors import MNIFError, first_line
+from mnif_nerf.limits import require_count
+from mnif_nerf.names import shown
 from mnif_nerf.rendering.cameras import orbit_pose
 
 MAX_FRUSTUMS = 16
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+_MOST_PORT = 65535
 _OPEN = f"--viewer.websocket-host {EVERYWHERE}"
 # Pictures a second while something moves, which decides how coarse they are. nerfstudio's 30 would be 60 rows on two
 # cores; a browser is sent no more than about a dozen anyway.
@@ -177,6 +181,31 @@ def on_this_machine(config: Any) -> Any:
     if config.websocket_host == EVERYWHERE and not asked:
         config.websocket_host = LOOPBACK
     return config
+
+
+def require_address(config: Any) -> None:
+    """Refuse an address or a port that nothing can listen on: viser's thread would fail, and its caller wait for ever.
+
+    Args:
+        config: a viewer's configuration.
+
+    Raises:
+        MNIFError: a port that there is not, or a host that is no address of this machine.
+    """
+    port, host = getattr(config, "websocket_port", None), config.websocket_host
+    if port is not None:
+        require_count("--viewer.websocket-port", port, 1, _MOST_PORT, "there are no more ports")
+    if host in (LOOPBACK, EVERYWHERE):
+        return
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(place)
+    except (OSError, UnicodeError) as error:
+        raise MNIFError(
+            f"--viewer.websocket-host {shown(host)}: is no address of this machine ({first_line(error)}); leave it "
+            f"out, or use {EVERYWHERE} to let all of the network in."
+        ) from None
 
 
 def field_of_view(focal: float, size: float) -> float:

@@ -39,7 +39,7 @@ from mnif_nerf.pipelines.run_checks import check_run, has_model, why_not_kept
 from mnif_nerf.pipelines.time_plan import TimePlan
 from mnif_nerf.progress import say
 from mnif_nerf.saved_settings import SavedSettings
-from mnif_nerf.viewer.nerfstudio_patches import LOOPBACK, on_this_machine
+from mnif_nerf.viewer.nerfstudio_patches import LOOPBACK, on_this_machine, require_address
 
 
 def _logging() -> LoggingConfig:
@@ -73,9 +73,12 @@ class MNIFTrainerConfig(SavedSettings, TrainerConfig):
     """Minutes that the whole run may take, evaluations and latent prior included; they choose the number of steps on
     this machine. 0 takes max_num_iterations."""
 
+    @tell_user
     def __setattr__(self, name: str, value: Any) -> None:
         """ns-viewer puts the viewer's configuration in here, with nerfstudio's default of an open network."""
-        object.__setattr__(self, name, on_this_machine(value) if name == "viewer" else value)
+        if name == "viewer":
+            require_address(on_this_machine(value))
+        object.__setattr__(self, name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Read a `config.yml`; one of `mnif-train` holds what only nerfstudio has as plain mappings, or not at all."""
