@@ -66,6 +66,7 @@ def test_points_of_leaves_on_cards(tmp_path: Path) -> None:
     from tiny_gltf import UV, Gltf, png
 
     from mnif_nerf.data.geometry.surface_points import PointCounts
+    from mnif_nerf.data.readers.mesh_input import MeshInput
     from mnif_nerf.data.stores.surface_jobs import mesh_points
 
     def points(picture: np.ndarray) -> Any:
@@ -73,7 +74,7 @@ def test_points_of_leaves_on_cards(tmp_path: Path) -> None:
         texture = file.texture(png(picture))
         material = {"pbrMetallicRoughness": {"baseColorTexture": texture}, "alphaMode": "MASK", "doubleSided": True}
         file.node(mesh=file.box(material, TEXCOORD_0=file.array(UV)))
-        return mesh_points(file.write(tmp_path / "a.glb"), PointCounts.of(1000), np.random.default_rng(0))
+        return mesh_points(MeshInput(file.write(tmp_path / "a.glb")), PointCounts.of(1000), np.random.default_rng(0))
 
     whole, facts = points(disc(radius=1.0))
     assert facts["cut"] == facts["sheets"] == 0

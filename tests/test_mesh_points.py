@@ -21,6 +21,7 @@ from mnif_nerf.data.geometry.closed_pieces import close_pieces
 from mnif_nerf.data.geometry.solid_mesh import MAX_FACES
 from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints
 from mnif_nerf.data.geometry.voxel_points import draw_voxel_points
+from mnif_nerf.data.readers.mesh_input import MeshInput
 from mnif_nerf.data.stores import surface_jobs
 from mnif_nerf.data.stores.surface_jobs import mesh_points
 from mnif_nerf.data.stores.surface_store import open_surface_store, packed_splits, surface_splits
@@ -42,7 +43,7 @@ def box(size: tuple[float, float, float] = (3, 2, 1), at: tuple[float, float, fl
 
 def points_of(mesh: trimesh.Trimesh, folder: Path) -> tuple[SurfacePoints, dict[str, int]]:
     mesh.export(folder / "mesh.ply")
-    return mesh_points(folder / "mesh.ply", COUNTS, np.random.default_rng(0))
+    return mesh_points(MeshInput(folder / "mesh.ply"), COUNTS, np.random.default_rng(0))
 
 
 def box_distance(points: np.ndarray, half: np.ndarray) -> np.ndarray:
@@ -127,7 +128,7 @@ def textured(path: Path) -> Path:
 
 def test_textures_and_what_is_missing_of_them(tmp_path: Path) -> None:
     path = textured(tmp_path / "a" / "box.obj")
-    points, _ = mesh_points(path, COUNTS, np.random.default_rng(0), up="z", forward="+x")
+    points, _ = mesh_points(MeshInput(path, "z", "+x"), COUNTS, np.random.default_rng(0))
     assert points.color is not None
     end = np.abs(points.points[:, 0]) > 0.45
     front = points.points[end, 0] > 0
@@ -138,7 +139,7 @@ def test_textures_and_what_is_missing_of_them(tmp_path: Path) -> None:
     picture = next(file for file in path.parent.iterdir() if file.suffix in (".png", ".jpg"))
     picture.unlink()
     with pytest.raises(MNIFError, match=rf"box.obj: lacks a picture.*\({picture.name}: missing\); put what is missing"):
-        mesh_points(path, COUNTS, np.random.default_rng(0))
+        mesh_points(MeshInput(path), COUNTS, np.random.default_rng(0))
 
 
 def test_meshes_that_stand_for_nothing_are_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +152,7 @@ def test_meshes_that_stand_for_nothing_are_told_in_a_sentence(tmp_path: Path, mo
         assert str(caught.value).count(str(tmp_path)) == 1
     (tmp_path / "nan.off").write_bytes(b"OFF\n3 1 0\n0 0 0\nnan 0 0\n0 1 0\n3 0 1 2\n")
     with pytest.raises(MNIFError, match="a vertex is NaN or infinite"):
-        mesh_points(tmp_path / "nan.off", COUNTS, np.random.default_rng(0))
+        mesh_points(MeshInput(tmp_path / "nan.off"), COUNTS, np.random.default_rng(0))
     monkeypatch.setattr("mnif_nerf.data.geometry.solid_mesh.MAX_FACES", 11)
     with pytest.raises(MNIFError, match="12 triangles are more than 11; decimate the mesh first"):
         points_of(box(), tmp_path)
@@ -224,15 +225,15 @@ def test_what_was_read_before_a_run_was_killed_is_not_read_again(tmp_path: Path,
     source, out = folder_of_meshes(tmp_path / "in"), tmp_path / "out"
     (source / "line.off").write_bytes(b"OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n")
     read: list[str] = []
-    whole, most = meshes.read_mesh, [3]
+    whole, most = meshes._probe, [3]
 
-    def read_mesh(path: Path, up: str, forward: str, root: Path) -> Any:
+    def probe(mesh: MeshInput) -> Any:
         if len(read) == most[0]:
             raise KeyboardInterrupt
-        read.append(path.name)
-        return whole(path, up, forward, root)
+        read.append(mesh.path.name)
+        return whole(mesh)
 
-    monkeypatch.setattr(meshes, "read_mesh", read_mesh)
+    monkeypatch.setattr(meshes, "_probe", probe)
     with pytest.raises(KeyboardInterrupt):
         sample_mesh_folder(source, out, 400, workers=1, progress=False)
     record = out / RECORD

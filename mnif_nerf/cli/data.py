@@ -88,6 +88,9 @@ class FromMeshes:
         seed: random seed of the split and the cameras.
         labels: a .csv of labels (name,species,...) for labels.csv in the output; by default labels.csv in the input,
             else the folders there that hold classes.
+        copies: varied copies of each training mesh, for folders of few.
+        vary: what is varied in them: mirror, stretch, bend, hue (all colours), paint (the main colour becomes that of
+            another mesh).
         workers: processes; one per core by default.
     """
 
@@ -107,6 +110,8 @@ class FromMeshes:
     test_fraction: float = 0.1
     seed: int = 0
     labels: Path | None = None
+    copies: int = 0
+    vary: tuple[Literal["mirror", "stretch", "bend", "hue", "paint"], ...] = ("mirror", "stretch", "paint")
     workers: int | None = None
 
 
@@ -281,7 +286,7 @@ def _from_meshes(command: FromMeshes) -> None:
 
     _check_choice(command)
     voxels = command.voxels
-    names = ("up", "forward", "val_fraction", "test_fraction", "seed", "labels")
+    names = ("up", "forward", "val_fraction", "test_fraction", "seed", "labels", "copies", "vary")
     options = MeshFolderOptions(
         None if voxels or command.sdf else command.category, **{name: getattr(command, name) for name in names}
     )

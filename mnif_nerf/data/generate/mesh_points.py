@@ -49,11 +49,11 @@ def sample_mesh_folder(
         plan.tell_changed()
         return _made_before(plan)
     place, jobs = output / FOLDER, {}
-    for name, path in plan.readable.items():
+    for name, mesh in plan.inputs.items():
         split = plan.split_of[name]
         if not (place / split).exists():
             part = parts_folder(place, split) / f"{name}.npz"
-            jobs[name] = PointJob(GridSource(name, path), part, counts, options.up, options.forward, input)
+            jobs[name] = PointJob(GridSource(name, mesh.path), part, counts, mesh)
     again = [name for name in plan.changed if name in jobs]
     for name in again:
         jobs[name].part.unlink(missing_ok=True)
@@ -65,7 +65,8 @@ def sample_mesh_folder(
         plan.record.note(plan.readable[name], None)
     plan.changed = [name for name in plan.changed if name not in again]
     parts = {name: job.part for name, job in jobs.items() if name not in hopeless}
-    has_color, plan.summary.notes = join_facts(parts)
+    has_color, notes = join_facts(parts)
+    plan.summary.notes += notes
     if again:
         plan.summary.notes.append(
             f"{len(again)} of the files have changed and were used again ({', '.join(again[:5])})."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from mnif_nerf.data.generate.mesh_folder import MeshFolder, list_folder
 from mnif_nerf.data.generate.mesh_record import MeshRecord
 from mnif_nerf.data.generate.scene_jobs import Pictures, ViewPlan, render_pictures, run_jobs
 from mnif_nerf.data.generate.settings import MeshFolderOptions, ViewCounts
+from mnif_nerf.data.generate.varied_copies import is_varied, original_of, plan_copies
 from mnif_nerf.data.generate.writer import claim_output, write_manifest, write_occupancy
 from mnif_nerf.data.geometry.raytrace import Camera
 from mnif_nerf.data.geometry.voxelise import check_voxel_resolution
 from mnif_nerf.data.readers.labels import FILE, find_table, folder_labels, table_labels, useful, write_labels
-from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, mesh_rank, read_mesh
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, frame, mesh_rank
+from mnif_nerf.data.readers.mesh_input import MeshInput
 from mnif_nerf.data.readers.mesh_notes import COLOR_NOTES, MeshNote, table
 from mnif_nerf.data.readers.splits import clean_name, one_of_each, own_splits, scene_names, split_names
 from mnif_nerf.data.readers.voxel_files import require_shape
@@ -51,10 +53,7 @@ class MeshSummary:
 
 @dataclass(frozen=True)
 class _MeshJob:
-    path: Path
-    up: str
-    forward: str
-    root: Path
+    mesh: MeshInput
     pictures: tuple[Pictures, ...] = ()
     camera: Camera | None = None
     voxels: Path | None = None
@@ -91,11 +90,10 @@ def render_mesh_folder(
     claim_output(output, "from-meshes", settings)
     view_plan = ViewPlan(output, plan.summary.category, **asdict(views))
     jobs = {}
-    for index, name in enumerate(sorted(plan.readable)):
+    for index, name in enumerate(sorted(plan.inputs, key=lambda name: (is_varied(name), name))):
         pictures = view_plan.pictures(plan.split_of[name], name, (options.seed, index))
         if not all(item.folder.exists() for item in pictures):
-            job = _MeshJob(plan.readable[name], options.up, options.forward, input, pictures, view_plan.camera)
-            jobs[name] = job
+            jobs[name] = _MeshJob(plan.inputs[name], pictures, view_plan.camera)
     reasons = run_jobs(_draw, list(jobs.values()), workers, progress, "Rendering meshes")
     plan.leave_out_hopeless(jobs, reasons)
     plan.tell_changed()
@@ -130,10 +128,10 @@ def voxelise_mesh_folder(
     settings = {**plan.settings, "voxels": resolution}
     claim_output(output, "from-meshes-voxels", settings)
     jobs = {}
-    for name, path in plan.readable.items():
+    for name, mesh in plan.inputs.items():
         target = output / plan.split_of[name] / f"{name}.npz"
         if not target.exists():
-            jobs[name] = _MeshJob(path, options.up, options.forward, input, voxels=target, resolution=resolution)
+            jobs[name] = _MeshJob(mesh, voxels=target, resolution=resolution)
     reasons = run_jobs(_fill, list(jobs.values()), workers, progress, "Filling meshes")
     plan.leave_out_hopeless(jobs, reasons)
     plan.tell_changed()
@@ -142,9 +140,10 @@ def voxelise_mesh_folder(
 
 @dataclass
 class MeshPlan:
-    """Readable meshes by scene name, the settings that decide the data set, and what is reported of it."""
+    """Readable meshes and varied copies of them by scene name, the settings that decide the data set, and what is
+    reported of it."""
 
-    readable: dict[str, Path]
+    inputs: dict[str, MeshInput]
     settings: dict[str, Any]
     summary: MeshSummary
     record: MeshRecord
@@ -154,10 +153,12 @@ class MeshPlan:
 
     def __post_init__(self) -> None:
         self.split_of = {name: split for split, names in self.summary.splits.items() for name in names}
+        self.readable = {name: mesh.path for name, mesh in self.inputs.items()}
 
     def leave_out(self, reasons: dict[str, str]) -> None:
-        """Count scenes as skipped, by name and reason."""
-        self.summary.skipped += [(self.readable[name], reason) for name, reason in reasons.items()]
+        """Count scenes as skipped, by name and reason; copies are told in notes, their originals may well be used."""
+        self.summary.skipped += [(self.readable[name], why) for name, why in reasons.items() if not is_varied(name)]
+        self.summary.notes += [f"{name} is left out: {why}" for name, why in reasons.items() if is_varied(name)]
         kept = {split: [n for n in names if n not in reasons] for split, names in self.summary.splits.items()}
         self.summary.splits = {split: names for split, names in kept.items() if names}
 
@@ -168,7 +169,7 @@ class MeshPlan:
             MNIFError: nothing is left.
         """
         hopeless = {name: reason for name, reason in zip(names, reasons) if reason is not None}
-        if hopeless and len(hopeless) == len(self.readable):
+        if hopeless and len(hopeless) == len(self.inputs):
             first = next(iter(hopeless.values()))
             raise MNIFError(f"{self.record.input}: none of its meshes can be used; the first: {first}")
         self.leave_out(hopeless)
@@ -261,17 +262,27 @@ def plan_meshes(input: Path, output: Path, options: MeshFolderOptions, workers: 
     splits, more = _shares(readable, input, options)
     shared = {name for names in splits.values() for name in names}
     skipped += [(path, "is in no folder of a split") for name, path in readable.items() if name not in shared]
-    readable = {name: path for name, path in readable.items() if name in shared}
+    inputs = {
+        name: MeshInput(path, options.up, options.forward, input) for name, path in readable.items() if name in shared
+    }
+    if options.copies:
+        copies = plan_copies(splits["train"], options.copies, options.vary, options.seed)
+        for name, (variation, donor) in copies.items():
+            inputs[name] = replace(inputs[original_of(name)], variation=variation, donor=inputs[donor].path)
+        more = [*more, f"{len(copies)} varied copies of the {len(splits['train'])} training meshes are made."]
+        splits = {**splits, "train": [*splits["train"], *copies]}
     category = re.sub(r"_(train|val|test)$", "", clean_name(options.category or input.resolve().name))
-    settings = {**without_labels(options), "category": category, "meshes": _digest(files, input)}
+    settings = {**_deciding(options), "category": category, "meshes": _digest(files, input)}
     summary = MeshSummary(output, category, splits, skipped, [*notes, *more])
-    again = [name for name, path in readable.items() if path in changed]
-    return MeshPlan(readable, settings, summary, record, again, folder, options.labels)
+    again = [name for name, mesh in inputs.items() if mesh.path in changed]
+    return MeshPlan(inputs, settings, summary, record, again, folder, options.labels)
 
 
-def without_labels(options: MeshFolderOptions) -> dict[str, Any]:
+def _deciding(options: MeshFolderOptions) -> dict[str, Any]:
     """The settings that decide what is made of meshes; labels may change at any time."""
-    return {name: value for name, value in asdict(options).items() if name != "labels"}
+    settings = {name: value for name, value in asdict(options).items() if name != "labels"}
+    # None as in what was made before there were copies.
+    return {**settings, "copies": options.copies or None, "vary": options.vary if options.copies else None}
 
 
 def _shares(
@@ -297,9 +308,9 @@ def _sift(
     """
     reasons = {path: known.reason for path in files if (known := record.of(path)) is not None}
     kept = set(record.changed(files))
-    jobs = [_MeshJob(path, *record.axes, record.input) for path in files if path not in reasons]
+    jobs = [MeshInput(path, *record.axes, record.input) for path in files if path not in reasons]
 
-    def note(job: _MeshJob, found: _Probed) -> None:
+    def note(job: MeshInput, found: _Probed) -> None:
         reasons[job.path] = found.reason
         if job.path not in kept:
             record.note(job.path, found.reason, found.notes, found.used)
@@ -338,9 +349,9 @@ class _Probed:
     used: tuple[Path, ...] = ()
 
 
-def _probe(job: _MeshJob) -> _Probed:
+def _probe(mesh: MeshInput) -> _Probed:
     try:
-        content = read_mesh(job.path, job.up, job.forward, job.root)
+        content = mesh.read()
     except MNIFError as error:
         return _Probed(str(error))
     return _Probed(None, content.notes, content.used)
@@ -349,20 +360,19 @@ def _probe(job: _MeshJob) -> _Probed:
 def _draw(job: _MeshJob) -> str | None:
     """Write a mesh's pictures; returns why there are none, or None."""
     assert job.camera is not None
-    surface = read_mesh(job.path, job.up, job.forward, job.root).surface
-    if render_pictures(surface, job.pictures, job.camera):
+    if render_pictures(job.mesh.read().surface, job.pictures, job.camera):
         return None
-    return f"{job.path}: nothing of it is seen, it is thinner than a pixel; ask for a larger `resolution`."
+    return f"{job.mesh.path}: nothing of it is seen, it is thinner than a pixel; ask for a larger `resolution`."
 
 
 def _fill(job: _MeshJob) -> str | None:
     """Write a mesh's voxels; returns why there are none, or None."""
-    from mnif_nerf.data.geometry.voxel_meshes import voxelise_file
+    from mnif_nerf.data.geometry.voxel_meshes import voxelise_surface
 
     assert job.voxels is not None
-    cells = voxelise_file(job.path, job.resolution, job.up, job.forward, job.root)
+    cells = voxelise_surface(job.mesh.read().surface, job.resolution)
     try:
-        require_shape(cells, f"{job.path} at {job.resolution}^3")
+        require_shape(cells, f"{job.mesh.path} at {job.resolution}^3")
     except MNIFError as error:
         return str(error)
     write_occupancy(job.voxels, cells)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mnif_nerf.data.generate.varied_copies import DEFAULT_VARIATIONS, check_copies
 from mnif_nerf.data.geometry.raytrace import MAX_RESOLUTION
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.limits import require_count
@@ -84,6 +85,8 @@ class MeshFolderOptions:
         test_fraction: share of the test meshes, likewise.
         seed: seed of the split and the cameras.
         labels: a table of labels; None takes `labels.csv` in the folder, else the sub-folders that files lie in.
+        copies: varied copies of each training mesh, 0 to 1,000; validation and test meshes get none.
+        vary: what is varied in them, of `mnif_nerf.data.geometry.variations.VARIATIONS`.
 
     Raises:
         MNIFError: a number out of range.
@@ -96,8 +99,11 @@ class MeshFolderOptions:
     test_fraction: float = 0.1
     seed: int = 0
     labels: Path | None = None
+    copies: int = 0
+    vary: tuple[str, ...] = DEFAULT_VARIATIONS
 
     def __post_init__(self) -> None:
+        check_copies(self.copies, self.vary)
         _require_at_least(0, seed=self.seed)
         for name, share in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
             if not 0 <= share < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -113,7 +114,7 @@ def claim_output(output: Path | str, kind: str, settings: dict[str, Any]) -> boo
             raise MNIFError(f"{manifest}: written by another command or version; choose another `output`.")
         old = found.get("settings")
         old = old if isinstance(old, dict) else {}
-        # Through JSON, so that tuples and lists compare alike.
+        settings = json.loads(json.dumps(settings))  # tuples are lists in a file
         changed = [name for name in settings if old.get(name) != settings[name]]
         if changed:
             name = changed[0]

@@ -14,7 +14,8 @@ from mnif_nerf.data.geometry.signed_distance import SignedDistance
 from mnif_nerf.data.geometry.solid_mesh import SolidMesh, solid_of_surface
 from mnif_nerf.data.geometry.surface_points import PointCounts, SurfacePoints, draw_points
 from mnif_nerf.data.geometry.voxel_points import draw_voxel_points
-from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, read_mesh
+from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES
+from mnif_nerf.data.readers.mesh_input import MeshInput
 from mnif_nerf.data.readers.mesh_notes import LACKS_MATERIALS, LACKS_PICTURE
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.readers.voxels import ShapeReader
@@ -36,15 +37,13 @@ class PointJob:
         source: its file.
         part: where its points go.
         counts: how many points of each kind.
-        up, forward, root: the axes of a mesh file, and the folder that it may take pictures from, see `read_surface`.
+        mesh: how the file is read if it is a mesh; None: as it is by default.
     """
 
     source: GridSource
     part: Path
     counts: PointCounts
-    up: str = "auto"
-    forward: str = "auto"
-    root: Path | None = None
+    mesh: MeshInput | None = None
 
 
 def make_part(job: PointJob) -> str | None:
@@ -52,7 +51,7 @@ def make_part(job: PointJob) -> str | None:
     generator = np.random.default_rng(stream(0, f"points of {job.source.name}"))
     try:
         if job.source.path.suffix.lower() in MESH_SUFFIXES:
-            points, facts = mesh_points(job.source.path, job.counts, generator, job.up, job.forward, job.root)
+            points, facts = mesh_points(job.mesh or MeshInput(job.source.path), job.counts, generator)
         else:
             with ShapeReader() as reader:
                 points, facts = draw_voxel_points(reader.read(job.source), job.counts, generator), {}
@@ -64,12 +63,7 @@ def make_part(job: PointJob) -> str | None:
 
 
 def mesh_points(
-    path: Path,
-    counts: PointCounts,
-    generator: np.random.Generator,
-    up: str = "auto",
-    forward: str = "auto",
-    root: Path | None = None,
+    mesh: MeshInput, counts: PointCounts, generator: np.random.Generator
 ) -> tuple[SurfacePoints, dict[str, int]]:
     """The points of a mesh file, and what was done to it: "capped", "sheets", "turned" and "closed" count its pieces
     (see `ClosedPieces`), "tinted" is 1 where it has colour, "cut" where pictures cut out parts of its faces.
@@ -77,7 +71,7 @@ def mesh_points(
     Raises:
         MNIFError: unreadable, without area, without its textures, too large, or of small parts far apart.
     """
-    content = read_mesh(path, up, forward, root)
+    content, path = mesh.read(), mesh.path
     surface = content.surface
     for note in content.notes:
         if note.kind in (LACKS_PICTURE, LACKS_MATERIALS):
