@@ -1,11 +1,12 @@
 """What varied copies of few meshes (`mnif-data from-meshes --copies`) do for samples: novelty, wholeness, reach.
 
 Samples and meshes are compared as coloured points on their surfaces: the mean distance of each point to the other's
-nearest in position (diagonals of the object) and colour (weighted by 0.3), both ways. "Away" is a sample's distance
-from the nearest of the user's own meshes over the median distance between those: near 0 are copies, above 1 is as
-different as the meshes are from each other. "Marked" are samples outside the range of wholeness of the first model's
-training instances. "Reach" is the mean distance of unseen meshes from the nearest sample, over that from the nearest
-of the user's own: below 1 the model knows more than the meshes show. The first model is the baseline.
+nearest in position (diagonals of the object) and colour (weighted by 0.3), both ways, less what two draws of the same
+mesh are apart. "Away" is a sample's distance from the nearest of the user's own meshes over the median distance
+between those: near 0 are copies, above 1 is as different as the meshes are from each other. "Marked" are samples
+outside the range of wholeness of the first model's training instances. "Reach" is the mean distance of unseen meshes
+from the nearest sample, over that from the nearest of the user's own: below 1 the model knows more than the meshes
+show. The first model is the baseline.
 Run: `python benchmarks/copies.py --models RUN RUN_WITH_COPIES --meshes FOLDER --unseen FOLDER`.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import report
@@ -25,6 +25,7 @@ from mnif_nerf.data.readers.mesh_files import read_surface
 from mnif_nerf.errors import run_command
 from mnif_nerf.export.surface_samples import surface_samples
 from mnif_nerf.machine import one_thread
+from mnif_nerf.metrics.integrity import Yardstick
 from mnif_nerf.objects.surface import NeuralSurface
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.integrity import Draw, integrity_of, yardstick_of
@@ -79,7 +80,29 @@ def distances(rows: list[np.ndarray], columns: list[np.ndarray]) -> np.ndarray:
     return np.array([[(a.query(b.data)[0].mean() + b.query(a.data)[0].mean()) / 2 for b in others] for a in trees])
 
 
-def measure(run: Path, config: Config, own: list[np.ndarray], unseen: list[np.ndarray], yardstick: Any) -> dict:
+@dataclass(frozen=True)
+class Meshes:
+    """Clouds of the user's own meshes and of unseen ones, and the distance of two draws of the same mesh."""
+
+    own: list[np.ndarray]
+    unseen: list[np.ndarray]
+    floor: float
+
+    @classmethod
+    def of(cls, config: Config, generator: np.random.Generator) -> Meshes:
+        """Draw them."""
+        paths = find_meshes(config.meshes)
+        own, again = ([mesh_cloud(path, generator) for path in paths] for _ in range(2))
+        unseen = [] if config.unseen is None else [mesh_cloud(path, generator) for path in find_meshes(config.unseen)]
+        return cls(own, unseen, float(np.median([distances([a], [b])[0, 0] for a, b in zip(own, again)])))
+
+    def nearest(self, rows: list[np.ndarray], columns: list[np.ndarray]) -> np.ndarray:
+        """Distance of each row from its nearest column, [R]; a cloud is not its own nearest one."""
+        between = distances(rows, columns)
+        return np.where(between == 0, np.inf, between).min(1) - self.floor
+
+
+def measure(run: Path, config: Config, meshes: Meshes, yardstick: Yardstick) -> dict[str, float]:
     """One model's numbers."""
     pipe = MNIFPipeline.from_pretrained(run)
     generator = np.random.default_rng(config.seed)
@@ -87,31 +110,29 @@ def measure(run: Path, config: Config, own: list[np.ndarray], unseen: list[np.nd
     with progress_bar(run.name, len(items)) as advance:
         marked = [judgement.broken for judgement in integrity_of(items, yardstick, advance)]
     clouds = [cloud for item in items if (cloud := sample_cloud(item, generator)) is not None]
-    between = distances(own, own) + np.diag(np.full(len(own), np.inf))
-    away = distances(clouds, own).min(1) / np.median(between.min(1))
+    away = meshes.nearest(clouds, meshes.own) / np.median(meshes.nearest(meshes.own, meshes.own))
     row = {
-        "instances": len(pipe.names),
+        "instances": float(len(pipe.names)),
         "away, median": float(np.median(away)),
         f"copies (below {_NEAR:g})": float((away < _NEAR).mean()),
         "marked": float(np.mean(marked)),
     }
-    if unseen:
-        row["reach"] = float(distances(unseen, clouds).min(1).mean() / distances(unseen, own).min(1).mean())
+    if meshes.unseen:
+        reached, own = (meshes.nearest(meshes.unseen, columns).mean() for columns in (clouds, meshes.own))
+        row["reach"] = float(reached / own)
     return row
 
 
 def main(config: Config) -> None:
     """Print the table."""
     info = report.machine(config.seed)
-    generator = np.random.default_rng(config.seed)
-    own = [mesh_cloud(path, generator) for path in find_meshes(config.meshes)]
-    unseen = [] if config.unseen is None else [mesh_cloud(path, generator) for path in find_meshes(config.unseen)]
+    meshes = Meshes.of(config, np.random.default_rng(config.seed))
     first = MNIFPipeline.from_pretrained(config.models[0])
     rows = {}
     with one_thread():
         yardstick = yardstick_of(first)
         for run in config.models:
-            rows[str(run)] = measure(run, config, own, unseen, yardstick)
+            rows[str(run)] = measure(run, config, meshes, yardstick)
     columns = ["model", *next(iter(rows.values()))]
     table = report.markdown_table(columns, [[name, *row.values()] for name, row in rows.items()])
     report.finish("Copies of few meshes", [table], info, rows, config.output)

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mnif_nerf.cli import make as making
 from mnif_nerf.cli.make import MakeOptions
+from mnif_nerf.data.generate import mesh_points
+from mnif_nerf.data.generate.settings import MeshFolderOptions
+from mnif_nerf.data.generate.varied_copies import is_varied
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
 from mnif_nerf.pipelines import preset
@@ -59,7 +63,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(boxes: Path) -> MakeOptions:
     """What the command made of them."""
-    options = MakeOptions(boxes, output=boxes.parent / "page", **TINY)  # type: ignore[arg-type]
+    options = MakeOptions(boxes, output=boxes.parent / "page", copies=1, **TINY)  # type: ignore[arg-type]
     making.main(options)
     return options
 
@@ -75,6 +79,30 @@ def test_a_folder_of_meshes_becomes_a_page_a_sheet_and_meshes(made: MakeOptions)
     report = read_json(output / "meshes" / "report.json")
     # A model of hardly a step need not have surfaces everywhere; what is there is named as on the sheet.
     assert {entry["name"] for entry in report["objects"]} == {"sample000", "sample001"}
+
+
+def test_few_meshes_get_varied_copies(made: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = read_json(made.folder() / "data" / "dataset.json")["splits"]
+    assert sum(is_varied(name) for name in splits["train"]) == len(splits["train"]) // 2
+    asked: list[int] = []
+
+    def sample(*_: object, options: MeshFolderOptions) -> None:
+        asked.append(options.copies)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mesh_points, "sample_mesh_folder", sample)
+    # Six boxes: ten things for each minute, a hundred at most.
+    for minutes in (0.1, 1.0, 5.0, 60.0):
+        with pytest.raises(KeyboardInterrupt):
+            making.main(replace(made, minutes=minutes, copies=None, output=made.folder() / f"{minutes:g}"))
+    assert asked == [0, 1, 7, 16]
+
+
+def test_only_meshes_are_varied(tmp_path: Path) -> None:
+    for k in range(4):
+        Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / f"{k}.png")
+    with pytest.raises(MNIFError, match=r"`copies` 3: only meshes are varied.*omit it"):
+        making.main(MakeOptions(tmp_path, output=tmp_path.parent / "made_of_pictures", copies=3))
 
 
 def test_the_same_command_again_makes_nothing_again(made: MakeOptions, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -204,8 +205,12 @@ class MNIFPipeline(Editor):
         shares = torch.linspace(0, 1, num).tolist()
         return ObjectList(self.between(a, b, share, f"step{k:02d}") for k, share in enumerate(shares))
 
-    def nearest(self, latent: Tensor | NeuralObject) -> tuple[str, float]:
+    def nearest(self, latent: Tensor | NeuralObject, among: Sequence[int] | None = None) -> tuple[str, float]:
         """The training instance nearest to a latent, and the distance to it.
+
+        Args:
+            latent: `[D]`, or an object of this model.
+            among: rows of the instances that are meant; None: all.
 
         Returns:
             its name and the root-mean-square difference per whitened dimension: 0 is a copy, and two
@@ -218,10 +223,11 @@ class MNIFPipeline(Editor):
         if not self.model.names:
             raise MNIFError("this model came without the latents of training instances, so there is no nearest one.")
         space = self._whitening()
-        difference = space.whiten(self.model.latents) - space.whiten(self.latent_of(latent))
+        rows = list(range(len(self.model.names)) if among is None else among)
+        difference = space.whiten(self.model.latents[rows]) - space.whiten(self.latent_of(latent))
         distances = difference.square().sum(dim=1).div(max(space.dim, 1)).sqrt()
         index = int(distances.argmin())
-        return self.model.names[index], float(distances[index])
+        return self.model.names[rows[index]], float(distances[index])
 
     def _whitening(self) -> Whitening:
         if self.model.prior is not None:

@@ -7,6 +7,7 @@ denoiser, averaged weights, and a few-step sampler; or flow matching in place of
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -255,11 +256,12 @@ class LatentPrior:
                 "`learning_rate` or `latent_noise`."
             )
 
-    def spacing(self) -> float:
+    def spacing(self, among: Sequence[int] | None = None) -> float:
         """The median distance from a training latent to its nearest other one, as a root mean
-        square over the whitened dimensions (1 is one standard deviation)."""
-        index = near_neighbours(self.train, 1)[:, 0]
-        distance = (self.train - self.train[index]).square().mean(1).sqrt()
+        square over the whitened dimensions (1 is one standard deviation); `among` these rows, or all."""
+        train = self.train if among is None else self.train[list(among)]
+        index = near_neighbours(train, 1)[:, 0]
+        distance = (train - train[index]).square().mean(1).sqrt()
         return float(distance.median())
 
     def state(self) -> dict[str, Tensor]:
