@@ -12,8 +12,6 @@ from PIL import Image
 
 from mnif_nerf.cli import make as making
 from mnif_nerf.cli.make import MakeOptions
-from mnif_nerf.data.generate import mesh_points
-from mnif_nerf.data.generate.settings import MeshFolderOptions
 from mnif_nerf.data.generate.varied_copies import is_varied
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
@@ -81,21 +79,9 @@ def test_a_folder_of_meshes_becomes_a_page_a_sheet_and_meshes(made: MakeOptions)
     assert {entry["name"] for entry in report["objects"]} == {"sample000", "sample001"}
 
 
-def test_few_meshes_get_varied_copies(made: MakeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_the_meshes_are_learned_from(made: MakeOptions) -> None:
     splits = read_json(made.folder() / "data" / "dataset.json")["splits"]
     assert sum(is_varied(name) for name in splits["train"]) == len(splits["train"]) // 2
-    asked: list[int] = []
-
-    def sample(*_: object, options: MeshFolderOptions) -> None:
-        asked.append(options.copies)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(mesh_points, "sample_mesh_folder", sample)
-    # Six boxes: ten things for each minute, a hundred at most.
-    for minutes in (0.1, 1.0, 5.0, 60.0):
-        with pytest.raises(KeyboardInterrupt):
-            making.main(replace(made, minutes=minutes, copies=None, output=made.folder() / f"{minutes:g}"))
-    assert asked == [0, 1, 7, 16]
 
 
 def test_only_meshes_are_varied(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ _SEED = 42  # of training, which the user's is added to
 _MOST = {"num_samples": 256, "texture": 8192, "faces": 5_000_000, "seed": 2**32 - 1 - _SEED}
 _NEAR_COPY = 0.25  # of the distance between the user's own things
 _FEW = 50  # of them: samples of fewer are mostly copies
-_WITH_COPIES, _EACH_MINUTE = 100, 10  # things that are learned from, of few and varied copies of them
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class MakeOptions:
         num_samples: how many new things to draw.
         texture: texels along an edge of a mesh's picture; 0 leaves colours at the vertices.
         faces: triangles of a mesh, at most.
-        copies: varied copies of each mesh to learn from as well (longer or wider, mirrored, in the colours of another);
-            by default as many as make a hundred of a few.
+        copies: varied copies of each mesh to learn from as well (longer or wider, mirrored, in the colours of another):
+            from few meshes new things are near copies without, and with them need more minutes to be as sharp.
         seed: random seed of everything.
     """
 
@@ -63,7 +62,7 @@ class MakeOptions:
     num_samples: int = 16
     texture: int = 1024
     faces: int = 10_000
-    copies: int | None = None
+    copies: int = 0
     seed: int = 0
 
     def folder(self) -> Path:
@@ -130,8 +129,8 @@ def main(options: MakeOptions) -> MNIFPipeline:
         raise MNIFError(
             f"`copies` {options.copies}: only meshes are varied, and {options.input} has others; leave it out."
         )
-    same = ("minutes", "seed", "copies")
-    settings = {"input": str(options.input.resolve()), **{name: getattr(options, name) for name in same}}
+    settings = {"input": str(options.input.resolve()), "minutes": options.minutes, "seed": options.seed}
+    settings["copies"] = options.copies or None  # None as in what was made before there were copies
     claim_output(output, "make", settings)
     stages = _Stages(2 + meshes + kind.has_surface + kind.has_page, output / "log.txt")
     data = _read_meshes(options, output / "data", stages) if meshes else options.input
@@ -155,7 +154,7 @@ def _check(options: MakeOptions) -> None:
             f"`minutes` {options.minutes:g} is no time to work in; give about 10, or 60 for better results."
         )
     require_options(options, {"num_samples": 1, "faces": 4}, **_MOST)
-    check_copies(options.copies or 0, DEFAULT_VARIATIONS)
+    check_copies(options.copies, DEFAULT_VARIATIONS)
     if not options.input.exists():
         raise MNIFError(f"{options.input}: no such folder; give the one that holds your meshes, voxels or pictures.")
     if options.folder().resolve().is_relative_to(options.input.resolve()):
@@ -187,16 +186,10 @@ def _kind(folder: Path) -> tuple[Modality, bool]:
 def _read_meshes(options: MakeOptions, data: Path, stages: _Stages) -> Path:
     """Points of the meshes; what was left out is said in full."""
     from mnif_nerf.data.generate.mesh_points import sample_mesh_folder
-    from mnif_nerf.data.generate.meshes import find_meshes
     from mnif_nerf.data.generate.settings import MeshFolderOptions
 
-    copies = options.copies
-    if copies is None:
-        count = len(find_meshes(options.input, options.folder()))
-        wanted = min(_WITH_COPIES, _EACH_MINUTE * options.minutes)  # they have to be read and learned, too
-        copies = max(0, round(wanted / count) - 1) if count < _FEW else 0
     with stages.stage(f"reading the meshes in {options.input}"):
-        folder = MeshFolderOptions(None, seed=options.seed, copies=copies)
+        folder = MeshFolderOptions(None, seed=options.seed, copies=options.copies)
         summary = sample_mesh_folder(options.input, data, options=folder)
     for line in summary.told(options.input):
         print(f"      {line}")
@@ -308,7 +301,8 @@ def _tell(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _Stages) 
         print(f"{len(broken)} look broken and are marked on the picture: {', '.join(broken[:8])}")
     copies = _near_copies(pipe, _latents(options))
     if copies:
-        few = f": {len(pipe.names)} are few to learn from" if len(pipe.names) < _FEW else ""
+        remedy = "; --copies 7 varies them" if kind.has_points else ""
+        few = f": {len(pipe.names)} are few to learn from{remedy}" if len(pipe.names) < _FEW else ""
         print(f"{len(copies)} are near copies of one of yours, named on the picture{few}.")
     print(f"What was learned is in {run}, what was printed on the way in {output / 'log.txt'}.")
     print(f"next: more of them: mnif-sample --load-config {quoted(run)} --seed {options.seed + 1}")
