@@ -50,7 +50,7 @@ _SHARED = ("codec.js", "random.js", "prior.js", "field.js", "surface.js", "glb.j
 _TAKEN = ("weightsIn", "layoutOf", "packed", "cellsAt", "tasks")
 _SCRIPTS = (
     "shaders.js", "renderer.js", "stage.js", "state.js", "hands.js", "gallery.js", "helper.js", "draw.js",
-    "download.js", "link.js", "page.js",
+    "download.js", "compare.js", "link.js", "page.js",
 )  # fmt: skip
 _MOST_FRAMES = 16383 // FRAME_EDGE  # WebP is at most 16,383 pixels wide
 _BYTES_PER_FRAME = 1800  # what a picture in a strip takes; only for the estimate

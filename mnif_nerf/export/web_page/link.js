@@ -128,7 +128,7 @@ async function restore(parameters) {
   const mix = Number(parameters.get("mix"));
   if (object && other && mix > 0 && state.mode !== "turntable") state.blend = Math.min(mix, 1);
   buildGallery();
-  describe();
+  compare(parameters.get("compare") === "1");
   restoring = false;
 }
 

@@ -1,5 +1,7 @@
 // The page: its controls, and whether it draws live or turns pictures.
 
+const CONTEXT = { alpha: false, antialias: false, depth: false, powerPreference: "high-performance" };
+
 function buildControls() {
   buildFilters();
   buildGallery();
@@ -15,6 +17,7 @@ function buildControls() {
   part("reset").addEventListener("click", reset);
   buildDrawing();
   buildDownload();
+  buildCompare();
   listenToPointers(part("stage"));
   listenToKeys(part("stage"));
 }
@@ -27,6 +30,7 @@ function notice(text) {
 function useTurntable(reason) {
   stage = null;
   state.mode = "turntable";
+  compare(false);
   state.blend = 0;
   const still = model.turntable.frames === 1;
   notice(
@@ -44,7 +48,7 @@ function useTurntable(reason) {
 }
 
 function listenToSize(live) {
-  const canvas = part("canvas");
+  const { canvas } = live;
   const fit = () => {
     const width = canvas.clientWidth * Math.min(window.devicePixelRatio || 1, 2);
     const edge = clamp(Math.round(width), 64, MOST_PIXELS);
@@ -78,7 +82,7 @@ function report(shown) {
 function start() {
   buildControls();
   const canvas = part("canvas");
-  const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, powerPreference: "high-performance" });
+  const gl = canvas.getContext("webgl2", CONTEXT);
   if (!gl) {
     useTurntable("This browser has no WebGL2, which the live view needs.");
     return;
@@ -110,7 +114,7 @@ buildLink();
 // For tests and measurements; the page itself does not use it.
 window.mnif = {
   model,
-  state: () => ({ ...state, shown: stage && stage.shown, weights: stage && stage.renderer.source.kind }),
+  state: () => ({ ...state, shown: stage && stage.shown, second: second && second.shown, weights: stage && stage.renderer.source.kind }),
   link: linkTo,
   file: async (resolution) => new Uint8Array(await (await fileOf(resolution)).blob.arrayBuffer()),
   draw: (seed, wish) => ask("draw", { kit, seed, wish }),

@@ -55,6 +55,7 @@ function update() {
     if (!waiting) waiting = setTimeout(standIn, stage.shown.size ? PATIENCE_MS : 0);
   }
   if (!stage || !part("cover").hidden) showTurntable();
+  updateSecond();
   followState();
 }
 
