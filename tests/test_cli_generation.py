@@ -112,7 +112,8 @@ def test_sample_says_what_is_broken_and_draws_it_again(
     assert (second[:, 0] <= 0).all()
     assert f"{len(broken)} of 6 were drawn again" in printed
     fewer = sample.main(_sample(run, num_samples=4, turntable=False, redraw=8))
-    assert torch.equal(read_tensors(fewer / "latents.safetensors")[0]["latents"], second[:4])
+    # To rounding: some processors multiply batches of four in another order than batches of six.
+    torch.testing.assert_close(read_tensors(fewer / "latents.safetensors")[0]["latents"], second[:4], rtol=0, atol=1e-5)
     pipe = MNIFPipeline.from_pretrained(run)
     assert torch.equal(torch.stack([item.latent for item in pipe(6, redraw=8)]), second)
 
@@ -315,7 +316,7 @@ def test_export_saved_latents(run: Path, tmp_path: Path) -> None:
         ({"num_samples": 0}, "--num-samples 0"),
         ({"format": "fbx"}, "unknown format 'fbx'"),
         ({"format": " , "}, "no format"),
-        ({"resolution": 0}, "resolution 0"),
+        ({"resolution": 0}, "`resolution` 0 is too small"),
         ({"resolution": 200_000}, "GiB"),
         ({"level": -2.0}, "level"),
         ({"level": 1e9}, "reaches the density level"),

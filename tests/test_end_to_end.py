@@ -275,6 +275,6 @@ def test_a_demo_goes_on_where_it_was_left(tmp_path: Path, monkeypatch: pytest.Mo
     demo._train(config, run)
     assert asked[-1][-2:] == ("--load-dir", str(run / "nerfstudio_models"))
     (run / "model").mkdir()
-    (run / "model" / "config.json").write_text('{"training": {"finished": true}}')
+    (run / "model" / "config.json").write_text('{"training": {"finished": true, "steps": 9}}')
     demo._train(config, run)
     assert asked[-1] == ("mnif-train-prior", "--load-config", str(run / "config.yml"))

@@ -249,9 +249,9 @@ def test_data_that_does_not_belong_to_the_model(voxels: ModelAndData, images: Mo
 def test_protocols() -> None:
     with pytest.raises(MNIFError, match="protocol 'huge' is not known; choose one of small, standard, paper"):
         choose_protocol("huge", modalities.get("voxel"), None, 0)
-    with pytest.raises(MNIFError, match=r"num-samples 3 is too few .* at least 4"):
+    with pytest.raises(MNIFError, match=r"`num_samples` 3 is too few .* at least 4"):
         choose_protocol("small", modalities.get("voxel"), 3, 0)
-    with pytest.raises(MNIFError, match="seed -1"):
+    with pytest.raises(MNIFError, match="`seed` -1"):
         choose_protocol("small", modalities.get("voxel"), None, -1)
     paper = choose_protocol("paper", modalities.get("radiance"), None, 0)
     assert (paper.num_samples, paper.cameras, paper.references) == (704, 251, ("test",))

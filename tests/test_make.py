@@ -61,7 +61,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(boxes: Path) -> MakeOptions:
     """What the command made of them."""
-    options = MakeOptions(boxes, output=boxes.parent / "page", copies=1, **TINY)  # type: ignore[arg-type]
+    options = MakeOptions(boxes, output=boxes.parent / "page", **TINY)  # type: ignore[arg-type]
     making.main(options)
     return options
 
@@ -79,15 +79,21 @@ def test_a_folder_of_meshes_becomes_a_page_a_sheet_and_meshes(made: MakeOptions)
     assert {entry["name"] for entry in report["objects"]} == {"sample000", "sample001"}
 
 
-def test_copies_of_the_meshes_are_learned_from(made: MakeOptions) -> None:
-    splits = read_json(made.folder() / "data" / "dataset.json")["splits"]
+def test_copies_of_the_meshes_are_learned_from(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(making, "_train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        making.main(MakeOptions(boxes, output=tmp_path / "page", copies=1, **TINY))  # type: ignore[arg-type]
+    splits = read_json(tmp_path / "page" / "data" / "dataset.json")["splits"]
     assert sum(is_varied(name) for name in splits["train"]) == len(splits["train"]) // 2
 
 
 def test_only_meshes_are_varied(tmp_path: Path) -> None:
     for k in range(4):
         Image.new("RGB", (8, 8), (60 * k, 0, 0)).save(tmp_path / f"{k}.png")
-    with pytest.raises(MNIFError, match=r"`copies` 3: only meshes are varied.*omit it"):
+    with pytest.raises(MNIFError, match=r"`copies` 3: only meshes are varied.*leave it out"):
         making.main(MakeOptions(tmp_path, output=tmp_path.parent / "made_of_pictures", copies=3))
 
 

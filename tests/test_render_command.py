@@ -294,7 +294,7 @@ def _broken(kind: str) -> Any:
         ({"camera_path": []}, "no frames"),
         ({"camera_type": "equirectangular"}, "of the type equirectangular; only perspective"),
         ({"camera_type": "Fisheye"}, "type fisheye"),
-        ({"render_width": "wide"}, "render_width is 'wide'"),
+        ({"render_width": "wide"}, "render_width is wide, expected a number above 0"),
         ({"render_height": 0}, "render_height is 0"),
         ({"seconds": -1}, "seconds is -1"),
     ],

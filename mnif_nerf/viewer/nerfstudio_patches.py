@@ -25,7 +25,8 @@ from mnif_nerf.rendering.cameras import orbit_pose
 MAX_FRUSTUMS = 16
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 _MOST_PORT = 65535
-_OPEN = f"--viewer.websocket-host {EVERYWHERE}"
+_HOST = "--viewer.websocket-host"
+_OPEN = f"{_HOST} {EVERYWHERE}"
 # Pictures a second while something moves, which decides how coarse they are. nerfstudio's 30 would be 60 rows on two
 # cores; a browser is sent no more than about a dozen anyway.
 _MOVING_FPS = 12
@@ -177,7 +178,7 @@ def on_this_machine(config: Any) -> Any:
 
     nerfstudio's default is every address of the machine.
     """
-    asked = any(text.replace("_", "-").startswith("--viewer.websocket-host") for text in sys.argv[1:])
+    asked = any(text.replace("_", "-").startswith(_HOST) for text in sys.argv[1:])
     if config.websocket_host == EVERYWHERE and not asked:
         config.websocket_host = LOOPBACK
     return config
@@ -203,7 +204,7 @@ def require_address(config: Any) -> None:
             probe.bind(place)
     except (OSError, UnicodeError) as error:
         raise MNIFError(
-            f"--viewer.websocket-host {shown(host)}: is no address of this machine ({first_line(error)}); leave it "
+            f"{_HOST} {shown(host)}: is no address of this machine ({first_line(error)}); leave it "
             f"out, or use {EVERYWHERE} to let all of the network in."
         ) from None
 
