@@ -71,7 +71,8 @@ def test_without_colour_meshes_have_none_and_pictures_are_grey() -> None:
 
 
 def test_what_is_no_distance_is_refused(thing: NeuralSurface) -> None:
-    with pytest.raises(MNIFError, match=r"`level` 0\.5 is no distance that is learned; use one between -0\.03 and 0\.03"):
+    told = r"`level` 0\.5 is no distance that is learned; use one between -0\.03 and 0\.03"
+    with pytest.raises(MNIFError, match=told):
         thing.mesh(24, level=0.5)
     with pytest.raises(MNIFError, match="no distance"):
         get("sdf").check_level(float("nan"))
