@@ -114,7 +114,7 @@ def _palette(surface: Surface, generator: np.random.Generator) -> tuple[np.ndarr
     if len(distinct) <= _CLUSTERS:
         own = np.square(colors[:, None] - distinct).sum(-1).argmin(1)
     else:
-        own = kmeans2(_opponent(colors), _CLUSTERS, minit="++", rng=generator)[1]
+        own = kmeans2(_opponent(colors), _CLUSTERS, minit="++", seed=generator)[1]
     groups = [colors[own == k] for k in np.unique(own)]
     centres = np.stack([group.mean(0) for group in groups])
     share = np.array([len(group) for group in groups])

@@ -35,7 +35,9 @@ class MeshInput:
         """
         content = self._of(self.path)
         if self.variation is not None:
-            donor = None if self.donor is None else self._of(self.donor).surface
+            # Only paint looks at another mesh.
+            other = self.donor if "paint" in self.variation.kinds else None
+            donor = None if other is None else self._of(other).surface
             content.surface = varied(content.surface, self.variation, donor)
         return content
 
