@@ -7,9 +7,11 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from browser import chromium
 from hypothesis import settings
 from tiny_model import tiny_model
 
@@ -69,3 +71,18 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 def pipe(trained: Path) -> MNIFPipeline:
     """The pipeline of that model, on the CPU."""
     return MNIFPipeline.from_pretrained(trained, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """A headless browser; software rendering may take minutes for one answer."""
+    with chromium(1000, 900) as opened:
+        opened.set_script_timeout(300)
+        yield opened
+
+
+@pytest.fixture
+def browser(driver: Any) -> Iterator[Any]:
+    """The browser; in the end nothing may have gone wrong in its console."""
+    yield driver
+    assert driver.get_log("browser") == []

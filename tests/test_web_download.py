@@ -7,7 +7,7 @@ import base64
 import io
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +54,6 @@ scene.traverse((part) => {
     triangles: part.geometry.index.count / 3, vertexColors, metalness }));
 });
 """
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    with chromium(900, 900) as opened:
-        opened.set_script_timeout(300)
-        yield opened
-
-
-@pytest.fixture
-def browser(driver: Any) -> Iterator[Any]:
-    """The browser; in the end nothing may have gone wrong in its console."""
-    yield driver
-    assert driver.get_log("browser") == []
 
 
 def file_of(browser: Any, resolution: int) -> bytes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium
 from test_web_new import names, press, with_prior
 from tiny_model import tiny_image_model
 from web_page import open_page, page, state, wait_for
@@ -15,20 +13,6 @@ from web_page import open_page, page, state, wait_for
 from mnif_nerf.labels import Labels
 
 By = pytest.importorskip("selenium.webdriver.common.by").By
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    with chromium(1000, 900) as opened:
-        opened.set_script_timeout(120)
-        yield opened
-
-
-@pytest.fixture
-def browser(driver: Any) -> Iterator[Any]:
-    """The browser; in the end nothing may have gone wrong in its console."""
-    yield driver
-    assert driver.get_log("browser") == []
 
 
 @pytest.fixture(scope="module")

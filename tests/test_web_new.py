@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from browser import chromium
 from tiny_model import tiny_image_model, tiny_model, tiny_surface_model
 from web_page import open_page, page, state, wait_for
 
@@ -35,20 +34,6 @@ window.mnif.draw(seed, wish).then(
   (error) => done("error: " + error.message),
 );
 """
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    with chromium(1000, 900) as opened:
-        opened.set_script_timeout(120)
-        yield opened
-
-
-@pytest.fixture
-def browser(driver: Any) -> Iterator[Any]:
-    """The browser; in the end nothing may have gone wrong in its console."""
-    yield driver
-    assert driver.get_log("browser") == []
 
 
 def with_prior(model: StoredModel, labels: Labels | None = None, **config: Any) -> MNIFPipeline:

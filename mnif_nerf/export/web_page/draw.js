@@ -46,7 +46,7 @@ async function addThumbnail(object) {
   const image = new ImageData(new Uint8ClampedArray(pixels.buffer), size, size);
   canvas.getContext("2d").putImageData(image, 0, 0);
   object.strip = canvas.toDataURL();
-  buildGallery();
+  showThumbnail(object);
   describe();
 }
 

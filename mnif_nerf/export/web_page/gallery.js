@@ -82,6 +82,12 @@ function buildGallery() {
   filterObjects();
 }
 
+// Built anew, the list would lose the keyboard's focus, and a click that is under way.
+function showThumbnail(object) {
+  const item = part("gallery").children[model.objects.indexOf(object)];
+  if (item) showFrame(item.querySelector(".thumb"), object, 0);
+}
+
 // Put an object before all others, and show it.
 function addObject(object) {
   object.id = 1 + Math.max(...model.objects.map(({ id }) => id));
