@@ -50,6 +50,12 @@ def label_wish(label: Sequence[str], guidance: float | None) -> Wish | None:
     return Wish(found, GUIDANCE if guidance is None else guidance) if found else None
 
 
+def label_names(label: Sequence[str], guidance: float | None) -> list[str]:
+    """What a label and a guidance add to the name of what is written of them."""
+    parts = [file_name(part.replace("=", "-"), 60) for part in label]
+    return parts if guidance is None else [*parts, f"guidance{guidance:g}"]
+
+
 class ObjectSelection(Protocol):
     """The options of a command that say which objects of a model are meant."""
 
@@ -229,7 +235,7 @@ def _latents_of(tensors: dict[str, Tensor], path: Path) -> Tensor:
 def choice_name(options: ObjectSelection) -> str:
     """A name for what is written of them."""
     if options.source == "samples":
-        return f"seed{options.seed}"
+        return "-".join([f"seed{options.seed}", *label_names(options.label, options.guidance)])
     return "training" if options.latent_file is None else f"latent-{file_name(options.latent_file.stem)}"
 
 

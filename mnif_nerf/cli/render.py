@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnif_nerf.cli.generation_common import (
+    LabelOption,
     default_output,
     held_interrupts,
+    label_names,
+    label_wish,
     load_pipeline,
     prepare_output,
     stored_objects,
@@ -23,6 +26,7 @@ from mnif_nerf.names import file_name, quoted
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
+    from mnif_nerf.labels import Wish
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
     from mnif_nerf.pipelines.videos import Video
     from mnif_nerf.rendering.camera_path import CameraPath
@@ -63,6 +67,10 @@ class RenderOptions:
     """As in mnif-sample."""
     temperature: float = 1.0
     """As in mnif-sample."""
+    label: LabelOption = ()
+    """What samples shall be, as attribute=value; as in mnif-sample."""
+    guidance: float | None = None
+    """How strongly samples are drawn to their label; as in mnif-sample."""
     stops: int = 6
     """Samples that the walk leads through."""
     loop: bool = False
@@ -106,10 +114,11 @@ def main(options: RenderOptions) -> Path:
     from mnif_nerf.rendering.camera_path import read_camera_path
 
     _check(options)
+    wish = label_wish(options.label, options.guidance)
     path = None if options.camera_path_filename is None else read_camera_path(options.camera_path_filename)
     pipe = load_pipeline(options.load_config, options.device)
     _check_model(options, pipe)
-    objects = _objects(pipe, options)
+    objects = _objects(pipe, options, wish)
     output = options.output or default_output(options.load_config, "renders", f"{_name(options, objects)}.mp4")
     prepare_output(output.parent)
     require_outside_models(output)
@@ -157,13 +166,14 @@ def _check(options: RenderOptions) -> None:
 
 def _check_path(options: RenderOptions) -> None:
     """Refuse options that do not go with the path, or with one another."""
-    walks = options.path == "walk"
-    if walks and (options.instance or options.latent_file or options.index):
+    if options.path == "walk" and (options.instance or options.latent_file or options.index):
         raise MNIFError("--path walk draws its own samples; choose others with --seed, or use --path interpolate.")
     if options.loop and options.path != "interpolate":
         raise MNIFError(f"--loop is for --path interpolate; leave it out of --path {options.path}.")
     if options.instance and (options.latent_file is not None or options.index):
         raise MNIFError("--instance names the objects; leave --latent-file and --index out.")
+    if (options.label or options.guidance is not None) and (options.instance or options.latent_file is not None):
+        raise MNIFError("--label and --guidance are for samples; leave them, or --instance and --latent-file, out.")
     if any(index < 0 for index in options.index):
         raise MNIFError(f"--index {min(options.index)} is below 0; samples and rows are numbered from 0.")
     if options.path == "camera-path" and options.camera_path_filename is None:
@@ -196,7 +206,7 @@ def _check_model(options: RenderOptions, pipe: MNIFPipeline) -> None:
 # --- objects ----------------------------------------------------------------------------------------------
 
 
-def _objects(pipe: MNIFPipeline, options: RenderOptions) -> list[NeuralObject]:
+def _objects(pipe: MNIFPipeline, options: RenderOptions, wish: Wish | None) -> list[NeuralObject]:
     """The one object to look at, or the stops of an interpolation or walk."""
     if options.instance:
         objects = [pipe.instance(name) for name in options.instance]
@@ -205,7 +215,7 @@ def _objects(pipe: MNIFPipeline, options: RenderOptions) -> list[NeuralObject]:
         rows = options.index or ((0,) if options.path in ("orbit", "camera-path") else range(len(objects)))
         objects = [_row(objects, index, options.latent_file) for index in rows]
     else:
-        objects = _samples(pipe, options)
+        objects = _samples(pipe, options, wish)
     if options.path in ("orbit", "camera-path") and len(objects) > 1:
         raise MNIFError(
             f"--path {options.path} shows one object and {len(objects)} are named; choose one"
@@ -216,13 +226,14 @@ def _objects(pipe: MNIFPipeline, options: RenderOptions) -> list[NeuralObject]:
     return objects
 
 
-def _samples(pipe: MNIFPipeline, options: RenderOptions) -> list[NeuralObject]:
-    if options.path == "walk":
-        wanted: tuple[int, ...] = tuple(range(options.stops))
-    else:
-        wanted = options.index or tuple(range(_STOPS if options.path == "interpolate" else 1))
-    drawn = pipe.sample_latents(max(wanted) + 1, options.seed, options.sampler, options.steps, options.temperature)
-    return [pipe.decode(drawn[index], f"sample{index:03d}") for index in wanted]
+def _samples(pipe: MNIFPipeline, options: RenderOptions, wish: Wish | None) -> list[NeuralObject]:
+    from mnif_nerf.pipelines.integrity import Draw
+
+    usual = {"walk": options.stops, "interpolate": _STOPS}.get(options.path, 1)
+    wanted = options.index or tuple(range(usual))
+    draw = Draw(options.seed, options.sampler, options.steps, options.temperature, wish=wish)
+    latents = draw.latents(pipe, max(wanted) + 1, options.seed)
+    return [draw.object(pipe, latents[index], index) for index in wanted]
 
 
 def _row(objects: list[NeuralObject], index: int, path: Path) -> NeuralObject:
@@ -247,7 +258,8 @@ def _video(pipe: MNIFPipeline, objects: list[NeuralObject], path: CameraPath | N
     else:
         shown = videos.standing(objects[0])
     if not pipe.model.kind.has_views:
-        return videos.Video(count, shown, None, options.resolution or options.width, 1 if _sized(options) else _SIZE)
+        own = options.resolution or options.width
+        return videos.Video(count, shown, None, own, 1 if own else _SIZE)
     width, height = _size(options, path)
     if path is not None:
         return videos.Video(count, shown, videos.along(path, width, height))
@@ -257,10 +269,6 @@ def _video(pipe: MNIFPipeline, objects: list[NeuralObject], path: CameraPath | N
     radius = camera["radius"] if options.radius is None else options.radius
     cameras = videos.turning(count, intrinsics, radius, options.elevation, options.azimuth, turns)
     return videos.Video(count, shown, cameras)
-
-
-def _sized(options: RenderOptions) -> bool:
-    return options.resolution is not None or options.width is not None
 
 
 def _count(options: RenderOptions, path: CameraPath | None, stops: int) -> int:
@@ -327,23 +335,24 @@ def _settings(
     """Everything that the frames depend on, JSON-ready."""
     from mnif_nerf.pipelines.videos import fingerprint
 
-    settings = {k: v for k, v in dataclasses.asdict(options).items() if k not in ("output", "device", "load_config")}
     settings = {
-        k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in settings.items()
+        k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+        for k, v in dataclasses.asdict(options).items()
+        if k not in ("output", "device", "load_config")
     }
-    names = [item.name for item in objects]
-    return {**settings, "objects": names, "digest": fingerprint(pipe, objects, path)}
+    return {**settings, "objects": [item.name for item in objects], "digest": fingerprint(pipe, objects, path)}
 
 
 # --- telling ----------------------------------------------------------------------------------------------
 
 
 def _name(options: RenderOptions, objects: list[NeuralObject]) -> str:
+    asked = label_names(options.label, options.guidance)
     if options.path == "walk":
-        return f"walk-seed{options.seed}-{options.stops}"
+        return "-".join([f"walk-seed{options.seed}-{options.stops}", *asked])
     drawn = not options.instance and options.latent_file is None
     names = [file_name(item.name)[:24] for item in objects]
-    parts = [options.path, *([f"seed{options.seed}"] if drawn else []), *names[:4]]
+    parts = [options.path, *([f"seed{options.seed}"] if drawn else []), *asked, *names[:4]]
     if options.camera_path_filename is not None:
         parts.append(file_name(options.camera_path_filename.stem))
     return "-".join([*parts, *([f"and-{len(names) - 4}-more"] if len(names) > 4 else []), *(["loop"] * options.loop)])

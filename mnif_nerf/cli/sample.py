@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnif_nerf.cli.generation_common import (
     LabelOption,
     default_output,
+    label_names,
     label_wish,
     load_pipeline,
     prepare_output,
@@ -24,6 +25,7 @@ from mnif_nerf.names import file_name, quoted, shown
 from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
+    from mnif_nerf.labels import Wish
     from mnif_nerf.latents.rarity import Rarity
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
@@ -93,13 +95,14 @@ def main(options: SampleOptions) -> Path:
             written.
     """
     _check(options)
+    wish = label_wish(options.label, options.guidance)
     pipe = load_pipeline(options.load_config, options.device)
     options = _complete(options, pipe)
     require_sheet(options.num_samples, options.views or 1, options.resolution or 1)
-    objects, integrity = _objects(pipe, options)
+    objects, integrity = _objects(pipe, options, wish)
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
     prepare_output(output)
-    rarity = pipe.rarity_among(label_wish(options.label, options.guidance)) if pipe.names else None
+    rarity = pipe.rarity_among(wish) if pipe.names else None
     entries = [_entry(pipe, item, options, rarity) for item in objects]
     for entry, found in zip(entries, integrity):
         entry["integrity"] = found
@@ -134,7 +137,6 @@ def _check(options: SampleOptions) -> None:
         raise MNIFError("--interpolate needs both ends; use --num-samples 2 or more.")
     if options.label and options.interpolate is not None:
         raise MNIFError("--label is for samples, and a walk between instances has none; leave one of the two out.")
-    label_wish(options.label, options.guidance)
     require_options(options, num_samples=MOST_SAMPLES, views=360, frames=3600, redraw=1000)
 
 
@@ -152,11 +154,12 @@ def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
     return dataclasses.replace(options, resolution=resolution, turntable=False)
 
 
-def _objects(pipe: MNIFPipeline, options: SampleOptions) -> tuple[list[NeuralObject], list[dict[str, Any]]]:
+def _objects(
+    pipe: MNIFPipeline, options: SampleOptions, wish: Wish | None
+) -> tuple[list[NeuralObject], list[dict[str, Any]]]:
     """The objects, and what is said of the integrity of each; nothing where they are not judged."""
     from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, Draw, draw_whole, integrity_of, yardstick_of
 
-    wish = label_wish(options.label, options.guidance)
     draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical, wish)
     judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or options.redraw > 0)
     sampled = options.interpolate is None
@@ -198,10 +201,7 @@ def _run_name(options: SampleOptions) -> str:
         parts.append(f"typical{options.typical:g}")
     if options.redraw:
         parts.append(f"redraw{options.redraw}")
-    parts += [file_name(part.replace("=", "-"), 60) for part in options.label]
-    if options.guidance is not None:
-        parts.append(f"guidance{options.guidance:g}")
-    return "-".join(parts)
+    return "-".join([*parts, *label_names(options.label, options.guidance)])
 
 
 def _entry(pipe: MNIFPipeline, item: NeuralObject, options: SampleOptions, rarity: Rarity | None) -> dict[str, Any]:
