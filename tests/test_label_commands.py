@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ import torch
 from PIL import Image
 from tiny_model import tiny_image_model
 
-from mnif_nerf.cli import export_web, render, sample, train_prior
+from mnif_nerf.cli import export_web, fit, render, sample, train_prior
 from mnif_nerf.cli.export_web import WebOptions
+from mnif_nerf.cli.fit import ARGUMENTS, FitOptions
+from mnif_nerf.cli.generation_common import read_latents
 from mnif_nerf.cli.render import RenderOptions
 from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
-from mnif_nerf.errors import MNIFError
+from mnif_nerf.errors import MNIFError, flag_paths, with_flags
 from mnif_nerf.files import read_json, write_json
-from mnif_nerf.labels import Labels
+from mnif_nerf.labels import Labels, Wish
+from mnif_nerf.pipelines.fit.posterior import AnswerConfig
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import read_model, write_model
+from mnif_nerf.priors.conditions import Guided
+from mnif_nerf.priors.prior import LatentPrior, PriorConfig
+from mnif_nerf.priors.renewal import Possible
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +122,73 @@ def test_labels_for_a_model_that_is_there(run: Path, tmp_path: Path, capsys: pyt
         train_prior.main(TrainPriorOptions(tmp_path, steps=3, labels=table))
     with pytest.raises(MNIFError, match="drop one of the two"):
         train_prior.main(TrainPriorOptions(tmp_path, steps=3, labels=table, use_labels=False))
+
+
+# ------------------------------------------------------------------------------------------------- answers to a part
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of two kinds of pictures, alike within a kind, with a prior that knows them."""
+    folder = tmp_path_factory.mktemp("apart")
+    model = tiny_image_model(40)
+    model.labels = Labels({"kind": ("left", "right") * 20})
+    model.latents = 0.05 * model.latents + torch.tensor([[1.5], [-1.5]]).repeat(20, 1)
+    config = PriorConfig(steps=300, width=32, blocks=2, batch_size=64)
+    model.prior = LatentPrior.fit(model.latents, config, progress=False, labels=model.labels)
+    write_model(model, folder / "run" / "model")
+    MNIFPipeline(model).instance(0).own_picture(8).save(folder / "left.png")
+    return folder
+
+
+def test_answers_have_the_label_or_speak_against_it(
+    apart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = AnswerConfig(candidates=4, steps=6)  # too few to get from one kind to the other
+    for place in ("fitting", "answers"):
+        monkeypatch.setattr(f"mnif_nerf.pipelines.fit.{place}.AnswerConfig", lambda: few)
+    pipe = MNIFPipeline.from_pretrained(apart / "run", device="cpu")
+    small: dict[str, Any] = {"samples": 3, "steps": 40, "resolution": 8, "device": "cpu"}
+    for kind, side in (("left", 1), ("right", -1)):
+        options = FitOptions(str(apart / "run"), apart / "left.png", label=(f"kind={kind}",), guidance=1.5, **small)
+        output = fit.main(options)
+        assert output.name == f"left-png-steps40-samples3-kind-{kind}-guidance1.5"
+        found = read_latents(output / "answers.safetensors")
+        assert (side * found.mean(1) > 0.5).all()
+        notes = json.loads((output / "report.json").read_text())["notes"]
+        said = capsys.readouterr().out
+        if kind == "left":
+            assert not notes
+            continue
+        assert re.search(r"seen speaks against right: .* \(loss .* against .*\); leave the label out", notes[-1])
+        assert "note: what was seen speaks against right" in said
+    answers = pipe.fit(apart / "left.png", samples=2, steps=5, label={"KIND": "Left"}, guidance=2)
+    assert [item.label for item in answers] == [{"kind": "left"}] * 2
+    plain = pipe.fit(apart / "left.png", samples=2, steps=5)
+    assert [item.label for item in plain] == [{}] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": ("kind=left",)}, "--label is for answers.* add --samples, such as 6"),
+        ({"label": ("kind=up",), "samples": 2}, "--label kind=up: there is kind: left, right"),
+        ({"label": ("kind",), "samples": 2}, "expected attribute=value"),
+        ({"guidance": 2.0, "samples": 2}, "--guidance 2 guides to a label"),
+    ],
+)
+def test_labels_that_a_fit_refuses(apart: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MNIFError) as caught:
+        fit.main(FitOptions(str(apart / "run"), apart / "left.png", output=tmp_path / "out", **changes))
+    assert re.search(said, with_flags(str(caught.value), flag_paths(FitOptions), ARGUMENTS))
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_label_is_bound_to_draws_and_to_renewal(apart: Path) -> None:
+    prior = MNIFPipeline.from_pretrained(apart / "run", device="cpu").prior
+    assert prior is not None
+    wish = Wish({"kind": "right"}, 1.5)
+    possible = Possible.of(prior, wish)
+    torch.testing.assert_close(possible.sample(2, 5), prior.sample(2, seed=5, wish=wish))
+    assert isinstance(possible.denoiser, Guided)
+    assert Possible.of(prior).denoiser is prior.denoiser

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnif_nerf.cli.answers import MEASURES, clear_answers, next_of_answers, report_answers, say_answers, write_answers
-from mnif_nerf.cli.generation_common import default_output, load_pipeline, prepare_output
+from mnif_nerf.cli.generation_common import (
+    LabelOption,
+    default_output,
+    label_names,
+    label_wish,
+    load_pipeline,
+    prepare_output,
+)
 from mnif_nerf.errors import MNIFError, disk_errors, run_command
 from mnif_nerf.limits import require_options
 from mnif_nerf.names import file_name, quoted, shown
@@ -65,6 +72,10 @@ class FitOptions:
     samples: int | None = None
     """Draw so many answers (1 to 64) besides: objects that the latent prior holds possible given what was seen. They
     agree with it about as well as the fit does, and differ where nothing was seen."""
+    label: LabelOption = ()
+    """What the answers of --samples shall be, as attribute=value; as in mnif-sample."""
+    guidance: float | None = None
+    """How strongly they are drawn to their label; as in mnif-sample."""
     seed: int = 0
     """Same seed, same fit, same answers."""
     up: Literal["auto", "x", "y", "z"] = "auto"
@@ -132,7 +143,7 @@ def _settings(options: FitOptions) -> FitSettings:
     region: Region = Region(options.observed_half, options.observed_box, options.observed_mask)
     return FitSettings(
         options.restarts, options.steps, options.lr, options.prior, options.prior_weight, options.seed, options.views,
-        region, options.fov, options.radius, options.samples,
+        region, options.fov, options.radius, options.samples, label_wish(options.label, options.guidance),
     )  # fmt: skip
 
 
@@ -198,6 +209,7 @@ def _run_name(options: FitOptions) -> str:
         words = "-".join(map(str, value)) if isinstance(value, tuple) else str(getattr(value, "name", value))
         plain = words if name == "observed_half" else name.replace("observed_", "").replace("_", "-") + words
         parts.append(file_name(plain))
+    parts += label_names(options.label, options.guidance)
     whole = "-".join(parts)
     if len(whole) <= _LONGEST_NAME:
         return whole

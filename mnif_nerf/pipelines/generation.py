@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError, first_line, require
-from mnif_nerf.labels import Wish
+from mnif_nerf.labels import GUIDANCE, Label, Wish
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.objects.base import NeuralObject
@@ -166,7 +166,9 @@ class MNIFPipeline(Editor):
         latents = encode_grids(self.model, values, points)
         return ObjectList(self.decode(latent, f"encoded{index:03d}") for index, latent in enumerate(latents))
 
-    def fit(self, observation: Any, **settings: Any) -> list[NeuralObject]:
+    def fit(
+        self, observation: Any, label: Label | None = None, guidance: float = GUIDANCE, **settings: Any
+    ) -> list[NeuralObject]:
         """The objects that explain what was observed, the best first, found with the networks as they are.
 
             car = pipe.fit("scan.ply")[0]
@@ -175,6 +177,7 @@ class MNIFPipeline(Editor):
         Args:
             observation: a path (a scene folder or transforms.json, a picture, a mesh, voxels, a point cloud), or an
                 array: voxels bool `[G, G, G]` (float: NaN is unknown), a picture uint8 `[H, W, C]`, points `[N, 3]`.
+            label, guidance: what those answers shall be, as in `__call__`.
             settings: of `mnif_nerf.pipelines.fit.fitting.FitSettings`: `restarts`, `steps`, `views`, `region`, ... With
                 `samples=6` they are six answers that the latent prior holds possible, in no order.
 
@@ -183,7 +186,8 @@ class MNIFPipeline(Editor):
         """
         from mnif_nerf.pipelines.fit.fitting import FitSettings, fit_observation
 
-        found = fit_observation(self, observation, FitSettings(**settings))
+        wish = None if label is None else Wish(label, guidance)
+        found = fit_observation(self, observation, FitSettings(**settings, wish=wish))
         return ObjectList(found.answers or found.objects)
 
     def interpolate(self, a: Any, b: Any, num: int = 8) -> list[NeuralObject]:

@@ -13,6 +13,7 @@ from mnif_nerf.priors.schedulers import Denoises, draw_noise
 from mnif_nerf.priors.training import Noising, threads_for
 
 if TYPE_CHECKING:
+    from mnif_nerf.labels import Wish
     from mnif_nerf.priors.prior import LatentPrior
 
 _CLEAN = 0.02  # noise, as a multiple of the signal, at which the denoiser has the last word
@@ -33,9 +34,13 @@ class Possible:
     denoiser: Denoises
 
     @classmethod
-    def of(cls, prior: LatentPrior) -> Possible:
-        """All that the prior knows."""
-        return cls(prior, lambda count, seed: prior.sample(count, seed=seed), prior.denoiser)
+    def of(cls, prior: LatentPrior, wish: Wish | None = None) -> Possible:
+        """All that the prior knows, or what it knows of a label.
+
+        Raises:
+            MNIFError: a label that training has not seen.
+        """
+        return cls(prior, lambda count, seed: prior.sample(count, seed=seed, wish=wish), prior.guided(wish))
 
     @torch.no_grad()
     def renew(self, latents: Tensor, level: float, streams: Sequence[torch.Generator], steps: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mnif_nerf import modalities
 from mnif_nerf.data.observations.observations import Cells, Photo, Picture, PosedViews
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Label, Wish, label_text
 from mnif_nerf.latents.evidence import PointEvidence
 from mnif_nerf.latents.fitting import frozen
 from mnif_nerf.latents.search import Evidence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["answer_scores", "draw", "require_prior", "with_answers"]
 
 _POINTS = 512  # of a step: a quarter of what a fit takes, for each of several answers
+_SHORT = 0.2  # of the way from the fit to the mean; see docs/answers.md
 _COMPARED = 6  # answers that are compared with one another: 15 pairs
 
 
@@ -50,23 +52,25 @@ class Thinned:
         return self.losses(latents, 0)
 
 
-def require_prior(pipe: Decoder) -> None:
+def require_prior(pipe: Decoder, wish: Wish | None = None) -> None:
     """Refuse a model that cannot draw answers.
 
     Raises:
-        MNIFError: it has no latent prior.
+        MNIFError: it has no latent prior, or one that does not know the label that is wished for.
     """
     if pipe.prior is None:
         raise MNIFError(
             "`samples` asks for answers that the latent prior holds possible, and this model has no prior yet; train "
             "one with mnif-train-prior --load-config, or leave it out."
         )
+    if wish is not None:
+        pipe.label_of(wish)
 
 
 def with_answers(
     pipe: Decoder, fit: Fit, settings: FitSettings, name: str, on_step: Callable[[], None] | None = None
 ) -> Fit:
-    """A fit with `settings.samples` answers.
+    """A fit with `settings.samples` answers, and a note where they show that what was seen speaks against their label.
 
     Args:
         pipe: the model.
@@ -81,7 +85,29 @@ def with_answers(
     assert settings.samples is not None
     evidence, weight = _evidence(pipe, fit, settings), fit.task.weight
     latents = draw(pipe, evidence, settings, weight, on_step)
-    return replace(fit, answers=[pipe.decode(code, f"{name}-answer{k}") for k, code in enumerate(latents, start=1)])
+    answers = [pipe.decode(code, f"{name}-answer{k}") for k, code in enumerate(latents, start=1)]
+    label = {} if settings.wish is None else pipe.label_of(settings.wish)
+    for item in answers:
+        item.label = label
+    notes = (*fit.task.notes, *(_against(label, evidence, fit, latents) if label else []))
+    return replace(fit, answers=answers, task=replace(fit.task, notes=notes))
+
+
+def _against(label: Label, evidence: Evidence, fit: Fit, latents: Tensor) -> list[str]:
+    """The sentence that what was seen speaks against a label, where it does.
+
+    The fit is the search that no label holds. Answers explain what was seen a little less well than it does; how much
+    is told in shares of the way from the fit to the mean, which is what the model says without any observation.
+    """
+    codes = torch.stack([fit.best.latent, fit.before.latent]).to(latents)
+    own, none = evidence.score(codes).tolist()
+    usual = float(evidence.score(latents).median())
+    if usual <= own + _SHORT * max(none - own, 0.0):
+        return []
+    return [
+        f"what was seen speaks against {label_text(label)}: such answers explain it clearly worse than the fit, which "
+        f"knows no label (loss {usual:.3g} against {own:.3g}); leave the label out or ask for another."
+    ]
 
 
 def draw(
@@ -94,13 +120,14 @@ def draw(
     """Latents `[settings.samples, D]` that explain some evidence; the other arguments are those of `with_answers`.
 
     Raises:
-        MNIFError: no prior, or a search that diverged.
+        MNIFError: no prior, one that does not know the label, or a search that diverged.
     """
     require_prior(pipe)
     assert pipe.prior is not None
     assert settings.samples is not None
     config = settings.search_config(weight)
-    answers = Answers(Possible.of(pipe.prior), Thinned(evidence), config.space(pipe.latents), config, AnswerConfig())
+    possible = Possible.of(pipe.prior, settings.wish)
+    answers = Answers(possible, Thinned(evidence), config.space(pipe.latents), config, AnswerConfig())
     with frozen(pipe.model.field):
         return answers.draw(settings.samples, settings.seed, on_step)
 

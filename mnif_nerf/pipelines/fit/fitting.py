@@ -21,6 +21,7 @@ from mnif_nerf.data.observations.observations import (
 )
 from mnif_nerf.data.observations.observed_region import Region
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Wish
 from mnif_nerf.latents.evidence import PointEvidence
 from mnif_nerf.latents.fitting import frozen
 from mnif_nerf.latents.meta import PointObjective, adapt
@@ -58,6 +59,8 @@ class FitSettings:
         field_of_view: a single picture's, horizontal, in degrees; the training cameras' when None.
         radius: distance of its camera; the training cameras' when None.
         samples: how many answers to draw from what the latent prior holds possible, 1 to 64; None draws none.
+        wish: the label that answers shall have, and how strongly they are guided there. The fit itself goes by what was
+            observed alone: of the prior it has no more than a place to start from.
     """
 
     restarts: int = 3
@@ -71,6 +74,7 @@ class FitSettings:
     field_of_view: float | None = None
     radius: float | None = None
     samples: int | None = None
+    wish: Wish | None = None
 
     def __post_init__(self) -> None:
         if self.restarts < 1:
@@ -83,6 +87,11 @@ class FitSettings:
             raise MNIFError(f"`radius` {self.radius} puts the camera inside the object; use more than 0.5.")
         if self.samples is not None:
             require_count("`samples`", self.samples, 1, MOST_ANSWERS)
+        elif self.wish is not None:
+            raise MNIFError(
+                "`label` is for answers, and the fit itself goes by what was observed alone; add `samples`, such as 6, "
+                "or leave the label out."
+            )
         self.search_config(0.0)
 
     def search_config(self, weight: float) -> SearchConfig:
@@ -179,7 +188,7 @@ def fit_observation(
         which = "field_of_view" if settings.radius is None else "radius"
         raise MNIFError(f"`{which}` {given}: is of the camera of a single picture, and this is none; leave it out.")
     if settings.samples is not None:
-        require_prior(pipe)
+        require_prior(pipe, settings.wish)
     task = prepare(pipe.model, as_observation(observation), settings.region, settings.views, settings.seed)
     config = settings.search_config(task.weight)
     space, wall, cpu = config.space(pipe.latents), time.perf_counter(), time.process_time()
