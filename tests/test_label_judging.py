@@ -17,7 +17,7 @@ from tiny_model import tiny_image_model
 from mnif_nerf.cli import export_web
 from mnif_nerf.cli.export_web import WebOptions
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.labels import Labels, Wish
+from mnif_nerf.labels import Attribute, Labels, Wish
 from mnif_nerf.metrics.classes import ClassRule, spread, unseen_accuracy
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
@@ -118,6 +118,20 @@ def test_the_viewers_controls(pipe: MNIFPipeline) -> None:
     with pytest.raises(MNIFError, match="there is kind: left, right"):
         walk.change(label=(("kind", "up"),))
     assert walk.settings.label == ()
+
+
+def test_a_class_called_any_is_a_class() -> None:
+    attributes = (Attribute("kind", ("any", "none")), Attribute("age", ("(any)", "any")))
+    gui, prior = Gui(), SimpleNamespace(attributes=attributes)
+    controls = LabelControls(gui, SimpleNamespace(pipe=SimpleNamespace(prior=prior)), lambda _: None)  # type: ignore[arg-type]
+    assert gui.made["kind"].values[0] == ("(any)", "any", "none")
+    assert gui.made["age"].values[0] == ("((any))", "(any)", "any")
+    assert controls.value == ()
+    gui.made["kind"].value = "any"
+    assert controls.value == (("kind", "any"),)
+    controls.value = (("age", "any"),)
+    assert controls.value == (("age", "any"),)
+    assert gui.made["kind"].value == "(any)"
 
 
 def test_a_page_shows_them(pipe: MNIFPipeline, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from mnif_nerf.labels import Attribute, Value
 from mnif_nerf.viewer.latent_browser import LatentWalk
 
-_ANY = "any"
 _MOST_SHOWN = 8  # attributes: more would push all other controls off the screen
 _STEPS = 100  # of a slider
 
@@ -27,6 +26,7 @@ class LabelControls:
         self.attributes: tuple[Attribute, ...] = () if prior is None else prior.attributes[:_MOST_SHOWN]
         self._handles: dict[str, Any] = {}
         self._switches: dict[str, Any] = {}
+        self._any = {attribute.name: _entry_for_any(attribute) for attribute in self.attributes}
         for attribute in self.attributes:
             self._add(gui, attribute)
         for handle in (*self._handles.values(), *self._switches.values()):
@@ -35,8 +35,8 @@ class LabelControls:
     def _add(self, gui: Any, attribute: Attribute) -> None:
         name = attribute.name
         if not attribute.is_numeric:
-            hint = "What samples shall be."
-            self._handles[name] = gui.add_dropdown(name, (_ANY, *attribute.classes), _ANY, hint=hint)
+            hint, anything = "What samples shall be.", self._any[name]
+            self._handles[name] = gui.add_dropdown(name, (anything, *attribute.classes), anything, hint=hint)
             return
         step = (attribute.high - attribute.low) / _STEPS or 1.0
         high = max(attribute.high, attribute.low + step)
@@ -49,7 +49,7 @@ class LabelControls:
         found: list[tuple[str, Value]] = []
         for attribute in self.attributes:
             value = self._handles[attribute.name].value
-            if not attribute.is_numeric and value != _ANY:
+            if not attribute.is_numeric and value != self._any[attribute.name]:
                 found.append((attribute.name, str(value)))
             elif attribute.is_numeric and self._switches[attribute.name].value:
                 found.append((attribute.name, min(max(float(value), attribute.low), attribute.high)))
@@ -61,8 +61,16 @@ class LabelControls:
         for attribute in self.attributes:
             name = attribute.name
             if not attribute.is_numeric:
-                self._handles[name].value = label.get(name, _ANY)
+                self._handles[name].value = label.get(name, self._any[name])
                 continue
             self._switches[name].value = name in label
             if name in label:
                 self._handles[name].value = label[name]
+
+
+def _entry_for_any(attribute: Attribute) -> str:
+    """The list's entry for what is not asked for: a word that is none of the classes."""
+    entry = "any"
+    while entry in attribute.classes:
+        entry = f"({entry})"
+    return entry
