@@ -36,6 +36,27 @@ assert not heavy, f"--help imports {', '.join(heavy)}"
 assert run(*required, "--no-such-option") == 2
 """
 
+# Ctrl-C while the command's own imports are under way.
+INTERRUPTED = """
+import os, signal, sys
+from importlib.metadata import distribution
+
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "tyro":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+(point,) = [p for p in distribution("mnif_nerf").entry_points if p.name == "mnif-data"]
+sys.argv = ["mnif-data", "--help"]
+point.load()()
+"""
+
+
+def test_ctrl_c_before_the_command_begins() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing was begun.\n")
+
 
 def test_the_scripts_are_all_there() -> None:
     assert SCRIPTS == [

@@ -31,6 +31,7 @@ FLOORS = (
     ("pipelines.training", "pipelines.trainer", "pipelines.grids"),
     ("configs",),
     ("cli",),
+    ("start",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # The parts of the upper floors that need nerfstudio.
