@@ -1,17 +1,17 @@
 """Several answers to a part (mnif-fit --samples): do they agree with what was seen, does their spread tell the error?
 
-Things that the model never saw are shown by half. Answers are compared with today's fit, draws of the prior, the best
+Things that the model never saw are shown in part. Answers are compared with today's fit, draws of the prior, the best
 of as many draws as cost the same, diffusion posterior sampling, and answers that the denoiser renews halfway. Parts:
-`cars` (procedural, by signed distance), `voxels` (a folder of voxel files), `meshes` (a folder from elsewhere).
-Run: `python benchmarks/answers.py --parts cars voxels --shapes data/.../test`; the models are those of the demos.
+`cars` (halves of procedural ones, by signed distance), `scans` (the same from one side), `voxels` (halves, a folder of
+voxel files), `meshes` (halves, a folder from elsewhere), `pictures` (without their middles).
+Run: `python benchmarks/answers.py --parts cars voxels --voxels data/.../test`; the models are those of the demos.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +19,20 @@ import numpy as np
 import report
 import torch
 import tyro
+from answers_cases import METHODS, PARTS, Case, Config, cases_of, said
 from answers_dps import guided_draws
 from torch import Tensor
 
-from mnif_nerf.data.generate.car_design import sample_car
-from mnif_nerf.data.generate.procedural import car_surface, cars_of
-from mnif_nerf.data.generate.settings import CarCounts
-from mnif_nerf.data.geometry.hull import cell_centres
-from mnif_nerf.data.geometry.solid_mesh import solid_of_surface
-from mnif_nerf.data.geometry.surface_points import PointCounts, draw_points
-from mnif_nerf.data.observations.files import read_observation
-from mnif_nerf.data.observations.observations import Cells, MeshShape, Placement
-from mnif_nerf.data.observations.observed_region import Region
-from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.export.figures import new_figure
-from mnif_nerf.fields.heads import distance_from_raw
 from mnif_nerf.latents.fitting import frozen
-from mnif_nerf.latents.search import Evidence, SearchConfig, choose_starts, search
-from mnif_nerf.objects.solid import require_solid
+from mnif_nerf.latents.search import SearchConfig, choose_starts, search
 from mnif_nerf.pipelines.fit.answers import Thinned
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
-from mnif_nerf.pipelines.fit.preparation import prepare
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.priors.renewal import Possible
 from mnif_nerf.progress import tracked
 
-PARTS = ("cars", "voxels", "meshes")
-METHODS = ("fit", "prior", "best of prior", "DPS", "answers", "renewed")
 _GRADIENT = 3  # a step with its gradient costs about as much as three without
 _NAMES = {
     "prior": "draws of the prior",
@@ -54,100 +40,6 @@ _NAMES = {
     "DPS": "diffusion posterior sampling",
     "renewed": "answers, renewed halfway",
 }
-
-
-@dataclass
-class Config:
-    """What to measure."""
-
-    model: Path = Path("outputs/demo-sdf/mnif-sdf-lite/run")
-    """Run folder of a model of signed distances, with a prior; of `cars` and `meshes`."""
-    voxel: Path = Path("outputs/demo-voxel/mnif-voxel-lite/run")
-    """Run folder of a voxel model with a prior."""
-    shapes: Path = Path("data/procedural_car_voxels/test")
-    """Voxel files that it never saw."""
-    meshes: Path = Path("../shared/data/kenney_cars")
-    """Meshes from elsewhere."""
-    parts: tuple[str, ...] = ("cars",)
-    """Which of cars, voxels, meshes."""
-    methods: tuple[str, ...] = METHODS
-    """Which of fit, prior, best of prior, DPS, answers, renewed."""
-    half: str = "front"
-    """The half that is seen."""
-    instances: int = 6
-    """Things of each part."""
-    answers: int = 8
-    """Answers to each."""
-    points: int = 6000
-    """Points of each thing that answers are compared at."""
-    data_seed: int = 0
-    """Seed of the procedural cars' data set; those of its test split are taken."""
-    seed: int = 0
-    """Seed of all draws."""
-    figure: Path | None = None
-    """Write the reliability figure here."""
-    output: Path | None = None
-    """Write the numbers as JSON here too."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One thing shown by half: evidence, and what is true at points [P, 3], in [-1, 1], negative inside."""
-
-    name: str
-    evidence: Evidence
-    weight: float
-    points: np.ndarray
-    truth: np.ndarray
-    seen: np.ndarray
-
-
-def things(part: str, config: Config, pipe: MNIFPipeline) -> Iterator[tuple[str, MeshShape | Cells]]:
-    """Names and observations of what the model never saw."""
-    if part == "cars":
-        for split, name, entropy, body in cars_of(CarCounts(1, 0, config.instances, seed=config.data_seed)):
-            if split == "test":
-                yield name, MeshShape(car_surface(sample_car(tuple(entropy), body)))
-        return
-    folder = config.shapes if part == "voxels" else config.meshes
-    files = sorted(path for path in folder.glob("*") if path.suffix in (".npz", ".npy", ".binvox", ".glb", ".obj"))
-    if not files:
-        raise MNIFError(
-            f"{folder}: holds no shapes; give another folder with `{'shapes' if part == 'voxels' else part}`."
-        )
-    kind = "voxels" if part == "voxels" else "mesh"
-    for row in evenly_spaced(len(files), min(config.instances, len(files))):
-        path = files[int(row)]
-        found = read_observation(path, kind, Placement(), pipe.model.camera["radius"], pipe.model.grid)  # type: ignore[arg-type]
-        assert isinstance(found, (MeshShape, Cells))
-        yield path.stem, found
-
-
-def case_of(pipe: MNIFPipeline, name: str, thing: MeshShape | Cells, config: Config) -> Case:
-    """The evidence of a half, and the whole to compare with."""
-    region = Region(config.half)
-    task = prepare(pipe.model, thing, region, (), config.seed)
-    assert task.evidence is not None
-    if isinstance(thing, Cells):
-        points, truth = cell_centres(len(thing.values)), np.where(thing.values.reshape(-1), -1.0, 1.0)
-    else:
-        generator = np.random.default_rng([config.seed, 7])
-        drawn = draw_points(thing.surface, solid_of_surface(thing.surface), PointCounts.of(config.points), generator)
-        points = drawn.points
-        truth = np.clip(drawn.distance / pipe.model.encoding.distance.truncation, -1, 1)
-    return Case(name, task.evidence, task.weight, points, truth.astype(np.float32), region.contains(points))
-
-
-@torch.no_grad()
-def said(pipe: MNIFPipeline, latents: Tensor, case: Case) -> np.ndarray:
-    """What objects say at the points of a case: float32 [n, P], as its truth."""
-    if pipe.kind.fitting.distances:
-        points = torch.from_numpy(case.points.T * 2).float().expand(len(latents), -1, -1).contiguous()
-        raw = pipe.model.field.evaluate(latents, points)[:, -1]
-        return (distance_from_raw(raw) / pipe.model.encoding.distance.truncation).clamp(-1, 1).numpy()
-    size = round(len(case.points) ** (1 / 3))
-    filled = [require_solid(pipe.decode(code)).occupancy_in_cube(size).reshape(-1) for code in latents]
-    return np.where(np.stack(filled), -1.0, 1.0).astype(np.float32)
 
 
 def measures(values: np.ndarray, case: Case) -> dict[str, Any]:
@@ -202,10 +94,10 @@ def draws_of(method: str, pipe: MNIFPipeline, case: Case, config: Config) -> Ten
 
 def part_results(part: str, config: Config) -> list[dict[str, Any]]:
     """One row for each method: means over the things, and what was measured of each."""
-    pipe = MNIFPipeline.from_pretrained(config.voxel if part == "voxels" else config.model, device="cpu")
+    pipe = MNIFPipeline.from_pretrained(config.run_of(part), device="cpu")
     if pipe.prior is None:
-        raise MNIFError(f"{config.voxel if part == 'voxels' else config.model}: has no latent prior; train one first.")
-    cases = [case_of(pipe, name, thing, config) for name, thing in things(part, config, pipe)]
+        raise MNIFError(f"{config.run_of(part)}: has no latent prior; train one first.")
+    cases = list(cases_of(part, pipe, config))
     rows = []
     with frozen(pipe.model.field):
         for method in config.methods:
@@ -294,7 +186,7 @@ def main(config: Config) -> dict[str, list[dict[str, Any]]]:
     rows = {part: part_results(part, config) for part in config.parts}
     if config.figure is not None:
         draw_figure([row for found in rows.values() for row in found], config.figure)
-    title = f"{config.answers} answers to the {config.half} half of {config.instances} unseen things"
+    title = f"{config.answers} answers to parts of {config.instances} unseen things; half seen: {config.half}"
     report.finish(title, [table(found) for found in rows.values()], info, rows, config.output)
     return rows
 

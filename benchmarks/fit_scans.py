@@ -52,9 +52,6 @@ def scan_surface(
     surface: Surface, scanner: np.ndarray | None, count: int, seed: int = 0, noise: float = 0.0
 ) -> PointCloud:
     """At most `count` points on what is seen from outside (from all around, or from one place), with normals."""
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
-
     generator = np.random.default_rng(seed)
     corners = surface.vertices[surface.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -65,17 +62,26 @@ def scan_surface(
     u, v = np.where(turned, 1 - u, u), np.where(turned, 1 - v, v)
     a, b, c = (corners[face, k] for k in range(3))
     points, outward = a + u * (b - a) + v * (c - a), (normals / np.maximum(area, 1e-12)[:, None])[face]
-    scene = EmbreeScene()
-    TriangleMesh(scene, surface.vertices.astype(np.float32), surface.faces.astype(np.int32))
     # From all around: a scanner of its own for every point, on a sphere.
     places = generator.normal(size=(len(points), 3))
     places = 1.5 * places / np.linalg.norm(places, axis=1, keepdims=True)
     origins = places if scanner is None else np.tile(scanner.astype(np.float64), (len(points), 1))
-    way = points - origins
-    distance = np.linalg.norm(way, axis=1)
-    hit = scene.run(origins.astype(np.float32), (way / distance[:, None]).astype(np.float32), query="DISTANCE")
-    visible = np.flatnonzero(hit > distance - 2e-3)[:count]
-    points, outward, way = points[visible], outward[visible], way[visible]
+    found = np.flatnonzero(visible(surface, origins, points))[:count]
+    points, outward, way = points[found], outward[found], (points - origins)[found]
     outward = np.where((outward * way).sum(axis=1, keepdims=True) > 0, -outward, outward)
     points = points + noise * generator.normal(size=points.shape)
     return PointCloud(points.astype(np.float32), outward.astype(np.float32))
+
+
+def visible(surface: Surface, origins: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Which points [N, 3] nothing hides from their origins ([3] or [N, 3]): bool [N]."""
+    from embreex.mesh_construction import TriangleMesh
+    from embreex.rtcore_scene import EmbreeScene
+
+    scene = EmbreeScene()
+    TriangleMesh(scene, surface.vertices.astype(np.float32), surface.faces.astype(np.int32))
+    way = points - origins
+    distance = np.linalg.norm(way, axis=1)
+    origins = np.ascontiguousarray(np.broadcast_to(origins, points.shape), np.float32)
+    hit = scene.run(origins, (way / distance[:, None]).astype(np.float32), query="DISTANCE")
+    return np.asarray(hit > distance - 2e-3)

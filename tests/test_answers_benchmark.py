@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import answers
+from answers_cases import cases_of
 from test_fit_command import written
 from test_posterior import with_prior
-from tiny_model import tiny_voxel_model
+from tiny_model import tiny_image_model, tiny_surface_model, tiny_voxel_model
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig
@@ -45,7 +47,7 @@ def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     (tmp_path / "shapes").mkdir()
     np.save(tmp_path / "shapes/a.npy", MNIFPipeline.from_pretrained(model, device="cpu").instance(0).occupancy(16))
     config = answers.Config(
-        voxel=Path(model), shapes=tmp_path / "shapes", parts=("voxels",), instances=1, answers=3,
+        voxel=Path(model), voxels=tmp_path / "shapes", parts=("voxels",), instances=1, answers=3,
         figure=tmp_path / "figure.png", output=tmp_path / "numbers.json",
     )  # fmt: skip
     rows = answers.main(config)["voxels"]
@@ -57,3 +59,25 @@ def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         answers.main(dataclasses.replace(config, parts=("nothing",)))
     with pytest.raises(MNIFError, match="a spread needs two or more"):
         answers.main(dataclasses.replace(config, answers=1))
+
+
+@pytest.mark.parametrize(("part", "make"), [("scans", tiny_surface_model), ("pictures", tiny_image_model)])
+def test_what_is_shown_in_part(part: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "AnswerConfig", lambda: AnswerConfig(candidates=2, steps=2, denoising=2))
+    model = Path(written(with_prior(make(8)), tmp_path))
+    pipe = MNIFPipeline.from_pretrained(model, device="cpu")
+    (tmp_path / "pictures").mkdir()
+    if part == "pictures":
+        pipe.instance(0).own_picture().save(tmp_path / "pictures/a.png")
+    config = answers.Config(
+        model=model, image=model, pictures=tmp_path / "pictures", parts=(part,), instances=1, answers=2, points=300,
+        methods=("fit", "answers"),
+    )  # fmt: skip
+    (fit, several) = answers.main(config)[part]
+    assert 0 < fit["seen_error"] < 2
+    assert several["spread"] > 0
+    (case,) = cases_of(part, pipe, config)
+    assert len(case.truth) == len(case.seen)
+    assert 0.2 < case.seen.mean() < 0.9
+    if part == "scans":  # nothing hides air, a wall hides what is in it
+        assert case.truth[case.seen].mean() > case.truth[~case.seen].mean() + 0.3
