@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -42,7 +46,17 @@ class Background:
     threshold: int
 
 
-def open_picture(path: Path) -> Image.Image:
+class _BoundedFile(io.BufferedReader):
+    """A file of which no more is asked for than it has: Python allocates what a damaged header claims, then reads."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
     """A picture of any kind in `IMAGE_SUFFIXES`, opened but not decoded.
 
     Raises:
@@ -50,12 +64,11 @@ def open_picture(path: Path) -> Image.Image:
     """
     if path.suffix.lower() in HEIF_SUFFIXES and find_spec("pillow_heif"):
         import_module("pillow_heif").register_heif_opener()
-    picture = Image.open(path)
-    pixels = picture.width * picture.height
-    if pixels > _LARGE and pixels > _MOST_PIXELS_PER_BYTE * path.stat().st_size:
-        picture.close()
-        raise Image.DecompressionBombError(f"{pixels} pixels")
-    return picture
+    with _BoundedFile(io.FileIO(path)) as file, Image.open(file) as picture:
+        pixels = picture.width * picture.height
+        if pixels > _LARGE and pixels > _MOST_PIXELS_PER_BYTE * path.stat().st_size:
+            raise Image.DecompressionBombError(f"{pixels} pixels")
+        yield picture
 
 
 def image_size(path: Path) -> tuple[int, int]:
