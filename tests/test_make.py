@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mnif_nerf.cli import export_mesh
 from mnif_nerf.cli import make as making
 from mnif_nerf.cli.make import MakeOptions
+from mnif_nerf.cli.sample_pictures import is_broken
 from mnif_nerf.data.generate.varied_copies import is_varied
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
@@ -38,6 +42,8 @@ def tiny_methods() -> Iterator[None]:
                 setattr(settings.pipeline.model, key, value)  # type: ignore[attr-defined]
             patch.setitem(METHODS, name, replace(method, settings=settings))
         patch.setattr(making, "_FRAMES", 2)
+        # What has hardly been learned is ragged, and a million triangles take long to become few.
+        patch.setattr(export_mesh, "ExportOptions", partial(export_mesh.ExportOptions, resolution=32))
         # So many steps on any machine: in a short time of a busy one nothing is learned, and rays find no end.
         patch.setattr(TimePlan, "start", lambda *_: None)
         patch.setattr(preset, "choose", lambda *_: {})
@@ -77,6 +83,22 @@ def test_a_folder_of_meshes_becomes_a_page_a_sheet_and_meshes(made: MakeOptions)
     report = read_json(output / "meshes" / "report.json")
     # A model of hardly a step need not have surfaces everywhere; what is there is named as on the sheet.
     assert {entry["name"] for entry in report["objects"]} == {"sample000", "sample001"}
+
+
+def test_of_three_none_is_held_out_and_samples_are_not_judged(
+    boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "three").mkdir()
+    for k in range(3):
+        shutil.copy(boxes / f"box{k}.ply", tmp_path / "three")
+    few = {**TINY, "faces": 4, "num_samples": 1}  # no surface keeps closed by so few
+    options = MakeOptions(tmp_path / "three", output=tmp_path / "page", **few)  # type: ignore[arg-type]
+    assert len(making.main(options).names) == 3
+    told = capsys.readouterr().out
+    assert "1 could not be written as meshes: --faces 4 is fewer than" in told
+    assert "meshes/*.glb" not in told
+    assert (tmp_path / "page" / "index.html").is_file()
+    assert not any(map(is_broken, read_json(tmp_path / "page" / "samples" / "samples.json")["samples"]))
 
 
 def test_copies_of_the_meshes_are_learned_from(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import tyro
 
 from mnif_nerf.cli.generation_common import made_before, stored_objects
 from mnif_nerf.cli.sample_pictures import is_broken
-from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.errors import MNIFError, flag_paths, run_command, with_flags
 from mnif_nerf.limits import require_options
 from mnif_nerf.names import quoted
 
@@ -34,7 +34,7 @@ _MOST_MB = 200.0  # of the page
 _SEED = 42  # of training, which the user's is added to
 _MOST = {"num_samples": 256, "texture": 8192, "faces": 5_000_000, "seed": 2**32 - 1 - _SEED}
 _NEAR_COPY = 0.25  # of the distance between the user's own things
-_FEW = 50  # of them: samples of fewer are mostly copies
+_FEW = 50  # of them: samples of fewer are mostly copies; all of so few are learned from, and none held out
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def main(options: MakeOptions) -> MNIFPipeline:
     stages = _Stages(2 + meshes + kind.has_surface + kind.has_page, output / "log.txt")
     data = _read_meshes(options, output / "data", stages) if meshes else options.input
     run = _train(options, kind, data, stages)
-    _draw(options, run, stages)
     pipe = MNIFPipeline.from_pretrained(run)
+    _draw(options, run, len(pipe.names), stages)
     if kind.has_surface:
         _write_meshes(options, run, pipe, stages)
     if kind.has_page:
@@ -186,10 +186,12 @@ def _kind(folder: Path) -> tuple[Modality, bool]:
 def _read_meshes(options: MakeOptions, data: Path, stages: _Stages) -> Path:
     """Points of the meshes; what was left out is said in full."""
     from mnif_nerf.data.generate.mesh_points import sample_mesh_folder
+    from mnif_nerf.data.generate.meshes import find_meshes
     from mnif_nerf.data.generate.settings import MeshFolderOptions
 
     with stages.stage(f"reading the meshes in {options.input}"):
-        folder = MeshFolderOptions(None, seed=options.seed, copies=options.copies)
+        share = 0.0 if len(find_meshes(options.input)) < _FEW else 0.1
+        folder = MeshFolderOptions(val_fraction=share, test_fraction=share, seed=options.seed, copies=options.copies)
         summary = sample_mesh_folder(options.input, data, options=folder)
     for line in summary.told(options.input):
         print(f"      {line}")
@@ -228,11 +230,13 @@ def _train(options: MakeOptions, kind: Modality, data: Path, stages: _Stages) ->
     return run
 
 
-def _draw(options: MakeOptions, run: Path, stages: _Stages) -> None:
+def _draw(options: MakeOptions, run: Path, learned: int, stages: _Stages) -> None:
     from mnif_nerf.cli import sample
+    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES
 
     with stages.stage(f"drawing {options.num_samples} new ones"):
-        wanted = sample.SampleOptions(str(run), options.num_samples, options.seed, redraw=_REDRAW, frames=_FRAMES)
+        again = _REDRAW if learned >= FEWEST_INSTANCES else 0
+        wanted = sample.SampleOptions(str(run), options.num_samples, options.seed, redraw=again, frames=_FRAMES)
         wanted.output = options.folder() / "samples"
         if not made_before(wanted.output / "samples.json", _prior_of(run), num_samples=options.num_samples):
             sample.main(wanted)
@@ -248,8 +252,15 @@ def _write_meshes(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _
         colored = pipe.model.field.spec.out_features > 1
         wanted.output, wanted.texture = options.folder() / "meshes", (options.texture or None) if colored else None
         settings = {"faces": options.faces, "texture": wanted.texture}
-        if not made_before(wanted.output / "report.json", _latents(options), **settings):
+        report = wanted.output / "report.json"
+        if made_before(report, _latents(options), **settings):
+            return
+        try:
             export_mesh.main(wanted)
+        except MNIFError as error:
+            if not report.is_file():
+                raise
+            print(error)  # not one has a surface that can be written; there is still a page to make
 
 
 def _write_page(options: MakeOptions, run: Path, stages: _Stages) -> None:
@@ -287,11 +298,12 @@ def _tell(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _Stages) 
         pipe.kind,
     )
     broken = [entry["name"] for entry in made if is_broken(entry)]
+    failures = _failures(options) if kind.has_surface else []
     print(f"\n{len(made)} new {_name(options)}, {stages.seconds / 60:.1f} minutes:")
     rows = [("samples/contact_sheet.png", "all of them in one picture")]
     if kind.has_views:
         rows.append(("samples/turntable.mp4", "the same, turning"))
-    if kind.has_surface:
+    if kind.has_surface and len(failures) < len(made):
         rows.append(("meshes/*.glb", "for Blender, game engines and any 3D program"))
     if kind.has_page:
         rows.insert(0, ("index.html", "open it in a browser: turn them, blend them, send the file to anybody"))
@@ -299,6 +311,8 @@ def _tell(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _Stages) 
         print(f"  {output / path!s:44s} {what}")
     if broken:
         print(f"{len(broken)} look broken and are marked on the picture: {', '.join(broken[:8])}")
+    if failures:
+        print(f"{len(failures)} could not be written as meshes: {failures[0]}")
     copies = _near_copies(pipe, _latents(options))
     if copies:
         remedy = "; --copies 7 varies them" if kind.has_points else ""
@@ -306,6 +320,15 @@ def _tell(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _Stages) 
         print(f"{len(copies)} are near copies of one of yours, named on the picture{few}.")
     print(f"What was learned is in {run}, what was printed on the way in {output / 'log.txt'}.")
     print(f"next: more of them: mnif-sample --load-config {quoted(run)} --seed {options.seed + 1}")
+
+
+def _failures(options: MakeOptions) -> list[str]:
+    """Why things could not be written as meshes, a sentence each."""
+    from mnif_nerf.files import read_json
+
+    objects = read_json(options.folder() / "meshes" / "report.json")["objects"]
+    paths, names = flag_paths(MakeOptions), {"max_faces": "faces"}
+    return [with_flags(entry["error"], paths, names) for entry in objects if "error" in entry]
 
 
 def _near_copies(pipe: MNIFPipeline, latents: Path) -> list[str]:
