@@ -1,7 +1,7 @@
 """Several answers to a part (mnif-fit --samples): do they agree with what was seen, does their spread tell the error?
 
 Things that the model never saw are shown in part. Answers are compared with today's fit, draws of the prior, the best
-of as many draws as cost the same, diffusion posterior sampling, and answers that the denoiser renews halfway. Parts:
+of as many draws as cost the same, and diffusion posterior sampling. Parts:
 `cars` (halves of procedural ones, by signed distance), `scans` (the same from one side), `voxels` (halves, a folder of
 voxel files), `meshes` (halves, a folder from elsewhere), `pictures` (without their middles).
 Run: `python benchmarks/answers.py --parts cars voxels --voxels data/.../test`; the models are those of the demos.
@@ -9,7 +9,6 @@ Run: `python benchmarks/answers.py --parts cars voxels --voxels data/.../test`; 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,6 @@ from mnif_nerf.latents.search import SearchConfig, choose_starts, search
 from mnif_nerf.pipelines.fit.answers import Thinned
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
 from mnif_nerf.pipelines.generation import MNIFPipeline
-from mnif_nerf.priors.renewal import Possible
 from mnif_nerf.progress import tracked
 
 _GRADIENT = 3  # a step with its gradient costs about as much as three without
@@ -38,7 +36,6 @@ _NAMES = {
     "prior": "draws of the prior",
     "best of prior": "best of as many draws as cost the same",
     "DPS": "diffusion posterior sampling",
-    "renewed": "answers, renewed halfway",
 }
 
 
@@ -73,23 +70,26 @@ def measures(values: np.ndarray, case: Case) -> dict[str, Any]:
 def draws_of(method: str, pipe: MNIFPipeline, case: Case, config: Config) -> Tensor:
     """Latents `[n, D]` of one method."""
     assert pipe.prior is not None
-    usual, possible, count = AnswerConfig(), Possible.of(pipe.prior), config.answers
+    usual, prior, count = AnswerConfig(), pipe.prior, config.answers
     settings = SearchConfig(weight=case.weight)
     space, few = settings.space(pipe.latents), Thinned(case.evidence)
     if method == "fit":
         starts, _ = choose_starts(case.evidence, pipe.latents, pipe.latents[:0], 1, config.seed)
         return search(case.evidence, starts, space, settings)
     if method == "prior":
-        return possible.sample(count, config.seed)
+        return prior.sample(count, seed=config.seed)
     if method == "best of prior":
-        tried = count * (usual.candidates + _GRADIENT * usual.total_steps)
-        drawn = possible.sample(tried, config.seed)
+        tried = count * (usual.candidates + _GRADIENT * usual.steps)
+        drawn = prior.sample(tried, seed=config.seed)
         losses = torch.cat([few.score(part) for part in drawn.split(64)])
         return drawn[losses.argsort()[:count]]
     if method == "DPS":
-        return guided_draws(possible, few, count, usual.total_steps, config.seed)
-    halfway = dataclasses.replace(usual, levels=(1.0,), steps=usual.total_steps // 2)
-    return Answers(possible, few, space, settings, halfway if method == "renewed" else usual).draw(count, config.seed)
+        return guided_draws(prior, few, count, usual.steps, config.seed)
+
+    def sample(number: int, seed: int) -> Tensor:
+        return prior.sample(number, seed=seed)
+
+    return Answers(sample, few, space, settings, usual).draw(count, config.seed)
 
 
 def part_results(part: str, config: Config) -> list[dict[str, Any]]:

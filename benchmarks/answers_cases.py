@@ -31,7 +31,7 @@ from mnif_nerf.objects.solid import require_solid
 from mnif_nerf.pipelines.fit.preparation import prepare
 from mnif_nerf.pipelines.generation import MNIFPipeline
 
-METHODS = ("fit", "prior", "best of prior", "DPS", "answers", "renewed")
+METHODS = ("fit", "prior", "best of prior", "DPS", "answers")
 _SCANNER = np.array([0.7, 0.9, 0.5], dtype=np.float32)  # in front, to the left and above
 _SCAN_POINTS = 4000
 _KINDS: dict[str, Literal["voxels", "mesh", "image"]] = {"voxels": "voxels", "meshes": "mesh", "pictures": "image"}
@@ -62,7 +62,7 @@ class Config:
     parts: tuple[str, ...] = ("cars",)
     """Which of cars, scans, voxels, meshes, pictures."""
     methods: tuple[str, ...] = METHODS
-    """Which of fit, prior, best of prior, DPS, answers, renewed."""
+    """Which of fit, prior, best of prior, DPS, answers."""
     half: str = "front"
     """The half that is seen of cars, voxels and meshes; of pictures all but the middle is, a quarter of the pixels."""
     instances: int = 6

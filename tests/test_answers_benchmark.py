@@ -42,7 +42,7 @@ def test_the_measures_of_draws_of_the_truth() -> None:
 
 
 def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(answers, "AnswerConfig", lambda: AnswerConfig(candidates=2, steps=2, denoising=2))
+    monkeypatch.setattr(answers, "AnswerConfig", lambda: AnswerConfig(candidates=2, steps=2))
     model = written(with_prior(tiny_voxel_model(8, head="logit")), tmp_path)
     (tmp_path / "shapes").mkdir()
     np.save(tmp_path / "shapes/a.npy", MNIFPipeline.from_pretrained(model, device="cpu").instance(0).occupancy(16))
@@ -63,7 +63,7 @@ def test_the_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 @pytest.mark.parametrize(("part", "make"), [("scans", tiny_surface_model), ("pictures", tiny_image_model)])
 def test_what_is_shown_in_part(part: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "AnswerConfig", lambda: AnswerConfig(candidates=2, steps=2, denoising=2))
+    monkeypatch.setattr(answers, "AnswerConfig", lambda: AnswerConfig(candidates=2, steps=2))
     model = Path(written(with_prior(make(8)), tmp_path))
     pipe = MNIFPipeline.from_pretrained(model, device="cpu")
     (tmp_path / "pictures").mkdir()

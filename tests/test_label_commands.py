@@ -22,13 +22,11 @@ from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
 from mnif_nerf.errors import MNIFError, flag_paths, with_flags
 from mnif_nerf.files import read_json, write_json
-from mnif_nerf.labels import Labels, Wish
+from mnif_nerf.labels import Labels
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import read_model, write_model
-from mnif_nerf.priors.conditions import Guided
 from mnif_nerf.priors.prior import LatentPrior, PriorConfig
-from mnif_nerf.priors.renewal import Possible
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +180,3 @@ def test_labels_that_a_fit_refuses(apart: Path, tmp_path: Path, changes: dict[st
         fit.main(FitOptions(str(apart / "run"), apart / "left.png", output=tmp_path / "out", **changes))
     assert re.search(said, with_flags(str(caught.value), flag_paths(FitOptions), ARGUMENTS))
     assert not list((tmp_path / "out").glob("*"))
-
-
-def test_a_label_is_bound_to_draws_and_to_renewal(apart: Path) -> None:
-    prior = MNIFPipeline.from_pretrained(apart / "run", device="cpu").prior
-    assert prior is not None
-    wish = Wish({"kind": "right"}, 1.5)
-    possible = Possible.of(prior, wish)
-    torch.testing.assert_close(possible.sample(2, 5), prior.sample(2, seed=5, wish=wish))
-    assert isinstance(possible.denoiser, Guided)
-    assert Possible.of(prior).denoiser is prior.denoiser

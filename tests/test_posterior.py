@@ -1,10 +1,11 @@
-"""Several answers to a part: what is renewed stays what the prior knows, and what is drawn is the posterior."""
+"""Several answers to a part: what is drawn is the posterior; the command."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,58 +33,30 @@ from mnif_nerf.pipelines.fit.pictures import answers_sheet
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import StoredModel
-from mnif_nerf.priors.denoiser import Denoiser, DenoiserSpec
 from mnif_nerf.priors.prior import LatentPrior
-from mnif_nerf.priors.renewal import Possible
 from mnif_nerf.priors.schedulers import sample_streams
-from mnif_nerf.priors.training import Noising, PriorConfig
+from mnif_nerf.priors.training import PriorConfig
 from mnif_nerf.priors.whitening import Whitening
 
 
-def gaussian(prediction: str, count: int = 400, dim: int = 6) -> tuple[Possible, Tensor]:
-    """An exact prior of Gaussian latents, and the latents."""
+def gaussian(count: int = 400, dim: int = 6) -> tuple[Callable[[int, int], Tensor], Tensor]:
+    """Draws of an exact prior of Gaussian latents, and the latents."""
     generator = torch.Generator().manual_seed(0)
     turn, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
     widths = torch.linspace(2.0, 0.2, dim)
     latents = 0.3 + (torch.randn(count, dim, generator=generator) * widths) @ turn.T
-    config = PriorConfig(prediction=prediction)  # type: ignore[arg-type]
     whitening = Whitening.fit(latents)
-    prior = LatentPrior.adopt(Denoiser(DenoiserSpec(dim)), whitening, latents, config)
-    exact = Noising(prediction, config.num_train_timesteps, config.schedule).gaussian
 
     def sample(number: int, seed: int) -> Tensor:
         rows = [torch.randn(dim, generator=stream) for stream in sample_streams(number, seed)]
         return whitening.unwhiten(torch.stack(rows))
 
-    return Possible(prior, sample, exact), latents
-
-
-@pytest.mark.parametrize("prediction", ["v_prediction", "sample", "epsilon", "flow"])
-def test_renewed_latents_have_the_priors_spread(prediction: str) -> None:
-    possible, latents = gaussian(prediction)
-    white = possible.prior.whitening.whiten(latents)
-    for level, kept in ((0.02, 0.999), (0.5, 0.8), (50.0, 0.0)):
-        renewed = possible.renew(latents, level, sample_streams(len(latents), 1), 20)
-        found = possible.prior.whitening.whiten(renewed)
-        torch.testing.assert_close(found.std(dim=0), torch.ones(6), atol=0.15, rtol=0)
-        along = float((found * white).mean())  # of what it was, this much is left
-        assert along == pytest.approx(kept, abs=0.12), (prediction, level)
-
-
-def test_what_lies_outside_the_priors_directions_is_kept() -> None:
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(50, 5, generator=generator)
-    whitening = Whitening.fit(latents, rank=2)
-    prior = LatentPrior.adopt(Denoiser(DenoiserSpec(2)), whitening, latents, PriorConfig())
-    renewed = Possible.of(prior).renew(latents, 1.0, sample_streams(50, 0), 4)
-    moved = renewed - latents
-    assert float(moved.norm()) > 1
-    torch.testing.assert_close(moved, moved @ whitening.basis @ whitening.basis.T, atol=1e-4, rtol=1e-4)
+    return sample, latents
 
 
 def test_answers_are_the_posterior_of_a_gaussian() -> None:
     """Seen directions come out as seen; unseen ones keep the mean and the deviation of the prior."""
-    possible, latents = gaussian("v_prediction")
+    sample, latents = gaussian()
     space = LatentSpace.from_latents(latents)
     seen = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
 
@@ -92,20 +65,19 @@ def test_answers_are_the_posterior_of_a_gaussian() -> None:
             return (seen * (space.coordinates(codes) - self.target)).square().sum(dim=1)
 
     evidence = Seen(torch.tensor([1.5, 9, 9, -1.0, 9, 9]), seen)
-    for levels in ((), (0.5,)):
-        config = AnswerConfig(candidates=4, levels=levels, steps=60)
-        draws = Answers(possible, evidence, space, SearchConfig(lr=0.1, weight=1e-3), config)
-        found = space.coordinates(draws.draw(64, seed=3))
-        torch.testing.assert_close(found[:, [0, 3]], torch.tensor([[1.5, -1.0]]).expand(64, 2), atol=0.15, rtol=0)
-        rest = found[:, [1, 2, 4, 5]]
-        assert rest.mean(dim=0).abs().max() < 0.4
-        torch.testing.assert_close(rest.std(dim=0), torch.ones(4), atol=0.25, rtol=0)
+    config = AnswerConfig(candidates=4, steps=60)
+    draws = Answers(sample, evidence, space, SearchConfig(lr=0.1, weight=1e-3), config)
+    found = space.coordinates(draws.draw(64, seed=3))
+    torch.testing.assert_close(found[:, [0, 3]], torch.tensor([[1.5, -1.0]]).expand(64, 2), atol=0.15, rtol=0)
+    rest = found[:, [1, 2, 4, 5]]
+    assert rest.mean(dim=0).abs().max() < 0.4
+    torch.testing.assert_close(rest.std(dim=0), torch.ones(4), atol=0.25, rtol=0)
 
 
 def test_an_answer_does_not_depend_on_how_many_there_are() -> None:
-    possible, latents = gaussian("v_prediction")
+    sample, latents = gaussian()
     space = LatentSpace.from_latents(latents)
-    draws = Answers(possible, Bowl(latents[0], torch.ones(6)), space, SearchConfig(), AnswerConfig(4, (0.5,), 5, 3))
+    draws = Answers(sample, Bowl(latents[0], torch.ones(6)), space, SearchConfig(), AnswerConfig(4, 5))
     four = draws.draw(4)
     torch.testing.assert_close(draws.draw(2), four[:2], atol=1e-4, rtol=1e-4)
     assert float((draws.draw(4, seed=1) - four).abs().max()) > 1e-3
@@ -115,7 +87,7 @@ def test_an_answer_does_not_depend_on_how_many_there_are() -> None:
 
 
 def test_a_search_is_held_to_its_own_centre() -> None:
-    latents = gaussian("v_prediction")[1]
+    latents = gaussian()[1]
     space = LatentSpace.from_latents(latents)
     nothing = Bowl(torch.zeros(6), torch.zeros(6))
     found = search(nothing, latents[:3], space, SearchConfig(steps=200, weight=1.0), centres=latents[3:6])
@@ -133,7 +105,7 @@ def with_prior(model: StoredModel) -> StoredModel:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers of a few steps."""
-    few = AnswerConfig(candidates=2, steps=3, denoising=2)
+    few = AnswerConfig(candidates=2, steps=3)
     monkeypatch.setattr("mnif_nerf.pipelines.fit.fitting.AnswerConfig", lambda: few)
     monkeypatch.setattr("mnif_nerf.pipelines.fit.answers.AnswerConfig", lambda: few)
     monkeypatch.setattr("mnif_nerf.pipelines.fit.pictures._PIXELS", 32)

@@ -231,7 +231,7 @@ class LatentPrior:
         if steps is not None and steps < 1:
             raise MNIFError(f"`steps` {steps}: expected at least 1.")
         require_memory(8 * n * self.latent_dim, f"drawing {n:,} samples", "ask for fewer")
-        model, parts = self.guided(wish, sampler), []
+        model, parts = self._guided(wish, sampler), []
         for first in range(0, n, batch):
             streams = sample_streams(min(batch, n - first), seed, first)
             parts.append(self.whitening.unwhiten(self._draw(streams, sampler, steps, temperature, model)))
@@ -317,12 +317,8 @@ class LatentPrior:
         prior.attributes = parts.attributes
         return prior.to(device)
 
-    def guided(self, wish: Wish | None, sampler: str | None = None) -> Denoises:
-        """What samplers ask: the denoiser, guided to the label that is wished for.
-
-        Raises:
-            MNIFError: a label that training has not seen, or a sampler that knows no labels.
-        """
+    def _guided(self, wish: Wish | None, sampler: str) -> Denoises:
+        """What samplers ask: the denoiser, guided to the label that is wished for."""
         label = {} if wish is None else checked_label(wish.label, self.attributes)
         if wish is None or not label:
             return self.denoiser

@@ -21,7 +21,6 @@ from mnif_nerf.latents.search import Evidence
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics, prepare_views
 from mnif_nerf.pipelines.fit.scores import scores_of, unseen_truth
-from mnif_nerf.priors.renewal import Possible
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.decoder import Decoder
@@ -123,11 +122,15 @@ def draw(
         MNIFError: no prior, one that does not know the label, or a search that diverged.
     """
     require_prior(pipe)
-    assert pipe.prior is not None
+    prior = pipe.prior
+    assert prior is not None
     assert settings.samples is not None
     config = settings.search_config(weight)
-    possible = Possible.of(pipe.prior, settings.wish)
-    answers = Answers(possible, Thinned(evidence), config.space(pipe.latents), config, AnswerConfig())
+
+    def sample(count: int, seed: int) -> Tensor:
+        return prior.sample(count, seed=seed, wish=settings.wish)
+
+    answers = Answers(sample, Thinned(evidence), config.space(pipe.latents), config, AnswerConfig())
     with frozen(pipe.model.field):
         return answers.draw(settings.samples, settings.seed, on_step)
 

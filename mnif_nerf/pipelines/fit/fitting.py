@@ -222,7 +222,7 @@ def fit_observation(
 def total_steps(observation: Observation, settings: FitSettings) -> int:
     """Steps that `fit_observation` reports."""
     own = _pose_config(settings).total_steps() if isinstance(observation, Photo) else settings.steps
-    return own + (0 if settings.samples is None else AnswerConfig().total_steps)
+    return own + (0 if settings.samples is None else AnswerConfig().steps)
 
 
 def _starts(pipe: Decoder, task: FitTask, settings: FitSettings) -> tuple[Tensor, list[str]]:
