@@ -65,6 +65,8 @@ def test_a_link_to_new_ones_draws_them_again(browser: Any, written: Path) -> Non
     browser.execute_script("window.location.hash = arguments[0]", address.split("#")[1])  # the same page goes on
     wait_for(lambda: shown(browser) == "seed 8", "the first alone")
     assert len(names(browser)) == 5
+    fields = [browser.find_element(By.CSS_SELECTOR, name).get_property("value") for name in ("#seed", "#wishes select")]
+    assert fields == ["9", "b"]  # the next draw goes on from what the link shows
 
 
 def test_the_button_copies(browser: Any, written: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,34 @@ def test_hands_draw_keep_and_remove(browser: Any, tmp_path: Path) -> None:
     seed.send_keys("-3")
     press(browser, "draw")
     assert "whole numbers from 0" in browser.find_element(By.ID, "drawn").text
+
+
+def test_what_was_drawn_has_a_stand_in_until_it_is_live(browser: Any, tmp_path: Path) -> None:
+    """On a device that draws nothing until the test lets it: first words, then the thumbnail, then the live picture."""
+    labels = Labels({"kind": ("any", "none") * 6})
+    path = page(with_prior(tiny_model(12), labels), tmp_path / "page.html")
+    text = re.sub(r"script-src [^;]*", "script-src 'unsafe-inline'", path.read_text(encoding="utf-8"))
+    for call, flag in (("await this.doJob(", "mayThumb"), ("await this.drawMoving(", "mayDraw")):
+        assert text.count(call) == 1
+        text = text.replace(call, f"while (!window.{flag}) await pause(10);\n{call}")
+    path.write_text(text, encoding="utf-8")
+    open_page(browser, path)
+    browser.execute_script("window.mayDraw = true")
+    options = [option.text for option in browser.find_elements(By.CSS_SELECTOR, "#wishes option")]
+    assert options == ["(any)", "any", "none"]
+    wait_for(lambda: state(browser)["shown"]["size"] > 0, "a picture of the first one")
+    browser.execute_script("window.mayDraw = false")
+    cover, readout = (browser.find_element(By.ID, name) for name in ("cover", "readout"))
+    press(browser, "draw")
+    wait_for(lambda: cover.is_displayed() and readout.text == "drawing …", "that it is being drawn")
+    turntable = browser.find_element(By.ID, "turntable")
+    assert turntable.value_of_css_property("background-image") == "none"  # not the one before
+    browser.execute_script("window.mayThumb = true")
+    wait_for(lambda: "data:image" in turntable.value_of_css_property("background-image"), "its thumbnail")
+    wait_for(lambda: readout.text == "a small picture; drawing …", "what is shown")
+    browser.execute_script("window.mayDraw = true")
+    wait_for(lambda: not cover.is_displayed(), "the live picture")
+    assert state(browser)["shown"]["id"] == 3
 
 
 def test_without_a_worker_the_page_draws_by_itself(browser: Any, tmp_path: Path) -> None:

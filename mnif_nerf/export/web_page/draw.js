@@ -9,7 +9,8 @@ let drawings = Promise.resolve(); // one after the other
 function wishField({ name, classes, low, high }) {
   const label = document.createElement("label");
   const field = document.createElement(classes ? "select" : "input");
-  if (classes) field.append(new Option("any", ""), ...classes.map((value) => new Option(value, value)));
+  const any = classes && classes.includes("any") ? "(any)" : "any"; // a class may be called so
+  if (classes) field.append(new Option(any, ""), ...classes.map((value) => new Option(value, value)));
   else Object.assign(field, { type: "number", min: low, max: high, step: "any", placeholder: "any" });
   field.dataset.attribute = name;
   label.append(`${name} `, field);
@@ -41,7 +42,8 @@ function dropPassing() {
 }
 
 async function addThumbnail(object) {
-  const { pixels, size } = await stage.render({ object, other: object, blend: 0, size: THUMB_PIXELS, samples: 1, ...HOME });
+  const wanted = { object, other: object, blend: 0, size: THUMB_PIXELS, samples: 1, quick: true, ...HOME };
+  const { pixels, size } = await stage.render(wanted);
   const canvas = Object.assign(document.createElement("canvas"), { width: size, height: size });
   const image = new ImageData(new Uint8ClampedArray(pixels.buffer), size, size);
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -95,6 +97,15 @@ async function drawNext() {
     part("drawn").textContent = `That did not work (${error.message}).`;
   }
   part("draw").disabled = false;
+}
+
+// Let the fields say what a thing was drawn by, and the next draw be that of the seed after it.
+function showWish({ seed, label, guidance }) {
+  part("seed").value = String(seed + 1);
+  for (const field of part("wishes").querySelectorAll("[data-attribute]")) {
+    field.value = label[field.dataset.attribute] ?? "";
+  }
+  if (Object.keys(label).length > 0) part("guidance").value = String(guidance);
 }
 
 function keepShown() {

@@ -124,6 +124,7 @@ async function restore(parameters) {
   const isMissing = (parameters.has("show") && !object) || (parameters.has("with") && !other);
   if (isMissing) notice("The link means something that this page does not have.");
   if (object) pick(model.objects.indexOf(object));
+  if (object && object.drawn) showWish(object.drawn);
   if (other) state.other = model.objects.indexOf(other);
   const mix = Number(parameters.get("mix"));
   if (object && other && mix > 0 && state.mode !== "turntable") state.blend = Math.min(mix, 1);

@@ -22,7 +22,8 @@ class Stage {
     this.version = 0;
     this.jobs = [];
     this.unpacked = new Map();
-    this.shown = { size: 0, fps: 0, final: false, current: false };
+    this.pictured = -1; // id of the object whose weights live pictures are made of
+    this.shown = { size: 0, fps: 0, final: false, current: false, id: -1 };
     this.wake = () => {};
   }
 
@@ -74,7 +75,8 @@ class Stage {
       const edge = request.size * samples;
       const camera = { ...orbitCamera(view, this.model.focal, WHITE), uQuick: request.quick ? 1 : 0 };
       this.load({ ...this.choice, ...request });
-      await this.renderer.makeGrid(this.model.gridCells, always);
+      if (request.quick) await this.makeQuickGrid();
+      else await this.renderer.makeGrid(this.model.gridCells, always);
       const start = performance.now();
       await this.renderer.draw("job", edge, camera, always);
       const milliseconds = performance.now() - start;
@@ -112,15 +114,20 @@ class Stage {
     return orbitCamera(this.view, this.model.focal, this.background);
   }
 
+  // A grid of half the resolution takes an eighth of the time; the fine one is made once the object stays.
+  async makeQuickGrid() {
+    const fine = this.model.gridCells;
+    await this.renderer.makeGrid(this.renderer.hasGrid(fine) ? fine : fine / 2, () => true);
+  }
+
   async drawMoving() {
     await new Promise((resolve) => requestAnimationFrame(resolve));
     const start = performance.now();
     const full = this.canvas.width;
     const version = this.version;
     this.load(this.choice);
-    // A grid of half the resolution takes an eighth of the time; the fine one is made once the object stays.
-    const fine = this.model.gridCells;
-    await this.renderer.makeGrid(this.renderer.hasGrid(fine) ? fine : fine / 2, () => true);
+    this.pictured = this.choice.object.id;
+    await this.makeQuickGrid();
     const cost = this.renderer.msPerPixel[this.renderer.movingCost];
     const affordable = cost > 0 ? Math.floor(Math.sqrt(MOVING_MS / cost)) : SMALLEST;
     const size = Math.min(full, Math.max(SMALLEST, affordable));
@@ -168,9 +175,10 @@ class Stage {
     }
   }
 
-  // `version`: of what was asked when the picture was begun; where it is the newest, the picture is `current`.
+  // `version`: of what was asked when the picture was begun; where it is the newest, the picture is `current`. `id`: of
+  // the object in it.
   say(size, fps, final, version) {
-    this.shown = { size, fps, final, current: version === this.version };
+    this.shown = { size, fps, final, current: version === this.version, id: this.pictured };
     this.report(this.shown);
   }
 }

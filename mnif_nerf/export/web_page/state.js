@@ -72,20 +72,25 @@ function showTurntable() {
 // beforehand is shown in its place.
 function standIn() {
   waiting = 0;
-  const still = framesOf(chosen().object) === 1; // stands in for nothing but the first picture
-  if (!stage || stage.shown.current || (still && stage.shown.size)) return;
+  const { object } = chosen();
+  const isSeen = framesOf(object) === 1 && stage && stage.shown.id === object.id; // a still knows no other view
+  if (!stage || stage.shown.current || isSeen) return;
   showTurntable();
   part("cover").hidden = false;
-  part("readout").textContent = `${chosen().object.drawn ? "a small picture" : "a picture made beforehand"}; drawing …`;
+  const shown = object.drawn ? "a small picture; " : "a picture made beforehand; ";
+  part("readout").textContent = `${object.strip ? shown : ""}drawing …`;
 }
 
 // Whether the live picture is now worth more than the one made beforehand, which is sharper than the first live ones
 // where it shows just what is wanted.
-function isBetterLive({ size, fps, final, current }) {
+function isBetterLive({ size, fps, final, current, id }) {
   if (fps * PATIENCE_MS > 1000 || final) return true;
-  const turn = ((state.view.azimuth - model.turntable.firstAzimuth) / 360) * model.turntable.frames;
+  const { object } = chosen();
+  const turn = ((state.view.azimuth - model.turntable.firstAzimuth) / 360) * framesOf(object);
   const isExact = state.blend === 0 && state.view.elevation === HOME.elevation && Math.abs(turn - Math.round(turn)) < 1e-6;
-  return current && (!isExact || size >= model.turntable.edge);
+  const edge = object.drawn ? THUMB_PIXELS : model.turntable.edge;
+  const isOfIt = current || (framesOf(object) === 1 && id === object.id);
+  return isOfIt && (!isExact || !object.strip || size >= edge);
 }
 
 function describe() {
