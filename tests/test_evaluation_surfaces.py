@@ -251,7 +251,8 @@ def test_samples_that_were_asked_for_by_label(
     target: ModelAndData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mnif_nerf.evaluation.labels.LEAST_REFERENCES", 3)
-    model = dataclasses.replace(target.pipe.model, labels=Labels({"kind": ("left", "right") * 3}))
+    columns = {"kind": ("left", "right") * 3, "size": tuple(float(k) for k in range(6))}
+    model = dataclasses.replace(target.pipe.model, labels=Labels(columns))
     config = PriorConfig(steps=5, width=16, blocks=1)
     model.prior = LatentPrior.fit(model.latents, config, progress=False, labels=model.labels)
     context = EvaluationContext(ModelAndData(MNIFPipeline(model), target.data), TINY, Cache(tmp_path), quiet)
@@ -270,5 +271,8 @@ def test_samples_that_were_asked_for_by_label(
     sizes = {"decoded": 2, "latents": 4, "guidances": (0.0, 2.0), "cache": tmp_path / "cache"}
     results = benchmark.main(benchmark.Config(folder, target.data, **sizes))
     assert [row["guidance"] for row in results["kind"]["latents"]] == [0.0, 2.0]
+    assert list(results["size"]["latents"][1]) == [
+        *("guidance", "asked 0.5", "asked 2.5", "asked 4.5", "correlation on real"),
+    ]
     assert results["kind"]["decoded"][1]["share"] in (0, 0.25, 0.5, 0.75, 1)
     assert "Machine:" in capsys.readouterr().out
