@@ -204,23 +204,34 @@ def test_cache_elsewhere_and_none_that_can_be_written(
     assert "set MNIF_CACHE (environment) to a folder that can" in refusal(voxels)
 
 
+def test_grids_without_a_shape_are_left_out_and_named(voxels: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, nothing = voxels / "train", np.zeros((SIZE,) * 3)
+    np.savez(train / "a.npz", cells=nothing)  # the first of all, whose size would count
+    np.savez(train / "z.npz", cells=nothing + 1)
+    speck = nothing.copy()
+    speck[0, 0, 0] = 1  # gone where blocks of cells become one
+    np.savez(train / "speck.npz", cells=speck)
+    store = open_quietly(voxels)
+    assert store.names == ("s0", "s1", "s2", "s3", "s4", "speck")
+    np.testing.assert_array_equal(store.values(4), shape(4))
+    np.testing.assert_array_equal(store.values(5), speck > 0)
+    said = "train: without a shape (all cells empty, or all full), and left out: "
+    assert f"{said}a, z." in capsys.readouterr().out
+    assert open_quietly(voxels, resolution=4).names == ("s0", "s1", "s2", "s3", "s4")
+    assert f"{said}a, speck, z." in capsys.readouterr().out
+    for path in train.iterdir():
+        path.unlink()
+    np.savez(train / "a.npz", cells=nothing)
+    np.savez(train / "b.npz", cells=nothing + 1)
+    assert refusal(voxels, resolution=8).startswith(f"{train / 'a.npz'}: every cell is empty")
+
+
 def test_bad_grids_are_named(voxels: Path) -> None:
     bad = voxels / "train" / "z.npz"
-    for cells, said in (
-        (np.zeros((SIZE,) * 3), "every cell is empty"),
-        (np.ones((SIZE,) * 3), "every cell is full"),
-        (shape(0, 16), "16^3 cells, but the first shape has 8^3; give all grids one size"),
-    ):
-        np.savez(bad, cells=cells)
-        message = refusal(voxels)
-        assert message.startswith(str(bad))
-        assert said in message
-        assert not leftovers(voxels)
-    tiny = np.zeros((SIZE,) * 3)
-    tiny[0, 0, 0] = 1
-    np.savez(bad, cells=tiny)
-    assert "z.npz at 4^3: every cell is empty" in refusal(voxels, resolution=4)
     np.savez(bad, cells=shape(0, 16))
+    message = refusal(voxels)
+    assert message.startswith(f"{bad}: 16^3 cells, but the first shape has 8^3; give all grids one size")
+    assert not leftovers(voxels)
     assert open_quietly(voxels, resolution=8).num_instances == 6, "a resolution that divides every size is fine"
 
 

@@ -26,8 +26,6 @@ def spoil_shapes(root: Path, kind: str) -> None:
         np.save(bad, cells[:10, :10, :10])
     elif kind == "oblong":
         np.save(bad, cells[:, :10])
-    elif kind in ("empty", "full"):
-        np.save(bad, np.full_like(cells, kind == "full"))
     elif kind == "cut":
         from mnif_nerf.export.voxels import write_voxels
 
@@ -46,8 +44,6 @@ def spoil_shapes(root: Path, kind: str) -> None:
     [
         ("smaller", r"zz\.npy: 10\^3 cells, but the first shape has 12\^3; give all grids one size"),
         ("oblong", r"zz\.npy: 12 x 10 x 12 cells, but the first shape has 12\^3; give all grids one size"),
-        ("empty", r"zz\.npy: every cell is empty"),
-        ("full", r"zz\.npy: every cell is full"),
         ("cut", r"zz\.binvox: cannot be read as voxels \(truncated: \d+ of 1728 cells\)"),
         ("keyless", r"shapes_train\.hdf5: holds pixels, but neither voxels nor points_64 and values_64"),
     ],

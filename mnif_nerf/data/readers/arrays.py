@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from mnif_nerf.machine import available_memory
 
 MOST_INFLATED = 1100
 """Bytes of an array for each byte of the archive that holds it."""
+# numpy evaluates headers, and Python 3.11 mistakes threads that do so at once for a recursion without end.
+_one_header = threading.Lock()
 _MAGIC = b"\x93NUMPY"
 _ZIP = b"PK"
 
@@ -54,11 +57,8 @@ class Arrays:
             raise ValueError(f"{name}: compressed in a way that numpy does not write")
         if info.compress_size > self._size or info.file_size > MOST_INFLATED * (info.compress_size + 64):
             raise ValueError(f"{name}: {info.file_size} bytes, which cannot be in this file")
-        with _value_errors(name):
-            with self._zip.open(info) as stream:
-                _check_header(stream, info.file_size, name)
-            with self._zip.open(info) as stream:
-                return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
+        with _value_errors(name), self._zip.open(info) as stream:
+            return _read_array(stream, info.file_size, name)
 
 
 def load_arrays(path: Path | str) -> np.ndarray | Arrays:
@@ -77,9 +77,7 @@ def load_arrays(path: Path | str) -> np.ndarray | Arrays:
         if magic != _MAGIC:
             raise ValueError("neither .npy nor .npz")
         with _value_errors("the array"):
-            _check_header(file, path.stat().st_size, "the array")
-            file.seek(0)
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+            return _read_array(file, path.stat().st_size, "the array")
 
 
 @contextlib.contextmanager
@@ -104,8 +102,8 @@ def require_memory(needed: int, name: str) -> None:
         raise ValueError(f"{name} takes {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are free")
 
 
-def _check_header(stream: IO[bytes], size: int, name: str) -> None:
-    """Compare what the header of an array says with the bytes there are.
+def _read_array(stream: IO[bytes], size: int, name: str) -> np.ndarray:
+    """An array whose header says no more than the bytes there are.
 
     Raises:
         ValueError: no such header, Python objects, or more than there is.
@@ -115,7 +113,8 @@ def _check_header(stream: IO[bytes], size: int, name: str) -> None:
         raise ValueError(f"{name}: version {version} of the format is not known")
     # Version 3 differs from 2 by the encoding of field names, and structured arrays are refused below.
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    with _one_header:
+        shape, columns_first, dtype = read(stream)
     if dtype.hasobject or dtype.names is not None:
         raise ValueError(f"{name}: holds objects or records, and not plain numbers")
     if any(n < 0 for n in shape):
@@ -124,3 +123,11 @@ def _check_header(stream: IO[bytes], size: int, name: str) -> None:
     if needed > size:
         raise ValueError(f"{name}: says {list(shape)} of {dtype}, {needed} bytes, and there are {size}")
     require_memory(needed, name)
+    values = np.empty(math.prod(shape), dtype)
+    filled, content = 0, memoryview(values.view(np.uint8)) if needed else memoryview(b"")
+    while filled < needed:
+        count = stream.readinto(content[filled:])  # type: ignore[attr-defined]
+        if not count:
+            raise ValueError(f"{name}: ends after {filled} of {needed} bytes")
+        filled += count
+    return values.reshape(shape, order="F" if columns_first else "C")

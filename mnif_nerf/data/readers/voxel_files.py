@@ -56,16 +56,20 @@ def read_voxels(path: Path | str) -> np.ndarray:
     raise MNIFError(f"{path}: unknown voxel format {suffix!r}; use one of {', '.join(VOXEL_SUFFIXES)}.")
 
 
+class NoShapeError(MNIFError):
+    """A grid that can be read, and holds nothing to learn."""
+
+
 def require_shape(cells: np.ndarray, name: object) -> None:
     """Refuse a grid that holds nothing to learn.
 
     Raises:
-        MNIFError: no cell is inside, or all are.
+        NoShapeError: no cell is inside, or all are.
     """
     if not cells.any():
-        raise MNIFError(f"{name}: every cell is empty, so there is no shape in it; remove it or voxelise it again.")
+        raise NoShapeError(f"{name}: every cell is empty, so there is no shape in it; remove it or voxelise it again.")
     if cells.all():
-        raise MNIFError(f"{name}: every cell is full, so there is no shape in it; remove it or voxelise it again.")
+        raise NoShapeError(f"{name}: every cell is full, so there is no shape in it; remove it or voxelise it again.")
 
 
 def require_cube(cells: np.ndarray, name: object) -> None:

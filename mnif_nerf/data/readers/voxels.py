@@ -23,7 +23,7 @@ from mnif_nerf.data.readers.images import IMAGE_SUFFIXES
 from mnif_nerf.data.readers.imnet import HDF5_SUFFIXES, Hdf5Reader, hdf5_sources
 from mnif_nerf.data.readers.mesh_files import MESH_SUFFIXES, mesh_rank
 from mnif_nerf.data.readers.splits import GridSource
-from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES, read_voxels, require_shape, resample
+from mnif_nerf.data.readers.voxel_files import VOXEL_SUFFIXES, NoShapeError, read_voxels, require_shape, resample
 from mnif_nerf.errors import MNIFError
 
 _POINTS = re.compile(r"(points|pointcloud)(_\d+)?\.npz")
@@ -69,11 +69,10 @@ class VoxelReader(GridReader):
         check_size(size)
         if isinstance(size, tuple):
             return GridFacts(size)
-        first = next((source for source in sources if source.path.suffix.lower() not in MESH_SUFFIXES), None)
-        if first is None:
+        grids = [source for source in sources if source.path.suffix.lower() not in MESH_SUFFIXES]
+        if not grids:
             return GridFacts((size or MESH_RESOLUTION,) * 3)
-        with ShapeReader() as reader:
-            shape = reader.read(first).shape
+        first, shape = _first_shape(grids)
         return GridFacts(shape if size is None else coarse_shape(shape, size, first))
 
     @contextlib.contextmanager
@@ -128,6 +127,19 @@ class ShapeReader:
             cells = read_voxels(source.path)
         require_shape(cells, source)
         return cells
+
+
+def _first_shape(grids: Sequence[GridSource]) -> tuple[GridSource, tuple[int, ...]]:
+    """The first grid that holds a shape, and how many cells it has."""
+    refusal: NoShapeError | None = None
+    with ShapeReader() as reader:
+        for source in grids:
+            try:
+                return source, reader.read(source).shape
+            except NoShapeError as error:
+                refusal = refusal or error
+    assert refusal is not None
+    raise refusal
 
 
 def unequal_shape(source: GridSource, shape: Sequence[int], first: Sequence[int]) -> str:

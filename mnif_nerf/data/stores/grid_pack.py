@@ -10,6 +10,7 @@ import numpy as np
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.data.readers.grid_reader import GridReader, Read, Values
 from mnif_nerf.data.readers.splits import GridSource
+from mnif_nerf.data.readers.voxel_files import NoShapeError
 from mnif_nerf.data.stores.packing import GrowingArray, ordered_results, pack_bits, require_space
 
 _SURFACE_SHARE = 0.08  # of all cells, a guess for the space a store needs
@@ -56,8 +57,8 @@ def pack_grids(
     facts: GridFacts,
     exact: bool,
     advance: Callable[[int], None] = lambda instances: None,
-) -> None:
-    """Write <values>.npy and, for bits, surface.npy and surface_offsets.npy.
+) -> list[str]:
+    """Write <values>.npy and, for bits, surface.npy and surface_offsets.npy. Grids without a shape are left out.
 
     Args:
         reader: reader of the files.
@@ -67,30 +68,46 @@ def pack_grids(
         exact: whether instances of other shapes are refused.
         advance: told the number of instances done since the last call.
 
+    Returns:
+        the names of the instances that were packed, in order.
+
     Raises:
-        MNIFError: an instance cannot be read or is of another size, or the disk cannot hold the store.
+        MNIFError: an instance cannot be read or is of another size, none has a shape, or the disk cannot hold the
+            store.
     """
-    row, dtype, bits = row_shape(reader.values, facts), DTYPES[reader.values], reader.values == "bits"
-    size = int(np.prod(row)) * np.dtype(dtype).itemsize + bits * 4 * int(_SURFACE_SHARE * facts.num_cells)
+    shape, dtype, bits = row_shape(reader.values, facts), DTYPES[reader.values], reader.values == "bits"
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize + bits * 4 * int(_SURFACE_SHARE * facts.num_cells)
     require_space(folder, len(sources) * size, f"{len(sources)} {reader.nouns}")
-    packed = GrowingArray(folder / f"{reader.values}.npy", row, dtype)
+    packed = GrowingArray(folder / f"{reader.values}.npy", shape, dtype)
     surface = GrowingArray(folder / "surface.npy", (), np.int32) if bits else None
-    offsets = [0]
+    offsets, names = [0], list[str]()
+    refusal: NoShapeError | None = None
     try:
         with reader.reading(facts, exact) as read:
-            for value, near in ordered_results((_read_row, reader.values, read, source) for source in sources):
-                packed.append(value)
-                if surface is not None:
-                    surface.append(near)
-                    offsets.append(offsets[-1] + len(near))
+            rows = ordered_results((_read_row, reader.values, read, source) for source in sources)
+            for source, row in zip(sources, rows):
                 advance(1)
+                if isinstance(row, NoShapeError):
+                    refusal = refusal or row
+                    continue
+                names.append(source.name)
+                packed.append(row[0])
+                if surface is not None:
+                    surface.append(row[1])
+                    offsets.append(offsets[-1] + len(row[1]))
     finally:
         packed.close()
         if surface is not None:
             surface.close()
+    if refusal is not None and not names:
+        raise refusal
     if bits:
         np.save(folder / "surface_offsets.npy", np.array(offsets, dtype=np.int64))
+    return names
 
 
-def _read_row(values: Values, read: Read, source: GridSource) -> tuple[np.ndarray, np.ndarray | None]:
-    return pack_row(values, read(source))
+def _read_row(values: Values, read: Read, source: GridSource) -> tuple[np.ndarray, np.ndarray | None] | NoShapeError:
+    try:
+        return pack_row(values, read(source))
+    except NoShapeError as error:
+        return error

@@ -36,6 +36,7 @@ from mnif_nerf.data.stores.cache import (
 from mnif_nerf.data.stores.grid_layout import GridLayout, grid_splits, labels_in, locate_grids
 from mnif_nerf.data.stores.grid_pack import DTYPES, pack_grids, pack_row, row_shape
 from mnif_nerf.data.stores.packing import unpack_bits
+from mnif_nerf.data.stores.scene_survey import listed
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.labels import Labels
 from mnif_nerf.progress import progress_bar
@@ -213,10 +214,14 @@ def open_grid_store(
     def build(folder: Path) -> dict[str, Any]:
         facts = reader.settle(layout.every(), resolution, channels)
         with progress_bar(f"packing {split}", len(sources), reader.nouns, progress) as advance:
-            pack_grids(reader, sources, folder, facts, resolution is None, advance)
-        names = [source.name for source in sources]
+            names = pack_grids(reader, sources, folder, facts, resolution is None, advance)
         labels, note = layout.labels(split, names)
         notes = [*reader.notes(sources, channels, facts), *full_corners(folder, reader, facts, names)]
+        without = sorted({source.name for source in sources} - set(names))
+        if without:
+            notes.insert(
+                0, f"{split}: without a shape (all cells empty, or all full), and left out: {listed(without)}."
+            )
         if split == next(iter(layout.splits)):  # they are about all splits, and told once
             notes = [*(f"{layout.root}: {each}" for each in (*layout.notes, *([note] if note else []))), *notes]
         content = {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
