@@ -25,12 +25,14 @@ from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.comparison import compare_shapes, one_minus_iou_of, rows_of, shape_distances
 from mnif_nerf.evaluation.generated import EvaluationContext
 from mnif_nerf.evaluation.grid_pictures import GridPictures
+from mnif_nerf.evaluation.labels import labels_section
 from mnif_nerf.evaluation.protocols import PROTOCOLS, EvaluationProtocol, choose_protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
 from mnif_nerf.evaluation.shapes import CellShapes, make_shape_set, surface_points
 from mnif_nerf.evaluation.target import ModelAndData, find_data, load_target
 from mnif_nerf.evaluation.view_pictures import ViewPictures
+from mnif_nerf.labels import Labels
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU
 from mnif_nerf.metrics.sets import coverage
 from mnif_nerf.pipelines.generation import MNIFPipeline
@@ -114,6 +116,17 @@ def test_a_model_gives_back_its_own_shapes_and_pictures(voxels: ModelAndData, im
         assert len(training.scores) == 4
         assert min(score[metric] for score in training.scores) >= best
         assert training.table()[metric]["p5"] <= training.table()[metric]["p95"]
+
+
+def test_samples_of_classes_are_judged_by_their_cells(voxels: ModelAndData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnif_nerf.evaluation.labels.LEAST_REFERENCES", 3)
+    model = dataclasses.replace(voxels.pipe.model, labels=Labels({"kind": ("left", "right") * 4}))
+    config = PriorConfig(steps=5, width=16, blocks=1)
+    model.prior = LatentPrior.fit(model.latents, config, progress=False, labels=model.labels)
+    section = labels_section(context_of(ModelAndData(MNIFPipeline(model), voxels.data)))
+    assert section is not None
+    assert section.facts["kind"]["real"] == {"left": 4, "right": 4}
+    assert all(0 <= line["share"] <= 1 for line in section.facts["kind"]["lines"])
 
 
 def test_worst_reconstructions_come_first(voxels: ModelAndData) -> None:

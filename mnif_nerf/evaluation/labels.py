@@ -117,7 +117,8 @@ class LabelJudge:
         """`[N, F]`: means over an object's pictures; of shapes without pictures the share of inside in coarse cells."""
         if shapes.pictures is None:
             cells = torch.from_numpy(shapes.cells(np.arange(len(shapes)))).float()
-            return functional.adaptive_avg_pool3d(cells[:, None], _POOLED).flatten(1).double().numpy()
+            grids = cells.view(-1, 1, *[shapes.resolution] * 3)
+            return functional.adaptive_avg_pool3d(grids, _POOLED).flatten(1).double().numpy()
         pictures = given_pictures(shapes)
         found = features_of(self.context, pictures, random_conv(), "features").numpy()
         return found.reshape(len(shapes), -1, found.shape[1]).mean(1)
