@@ -105,11 +105,8 @@ def cases_of(part: str, pipe: MNIFPipeline, config: Config) -> Iterator[Case]:
         shown: Observation = thing
         if isinstance(thing, Picture):
             known = _all_but_the_middle(thing.pixels.shape[:2])
-            shown, points, truth = (
-                Picture(thing.pixels, known),
-                np.zeros((0, 3)),
-                thing.pixels.reshape(-1) / 127.5 - 1.0,
-            )
+            shown, points = Picture(thing.pixels, known), np.zeros((0, 3))
+            truth = thing.pixels.reshape(-1) / 127.5 - 1.0
             seen = np.repeat(known.reshape(-1), thing.pixels.shape[2])
         elif isinstance(thing, Cells):
             points, truth = cell_centres(len(thing.values)), np.where(thing.values.reshape(-1), -1.0, 1.0)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 _LONGEST_FILE_NAME = 100  # bytes: file systems take 255, and endings and temporary names are put to it
@@ -68,6 +68,12 @@ def brief(sentence: str) -> str:
     words = sentence.split(" ")
     kept = (shown(word, _LONGEST_PATH if "/" in word or "\\" in word else _LONGEST_SHOWN) for word in words)
     return shown(" ".join(kept), _LONGEST_SENTENCE)
+
+
+def listed(names: Sequence[str], shown: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def quoted(path: object) -> str:

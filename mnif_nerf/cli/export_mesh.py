@@ -32,7 +32,7 @@ FORMATS = ("glb", "ply", "obj", "stl", "binvox", "npz")
 _VOXELS = ("binvox", "npz")
 _LONGEST_NUMBER = 12  # digits of triangles
 _MUCH_LOST = 0.05  # of an object's volume: more is said
-_ARGUMENTS = {"max_faces": "faces"}  # as the library calls it
+ARGUMENTS = {"max_faces": "faces"}  # as the library calls it
 
 
 @dataclass
@@ -250,7 +250,7 @@ def _say(reports: list[dict[str, Any]], output: Path) -> None:
         if "error" in report:
             print(
                 with_flags(
-                    f"{shown(report['name'])}: not written, {report['error']}", flag_paths(ExportOptions), _ARGUMENTS
+                    f"{shown(report['name'])}: not written, {report['error']}", flag_paths(ExportOptions), ARGUMENTS
                 )
             )
     for report in reports:
@@ -290,7 +290,7 @@ def _say_about_formats(
 
 def entrypoint() -> None:
     """The console script."""
-    run_command(lambda: main(tyro.cli(ExportOptions)), [ExportOptions], _ARGUMENTS)
+    run_command(lambda: main(tyro.cli(ExportOptions)), [ExportOptions], ARGUMENTS)
 
 
 if __name__ == "__main__":

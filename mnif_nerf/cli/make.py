@@ -255,6 +255,7 @@ def _write_meshes(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _
         report = wanted.output / "report.json"
         if made_before(report, _latents(options), **settings):
             return
+        report.unlink(missing_ok=True)  # of other samples
         try:
             export_mesh.main(wanted)
         except MNIFError as error:
@@ -324,11 +325,12 @@ def _tell(options: MakeOptions, run: Path, pipe: MNIFPipeline, stages: _Stages) 
 
 def _failures(options: MakeOptions) -> list[str]:
     """Why things could not be written as meshes, a sentence each."""
+    from mnif_nerf.cli.export_mesh import ARGUMENTS
     from mnif_nerf.files import read_json
 
     objects = read_json(options.folder() / "meshes" / "report.json")["objects"]
-    paths, names = flag_paths(MakeOptions), {"max_faces": "faces"}
-    return [with_flags(entry["error"], paths, names) for entry in objects if "error" in entry]
+    paths = flag_paths(MakeOptions)
+    return [with_flags(entry["error"], paths, ARGUMENTS) for entry in objects if "error" in entry]
 
 
 def _near_copies(pipe: MNIFPipeline, latents: Path) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mnif_nerf.names import listed
+
 LACKS_PICTURE = "lack a picture, and have their material's colour instead"
 LACKS_MATERIALS = "lack their file of materials, and are grey there"
 FOUND_ELSEWHERE = "name a file where there is none; another one nearby was taken"
@@ -56,11 +58,6 @@ def table(notes: Sequence[tuple[str, Iterable[MeshNote]]], shown: int = 4) -> li
                 things.append(note.what)
     lines = []
     for kind, meshes in found.items():
-        named = [name + (f" ({_listed(things, 3)})" if things else "") for name, things in meshes.items()]
-        lines.append(f"{len(meshes)} of {len(notes)} meshes {kind}: {_listed(named, shown)}")
+        named = [name + (f" ({listed(things, 3)})" if things else "") for name, things in meshes.items()]
+        lines.append(f"{len(meshes)} of {len(notes)} meshes {kind}: {listed(named, shown)}")
     return lines
-
-
-def _listed(names: Sequence[str], shown: int) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

@@ -36,9 +36,9 @@ from mnif_nerf.data.stores.cache import (
 from mnif_nerf.data.stores.grid_layout import GridLayout, grid_splits, labels_in, locate_grids
 from mnif_nerf.data.stores.grid_pack import DTYPES, pack_grids, pack_row, row_shape
 from mnif_nerf.data.stores.packing import unpack_bits
-from mnif_nerf.data.stores.scene_survey import listed
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.labels import Labels
+from mnif_nerf.names import listed
 from mnif_nerf.progress import progress_bar
 
 __all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]

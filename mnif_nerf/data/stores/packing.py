@@ -19,9 +19,10 @@ import numpy as np
 from mnif_nerf.data.geometry.hull import HULL_RESOLUTION, SceneHull
 from mnif_nerf.data.readers.images import Background, composite_white, inspect_background
 from mnif_nerf.data.readers.srn import SplitIndex
-from mnif_nerf.data.stores.scene_survey import Survey, carve_pictures, listed, read_pictures, survey_split
+from mnif_nerf.data.stores.scene_survey import Survey, carve_pictures, read_pictures, survey_split
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.machine import num_cores
+from mnif_nerf.names import listed
 
 T = TypeVar("T")
 

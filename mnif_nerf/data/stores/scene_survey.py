@@ -15,6 +15,7 @@ from mnif_nerf.data.readers.images import Background, read_image, silhouette, wh
 from mnif_nerf.data.readers.scene_reading import Placement, at_one_point, looked_at, other_readings
 from mnif_nerf.data.readers.srn import SplitIndex
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.names import listed
 
 MOST_SURVEYED = 32
 """Scenes of a split that are carved to find out whether pictures and cameras agree."""
@@ -247,12 +248,6 @@ def find_placement(index: SplitIndex, background: Background) -> Placement:
 def spread(count: int, most: int = MOST_SURVEYED) -> list[int]:
     """Up to `most` indices spread over `range(count)`."""
     return sorted({int(i) for i in np.linspace(0, count - 1, min(most, count)).round()})
-
-
-def listed(names: list[str], shown: int = 5) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _seen(masks: np.ndarray | None, poses: np.ndarray, intrinsics: np.ndarray) -> SeenObject | None:

@@ -21,6 +21,7 @@ from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.readers.voxels import ShapeReader
 from mnif_nerf.data.stores.surface_pack import encode, read_facts, write_part
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.names import listed
 from mnif_nerf.random import stream
 
 _CLUSTER_CELLS, _CLUSTER_POINTS = 32, 20_000
@@ -122,7 +123,7 @@ def join_facts(parts: Mapping[str, Path]) -> tuple[bool, list[str]]:
         ),
         ([name for name, one in facts.items() if one["turned"]], "inside out in part, which was turned"),
     )
-    notes = [f"{len(names)} of {len(facts)} meshes are {what} ({_listed(names)})." for names, what in told if names]
+    notes = [f"{len(names)} of {len(facts)} meshes are {what} ({listed(names)})." for names, what in told if names]
     if not tinted:
         notes.append("no file has colour: shapes are learned alone.")
     return tinted, notes
@@ -155,8 +156,3 @@ def _require_one_place(solid: SolidMesh) -> None:
             f"its parts lie far apart, the largest is {largest:.2f} of the whole across; remove what strays, or save "
             "the parts as files of their own"
         )
-
-
-def _listed(names: list[str], shown: int = 5) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
