@@ -10,6 +10,7 @@ import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.labels import Wish
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.viewer import latent_browser as walks
@@ -208,10 +209,11 @@ def test_without_a_prior_the_control_says_what_to_run_and_later_it_draws(pipe: M
 
 
 def test_a_part_is_held_and_the_rest_redrawn(pipe: MNIFPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked, wishes = [], []
 
-    def redraw(_: MNIFPipeline, latent: torch.Tensor, side: str, share: float, seed: int) -> torch.Tensor:
+    def redraw(_: object, latent: torch.Tensor, side: str, share: float, seed: int, wish: object) -> torch.Tensor:
         asked.append((latent, side, share, seed))
+        wishes.append(wish)
         return latent[None] + 1 + seed
 
     monkeypatch.setattr("mnif_nerf.pipelines.fit.held.redraw", redraw)
@@ -233,6 +235,11 @@ def test_a_part_is_held_and_the_rest_redrawn(pipe: MNIFPipeline, monkeypatch: py
     moved = walk.latent
     walk.redraw()  # what was moved is another object
     torch.testing.assert_close(asked[2][0], moved)
+    assert wishes == [None] * 3
+    walk.settings = dataclasses.replace(walk.settings, label=(("kind", "van"),), guidance=3.0)
+    walk.redraw()
+    assert wishes[3] == Wish({"kind": "van"}, 3.0)
+    assert walk.said.endswith("from the back, drew the rest as van")
     bare = LatentWalk(MNIFPipeline(dataclasses.replace(pipe.model, prior=None)), "run mnif-train-prior.")
     with pytest.raises(MNIFError, match="run mnif-train-prior"):
         bare.redraw()

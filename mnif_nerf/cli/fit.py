@@ -114,8 +114,11 @@ def main(options: FitOptions) -> Path:
         raise MNIFError(f"{options.input}: no such file or folder.")
     pipe = load_pipeline(options.load_config, options.device)
     from mnif_nerf.objects.base import check_pixels
+    from mnif_nerf.pipelines.fit.answers import require_prior
     from mnif_nerf.pipelines.fit.fitting import fit_observation, open_observation, total_steps
 
+    if settings.samples is not None:
+        require_prior(pipe, settings.wish)
     observation = open_observation(options.input, pipe, options.kind, _placement(options), options.scanner)
     truth = _truth(options, pipe, observation)
     check_pixels(options.resolution, pipe.model.kind.rays_per_pixel)

@@ -16,7 +16,7 @@ from mnif_nerf.errors import MNIFError, disk_errors
 from mnif_nerf.labels import GUIDANCE, Wish
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.limits import MOST_SAMPLES, require_memory, require_options
-from mnif_nerf.names import file_name, shown
+from mnif_nerf.names import file_name, quoted, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,12 @@ def label_names(label: Sequence[str], guidance: float | None) -> list[str]:
     """What a label and a guidance add to the name of what is written of them."""
     parts = [file_name(part.replace("=", "-"), 60) for part in label]
     return parts if guidance is None else [*parts, f"guidance{guidance:g}"]
+
+
+def label_words(label: Sequence[str], guidance: float | None) -> str:
+    """A label and a guidance as they are typed, for the command that is named next; nothing where there is none."""
+    asked = "".join(f" --label {quoted(part)}" for part in label)
+    return asked if guidance is None else f"{asked} --guidance {guidance:g}"
 
 
 class ObjectSelection(Protocol):

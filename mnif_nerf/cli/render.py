@@ -16,6 +16,7 @@ from mnif_nerf.cli.generation_common import (
     held_interrupts,
     label_names,
     label_wish,
+    label_words,
     load_pipeline,
     prepare_output,
     stored_objects,
@@ -377,15 +378,13 @@ def _say(options: RenderOptions, video: Video, path: CameraPath | None, written:
     speed = f"; {1000 * written.seconds / made:.0f} ms a frame" if made else ""
     length = f", {video.count / fps:.1f} s at {fps} frames a second" if output.suffix else ""
     print(f"wrote {output}: {video.count} frames of {size[0]} x {size[1]} pixels{kept}{length}{speed}")
-    command = f"mnif-render --load-config {quoted(options.load_config)}"
+    command = f"mnif-render --load-config {quoted(options.load_config)}{label_words(options.label, options.guidance)}"
     if not output.suffix:
         print(f"next: the same as a video, with --output {output}.mp4")
     elif options.path == "walk":
         print(f"next: another walk, {command} --path walk --seed {options.seed + 1}")
-    elif options.path == "interpolate":
-        print(f"next: {command} --path walk")
     else:
-        print(f"next: {command} --path interpolate --loop")
+        print(f"next: {command} --path {'walk' if options.path == 'interpolate' else 'interpolate --loop'}")
 
 
 def entrypoint() -> None:

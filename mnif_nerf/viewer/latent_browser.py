@@ -75,6 +75,11 @@ class Settings:
     redrawn: int = 0
     positions: tuple[float, ...] = ()
 
+    @property
+    def wish(self) -> Wish | None:
+        """What samples and redrawn rests are asked to be; None for what comes."""
+        return Wish(dict(self.label), self.guidance) if self.label else None
+
 
 class LatentWalk:
     """See the module.
@@ -166,7 +171,8 @@ class LatentWalk:
         self.said = f"drew seed {seed}"
 
     def redraw(self) -> None:
-        """Keep the chosen side of what is shown, and draw the rest anew; once more, and it is drawn once more.
+        """Keep the chosen side of what is shown, and draw the rest anew, as the label says; once more, and it is drawn
+        once more.
 
         Raises:
             MNIFError: no prior to draw from, or nothing of the object on that side.
@@ -178,10 +184,11 @@ class LatentWalk:
         now = self.settings
         again = now.source == REDRAWN and not self.edited and self._held is not None
         held, name = self._held if again and self._held is not None else (self.latent.detach().clone(), self.short)
-        found = redraw(self.pipe, held, now.hold, now.share, seed=now.redrawn)[0]
+        found = redraw(self.pipe, held, now.hold, now.share, seed=now.redrawn, wish=now.wish)[0]
         self._held, self._redrawn = (held, name), found
         self.change(source=REDRAWN, redrawn=now.redrawn + 1)
-        self.said = f"held {now.share:.0%} of {name} from the {now.hold}, drew the rest"
+        asked = f" as {label_text(dict(now.label))}" if now.label else ""
+        self.said = f"held {now.share:.0%} of {name} from the {now.hold}, drew the rest{asked}"
 
     def find(self, text: str) -> None:
         """Show the training instance of this name, index, or part of a name that only one has.
@@ -289,9 +296,8 @@ class LatentWalk:
             raise MNIFError(f"seed {wanted.seed} is out of range; use 0 to {_HIGHEST_SEED}.")
         key = (wanted.seed, wanted.steps, wanted.temperature, wanted.label, wanted.guidance, self.pipe.prior)
         if self._drawn is None or self._drawn[0] != key:
-            how: dict[str, Any] = {"steps": wanted.steps, "temperature": wanted.temperature}
-            wish = Wish(dict(wanted.label), wanted.guidance) if wanted.label else None
-            drawn = self.pipe.sample_latents(1, wanted.seed, **how, wish=wish)[0]
+            how: dict[str, Any] = {"steps": wanted.steps, "temperature": wanted.temperature, "wish": wanted.wish}
+            drawn = self.pipe.sample_latents(1, wanted.seed, **how)[0]
             self._drawn = (key, drawn)
         return self._drawn[1]
 

@@ -145,7 +145,7 @@ class ViewerPanel(ViewerControl):
                 hint = "How strongly samples are drawn to their label; more is less varied."
                 guidance = gui.add_slider("Guidance", 0.0, 6.0, 0.25, now.guidance, hint=hint)
                 self._add("guidance", guidance)
-            hint = "The side that stays when the rest is redrawn."
+            hint = "The side that stays when the rest is redrawn, as the label says where one is chosen."
             self._add("hold", gui.add_dropdown("Hold", SIDES, now.hold, hint=hint))
             hint = "How much of the box stays, from that side on."
             self._add("share", gui.add_slider("Held share", 0.05, 0.95, 0.05, now.share, hint=hint))

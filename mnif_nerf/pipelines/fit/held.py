@@ -13,6 +13,7 @@ from mnif_nerf.data.observations.observations import Cells, Picture
 from mnif_nerf.data.observations.observed_region import HALVES, Region
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.heads import color_from_raw, distance_from_raw
+from mnif_nerf.labels import Wish
 from mnif_nerf.latents.distance_evidence import DistanceEvidence
 from mnif_nerf.latents.evidence import PointPool
 from mnif_nerf.latents.search import Evidence
@@ -34,7 +35,9 @@ _POINTS, _WEIGHT, _NEAR_SHARE = 40_000, 3e-2, 0.75
 _CELLS = 48
 
 
-def redraw(pipe: Decoder, latent: Tensor, side: str, share: float, seed: int = 0, samples: int = 1) -> Tensor:
+def redraw(
+    pipe: Decoder, latent: Tensor, side: str, share: float, seed: int = 0, samples: int = 1, wish: Wish | None = None
+) -> Tensor:
     """Latents `[samples, D]` of objects that are like one on one side, and else whatever the latent prior holds
     possible.
 
@@ -45,16 +48,18 @@ def redraw(pipe: Decoder, latent: Tensor, side: str, share: float, seed: int = 0
         share: how much of the scene box is held, from there on, above 0 and below 1.
         seed: random seed; sample i of a seed does not depend on their number.
         samples: how many.
+        wish: the label that the rest shall have, and how strongly it is guided there.
 
     Raises:
-        MNIFError: no prior, a side or share that does not exist, or nothing of the object there.
+        MNIFError: no prior, a label that training has not seen, a side or share that does not exist, or nothing of the
+            object there.
     """
     if side not in HALVES:
         raise MNIFError(f"`side` {side}: unknown; choose one of {', '.join(SIDES)}.")
     require_number("`share`", share, 0.01, 0.99)
     task = held_task(pipe, latent, side, share, seed)
     assert task.evidence is not None
-    return draw(pipe, task.evidence, FitSettings(seed=seed, samples=samples), task.weight)
+    return draw(pipe, task.evidence, FitSettings(seed=seed, samples=samples, wish=wish), task.weight)
 
 
 def held_task(pipe: Decoder, latent: Tensor, side: str, share: float, seed: int) -> FitTask:
