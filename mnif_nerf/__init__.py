@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
+
+# Read by OpenMP when torch is loaded. Threads that wait for each other by spinning, as is usual, make a machine that
+# does anything else three to eight times slower (docs/benchmarks.md); ones that sleep cost an idle machine nothing.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 

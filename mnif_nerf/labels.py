@@ -23,7 +23,7 @@ MOST_ATTRIBUTES = 64
 MOST_CLASSES = 1000
 """Of one attribute: more are names, not classes."""
 MOST_GUIDANCE = 20.0
-GUIDANCE = 2.0
+GUIDANCE = 1.0
 """What is used where nothing else is asked for: see docs/labels.md for what more and less do."""
 _LONGEST_WORD = 200  # characters
 _LISTED = 20

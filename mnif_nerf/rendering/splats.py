@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -139,6 +140,6 @@ def _squares(
 
 def _closed(covered: Tensor, edge: int) -> Tensor:
     """Which pixels bool `[H, W]` are covered or lie in a hole that a square of `edge` pixels closes."""
-    reach = edge // 2
-    grown = F.max_pool2d(covered[None, None].float(), 2 * reach + 1, 1, reach)
-    return (-F.max_pool2d(-grown, 2 * reach + 1, 1, reach))[0, 0] > 0
+    size = 2 * (edge // 2) + 1
+    grown = ndimage.maximum_filter(covered.numpy().view(np.uint8), size, mode="constant")
+    return torch.from_numpy(ndimage.minimum_filter(grown, size, mode="constant", cval=1) > 0)
