@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +108,7 @@ def test_readers_leave_trimeshs_log_as_it_was(tmp_path: Path) -> None:
 # Where denormals are flushed, cKDTree recurses until the process dies: so in a process of its own.
 _CLOUDS = """
 import sys
+import threading
 import numpy as np, torch
 from scipy.spatial import cKDTree
 from mnif_nerf.cli.generation_common import load_pipeline
@@ -163,3 +167,34 @@ def test_threads_are_chosen_again_where_steps_become_slow(monkeypatch: pytest.Mo
     for _ in range(3100):
         tuner.step_took(0.1)
     assert tuner.threads == 2
+
+
+def test_items_are_taken_on_all_cores_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnif_nerf import machine
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    before, meeting = torch.get_num_threads(), threading.Barrier(2)
+
+    def take(item: int, factor: int) -> tuple[int, int, bool]:
+        if item < 2:
+            meeting.wait(timeout=30)  # breaks where they are taken one after the other
+        return item * factor, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad():
+        found = list(machine.in_threads(take, range(5), itertools.repeat(3)))
+    assert found == [(3 * item, 1, False) for item in range(5)]
+    assert torch.get_num_threads() == before
+    with pytest.raises(ZeroDivisionError):
+        list(machine.in_threads(lambda item: 1 // item, [1, 0, 1]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert set(machine.in_threads(lambda _: threading.current_thread(), range(3))) == {threading.main_thread()}
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_idle_threads_of_openmp_sleep_unless_the_user_says_otherwise(given: dict[str, str], policy: str) -> None:
+    """Spinning ones made measuring four times and pictures eight times slower on a machine that did anything else."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    code = "import sys, os, mnif_nerf; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [policy, "False"]

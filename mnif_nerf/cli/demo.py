@@ -165,7 +165,7 @@ def _train(config: DemoConfig, run: Path) -> None:
         arguments += ["--pipeline.datamanager.points-per-instance", str(points)]
     if list((run / "nerfstudio_models").glob("*.ckpt")):
         arguments += ["--load-dir", str(run / "nerfstudio_models")]
-    _command("ns-train", *arguments)
+    _command(config.kind.demo.trainer, *arguments)
 
 
 def entrypoint() -> None:

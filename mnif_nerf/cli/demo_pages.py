@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.files import atomic_file
+from mnif_nerf.machine import in_threads
 
 if TYPE_CHECKING:
     from mnif_nerf.objects.base import NeuralObject
@@ -66,13 +68,13 @@ def _add_samples(overview: Overview, pipe: MNIFPipeline, wanted: PageSamples) ->
         framed = [ImageOps.expand(kind.portrait(item, _SIZE // columns - 4), 2, "white") for item in samples]
         pictures = [image_grid(framed[k : k + columns**2], columns) for k in range(0, len(framed), columns**2)]
     else:
-        pictures = [kind.portrait(item, _SIZE) for item in samples]
+        pictures = list(in_threads(kind.portrait, samples, repeat(_SIZE)))
     for first in range(0, len(pictures), _ACROSS):
         name = "Samples of the latent prior: none of these existed before" if first == 0 else f"more samples, {first}"
         overview.rows[name] = pictures[first : first + _ACROSS]
     ends = (samples[0], samples[min(1, len(samples) - 1)])
     path = pipe.interpolate(*ends, num=_ACROSS)
-    overview.rows["From the first sample to the second"] = [kind.portrait(item, _SIZE) for item in path]
+    overview.rows["From the first sample to the second"] = list(in_threads(kind.portrait, path, repeat(_SIZE)))
 
 
 # ------------------------------------------------------------------------------------------------------- radiance
@@ -132,11 +134,14 @@ def _instance_rows(pipe: MNIFPipeline, data: Path) -> Overview:
         # Latents of unseen ones are found; those of the training instances are in the model.
         names = [store.names[instance] for instance in chosen]
         objects = [pipe.instance(name) for name in names] if split == "train" else _found(pipe, store, chosen, names)
-        score = _mean_score([kind.reconstruction_scores(o, v, None) for o, v in zip(objects, values)])
+        score = _mean_score(list(in_threads(kind.reconstruction_scores, objects, values, repeat(None))))
         shown = evenly_spaced(len(chosen), _ACROSS).tolist()
-        own = [enlarge(kind.beside_data(objects[i], _SIZE), _SIZE) for i in shown]
-        overview.rows[words] = [enlarge(kind.picture_of_data(values[i], _SIZE), _SIZE) for i in shown]
-        overview.rows[f"{words} from their latents ({score} over {len(chosen)})"] = own
+        own = in_threads(kind.beside_data, [objects[i] for i in shown], repeat(_SIZE))
+        known = in_threads(kind.picture_of_data, [values[i] for i in shown], repeat(_SIZE))
+        overview.rows[words] = [enlarge(each, _SIZE) for each in known]
+        overview.rows[f"{words} from their latents ({score} over {len(chosen)})"] = [
+            enlarge(each, _SIZE) for each in own
+        ]
         if not kind.has_views:
             finer = [kind.portrait(objects[i], _SIZE) for i in shown]
             overview.rows[f"{words}: the same fields at {_SIZE} x {_SIZE} pixels"] = finer

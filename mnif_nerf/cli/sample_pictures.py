@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnif_nerf.cli.generation_common import held_interrupts
 from mnif_nerf.labels import label_text
+from mnif_nerf.machine import in_threads
 from mnif_nerf.names import shown
 from mnif_nerf.progress import progress_bar
 
@@ -27,10 +28,10 @@ def write_pictures(
 
     assert options.views is not None
     assert options.resolution is not None
+    size: tuple[int, int, float] = (options.views, options.resolution, options.elevation)
     rows = []
     with progress_bar("rendering views", len(objects)) as advance:
-        for item, entry in zip(objects, entries):
-            pictures = require_solid(item).views(options.views, options.resolution, options.elevation)
+        for entry, pictures in zip(entries, in_threads(lambda item: require_solid(item).views(*size), objects)):
             for picture, name in zip(pictures, entry["views"]):
                 save_png(picture, output / name)
             rows.append(pictures)
@@ -129,8 +130,8 @@ def write_turntable(objects: list[NeuralObject], path: Path, options: SampleOpti
         def frames() -> Any:
             solids = [require_solid(item) for item in shown]
             orbits = [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in solids]
-            for pictures in zip(*orbits):
-                yield image_grid(pictures)
+            for _ in range(options.frames):
+                yield image_grid(list(in_threads(next, orbits)))
                 advance()
                 checkpoint()
 

@@ -66,7 +66,7 @@ class Radiance(Modality):
     def demo(self) -> Demo:
         """Generated cars."""
         title = "Cars that never existed"
-        return Demo("mnif-lite", "procedural_cars", "demo", title, "cars", _make_cars)
+        return Demo("mnif-lite", "procedural_cars", "demo", title, "cars", _make_cars, trainer="ns-train")
 
     @property
     def drawing(self) -> Drawing:

@@ -96,6 +96,7 @@ class Demo:
         across: how many samples along an edge share the place of one picture.
         steps: of training; 0 takes the method's own number.
         points: that a step takes of each instance; 0 takes the method's own number.
+        trainer: the command that trains; importing nerfstudio takes ns-train a quarter of a minute.
     """
 
     method: str
@@ -111,6 +112,7 @@ class Demo:
     across: int = 1
     steps: int = 0
     points: int = 0
+    trainer: str = "mnif-train"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mnif_nerf.files import read_json, write_json
 from mnif_nerf.labels import Wish
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.limits import is_number
+from mnif_nerf.machine import in_threads
 from mnif_nerf.metrics.integrity import Judgement, Yardstick
 from mnif_nerf.objects.base import NeuralObject
 from mnif_nerf.pipelines.decoder import Decoder
@@ -59,8 +60,8 @@ def integrity_of(
         advance: called after each.
     """
     found = []
-    for item in objects:
-        found.append(yardstick.judge(measure(item)))
+    for features in in_threads(measure, objects):
+        found.append(yardstick.judge(features))
         if advance is not None:
             advance()
     return found
@@ -104,8 +105,8 @@ def yardstick_of(pipe: Decoder, folder: Path | str | None = None, stage: Stage |
     rows = torch.linspace(0, len(pipe.names) - 1, min(MOST_INSTANCES, len(pipe.names))).round().long().tolist()
     measured = []
     with _bar(stage, "yardstick of integrity, kept with the model", len(rows)) as advance:
-        for row in rows:
-            measured.append(measure(pipe.instance(row)))
+        for found in in_threads(lambda row: measure(pipe.instance(row)), rows):
+            measured.append(found)
             advance()
     yardstick = Yardstick.of(features, measured)
     if path is not None:
@@ -183,9 +184,9 @@ def draw_whole(
         seed = draw.seed if attempt == 0 else stream(draw.seed, "redraw", attempt)
         latents = draw.latents(pipe, wanted[-1] + 1, seed)
         with _bar(stage, f"drawing again, {attempt} of {redraw}" if attempt else "integrity", len(wanted)) as advance:
-            for k in wanted:
-                item = draw.object(pipe, latents[k], k)
-                judgement = yardstick.judge(measure(item))
+            items = [draw.object(pipe, latents[k], k) for k in wanted]
+            for k, item, features in zip(wanted, items, in_threads(measure, items)):
+                judgement = yardstick.judge(features)
                 if attempt == 0:
                     best.append((item, judgement))
                 else:
