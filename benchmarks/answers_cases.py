@@ -28,19 +28,20 @@ from mnif_nerf.fields.heads import distance_from_raw
 from mnif_nerf.latents.search import Evidence
 from mnif_nerf.objects.image import NeuralImage
 from mnif_nerf.objects.solid import require_solid
-from mnif_nerf.pipelines.fit.preparation import prepare
+from mnif_nerf.pipelines.fit.preparation import prepare, render_mesh
 from mnif_nerf.pipelines.generation import MNIFPipeline
 
 METHODS = ("fit", "prior", "best of prior", "DPS", "answers")
 _SCANNER = np.array([0.7, 0.9, 0.5], dtype=np.float32)  # in front, to the left and above
 _SCAN_POINTS = 4000
+_VIEW = 4  # of those around a mesh: in front, to the left and above
 _KINDS: dict[str, Literal["voxels", "mesh", "image"]] = {"voxels": "voxels", "meshes": "mesh", "pictures": "image"}
 _SUFFIXES = {
     "voxels": (".npz", ".npy", ".binvox"),
     "meshes": (".glb", ".obj"),
     "pictures": (".png", ".webp", ".jpg"),
 }
-PARTS = ("cars", "scans", *_KINDS)
+PARTS = ("cars", "scans", "views", *_KINDS)
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Config:
     """What to measure."""
 
     model: Path = Path("outputs/demo-sdf/mnif-sdf-lite/run")
-    """Run folder of a model of signed distances, with a prior; of `cars`, `scans` and `meshes`."""
+    """Run folder of a model of signed distances, with a prior; of `cars`, `scans`, `views` and `meshes`."""
     voxel: Path = Path("outputs/demo-voxel/mnif-voxel-lite/run")
     """Run folder of a voxel model with a prior."""
     image: Path = Path("outputs/demo-image/mnif-image-lite/run")
@@ -60,7 +61,7 @@ class Config:
     pictures: Path = Path("data/digits/test")
     """Pictures that the image model never saw."""
     parts: tuple[str, ...] = ("cars",)
-    """Which of cars, scans, voxels, meshes, pictures."""
+    """Which of cars, scans, views (one picture each, its camera known), voxels, meshes, pictures."""
     methods: tuple[str, ...] = METHODS
     """Which of fit, prior, best of prior, DPS, answers."""
     half: str = "front"
@@ -118,6 +119,9 @@ def cases_of(part: str, pipe: MNIFPipeline, config: Config) -> Iterator[Case]:
         if part == "scans" and isinstance(thing, MeshShape):
             shown = Scan(scan_surface(thing.surface, _SCANNER, _SCAN_POINTS, config.seed), _SCANNER)
             seen = visible(thing.surface, _SCANNER, points)
+        if part == "views" and isinstance(thing, MeshShape):
+            shown = render_mesh(thing, pipe.model.camera["focal_over_width"]).take(np.array([_VIEW]))
+            seen = visible(thing.surface, shown.poses[0, :3, 3], points)
         task = prepare(pipe.model, shown, region if shown is thing else Region(), (), config.seed)
         assert task.evidence is not None
         yield Case(name, task.evidence, task.weight, points, truth.astype(np.float32), seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from mnif_nerf.cli.generation_common import (
 )
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.latents.rarity import TYPICAL
+from mnif_nerf.machine import in_threads
 from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -109,8 +111,8 @@ def main(options: WebOptions) -> Path:
     shown: list[WebObject] = []
     camera = {**model.camera, "radius": _CLOSER * model.camera["radius"]}
     with progress_bar("pictures", len(objects)) as advance:
-        for item in objects:
-            shown.append(_web_object(item, frames, camera["radius"]))
+        for each in in_threads(_web_object, objects, repeat(frames), repeat(camera["radius"])):
+            shown.append(each)
             advance()
     scene = WebScene(drawing, camera, model.half_extent, model.cells, _FIRST_AZIMUTH, _proportions(model.grid))
     data = model.data_name
