@@ -22,6 +22,7 @@ from test_assets_elsewhere import VALIDATE
 from tiny_model import tiny_image_model, tiny_model, tiny_surface_model, tiny_voxel_model
 from web_page import open_page, page, wait_for
 
+from mnif_nerf.export import web
 from mnif_nerf.export.density import level_of
 from mnif_nerf.export.glb import linear_from_srgb
 from mnif_nerf.objects.shape import NeuralShape
@@ -53,6 +54,15 @@ scene.traverse((part) => {
   console.log(JSON.stringify({ vertices: position.count, normals: normal.count, colors: color ? color.count : 0,
     triangles: part.geometry.index.count / 3, vertexColors, metalness }));
 });
+"""
+
+NETS = """
+import { readFileSync } from "node:fs";
+const [file, size] = process.argv.slice(1);
+const nets = new Function(readFileSync(file, "utf8") + "; return surfaceNets;")();
+const values = Float32Array.from(JSON.parse(readFileSync(0, "utf8")));
+const { corners, faces } = nets(values, Number(size));
+console.log(JSON.stringify({ corners: Array.from(corners), faces: Array.from(faces) }));
 """
 
 
@@ -145,6 +155,29 @@ def test_stored_normals_point_outwards(made: tuple[MNIFPipeline, Path]) -> None:
     assert np.linalg.norm(stored, axis=1) == pytest.approx(1, abs=1e-5)
     assert (stored * mesh.vertex_normals).sum(axis=1).mean() > 0.9
     assert mesh.volume > 0
+    assert mesh.is_watertight
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_what_is_a_cell_thin_is_closed(share: float) -> None:
+    """Leaves and crumbs: where diagonal neighbours touch, edges belonged to four triangles."""
+    generator, size = np.random.default_rng(0), 14
+    values = np.full((size,) * 3, -1.0)
+    inside = generator.random((size - 2,) * 3) < share
+    values[1:-1, 1:-1, 1:-1] = np.where(inside, 1, -1) * generator.uniform(0.01, 1, inside.shape)
+    script = Path(web.__file__).with_name("web_page") / "surface.js"
+    command = [node(), "--input-type=module", "-e", NETS, str(script), str(size)]
+    content = json.dumps(values.ravel().tolist())
+    ended = subprocess.run(command, input=content, capture_output=True, text=True, check=True)
+    made = json.loads(ended.stdout)
+    mesh = trimesh.Trimesh(np.reshape(made["corners"], (-1, 3)), np.reshape(made["faces"], (-1, 3)), process=False)
+    assert len(mesh.faces) > 2000
+    assert mesh.is_watertight
+    assert mesh.is_winding_consistent
+    assert mesh.volume > 0
+    lattice = np.argwhere(values > 0)
+    nearest = trimesh.proximity.closest_point(mesh, lattice)[1]
+    assert nearest.max() < 1.8, "every cell inside has the surface around it"
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

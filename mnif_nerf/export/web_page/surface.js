@@ -1,4 +1,4 @@
-// A field's surface as a closed mesh: surface nets (Gibson 1998) on a grid that is dense near the surface only.
+// A field's surface as a closed mesh: surface nets (Gibson 1998) of patches on a grid that is dense near the surface only.
 
 const ROOT3 = Math.sqrt(3);
 // Along an edge of the box, of which only those near the surface are looked at closely: so small that the distances that
@@ -75,52 +75,127 @@ function statesOf(field, count, share) {
   });
 }
 
+// A cell's edges: 4 * axis + side, where the bits of `side` say where they start along the next two axes.
+const EDGES = Array.from({ length: 12 }, (_, k) => {
+  const [axis, start] = [Math.floor(k / 4), [0, 0, 0]];
+  start[(axis + 1) % 3] = k & 1;
+  start[(axis + 2) % 3] = (k >> 1) & 1;
+  return { axis, start };
+});
+// A cell's sides: the edges along the first of its two directions, then along the second, the lower ones first.
+const SIDES = Array.from({ length: 6 }, (_, k) => {
+  const [normal, side] = [k >> 1, k & 1];
+  const [u, v] = [4 * ((normal + 1) % 3) + 2 * side, 4 * ((normal + 2) % 3) + side];
+  return [u, u + 1, v, v + 2];
+});
+
 // Corners [n, 3] (in cells of the padded grid) and outward triangles of where values [size]^3 pass 0.
+//
+// A cell that the surface meets in two patches has two corners (Nielson 2004), so that what is a cell thin is closed too.
 function surfaceNets(values, size) {
   const steps = [size * size, size, 1];
-  const cells = new Int32Array(values.length).fill(-1);
-  const corners = [];
+  const offsets = Array.from({ length: 8 }, (_, k) => (k & 1) * steps[0] + ((k >> 1) & 1) * steps[1] + (k >> 2));
+  const firstOf = new Int32Array(values.length).fill(-1); // where in `patchOf` a cell's twelve edges begin
+  const [patchOf, corners, quads, ends] = [[], [], [], new Float32Array(24)];
   for (let x = 0; x + 1 < size; x += 1)
     for (let y = 0; y + 1 < size; y += 1)
       for (let z = 0; z + 1 < size; z += 1) {
         const at = x * steps[0] + y * steps[1] + z;
-        const corner = crossing(values, at, steps);
-        if (!corner) continue;
-        cells[at] = corners.length / 3;
-        corners.push(x + corner[0], y + corner[1], z + corner[2]);
+        let inside = 0;
+        for (const offset of offsets) if (values[at + offset] > 0) inside += 1;
+        if (inside === 0 || inside === 8) continue;
+        firstOf[at] = patchOf.length;
+        EDGES.forEach(({ axis, start }, k) => {
+          const from = at + start[0] * steps[0] + start[1] * steps[1] + start[2];
+          ends[2 * k] = values[from];
+          ends[2 * k + 1] = values[from + steps[axis]];
+        });
+        addPatches(ends, [x, y, z], corners, patchOf);
       }
-  const faces = [];
-  for (let at = 0; at < values.length; at += 1) {
+  for (let at = 0; at < values.length; at += 1)
     for (let axis = 0; axis < 3; axis += 1) {
       const next = at + steps[axis];
       if (next >= values.length || values[at] > 0 === values[next] > 0) continue;
       const [u, v] = [steps[(axis + 1) % 3], steps[(axis + 2) % 3]];
-      const quad = [cells[at], cells[at - u], cells[at - u - v], cells[at - v]];
-      if (!(values[at] > 0)) quad.reverse();
-      faces.push(...triangles(quad, corners));
+      const cells = [[at, 0], [at - u, 1], [at - u - v, 3], [at - v, 2]]; // and which side of each the edge is
+      const around = cells.map(([cell, side]) => patchOf[firstOf[cell] + 4 * axis + side]);
+      quads.push(values[at] > 0 ? { around, inside: at } : { around: around.reverse(), inside: next });
     }
-  }
+  const faces = triangulated(quads, corners);
   return { corners: Float32Array.from(corners), faces: Uint32Array.from(faces) };
 }
 
-// Where in a cell its corner lies: the mean of where its edges pass 0; null where none does.
-function crossing(values, at, steps) {
-  const sum = [0, 0, 0];
-  let count = 0;
-  for (let axis = 0; axis < 3; axis += 1) {
-    const others = [(axis + 1) % 3, (axis + 2) % 3];
-    for (let side = 0; side < 4; side += 1) {
-      const offset = [side & 1, side >> 1];
-      const start = at + offset[0] * steps[others[0]] + offset[1] * steps[others[1]];
-      const [a, b] = [values[start], values[start + steps[axis]]];
-      if (a > 0 === b > 0) continue;
-      sum[axis] += a / (a - b);
-      sum[others[0]] += offset[0];
-      sum[others[1]] += offset[1];
+// Appends the corners of a cell's patches, each the mean of where its edges pass 0, and the patch of each edge, or -1.
+// `ends`: values at the ends of each edge, [24].
+function addPatches(ends, place, corners, patchOf) {
+  const group = new Int8Array(12);
+  for (let k = 0; k < 12; k += 1) group[k] = ends[2 * k] > 0 === ends[2 * k + 1] > 0 ? -1 : k;
+  const unite = (p, q) => {
+    const [from, to] = [group[q], group[p]];
+    for (let k = 0; k < 12; k += 1) if (group[k] === from) group[k] = to;
+  };
+  for (const side of SIDES) {
+    const crossed = side.filter((k) => group[k] >= 0);
+    if (crossed.length === 2) unite(crossed[0], crossed[1]);
+    if (crossed.length < 4) continue;
+    // Two corners inside lie across from each other: each is cut off by itself, in this cell as in the next.
+    const [low, high, left, right] = side;
+    const isInside = ends[2 * low] > 0;
+    unite(low, isInside ? left : right);
+    unite(high, isInside ? right : left);
+  }
+  const first = patchOf.length;
+  for (let k = 0; k < 12; k += 1) patchOf.push(-1);
+  for (let own = 0; own < 12; own += 1) {
+    const sum = [0, 0, 0];
+    let count = 0;
+    for (let k = own; k < 12; k += 1) {
+      if (group[k] !== group[own] || group[own] < 0 || patchOf[first + k] >= 0) continue;
+      patchOf[first + k] = corners.length / 3;
+      const { axis, start } = EDGES[k];
+      for (let n = 0; n < 3; n += 1) sum[n] += n === axis ? ends[2 * k] / (ends[2 * k] - ends[2 * k + 1]) : start[n];
       count += 1;
     }
+    if (count > 0) corners.push(...sum.map((value, n) => place[n] + value / count));
   }
-  return count ? sum.map((value) => value / count) : null;
+}
+
+// Triangles of quadrilaterals of corners `around` edges of the grid, whose ends `inside` are given. Two patches can meet
+// along two lines, each between the edges of one end inside; a new corner on the second keeps their triangles apart.
+function triangulated(quads, corners) {
+  const known = corners.length / 3;
+  const lineOf = (a, b) => Math.min(a, b) * known + Math.max(a, b);
+  const uses = new Map();
+  for (const { around } of quads)
+    around.forEach((corner, k) => {
+      const line = lineOf(corner, around[(k + 1) % 4]);
+      uses.set(line, (uses.get(line) || 0) + 1);
+    });
+  const seconds = new Map(); // of doubled lines: the end of the first, and the corner on the second
+  const between = (a, b, inside) => {
+    const line = lineOf(a, b);
+    if (uses.get(line) < 4) return [];
+    if (!seconds.has(line)) seconds.set(line, { inside, corner: -1 });
+    const found = seconds.get(line);
+    if (found.inside === inside) return [];
+    if (found.corner < 0) {
+      found.corner = corners.length / 3;
+      for (let axis = 0; axis < 3; axis += 1) corners.push(0.5 * (corners[3 * a + axis] + corners[3 * b + axis]));
+    }
+    return [found.corner];
+  };
+  const faces = [];
+  for (const { around, inside } of quads) {
+    const polygon = around.flatMap((corner, k) => [corner, ...between(corner, around[(k + 1) % 4], inside)]);
+    if (polygon.length === 4) {
+      faces.push(...triangles(polygon, corners));
+      continue;
+    }
+    const start = polygon.findIndex((corner) => corner >= known);
+    const [tip, ...others] = [...polygon.slice(start), ...polygon.slice(0, start)];
+    for (let k = 0; k + 1 < others.length; k += 1) faces.push(tip, others[k], others[k + 1]);
+  }
+  return faces;
 }
 
 // A quadrilateral, cut along its shorter diagonal.
