@@ -89,7 +89,8 @@ def draws_of(method: str, pipe: MNIFPipeline, case: Case, config: Config) -> Ten
     def sample(number: int, seed: int) -> Tensor:
         return prior.sample(number, seed=seed)
 
-    return Answers(sample, few, space, settings, usual).draw(count, config.seed)
+    held = SearchConfig(weight=case.held)
+    return Answers(sample, few, space, held, usual).draw(count, config.seed)
 
 
 def part_results(part: str, config: Config) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from mnif_nerf.fields.heads import distance_from_raw
 from mnif_nerf.latents.search import Evidence
 from mnif_nerf.objects.image import NeuralImage
 from mnif_nerf.objects.solid import require_solid
+from mnif_nerf.pipelines.fit.answers import answer_weight
 from mnif_nerf.pipelines.fit.preparation import prepare, render_mesh
 from mnif_nerf.pipelines.generation import MNIFPipeline
 
@@ -88,12 +89,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing shown in part: evidence, and what is true at P places, from -1 to 1: distances, negative inside, at
-    points [P, 3]; or the numbers of a picture, channels last, whose `points` are empty."""
+    """One thing shown in part: evidence, weights of the prior for the fit and for answers, and what is true at P
+    places, from -1 to 1: distances, negative inside, at points [P, 3]; or the numbers of a picture, channels last,
+    whose `points` are empty."""
 
     name: str
     evidence: Evidence
     weight: float
+    held: float
     points: np.ndarray
     truth: np.ndarray
     seen: np.ndarray
@@ -124,7 +127,7 @@ def cases_of(part: str, pipe: MNIFPipeline, config: Config) -> Iterator[Case]:
             seen = visible(thing.surface, shown.poses[0, :3, 3], points)
         task = prepare(pipe.model, shown, region if shown is thing else Region(), (), config.seed)
         assert task.evidence is not None
-        yield Case(name, task.evidence, task.weight, points, truth.astype(np.float32), seen)
+        yield Case(name, task.evidence, task.weight, answer_weight(pipe, task), points, truth.astype(np.float32), seen)
 
 
 def _all_but_the_middle(shape: tuple[int, ...]) -> np.ndarray:

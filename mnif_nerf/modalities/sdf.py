@@ -55,7 +55,7 @@ class Sdf(Modality):
     no_repainting = ""
     fitting = Fitting(
         kinds=("mesh", "voxels", "cloud", "views", "photo"), picture="photo", distances=True,
-        view_weight=3e-3, photo_weight=1e-2,
+        view_weight=3e-3, photo_weight=1e-2, held_weight=0.1,
     )  # fmt: skip
     sweep = SweepScores(
         (

@@ -45,6 +45,7 @@ class Fitting:
         surface_only: whether the field was trained near surfaces only, so that points deep inside a solid say nothing.
         distances: whether the field says signed distances and colours, so that shapes are fitted to by those.
         view_weight, photo_weight: weights of the prior for posed pictures and for a single one (docs/fit.md).
+        held_weight: the weight at least by which answers to a few pictures are held to their draws (docs/answers.md).
         agreement: the least likeness (`Modality.likeness`) of two objects that show the same thing.
         measure: what the likeness is, in words.
     """
@@ -55,6 +56,7 @@ class Fitting:
     distances: bool = False
     view_weight: float = 1e-4
     photo_weight: float = 3e-4
+    held_weight: float = 0.0
     agreement: float = 20.0
     measure: str = "PSNR to the best, dB"
 

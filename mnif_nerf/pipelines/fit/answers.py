@@ -21,6 +21,7 @@ from mnif_nerf.latents.search import Evidence
 from mnif_nerf.pipelines.fit.posterior import AnswerConfig, Answers
 from mnif_nerf.pipelines.fit.preparation import photo_intrinsics, prepare_views
 from mnif_nerf.pipelines.fit.scores import scores_of, unseen_truth
+from mnif_nerf.pipelines.fit.task import FitTask
 
 if TYPE_CHECKING:
     from mnif_nerf.pipelines.decoder import Decoder
@@ -82,7 +83,7 @@ def with_answers(
         MNIFError: no prior, or a search that diverged.
     """
     assert settings.samples is not None
-    evidence, weight = _evidence(pipe, fit, settings), fit.task.weight
+    evidence, weight = _evidence(pipe, fit, settings), answer_weight(pipe, fit.task)
     latents = draw(pipe, evidence, settings, weight, on_step)
     answers = [pipe.decode(code, f"{name}-answer{k}") for k, code in enumerate(latents, start=1)]
     label = {} if settings.wish is None else pipe.label_of(settings.wish)
@@ -90,6 +91,13 @@ def with_answers(
         item.label = label
     notes = (*fit.task.notes, *(_against(label, evidence, fit, latents) if label else []))
     return replace(fit, answers=answers, task=replace(fit.task, notes=notes))
+
+
+def answer_weight(pipe: Decoder, task: FitTask) -> float:
+    """How strongly answers are held to their draws: as the fit to the mean, and more by a few pictures, through whose
+    rays all answers would be found at the same place."""
+    few = isinstance(task.seen, (PosedViews, Photo)) and not task.complete
+    return max(task.weight, pipe.kind.fitting.held_weight) if few else task.weight
 
 
 def _against(label: Label, evidence: Evidence, fit: Fit, latents: Tensor) -> list[str]:
