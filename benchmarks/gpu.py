@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 # The modules of the parts are loaded here once, for all processes that are forked from this one.
 import gpu_checks  # noqa: F401
+import gpu_fused  # noqa: F401
 import gpu_steps
 import gpu_training  # noqa: F401
 import report
@@ -37,8 +38,11 @@ CHECKS = (
     ("agreement", "gpu_checks:agreement", 60.0),
     ("peaks", "gpu_checks:peaks", 30.0),
 )
-STEPS = tuple((name, f"gpu_steps:measure:{name}", 40.0) for name in gpu_steps.METHODS)
-LAST = (("rendering", "gpu_checks:rendering", 45.0),)
+STEPS = tuple((name, f"gpu_steps:measure:{name}", 60.0) for name in gpu_steps.METHODS)
+LAST = (
+    ("fused", "gpu_fused:compare", 75.0),
+    ("rendering", "gpu_checks:rendering", 45.0),
+)
 PARTS = (*CHECKS, *STEPS, *LAST)
 
 

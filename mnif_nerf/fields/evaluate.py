@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from mnif_nerf.fields import kernel
+from mnif_nerf.fields import fused, kernel
+from mnif_nerf.fields.differentiable import differentiable_values
 from mnif_nerf.fields.families import forward_reference
 from mnif_nerf.fields.network import NetworkForm
 
@@ -14,8 +16,9 @@ from mnif_nerf.fields.network import NetworkForm
 def evaluate(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:
     """Values `[B, out, N]` of B networks at their points.
 
-    On the CPU in float32 the compiled kernel does it for SIRENs, where points need no gradient (see `kernel`); for all
-    else, and within `kernel.reference_only()`, torch does.
+    For SIRENs in float32 whose points need no gradient, the compiled kernel does it on the CPU (see `kernel`), and on
+    CUDA the fused one where it is the faster there (see `fused`); for all else, and within `kernel.reference_only()`,
+    torch does.
 
     Args:
         form: form of all B networks.
@@ -24,4 +27,25 @@ def evaluate(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tenso
     """
     if kernel.usable(form, flat, points):
         return kernel.run(form, flat, points)
+    if points.is_cuda:
+        return _on_cuda(form, flat, points)
     return forward_reference(form, flat, points)
+
+
+def _on_cuda(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:
+    wanted = torch.is_grad_enabled() and any(part.requires_grad for part in flat)
+
+    def trial(backend: fused.Fused | None) -> list[Tensor]:
+        """Values, and their gradient where that is wanted, apart from any graph."""
+        parts = [part.detach().requires_grad_(wanted) for part in flat]
+        values = _by(backend, form, parts, points)
+        return [values, *torch.autograd.grad(values, parts, torch.ones_like(values))] if wanted else [values]
+
+    chosen = fused.backend(form, flat, points, "gradient" if wanted else "values", trial)
+    return _by(chosen, form, flat, points)
+
+
+def _by(backend: fused.Fused | None, form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:
+    if backend is None:
+        return forward_reference(form, flat, points)
+    return differentiable_values(backend, form, points, flat)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields.families import forward_reference
+from mnif_nerf.fields.differentiable import differentiable_values, inner_contiguous
 from mnif_nerf.fields.heads import DISTANCE_SCALE
 from mnif_nerf.fields.losses import KINDS, PointLoss
 from mnif_nerf.fields.network import NetworkForm, num_parameters
@@ -161,15 +161,20 @@ def usable(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, others: Se
         form, flat, points: as of `run`.
         others: tensors that must be float32 and on the CPU too.
     """
+    return len(form.shapes) <= MAX_LAYERS and takes(form, flat, points, others, "cpu") and available()
+
+
+def takes(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, others: Sequence[Tensor], device: str) -> bool:
+    """What `usable` says, of any kernel of SIRENs for this type of device."""
     if form.family != "siren" or _reference.get() or (points.requires_grad and torch.is_grad_enabled()):
         return False
     # A trace (ONNX export), a compiler and torch.func must see torch operations.
     if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     for tensor in (points, *flat, *others):
-        if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or tensor.numel() == 0:
+        if tensor.dtype != torch.float32 or tensor.device.type != device or tensor.numel() == 0:
             return False
-    return 2 <= len(form.shapes) <= MAX_LAYERS and _fits(form, flat, points) and available()
+    return len(form.shapes) >= 2 and _fits(form, flat, points)
 
 
 def _fits(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> bool:
@@ -196,11 +201,7 @@ def run(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:
     Raises:
         MemoryError: no memory for the kernel's buffers (about a megabyte per thread).
     """
-    # Before autograd sees them: a copy made inside the function could not be differentiated a second time.
-    flat = inner_contiguous(flat)
-    if torch.is_grad_enabled() and any(part.requires_grad for part in flat):
-        return _Siren.apply(form, points, *flat)
-    return _values(form, points, flat)
+    return differentiable_values(_Compiled(), form, points, flat)
 
 
 def loss_and_gradient(
@@ -221,75 +222,35 @@ def hessian_product(
     return product
 
 
-class _Siren(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, form: NetworkForm, points: Tensor, *flat: Tensor) -> Tensor:
-        ctx.form = form
-        ctx.save_for_backward(points, *flat)
-        return _values(form, points, flat)
+class _Compiled:
+    """The kernel as `differentiable.differentiable_values` asks for one."""
 
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-        points, *flat = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph: someone will differentiate this gradient
-            gradient = _SirenGradient.apply(ctx.form, points, grad_out, *flat)
-        else:
-            gradient = _gradient(ctx.form, points, grad_out, flat)
-        return (None, None, *gradient)
+    def values(self, form: NetworkForm, points: Tensor, flat: Sequence[Tensor]) -> Tensor:
+        """See `Backend`."""
+        values = points.new_empty(len(points), form.sizes[-1], points.shape[2])
+        _call(_Task(_FORWARD, form, points, flat, out=values))
+        return values
 
+    def gradient(
+        self, form: NetworkForm, points: Tensor, grad_out: Tensor, flat: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """See `Backend`."""
+        gradient = _new_flat(form, points)
+        _call(_Task(_GRADIENT, form, points, flat, grads=gradient, seed=grad_out.contiguous()))
+        return tuple(gradient)
 
-class _SirenGradient(torch.autograd.Function):
-    """The gradient, in the flat weights, of the values times `grad_out`; differentiable in both."""
-
-    @staticmethod
-    def forward(ctx: Any, form: NetworkForm, points: Tensor, grad_out: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        ctx.form = form
-        ctx.save_for_backward(points, grad_out, *flat)
-        return _gradient(form, points, grad_out, flat)
-
-    @staticmethod
-    def backward(ctx: Any, *along: Tensor) -> tuple[Any, ...]:
-        points, grad_out, *flat = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a third derivative: torch's own
-            return (None, None, *_differentiable_second(ctx.form, points, grad_out, flat, along))
-        # The sum over (gradient times `along`) is also (slope of the values along it) times grad_out.
-        slopes, product = points.new_empty(grad_out.shape), _new_flat(ctx.form, points)
+    def second(
+        self, form: NetworkForm, points: Tensor, grad_out: Tensor, flat: Sequence[Tensor], along: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """See `Backend`."""
+        slopes, product = points.new_empty(grad_out.shape), _new_flat(form, points)
         seed, along = grad_out.contiguous(), inner_contiguous(along)
-        _call(_Task(_SECOND, ctx.form, points, flat, out=slopes, grads=product, seed=seed, along=along))
-        return (None, None, slopes, *product)
-
-
-def _values(form: NetworkForm, points: Tensor, flat: Sequence[Tensor]) -> Tensor:
-    values = points.new_empty(len(points), form.sizes[-1], points.shape[2])
-    _call(_Task(_FORWARD, form, points, flat, out=values))
-    return values
-
-
-def _gradient(form: NetworkForm, points: Tensor, grad_out: Tensor, flat: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    gradient = _new_flat(form, points)
-    _call(_Task(_GRADIENT, form, points, flat, grads=gradient, seed=grad_out.contiguous()))
-    return tuple(gradient)
+        _call(_Task(_SECOND, form, points, flat, out=slopes, grads=product, seed=seed, along=along))
+        return slopes, product
 
 
 def _new_flat(form: NetworkForm, points: Tensor) -> list[Tensor]:
     return [points.new_empty(len(points), num_parameters([shape])) for shape in form.shapes]
-
-
-def _differentiable_second(
-    form: NetworkForm, points: Tensor, grad_out: Tensor, flat: Sequence[Tensor], along: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    """What `_SirenGradient.backward` gives, by torch, which can differentiate it again and again."""
-    # Views, so that they are inputs of the graph below whether or not anyone wants their gradient.
-    given = [tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in (grad_out, *flat)]
-    grad_out, *flat = [tensor if tensor.requires_grad else tensor.detach().requires_grad_() for tensor in given]
-    values = forward_reference(form, flat, points)
-    gradient = torch.autograd.grad(values, flat, grad_out, create_graph=True)
-    return torch.autograd.grad(gradient, (grad_out, *flat), along, create_graph=True, allow_unused=True)
-
-
-def inner_contiguous(flat: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The same, copied where the numbers of one instance do not lie in a row (instances may lie anywhere)."""
-    return tuple(part if part.stride(1) == 1 or part.shape[1] == 1 else part.contiguous() for part in flat)
 
 
 @dataclass(frozen=True)

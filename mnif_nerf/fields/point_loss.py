@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.fields import kernel
+from mnif_nerf.fields import fused, kernel
+from mnif_nerf.fields.differentiable import inner_contiguous
 from mnif_nerf.fields.evaluate import evaluate
 from mnif_nerf.fields.families import forward_reference
 from mnif_nerf.fields.heads import DISTANCE_SCALE, distance_from_raw
@@ -110,8 +111,20 @@ def loss_and_gradient(
 ) -> tuple[Tensor, list[Tensor]]:
     """See `losses_and_gradients`; of SIRENs, and not differentiable."""
     if _compiled(form, flat, points, loss):
-        return kernel.loss_and_gradient(form, kernel.inner_contiguous(flat), points, loss)
-    return loss_and_gradient_reference(form, flat, points, loss)
+        return kernel.loss_and_gradient(form, inner_contiguous(flat), points, loss)
+
+    def by(backend: fused.Fused | None) -> tuple[Tensor, list[Tensor]]:
+        if backend is None:
+            return loss_and_gradient_reference(form, flat, points, loss)
+        with torch.no_grad():
+            values = backend.values(form, points, flat)
+            return _losses(values, loss), list(backend.gradient(form, points, _derivatives(values, loss)[0], flat))
+
+    def trial(backend: fused.Fused | None) -> list[Tensor]:
+        losses, gradient = by(backend)
+        return [losses, *gradient]
+
+    return by(fused.backend(form, flat, points, loss.kind, trial, loss.tensors) if _on_cuda(points) else None)
 
 
 def hessian_product(
@@ -119,9 +132,25 @@ def hessian_product(
 ) -> list[Tensor]:
     """Hessian of every instance's loss in its weights, times `along` (one tensor like each of `flat`); of SIRENs."""
     if _compiled(form, flat, points, loss) and _compiled(form, along, points, loss):
-        flat, along = kernel.inner_contiguous(flat), kernel.inner_contiguous(along)
+        flat, along = inner_contiguous(flat), inner_contiguous(along)
         return kernel.hessian_product(form, flat, along, points, loss)
-    return hessian_product_reference(form, flat, along, points, loss)
+
+    def by(backend: fused.Fused | None) -> list[Tensor]:
+        if backend is None:
+            return hessian_product_reference(form, flat, along, points, loss)
+        with torch.no_grad():
+            values = backend.values(form, points, flat)
+            seed, curvature = _derivatives(values, loss)
+            if not isinstance(curvature, Tensor):
+                curvature = torch.full_like(values, curvature)
+            return list(backend.second(form, points, seed, flat, along, curvature.expand_as(values))[1])
+
+    others = (*loss.tensors, *along)
+    return by(fused.backend(form, flat, points, loss.kind, by, others, twice=True) if _on_cuda(points) else None)
+
+
+def _on_cuda(points: Tensor) -> bool:
+    return points.is_cuda
 
 
 def _compiled(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss) -> bool:
