@@ -34,7 +34,7 @@ _MEASURING = 4  # processors kept free of the making of cars
 CHECKS = (
     ("machine", "gpu_checks:machine", 60.0),
     ("data", "gpu_checks:data", 75.0),
-    ("tests", "gpu_checks:tests", 90.0),
+    ("tests", "gpu_checks:tests", 120.0),
     ("agreement", "gpu_checks:agreement", 60.0),
     ("peaks", "gpu_checks:peaks", 30.0),
 )

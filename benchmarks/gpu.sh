@@ -10,12 +10,13 @@
 # The machine needs Python (3.10 to 3.12) with torch, triton, numpy, scipy, pillow, safetensors, torchmetrics, rich,
 # markdown-it-py, filelock, pyyaml, pytest, pytest-timeout and hypothesis; it needs no network, no nerfstudio and no
 # installation of this package, which is used from this checkout. What else is missing travels as wheels in the folder
-# wheels/ beside pyproject.toml (or in $WHEELS), 36 MB in all, filled where there is a network by
+# wheels/ beside pyproject.toml (or in $WHEELS), 37 MB in all, filled where there is a network by
 #
 #   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_17_x86_64 \
 #     --platform manylinux2014_x86_64 -d wheels diffusers==0.42.1 importlib_metadata==10.2.0 tyro==1.0.17 \
-#     docstring_parser==0.18.0 typeguard==4.6.0 trimesh==5.2.0 PyMCubes==0.1.6 embreex==4.4.0.post1 libigl==2.6.3
+#     docstring_parser==0.18.0 typeguard==4.6.0 trimesh==5.2.0 PyMCubes==0.1.6 embreex==4.4.0.post1 libigl==2.6.3 \
+#     manifold3d==3.5.4
 #
 # (for Python 3.12 on x86-64; the versions are those of constraints.txt). They go into a temporary folder, not into the
 # machine's Python. PYTHON names another interpreter than python3.
@@ -43,7 +44,7 @@ export PYTORCH_NVML_BASED_CUDA_CHECK=1
 "$PYTHON" - <<'CHECK' || exit 1
 import importlib.util, sys
 needed = "torch numpy scipy PIL safetensors torchmetrics rich markdown_it filelock yaml pytest pytest_timeout hypothesis " \
-    "diffusers importlib_metadata tyro docstring_parser typeguard trimesh mcubes embreex igl"
+    "diffusers importlib_metadata tyro docstring_parser typeguard trimesh mcubes embreex igl manifold3d"
 missing = [name for name in needed.split() if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit(f"error: {sys.executable} lacks {', '.join(missing)}; fill the folder wheels as the header of "

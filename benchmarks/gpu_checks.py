@@ -66,10 +66,19 @@ def data(settings: Settings, rows: Rows) -> None:
     rows.facts = {"core_seconds_per_car": took * workers / cars, "cars": cars}
     rows.add("cars drawn and packed", cars / took, "1/s", note=f"{cars} of {views.train_views} x {views.resolution}²")
     others = CarCounts(pick(32, 2), 0, 0, seed)
-    make_procedural_voxels(folder / "voxel", others, pick(64, 16), **shared)
-    make_procedural_points(folder / "sdf", others, pick(20_000, 500), **shared)
-    _waves(folder / "image", pick(64, 2), pick(64, 16), seed)
+    wrong = []
+    for make in (
+        lambda: make_procedural_voxels(folder / "voxel", others, pick(64, 16), **shared),
+        lambda: make_procedural_points(folder / "sdf", others, pick(20_000, 500), **shared),
+        lambda: _waves(folder / "image", pick(64, 2), pick(64, 16), seed),
+    ):
+        try:  # the other methods have their data all the same
+            make()
+        except MNIFError as error:
+            wrong.append(str(error))
     rows.add("all data", time.perf_counter() - start, "s")
+    if wrong:
+        raise MNIFError("; ".join(wrong))
 
 
 def _waves(folder: Path, count: int, edge: int, seed: int) -> None:
@@ -85,11 +94,12 @@ def _waves(folder: Path, count: int, edge: int, seed: int) -> None:
 
 
 def tests(settings: Settings, rows: Rows) -> None:
-    """`tests/test_cuda.py` in a process of its own; on a CPU all of it is skipped."""
+    """`tests/test_cuda*.py` in a process of their own; on a CPU all of them are skipped."""
     found = settings.work / "tests.xml"
+    files = sorted(str(path.relative_to(_ROOT)) for path in (_ROOT / "tests").glob("test_cuda*.py"))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={found}"]
     environment = {**os.environ, "MNIF_MINIMAL": "1"}  # a missing extra is a skipped test
-    done = subprocess.run([*command, "tests/test_cuda.py"], cwd=_ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([*command, *files], cwd=_ROOT, env=environment, capture_output=True, text=True)
     if not found.is_file():
         raise MNIFError(f"pytest did not run: {(done.stderr or done.stdout).strip()[-300:]}")
     cases = list(ElementTree.parse(found).getroot().iter("testcase"))
@@ -98,7 +108,7 @@ def tests(settings: Settings, rows: Rows) -> None:
     ]
     skipped = sum(case.find("skipped") is not None for case in cases)
     passed = len(cases) - len(wrong) - skipped
-    rows.add("tests/test_cuda.py passed", passed, f"of {len(cases)}", note=f"{skipped} skipped")
+    rows.add("tests/test_cuda*.py passed", passed, f"of {len(cases)}", note=f"{skipped} skipped")
     if wrong:
         print(done.stdout, flush=True)
         raise MNIFError(f"{len(wrong)} CUDA tests failed: {', '.join(wrong)}")
@@ -108,21 +118,27 @@ def agreement(settings: Settings, rows: Rows) -> None:
     """Losses and gradients of every method on this device against torch on the CPU, the same batch and weights."""
     wrong = []
     for name in gpu_steps.METHODS:
-        run = gpu_steps.new_run(settings, name, gpu_steps.data_of(settings, name), "cpu", most=256)
-        batch = run.data.draw(0)[:4]
-        run.model.train()
-        reference = _gradients(run.model, batch, "cpu", reference=True)
-        modes = ("exact", "TF32") if settings.device == "cuda" else ("exact",)
-        for mode in modes:
-            torch.backends.cuda.matmul.allow_tf32 = mode == "TF32"
-            found = _gradients(run.model, batch, settings.device, reference=False)
-            loss, gradient = _distance(found[:1], reference[:1]), _distance(found[1:], reference[1:])
-            note = f"worst gradient of a parameter {gradient:.1e}"
-            rows.add(f"{name}, {mode}: loss differs by", loss, "relative", note=note)
-            if mode == "exact" and not (loss < _LOSS_TOLERANCE and gradient < _GRADIENT_TOLERANCE):
-                wrong.append(name)
+        try:
+            _agree(settings, rows, name)
+        except MNIFError as error:  # the other methods are compared all the same
+            wrong.append(f"{name}: {error}")
     if wrong:
-        raise MNIFError(f"the device and the CPU differ for {', '.join(wrong)}")
+        raise MNIFError("; ".join(wrong))
+
+
+def _agree(settings: Settings, rows: Rows, name: str) -> None:
+    run = gpu_steps.new_run(settings, name, gpu_steps.data_of(settings, name), "cpu", most=256)
+    batch = run.data.draw(0)[:4]
+    run.model.train()
+    reference = _gradients(run.model, batch, "cpu", reference=True)
+    for mode in ("exact", "TF32") if settings.device == "cuda" else ("exact",):
+        torch.backends.cuda.matmul.allow_tf32 = mode == "TF32"
+        found = _gradients(run.model, batch, settings.device, reference=False)
+        loss, gradient = _distance(found[:1], reference[:1]), _distance(found[1:], reference[1:])
+        note = f"worst gradient of a parameter {gradient:.1e}"
+        rows.add(f"{name}, {mode}: loss differs by", loss, "relative", note=note)
+        if mode == "exact" and not (loss < _LOSS_TOLERANCE and gradient < _GRADIENT_TOLERANCE):
+            raise MNIFError(f"{mode}, the device and the CPU differ by {loss:.1e} and {gradient:.1e}")
 
 
 def _gradients(model: Stage1Model, batch: Any, device: str, reference: bool) -> list[Tensor]:
