@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,6 +42,8 @@ _LOSS_TOLERANCE, _GRADIENT_TOLERANCE = 1e-4, 2e-3
 def machine(settings: Settings, rows: Rows) -> None:
     """What this machine is; fails where the device does not compute."""
     rows.facts = report.machine(settings.seed)
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        rows.facts["triton"] = metadata.version("triton")
     if settings.device == "cuda":
         if not torch.cuda.is_available():
             raise MNIFError("torch finds no CUDA device here; `--device cpu` runs the same on the processor.")

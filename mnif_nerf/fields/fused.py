@@ -58,9 +58,7 @@ class Fused:
         batch, _, count = points.shape
         values = points.new_empty(batch, form.sizes[-1], count)
         grid = (_cdiv(count, self.block), batch)
-        _kernels().siren_values[grid](
-            points, *points.stride(), torch.cat(list(flat), dim=1), values, count, **self._sizes(form)
-        )
+        _launch("siren_values", grid, points, (torch.cat(list(flat), dim=1), values), self._sizes(form))
         return values
 
     def gradient(
@@ -70,9 +68,7 @@ class Fused:
         slots, scratch = self._buffers(form, points, 1)
         packed, seed = torch.cat(list(flat), dim=1), grad_out.contiguous()
         grid = (slots.shape[1], len(points))
-        _kernels().siren_gradient[grid](
-            points, *points.stride(), packed, seed, slots, scratch, points.shape[2], **self._sizes(form)
-        )
+        _launch("siren_gradient", grid, points, (packed, seed, slots, scratch), self._sizes(form))
         return _unpacked(form, slots)
 
     def second(
@@ -92,9 +88,8 @@ class Fused:
         curved = seed if curvature is None else curvature.contiguous()  # something to point at
         tensors = (packed, direction, seed, curved, slopes, slots, scratch)
         grid = (slots.shape[1], len(points))
-        _kernels().siren_second[grid](
-            points, *points.stride(), *tensors, points.shape[2], **self._sizes(form), CURVED=curvature is not None
-        )
+        sizes = {**self._sizes(form), "CURVED": curvature is not None}
+        _launch("siren_second", grid, points, tensors, sizes)
         return slopes, _unpacked(form, slots)
 
     def _sizes(self, form: NetworkForm) -> dict[str, Any]:
@@ -271,6 +266,11 @@ def _kernels() -> Any:
         ImportError: Triton is not there.
     """
     return importlib.import_module("mnif_nerf.fields._siren_triton")
+
+
+def _launch(name: str, grid: tuple[int, int], points: Tensor, tensors: Sequence[Tensor], sizes: dict[str, Any]) -> None:
+    with torch.cuda.device_of(points):  # Triton launches on the current device
+        getattr(_kernels(), name)[grid](points, *points.stride(), *tensors, points.shape[2], **sizes)
 
 
 @functools.cache
