@@ -112,6 +112,8 @@ class Run:
         if self.parts["machine"]["error"] is not None:
             forked, self.context = self.parts["machine"]["error"], "spawn"
             self.take("machine", target, seconds, 0.0)
+            if self.parts["machine"]["error"] is not None:
+                raise MNIFError(f"nothing was measured: {self.parts['machine']['error']}")
             self.parts["machine"]["facts"]["forked"] = forked
 
     def all(self) -> None:

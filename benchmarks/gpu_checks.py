@@ -113,6 +113,8 @@ def tests(settings: Settings, rows: Rows) -> None:
     skipped = sum(case.find("skipped") is not None for case in cases)
     passed = len(cases) - len(wrong) - skipped
     rows.add("tests/test_cuda*.py passed", passed, f"of {len(cases)}", note=f"{skipped} skipped")
+    if settings.device == "cuda" and not passed:
+        raise MNIFError("none of the CUDA tests ran on this device")
     if wrong:
         print(done.stdout, flush=True)
         raise MNIFError(f"{len(wrong)} CUDA tests failed: {', '.join(wrong)}")

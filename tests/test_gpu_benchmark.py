@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -111,3 +112,11 @@ def test_unknown_parts_are_refused(tmp_path: Path) -> None:
     config = gpu.Config("cpu", True, output=tmp_path, work=tmp_path, parts=("nonsense",))
     with pytest.raises(MNIFError, match="nonsense: not known; choose of machine, data"):
         gpu.main(config)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_card_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_load_early", lambda device: None)
+    with pytest.raises(MNIFError, match="nothing was measured: MNIFError: torch finds no CUDA device here"):
+        gpu.main(gpu.Config("cuda", True, output=tmp_path / "out"))
+    assert list(json.loads((tmp_path / "out" / "gpu.json").read_text())["parts"]) == ["machine"]
