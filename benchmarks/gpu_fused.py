@@ -35,7 +35,7 @@ def compare(settings: Settings, rows: Rows) -> None:
     wrong: list[str] = []
     for name, inputs, width, hidden, outputs, sine, batch, count in settings.of(SHAPES, SHAPES[2:3]):
         form = NetworkForm(tuple(layer_shapes(inputs, settings.of(width, 16), settings.of(hidden, 1), outputs)), sine)
-        flat, points = _networks(form, settings.of(batch, 2), settings.of(count, 20), settings)
+        flat, points = _networks(form, settings.of(batch, 1), settings.of(count, 20), settings)
         works = {"values": _values(form, flat, points), "gradient": _gradient(form, flat, points)}
         if name == _TWICE:
             works["second"] = _second(form, flat, points)

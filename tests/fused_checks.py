@@ -44,7 +44,9 @@ def close(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found / scale, wanted / scale, atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("case", "backend"), [*((case, Fused(32, 4, 2)) for case in CASES), (CASES[0], Fused(16))])
+@pytest.mark.parametrize(
+    ("case", "backend"), [*((case, Fused(32, 4, 2)) for case in CASES[1:]), (CASES[0], Fused(16, 4, 1))]
+)
 def test_values_and_gradients(case: tuple, backend: Fused) -> None:
     form, flat, points, seed = made(case)
     wanted_flat = [part.clone().requires_grad_() for part in flat]
@@ -59,11 +61,11 @@ def test_values_and_gradients(case: tuple, backend: Fused) -> None:
         close(differentiable_values(backend, form, points, flat), wanted.detach())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [SMALL[0], *CASES[2:]])
 def test_gradients_of_gradients(case: tuple) -> None:
     form, flat, points, seed = made(case)
     found = []
-    for backend in (None, Fused(16, 4, 2)):
+    for backend in (None, Fused(16, 4, 1)):  # one program adds up several blocks
         parts = [part.clone().requires_grad_() for part in flat]
         weight = seed.clone().requires_grad_()
         values = (
