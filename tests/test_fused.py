@@ -67,9 +67,10 @@ from mnif_nerf.fields import _siren_triton as kernels
 width, hidden = 16, 1
 sizes = {"IN": 3, "WIDTH": width, "HIDDEN": hidden, "OUT": 4, "FINAL_SINE": False, "D": 16, "DO": 16, "BLOCK": 16}
 sizes |= {"PARAMETERS": 4 * width + hidden * (width + 1) * width + 4 * width + 4, "PRECISION": "tf32", "CURVED": True}
+sizes["x_point"] = 1  # a launch makes constants of ones
 for name in ("siren_values", "siren_gradient", "siren_second"):
     kernel = getattr(kernels, name)
-    numbers = ("x_batch", "x_feature", "x_point", "count")
+    numbers = ("x_batch", "x_feature", "count")
     kinds = {a: "constexpr" if a in sizes else "i32" if a in numbers else "*fp32" for a in kernel.arg_names}
     constants = {(kernel.arg_names.index(a),): sizes[a] for a in kernel.arg_names if a in sizes}
     source = ASTSource(fn=kernel, signature=kinds, constexprs=constants)
