@@ -1,8 +1,15 @@
-"""Seeds of independent random streams: one for every purpose and step of a run."""
+"""Seeds of independent random streams: one for every purpose and step of a run; and parts of what is drawn from them.
+
+Where several processes train together, each has its part of every batch. It draws the random numbers of the whole
+batch and keeps those of its own rows, so that together they see what one process would have seen.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 
 def stream(seed: int, name: str, *numbers: int) -> int:
@@ -31,3 +38,39 @@ def purpose_number(name: str) -> int:
     """What stands for a stream's name among the numbers that seed it: 0 to 2^64 - 1, in every Python process the same
     (`hash` is not)."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of several equal parts of every batch, which follow each other.
+
+    Attributes:
+        part: which one, from 0.
+        of: how many there are.
+    """
+
+    part: int = 0
+    of: int = 1
+
+    def draw(self, draw: Callable[[tuple[int, ...]], Any], shape: tuple[int, ...], axis: int = 0) -> Any:
+        """Random numbers of this part: those of the whole batch are drawn, and the others dropped.
+
+        Args:
+            draw: makes a tensor or an array of a shape.
+            shape: of this part.
+            axis: along which parts follow each other.
+
+        Example:
+            >>> Share(1, 2).draw(lambda shape: list(range(shape[0])), (3,))
+            [3, 4, 5]
+        """
+        rows = shape[axis]
+        drawn = draw((*shape[:axis], self.of * rows, *shape[axis + 1 :]))
+        if self.of == 1:
+            return drawn
+        own = slice(self.part * rows, (self.part + 1) * rows)
+        return drawn[(slice(None),) * axis + (own,)] if axis else drawn[own]
+
+
+WHOLE = Share()
+"""All of a batch, as a single process has it."""

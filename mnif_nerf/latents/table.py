@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mnif_nerf.random import WHOLE, Share
 
 # Of a Gaussian per instance, whose coordinates a N(0, _SCALE^2) is the prior for. Any scale would do, since the
 # projection makes up for it; at this one, rates that suit codes without a spread suit these.
@@ -42,12 +45,13 @@ class LatentTable(nn.Module):
         """Codes `[B, D]` of `instances` `[B]`, with a sparse gradient: a step costs the same for any N."""
         return F.embedding(instances, self.weight, sparse=True)
 
-    def draw(self, instances: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, instances: Tensor, generator: torch.Generator, share: Share = WHOLE) -> tuple[Tensor, Tensor]:
         """Draws from the Gaussians of `instances` `[B]` (variational tables only).
 
         Args:
             instances: int64 `[B]`.
-            generator: of the noise, on the CPU.
+            generator: of the noise.
+            share: the part of a larger batch that these instances are.
 
         Returns:
             Codes `[B, D]`, and the KL divergences `[B]` of the Gaussians from the prior, in nats.
@@ -57,7 +61,8 @@ class LatentTable(nn.Module):
         log_spread = math.log(_START) + _GAIN * F.embedding(instances, self.log_spread, sparse=True)
         spread = log_spread.exp()
         divergence = 0.5 * (mean.square() + spread.square() - 1).sum(dim=1) - log_spread.sum(dim=1)
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        draw = partial(torch.randn, generator=generator, device=generator.device)
+        noise = share.draw(draw, tuple(mean.shape)).to(mean.device)
         return _SCALE * (mean + spread * noise), divergence
 
 

@@ -102,7 +102,7 @@ class SceneData(TrainingData):
     def sampler(self, rays: int, carve_points: int) -> RayBatchSampler:
         """Draws rays of the views that are trained on."""
         trained = torch.from_numpy(self.views.trained)
-        scenes = self.settings.scenes_per_step
+        scenes = min(self.settings.scenes_per_step, self.most_of_step(self.views.train.num_scenes))
         return RayBatchSampler(self.views.train, scenes, rays, carve_points, self.device, self.seed, trained)
 
     @cached_property
@@ -117,7 +117,7 @@ class SceneData(TrainingData):
 
     def draw(self, step: int) -> RayBatch:
         """See `TrainingData`."""
-        return self.rays.draw(step)
+        return self.rays.draw(step, self.share)
 
     def fixed(self, instances: Tensor) -> RayBatch:
         """See `TrainingData`."""

@@ -104,7 +104,7 @@ class SurfaceData(TrainingData):
 
     def draw(self, step: int) -> PointBatch:
         """See `TrainingData`."""
-        return self.points.draw(step)
+        return self.points.draw(step, self.share)
 
     def fixed(self, instances: Tensor) -> PointBatch:
         """See `TrainingData`."""

@@ -27,6 +27,7 @@ from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
 from mnif_nerf.modalities.encoding import Encoder
 from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
+from mnif_nerf.random import WHOLE, Share
 from mnif_nerf.rendering.cameras import DEFAULT_FOCAL_OVER_WIDTH, DEFAULT_RADIUS, Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 
@@ -44,6 +45,9 @@ class TrainingData(ABC):
 
     def __init__(self, settings: Any, device: torch.device | str = "cpu", seed: int = 0) -> None:
         self.settings, self.device, self.seed = settings, device, seed
+
+    share: Share = WHOLE
+    """The part of every training batch that is drawn here, where several processes train together."""
 
     @property
     def root(self) -> Path:
@@ -79,7 +83,8 @@ class TrainingData(ABC):
 
     @abstractmethod
     def draw(self, step: int) -> Any:
-        """The batch of training step `step`, grouped by instance: a function of seed and step alone."""
+        """The batch of training step `step`, grouped by instance, or `share` of it: a function of seed and step
+        alone."""
 
     @abstractmethod
     def fixed(self, instances: Tensor) -> Any:
@@ -100,16 +105,30 @@ class TrainingData(ABC):
             available: training instances.
         """
         instances, points = self.settings.instances_per_step, self.settings.points_per_instance
-        if instances <= available:
+        most, together = self.most_of_step(available), self.share.of
+        if instances <= most:
             return instances, points
-        more = ceil(instances * points / available)
+        more = ceil(instances * points / most)
         per_point = f", and {more:,} points of each instead of {points:,}" if points else ""
         print(
-            f"{self.root}: {available} training instances, where a step of this method takes {instances}: every step"
-            f" takes all of them{per_point}.",
+            f"{self.root}: {available} training instances, where a step of this method takes {instances * together}:"
+            f" every step takes {'all' if most * together == available else most * together} of them{per_point}.",
             flush=True,
         )
-        return available, more
+        return most, more
+
+    def most_of_step(self, available: int) -> int:
+        """Instances of a step at most, where `available` are there and each process takes as many as the others.
+
+        Raises:
+            MNIFError: there are fewer instances than processes.
+        """
+        if available < self.share.of:
+            raise MNIFError(
+                f"{self.root}: {available} training instances cannot be shared by {self.share.of} processes; start"
+                f" {available} at most."
+            )
+        return available // self.share.of
 
     def take_points(self, points: int) -> None:
         """Draw another number of points of each instance from now on, where data is drawn by points."""

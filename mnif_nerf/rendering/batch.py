@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from mnif_nerf.random import WHOLE, Share
 
 
 @dataclass
@@ -21,6 +24,7 @@ class RayBatch:
         mask: `[B, R]` 1 on the object's silhouette, 0 on the background. All ones without silhouettes: a background
             that is not white has to be painted, so every ray ends somewhere.
         carve_points: `[B, C, 3]` points inside the scene box and outside the hull (C may be 0).
+        share: which part of a larger batch these instances are, where several processes train together.
     """
 
     instances: Tensor
@@ -31,13 +35,14 @@ class RayBatch:
     rgb: Tensor
     mask: Tensor
     carve_points: Tensor
+    share: Share = WHOLE
 
     def to(self, device: torch.device | str) -> RayBatch:
         """The same batch on another device."""
-        return RayBatch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return RayBatch(*_changed(self, lambda value: value.to(device, non_blocking=True)))
 
     def __getitem__(self, rows: slice) -> RayBatch:
-        return RayBatch(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return RayBatch(*_changed(self, lambda value: value[rows]))
 
 
 @dataclass
@@ -50,6 +55,7 @@ class PointBatch:
         targets: `[B, out, N]`.
         weights: `[B, N]`, of mean 1 for every instance, or None where all points weigh the same.
         cut: of solids, the distance that targets are cut at, in half cells: 1 where they only say which side is.
+        share: see `RayBatch`.
     """
 
     instances: Tensor
@@ -57,14 +63,22 @@ class PointBatch:
     targets: Tensor
     weights: Tensor | None = None
     cut: float = 1.0
+    share: Share = WHOLE
 
     def to(self, device: torch.device | str) -> PointBatch:
         """The same batch on another device."""
-        return self._changed(lambda value: value.to(device, non_blocking=True))
+        return PointBatch(*_changed(self, lambda value: value.to(device, non_blocking=True)))
 
     def __getitem__(self, rows: slice) -> PointBatch:
-        return self._changed(lambda value: value[rows])
+        return PointBatch(*_changed(self, lambda value: value[rows]))
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> PointBatch:
-        values = (getattr(self, f.name) for f in fields(self))
-        return PointBatch(*(change(value) if isinstance(value, Tensor) else value for value in values))
+
+def _changed(batch: RayBatch | PointBatch, change: Callable[[Tensor], Tensor]) -> Iterator[Any]:
+    values = (getattr(batch, f.name) for f in fields(batch))
+    return (change(value) if isinstance(value, Tensor) else value for value in values)
+
+
+def joined(batches: Sequence[RayBatch]) -> RayBatch:
+    """Batches of as many rays per instance, one after the other."""
+    columns = zip(*([getattr(batch, f.name) for f in fields(batch)] for batch in batches))
+    return RayBatch(*(torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0] for parts in columns))

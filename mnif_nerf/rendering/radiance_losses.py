@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,11 +34,13 @@ class LossConfig:
     carve_length: float = 0.1
 
 
-def sample_distances(near: Tensor, far: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    """Distances `[B, R, S]`, one in each of S equal bins of [near, far] `[B, R]`; jittered, given a generator."""
+def sample_distances(batch: RayBatch, samples: int, generator: torch.Generator | None) -> Tensor:
+    """Distances `[B, R, S]`, one in each of S equal bins of a batch's [near, far]; jittered, given a generator."""
+    near, far = batch.near, batch.far
     offset: Tensor | float = 0.5
     if generator is not None:
-        offset = torch.rand(*near.shape, samples, generator=generator).to(near.device)
+        draw = partial(torch.rand, generator=generator, device=generator.device)
+        offset = batch.share.draw(draw, (*near.shape, samples)).to(near.device)
     bins = torch.arange(samples, device=near.device, dtype=near.dtype) + offset
     return near.unsqueeze(-1) + bins * ((far - near) / samples).unsqueeze(-1)
 
@@ -57,7 +60,7 @@ def render_batch(
         evaluate: maps feature-major points `[B, 3, N]` to raw values `[B, 4, N]`.
         batch: R rays of each instance.
         samples: S.
-        generator: random generator of the jitter (on the CPU, whatever the device, so that runs repeat across devices).
+        generator: random generator of the jitter; on the CPU, runs repeat across devices.
         extra_points: `[B, C, 3]` evaluated in the same pass.
         head: what the raw values mean (`FieldSpec.head`). It has no default, because a field rendered with another
             head than its own gives a wrong picture without an error.
@@ -66,7 +69,7 @@ def render_batch(
         rgb `[B, 3, R]` over white (beyond [0, 1] only where the head's colours are), accumulation `[B, R]`, density
         `[B, C]` at the extra points.
     """
-    t = sample_distances(batch.near, batch.far, samples, generator)
+    t = sample_distances(batch, samples, generator)
     count, rays = t.shape[0], t.shape[1]
     origins, directions = batch.origins.transpose(1, 2), batch.directions.transpose(1, 2)
     points = (origins.unsqueeze(-1) + directions.unsqueeze(-1) * t.unsqueeze(1)).reshape(count, 3, rays * samples)

@@ -43,7 +43,7 @@ def surface_losses(
         generator: of the samples' jitter.
         head: what the raw values mean.
     """
-    t = sample_distances(batch.near, batch.far, config.samples_per_ray, generator)
+    t = sample_distances(batch, config.samples_per_ray, generator)
     count, rays, samples = t.shape
     origins, directions = batch.origins.transpose(1, 2), batch.directions.transpose(1, 2)
     points = (origins.unsqueeze(-1) + directions.unsqueeze(-1) * t.unsqueeze(1)).reshape(count, 3, rays * samples)

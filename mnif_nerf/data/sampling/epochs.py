@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.random import stream
+from mnif_nerf.random import WHOLE, Share, stream
 
 
 class InstanceShuffle:
@@ -20,11 +20,11 @@ class InstanceShuffle:
     Args:
         count: number of instances.
         seed: shuffles of the same seed are equal.
+        device: where the numbers end up.
     """
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
+    def __init__(self, count: int, seed: int, device: torch.device | str = "cpu") -> None:
+        self.count, self.seed, self.device = count, seed, torch.device(device)
         self._epoch_order: tuple[int, Tensor] | None = None
 
     def take(self, first: int, number: int) -> Tensor:
@@ -32,16 +32,18 @@ class InstanceShuffle:
 
         The result depends on the arguments alone. A range that straddles two epochs may hold an instance twice.
         """
-        position = torch.arange(first, first + number)
-        epochs, places = position // self.count, position % self.count
-        instances = torch.empty_like(position)
-        for epoch in epochs.unique().tolist():
-            if self._epoch_order is None or self._epoch_order[0] != epoch:
-                generator = torch.Generator().manual_seed(stream(self.seed, "epoch", epoch))
-                self._epoch_order = (epoch, torch.randperm(self.count, generator=generator))
-            chosen = epochs == epoch
-            instances[chosen] = self._epoch_order[1][places[chosen]]
-        return instances
+        parts = []
+        while number > 0:
+            epoch, place = divmod(first, self.count)
+            parts.append(self._order(epoch)[place : place + number])
+            first, number = first + len(parts[-1]), number - len(parts[-1])
+        return torch.cat(parts)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._epoch_order is None or self._epoch_order[0] != epoch:
+            generator = torch.Generator().manual_seed(stream(self.seed, "epoch", epoch))
+            self._epoch_order = (epoch, torch.randperm(self.count, generator=generator).to(self.device))
+        return self._epoch_order[1]
 
 
 class InstanceStore(Protocol):
@@ -85,10 +87,14 @@ class InstanceDraws:
         self.instances_per_step, self.seed = instances_per_step, seed
         self._shuffle = InstanceShuffle(store.num_instances, seed)
 
-    def of_step(self, step: int) -> tuple[Tensor, np.random.Generator]:
+    def of_step(self, step: int, share: Share = WHOLE) -> tuple[Tensor, np.random.Generator]:
         """Instances int64 `[B]` of training step `step`, from an endless shuffle (`InstanceShuffle`), and a generator:
-        a function of seed and step alone."""
-        instances = self._shuffle.take(step * self.instances_per_step, self.instances_per_step)
+        a function of seed and step alone.
+
+        Of a share, they are its own B instances of a batch of `share.of` times as many.
+        """
+        first = (step * share.of + share.part) * self.instances_per_step
+        instances = self._shuffle.take(first, self.instances_per_step)
         return instances, np.random.default_rng([self.seed, 1, step])
 
     def of_instances(self, instances: Tensor, salt: int) -> Iterator[np.random.Generator]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.random import WHOLE, Share
 from mnif_nerf.rendering.batch import PointBatch
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
 
@@ -96,17 +98,22 @@ class PointSampler:
         self.jitter = choice.jitter and store.values_kind != "bits"
         self._centres: Tensor | None = None
 
-    def draw(self, step: int) -> PointBatch:
-        """The batch of training step `step` (0, 1, 2, ...): see `InstanceDraws.of_step`."""
-        instances, generator = self._draws.of_step(step)
+    def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
+        """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
+        batch = self._draw(step, share)
+        batch.share = share
+        return batch
+
+    def _draw(self, step: int, share: Share) -> PointBatch:
+        instances, generator = self._draws.of_step(step, share)
         everything = self._takes_all(self.points_per_instance)
         if everything and not self.jitter:
             return self._all(instances)
         if everything:
             cells = np.broadcast_to(np.arange(self.store.num_cells), (len(instances), self.store.num_cells))
         else:
-            cells = self._near(instances.numpy(), self.points_per_instance, generator)
-        return self._jittered(instances, cells, generator) if self.jitter else self._batch(instances, cells)
+            cells = self._near(instances.numpy(), self.points_per_instance, generator, share)
+        return self._jittered(instances, cells, generator, share) if self.jitter else self._batch(instances, cells)
 
     def fixed(self, instances: Tensor, points: int, salt: int = 0) -> PointBatch:
         """Points that depend on the instance, the seed and `salt` only, never on the rest of the batch.
@@ -142,16 +149,19 @@ class PointSampler:
         known = self._distances.everywhere(instances) if cells is None else self._distances.at(instances, cells)
         return np.clip(np.float32(self._unit) * known, -self.cut, self.cut)
 
-    def _near(self, instances: np.ndarray, points: int, generator: np.random.Generator) -> np.ndarray:
+    def _near(
+        self, instances: np.ndarray, points: int, generator: np.random.Generator, share: Share = WHOLE
+    ) -> np.ndarray:
         """Cells int64 [B, points], those near the surface first."""
         near = self._num_near(points)
-        uniform = _stratified(generator, len(instances), points - near, self.store.num_cells)
+        draw = partial(share.draw, generator.random)
+        uniform = _stratified(draw((len(instances), points - near)), self.store.num_cells)
         if not near:
             return uniform
         assert self.store.surface_cells is not None
         assert self.store.surface_offsets is not None
         first, end = self.store.surface_offsets[instances], self.store.surface_offsets[instances + 1]
-        places = first[:, None] + _stratified(generator, len(instances), near, (end - first)[:, None])
+        places = first[:, None] + _stratified(draw((len(instances), near)), (end - first)[:, None])
         return np.concatenate([self.store.surface_cells[places], uniform], axis=1, dtype=np.int64)
 
     def _num_near(self, points: int) -> int:
@@ -163,11 +173,14 @@ class PointSampler:
         weights = torch.from_numpy(self._weights(instances.numpy(), cells)) if self.reweight else None
         return PointBatch(instances, points, targets, weights, self.cut).to(self.device)
 
-    def _jittered(self, instances: Tensor, cells: np.ndarray, generator: np.random.Generator) -> PointBatch:
+    def _jittered(
+        self, instances: Tensor, cells: np.ndarray, generator: np.random.Generator, share: Share
+    ) -> PointBatch:
         """Points anywhere within the given cells, and the values there by multilinear interpolation."""
         shape, rows = self.store.shape, instances.numpy()
         size = np.array(shape).reshape(-1, 1, 1)
-        place = np.stack(np.unravel_index(cells, shape)) + generator.uniform(-0.5, 0.5, (len(shape), *cells.shape))
+        moved = share.draw(partial(generator.uniform, -0.5, 0.5), (len(shape), *cells.shape), axis=1)
+        place = np.stack(np.unravel_index(cells, shape)) + moved
         low = np.floor(place)
         share, corner = (place - low).astype(np.float32), low.astype(np.int64)
         targets = np.zeros((len(rows), self.store.channels, cells.shape[1]), dtype=np.float32)
@@ -198,7 +211,13 @@ class PointSampler:
         return weights
 
 
-def _stratified(generator: np.random.Generator, rows: int, points: int, candidates: int | np.ndarray) -> np.ndarray:
-    """One place from each of `points` equal stretches of 0 ... candidates - 1: int64 [rows, points], sorted."""
-    places = (np.arange(points) + generator.random((rows, points))) * (candidates / max(points, 1))
+def _stratified(within: np.ndarray, candidates: int | np.ndarray) -> np.ndarray:
+    """One place from each of N equal stretches of 0 ... candidates - 1: int64 [rows, N], sorted.
+
+    Args:
+        within: [rows, N] in [0, 1), where in its stretch each is.
+        candidates: how many there are, or [rows, 1].
+    """
+    points = within.shape[1]
+    places = (np.arange(points) + within) * (candidates / max(points, 1))
     return np.minimum(places.astype(np.int64), candidates - 1)

@@ -10,6 +10,8 @@ Every draw depends on (seed, step) alone, so a resumed run sees the batches an u
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +20,8 @@ from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.random import stream
-from mnif_nerf.rendering.batch import RayBatch
+from mnif_nerf.random import WHOLE, Share, stream
+from mnif_nerf.rendering.batch import RayBatch, joined
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 _MARCH_STEPS = 48  # over at most sqrt(3) units: a step is about one cell of the 32^3 hull
 _POOL_STEPS = 4  # batches drawn together, which shares the fixed cost of small tensor operations
+
+
+Draw = Callable[..., Tensor]  # of a function of torch's such as `rand`, and the shape of an instance's numbers
 
 
 class RayBatchSampler:
@@ -75,7 +80,7 @@ class RayBatchSampler:
         self.carve_points = carve_points if self.hulls is not None else 0
         self._index_views(torch.from_numpy(store.view_offsets).long(), views, store.names)
         self._oversample = 1 if self.touching is None else math.ceil(2.0 / max(self._touching_share(), 0.05))
-        self._pool: tuple[int, RayBatch] | None = None
+        self._pool: tuple[tuple[int, Share], RayBatch] | None = None
         self._shuffle = InstanceShuffle(self.num_scenes, seed)
 
     def _index_views(self, offsets: Tensor, views: Tensor | None, names: tuple[str, ...]) -> None:
@@ -96,11 +101,12 @@ class RayBatchSampler:
         bits = (rows.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
         return float(bits.float().sum() / (len(rows) * self.height * self.width))
 
-    def draw(self, step: int) -> RayBatch:
-        """The batch of training step `step` (0, 1, 2, ...)."""
-        pool = step // _POOL_STEPS
+    def draw(self, step: int, share: Share = WHOLE) -> RayBatch:
+        """The batch of training step `step` (0, 1, 2, ...); of a share, its own B instances of a batch of `share.of`
+        times as many."""
+        pool = (step // _POOL_STEPS, share)
         if self._pool is None or self._pool[0] != pool:
-            self._pool = (pool, self._draw_pool(pool).to(self.device))
+            self._pool = (pool, self._draw_pool(*pool).to(self.device))
         row = (step % _POOL_STEPS) * self.scenes_per_step
         return self._pool[1][row : row + self.scenes_per_step]
 
@@ -109,16 +115,26 @@ class RayBatchSampler:
         batches = []
         for scene in scenes.tolist():
             generator = torch.Generator().manual_seed(stream(self.seed, "fixed rays", scene))
-            batches.append(self._draw_rays(torch.tensor([scene]), generator))
-        return RayBatch(*(torch.cat(parts) for parts in zip(*(vars(b).values() for b in batches)))).to(self.device)
+            batches.append(self._draw_rays(torch.tensor([[scene]]), generator, WHOLE))
+        return joined(batches).to(self.device)
 
-    def _draw_pool(self, pool: int) -> RayBatch:
+    def _draw_pool(self, pool: int, share: Share) -> RayBatch:
         generator = torch.Generator().manual_seed(stream(self.seed, "rays", pool))
-        scenes = self._shuffle.take(pool * _POOL_STEPS * self.scenes_per_step, _POOL_STEPS * self.scenes_per_step)
-        return self._draw_rays(scenes, generator)
+        whole = (_POOL_STEPS, share.of * self.scenes_per_step)
+        scenes = self._shuffle.take(pool * math.prod(whole), math.prod(whole)).view(whole)
+        own = share.draw(lambda _: scenes, (_POOL_STEPS, self.scenes_per_step), axis=1)
+        return self._draw_rays(own, generator, share)
 
-    def _draw_rays(self, scenes: Tensor, generator: torch.Generator) -> RayBatch:
-        view, pixel = self._draw_pixels(scenes, generator)
+    def _draw_rays(self, steps: Tensor, generator: torch.Generator, share: Share) -> RayBatch:
+        """Rays of instances `[T, B]`, for T steps that follow each other; all that is random is drawn here."""
+        scenes = steps.reshape(-1)
+
+        def draw(of: Callable[..., Tensor], *shape: int) -> Tensor:
+            """Random numbers [T * B, ...], of each step's own instances."""
+            drawn = share.draw(partial(of, generator=generator), (*steps.shape, *shape), axis=1)
+            return drawn.reshape(-1, *shape)
+
+        view, pixel = self._draw_pixels(scenes, draw)
         column, row = pixel % self.width, pixel // self.width
         pose, (focal, cx, cy) = self.poses[view], self.intrinsics[view].unbind(-1)
         directions = pixel_directions(torch.stack([column, row], -1), pose[..., :3, :3], focal, cx, cy)
@@ -129,15 +145,15 @@ class RayBatchSampler:
             mask = torch.ones_like(near)
         else:
             mask = self._bit(self.silhouettes, view, pixel).float()
-        carve = self._draw_carve_points(scenes, generator)
-        return RayBatch(scenes, origins, directions, near, far, rgb, mask, carve)
+        carve = self._draw_carve_points(scenes, draw)
+        return RayBatch(scenes, origins, directions, near, far, rgb, mask, carve, share)
 
-    def _draw_pixels(self, scenes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw_pixels(self, scenes: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """View and flat pixel index `[B, R]`, uniform over the pixels that meet the hull (rejection sampling)."""
-        shape = (len(scenes), self.rays_per_scene * self._oversample)
-        place = (torch.rand(shape, generator=generator) * self.view_counts[scenes, None]).long()
+        candidates = self.rays_per_scene * self._oversample
+        place = (draw(torch.rand, candidates) * self.view_counts[scenes, None]).long()
         view = self.view_list[self.view_starts[scenes, None] + place]
-        pixel = torch.randint(self.height * self.width, shape, generator=generator)
+        pixel = draw(partial(torch.randint, self.height * self.width), candidates)
         if self.touching is None:
             return view, pixel
         touches = self._bit(self.touching, view, pixel)
@@ -180,12 +196,11 @@ class RayBatchSampler:
         cells = torch.from_numpy(np.unpackbits(self.hulls[scenes].numpy(), axis=1, bitorder="little"))
         return cells.view(-1).index_select(0, flat.add_(rows).view(-1)).view(t.shape) > 0
 
-    def _draw_carve_points(self, scenes: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw_carve_points(self, scenes: Tensor, draw: Draw) -> Tensor:
         """`[B, C, 3]` uniform points of the box outside the hull (a point inside is pushed to the box's corner)."""
         if self.hulls is None or self.carve_points == 0:
             return torch.zeros(len(scenes), 0, 3)
-        shape = (len(scenes), 2 * self.carve_points, 3)
-        points = (2 * torch.rand(shape, generator=generator) - 1) * HALF_EXTENT
+        points = (2 * draw(torch.rand, 2 * self.carve_points, 3) - 1) * HALF_EXTENT
         inside = self._bit(self.hulls, scenes[:, None], cell_index(points, self.hull_resolution, HALF_EXTENT))
         order = inside.to(torch.uint8).argsort(dim=1, stable=True)[:, : self.carve_points]
         outside = (~inside).gather(1, order)

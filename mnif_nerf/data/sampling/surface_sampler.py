@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.random import WHOLE, Share
 from mnif_nerf.rendering.batch import PointBatch
 
 
@@ -72,12 +74,13 @@ class SurfaceSampler:
         self.device = torch.device(device)
         self.shares = shares
 
-    def draw(self, step: int) -> PointBatch:
-        """The batch of training step `step` (0, 1, 2, ...): see `InstanceDraws.of_step`."""
-        instances, generator = self._draws.of_step(step)
+    def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
+        """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
+        instances, generator = self._draws.of_step(step, share)
         if self._takes_all(self.points_per_instance):
-            return self._all(instances)
-        return self._batch(instances, self._places(len(instances), self.points_per_instance, generator))
+            return self._all(instances, share)
+        places = self._places(len(instances), self.points_per_instance, generator, share)
+        return self._batch(instances, places, share)
 
     def fixed(self, instances: Tensor, count: int, salt: int = 0) -> PointBatch:
         """Points that depend on the instance, the seed and `salt` only, never on the rest of the batch.
@@ -96,7 +99,7 @@ class SurfaceSampler:
     def _takes_all(self, count: int) -> bool:
         return count == 0 or count >= self.store.num_points
 
-    def _places(self, rows: int, count: int, generator: np.random.Generator) -> np.ndarray:
+    def _places(self, rows: int, count: int, generator: np.random.Generator, share: Share = WHOLE) -> np.ndarray:
         """Numbers of points int64 [rows, count], kind after kind.
 
         Within a kind they follow each other from a random one on: the store holds them in random order, and what lies
@@ -105,15 +108,16 @@ class SurfaceSampler:
         found, first = [], 0
         for stored, wanted in zip(self.store.counts.by_kind, self.shares.counts(count)):
             if wanted:
-                start = generator.integers(stored, size=(rows, 1))
+                start = share.draw(partial(generator.integers, 0, stored), (rows, 1))
                 found.append(first + (start + np.arange(wanted)) % stored)
             first += stored
         return np.concatenate(found, axis=1)
 
-    def _all(self, instances: Tensor) -> PointBatch:
+    def _all(self, instances: Tensor, share: Share = WHOLE) -> PointBatch:
         places = np.arange(self.store.num_points)
-        return self._batch(instances, np.broadcast_to(places, (len(instances), len(places))))
+        return self._batch(instances, np.broadcast_to(places, (len(instances), len(places))), share)
 
-    def _batch(self, instances: Tensor, places: np.ndarray) -> PointBatch:
+    def _batch(self, instances: Tensor, places: np.ndarray, share: Share = WHOLE) -> PointBatch:
         coordinates, targets = self.store.targets(instances.numpy(), places)
-        return PointBatch(instances, torch.from_numpy(coordinates), torch.from_numpy(targets)).to(self.device)
+        batch = PointBatch(instances, torch.from_numpy(coordinates), torch.from_numpy(targets), share=share)
+        return batch.to(self.device)
