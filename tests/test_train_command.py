@@ -180,7 +180,7 @@ def test_ctrl_c_says_how_to_go_on(data: dict[str, Path], tmp_path: Path, monkeyp
         ({"pipeline.datamanager.data": Path("nowhere")}, "nowhere: no such folder"),
         ({"load_dir": Path("nowhere")}, "no checkpoint in it"),
         ({"load_checkpoint": Path("nowhere.ckpt")}, "nowhere.ckpt: no such checkpoint"),
-        ({"machine.num_devices": 2}, "several devices"),
+        ({"machine.num_devices": 2}, "`num_devices` is 2, but this is one process alone"),
         ({"pipeline.config_version": 99}, "format 99"),
         ({"pipeline.model.family": "magic"}, "magic"),
     ],

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from mnif_nerf.errors import MNIFError, run_command
+from mnif_nerf.latents.ranks import Ranks, is_rank, started_ranks
 from mnif_nerf.pipelines.methods import METHODS, get_method
 from mnif_nerf.pipelines.run_settings import RunSettings, read_config, update_settings
 
@@ -18,16 +22,66 @@ def main(settings: RunSettings) -> Path:
     """
     from rich.console import Console
 
+    from mnif_nerf.machine import default_device_type
     from mnif_nerf.pipelines.run import TrainingRun
 
-    if settings.load_config is not None:
-        values, file = read_config(settings.load_config), settings.load_config
-        given = settings.data or settings.pipeline.datamanager.data
-        settings = get_method(str(values["method_name"])).new_run()
-        update_settings(settings, values)
-        settings.data = given or _find_data(file)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    return TrainingRun(settings, console.print).train()
+    settings = _settled(settings)
+    kind = settings.machine.device_type
+    with started_ranks(default_device_type() if kind == "auto" else kind) as ranks, _one_voice(ranks):
+        if ranks.size > 1:
+            settings.machine.num_devices = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        return TrainingRun(settings, console.print, ranks).train()
+
+
+def _settled(settings: RunSettings) -> RunSettings:
+    """The settings, or those of the config.yml that they name."""
+    if settings.load_config is None:
+        return settings
+    values, file = read_config(settings.load_config), settings.load_config
+    given = settings.data or settings.pipeline.datamanager.data
+    settings = get_method(str(values["method_name"])).new_run()
+    update_settings(settings, values)
+    settings.data = given or _find_data(file)
+    return settings
+
+
+@contextlib.contextmanager
+def _one_voice(ranks: Ranks) -> Iterator[None]:
+    """Only the first rank prints, and only one, whichever has a reason, says why a run ends.
+
+    Raises:
+        SystemExit: another one says it.
+    """
+    if ranks.size == 1:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        if not ranks.is_first:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        try:
+            yield
+        except (MNIFError, OSError, MemoryError, SystemExit) as error:
+            says_why = not isinstance(error, SystemExit) or isinstance(error.code, str)
+            if says_why and not ranks.may_tell():
+                raise SystemExit(1) from None
+            raise
+
+
+def _start_processes(number: int) -> None:
+    """Run this command again as so many processes, by torchrun, which takes the place of this one."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    os.execv(sys.executable, [sys.executable, *launcher, "-m", "mnif_nerf.cli.train", *sys.argv[1:]])
+
+
+def _run(settings: RunSettings) -> None:
+    """Run the command, in as many processes as it is asked for."""
+    devices = _settled(settings).machine.num_devices
+    if devices > 1 and not is_rank():
+        _start_processes(devices)
+    main(settings)
 
 
 def _find_data(config: Path) -> Path | None:
@@ -48,9 +102,10 @@ def entrypoint() -> None:
         {name: method.new_run() for name, method in METHODS.items()},
         descriptions={name: method.description for name, method in METHODS.items()},
     )
+    speaks = os.environ.get("RANK", "0") == "0"  # of those that torchrun has started, one says what is wrong
     kind = tyro.conf.SuppressFixed[tyro.conf.FlagConversionOff[union]]  # type: ignore[valid-type]
     run_command(
-        lambda: main(tyro.cli(kind, description=__doc__, args=sys.argv[1:])),
+        lambda: _run(tyro.cli(kind, description=__doc__, args=sys.argv[1:], console_outputs=speaks)),
         (method.new_run() for method in METHODS.values()),
     )
 

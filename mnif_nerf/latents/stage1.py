@@ -1,12 +1,12 @@
 """Stage 1 (context adaptation, section 3.3 of the paper): field and latents learned from reconstruction error.
 
-`Stage1Model` is what is learned and `Stage1Trainer` the loop. Neither knows where batches come from, what kind of
-signal they describe, or nerfstudio, whose pipeline and trainer are thin adapters around them.
+`Stage1Model` is what is learned, `Stage1Trainer` the loop. Neither knows where batches come from, or nerfstudio.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,9 @@ from mnif_nerf.latents.encoding import EncodedLatents, encode
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.pacing import Pacer
+from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.latents.table import LatentTable
-from mnif_nerf.latents.watch import TrainingWatch, total
+from mnif_nerf.latents.watch import TrainingWatch
 from mnif_nerf.machine import ThreadTuner, denormals_flushed, threads_are_given
 from mnif_nerf.random import stream
 
@@ -88,7 +89,7 @@ class Stage1Model(nn.Module):
 
     Attributes:
         field, latents, inner_rates: the learned modules (`inner_rates` after meta-learning only).
-        version: counts the changes of the weights, so that what was computed from them can be dropped.
+        version: counts changes of the weights: what was computed from older ones can be dropped.
     """
 
     bounds: Tensor
@@ -160,13 +161,14 @@ class Stage1Model(nn.Module):
             codes = adapt(objective, len(instances), self.inner_rates(), self.meta, torch.is_grad_enabled())
         elif settings.kl > 0:
             assert isinstance(self.latents, LatentTable)
-            codes, divergence = self.latents.draw(instances, generator)
+            codes, divergence = self.latents.draw(instances, generator, batch.share)
             return codes, {"kl": settings.kl * divergence.mean()}
         else:
             codes = self.latents(instances)
         penalty = {"latent": settings.weight * codes.square().mean()} if self.meta is None and settings.weight else {}
         if settings.noise > 0:
-            codes = codes + settings.noise * torch.randn(codes.shape, generator=generator).to(codes.device)
+            draw = functools.partial(torch.randn, generator=generator, device=generator.device)
+            codes = codes + settings.noise * batch.share.draw(draw, tuple(codes.shape)).to(codes.device)
         return codes, penalty
 
     def encode(self, objective: Callable[[Tensor], Objective], instances: Tensor | int, batch: int = 32) -> Tensor:
@@ -189,8 +191,6 @@ class Stage1Model(nn.Module):
                     f"training has diverged at step {step} ({name} {found}), so nothing is written; use smaller "
                     f"learning rates (that of the fields, or {own})."
                 )
-
-    # --------------------------------------------------------------------------------------------- checkpoint
 
     def get_extra_state(self) -> dict[str, Any]:
         """See `describe_checkpoint`."""
@@ -246,8 +246,9 @@ class Stage1Trainer:
         source: source of the batches.
         optimizers: optimizers of the model's `parameter_groups`.
         seed: random seed of jitter and noise.
-        encode_batch: instances whose latents are computed together (meta-learning); bounds the memory, no more.
+        encode_batch: instances whose latents are computed together (meta-learning), which bounds the memory.
         warn: called with a sentence where training goes wrong, see `TrainingWatch`.
+        ranks: the processes that train together, each of which the source gives its share of a batch.
 
     Attributes:
         pacer: plans the length of a run that has to end in time; None where the number of steps is given.
@@ -261,8 +262,9 @@ class Stage1Trainer:
         seed: int = 0,
         encode_batch: int = 32,
         warn: Callable[[str], None] = print,
+        ranks: Ranks = ONE,
     ) -> None:
-        self.model, self.source, self.optimizers = model, source, optimizers
+        self.model, self.source, self.optimizers, self.ranks = model, source, optimizers, ranks
         self.seed, self.encode_batch, self.watch = seed, encode_batch, TrainingWatch(warn)
         self._stale = False  # whether computed latents are older than the networks
         self._tuner: ThreadTuner | None = None
@@ -273,44 +275,50 @@ class Stage1Trainer:
         """Take one training step; it depends on the parameters, the seed and the step alone.
 
         Raises:
-            MNIFError: the inner loop diverged.
+            MNIFError: the inner loop diverged, or another rank has ended.
         """
         start = time.perf_counter()
         self.optimizers.zero_grad()
         outputs = self.losses(step)
-        losses = outputs["losses"]
+        functools.reduce(torch.add, outputs["losses"].values()).backward()
+        losses, metrics = self._of_whole_batch(outputs)
         loss = functools.reduce(torch.add, losses.values())
-        loss.backward()
+        self.watch.loss(step, loss)
         self.optimizers.step()
-        metrics = {"psnr": outputs["psnr"]} if "psnr" in outputs else {}
         took = time.perf_counter() - start
         if self._tuner is not None:
             self._tuner.step_took(took)
         if self.pacer is not None:
             self.pacer.step_took(step, took)
-        return StepResult(loss.detach(), {name: value.detach() for name, value in losses.items()}, metrics)
+        return StepResult(loss, losses, metrics)
+
+    def _of_whole_batch(self, outputs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses and metrics of all ranks' parts together, and the gradients likewise."""
+        losses = {name: value.detach() for name, value in outputs["losses"].items()}
+        metrics = {name: value for name, value in outputs.items() if name == "psnr"}
+        if self.ranks.size == 1:
+            return losses, metrics
+        errors = {name: torch.pow(10.0, -0.1 * value) for name, value in metrics.items()}  # decibels have no mean
+        parameters = itertools.chain.from_iterable(self.optimizers.parameters.values())
+        means = self.ranks.average(parameters, {**losses, **errors})
+        return {name: means[name] for name in losses}, {name: -10.0 * torch.log10(means[name]) for name in errors}
 
     def losses(self, step: int) -> dict[str, Any]:
         """The losses of a step, with their graph; see `Stage1Task.losses`."""
         self._stale = True
-        batch, seed = self.source.draw(step), self._seed(step)
+        batch, seed = self.source.draw(step), stream(self.seed, "jitter", step)
         if self.watch.due(step):
             self._watch_latents(step, batch, seed)
-        outputs = self.model(batch, seed)
-        self.watch.loss(step, total(outputs["losses"]))
-        return outputs
+        return self.model(batch, seed)  # type: ignore[no-any-return]
 
     def _watch_latents(self, step: int, batch: Any, seed: int) -> None:
         model = self.model
         objective = model.objective(batch, seed)
         if model.meta is None:
-            visits = step * len(batch.instances) / len(model.names)
+            visits = step * self.ranks.size * len(batch.instances) / len(model.names)
             self.watch.latents(step, objective, model.latents(batch.instances).detach(), visits)
         else:
             self.watch.inner_loop(step, objective, model.inner_rates().detach(), len(batch.instances), model.meta)
-
-    def _seed(self, step: int) -> int:
-        return stream(self.seed, "jitter", step)
 
     def train(self, first: int, last: int, on_step: Callable[[int, StepResult], None] | None = None) -> None:
         """Take the steps `first` to `last - 1`, or as many as the pacer plans; `on_step` is called after each."""
@@ -350,7 +358,7 @@ class Stage1Trainer:
     @denormals_flushed()
     def _gradient(self, batch: Any) -> None:
         """What most of a step's time goes into, without any effect."""
-        torch.stack(list(self.model(batch, self._seed(0))["losses"].values())).sum().backward()
+        torch.stack(list(self.model(batch, stream(self.seed, "jitter", 0))["losses"].values())).sum().backward()
         self.model.zero_grad(set_to_none=True)
 
     def seconds_of_step(self, repeats: int = 7) -> float:
@@ -367,7 +375,7 @@ class Stage1Trainer:
         """After meta-learning steps: compute the training instances' latents of the networks as they are now.
 
         Args:
-            instances: these only; all where None.
+            instances: these only; all where None, and then every rank has to come here, as each computes some.
 
         Raises:
             MNIFError: the inner loop diverged.
@@ -379,10 +387,13 @@ class Stage1Trainer:
         was_training = self.model.training
         self.model.eval()
         try:
-            codes = self.model.encode(
-                lambda chosen: self.model.objective(self.source.fixed(chosen)), rows, self.encode_batch
-            )
+            codes = self._encoded(rows) if instances is not None else self.ranks.compute_rows(rows, self._encoded)
         finally:
             self.model.train(was_training)
         table[rows.to(table.device)] = codes
         self._stale = instances is not None
+
+    def _encoded(self, rows: Tensor) -> Tensor:
+        return self.model.encode(
+            lambda chosen: self.model.objective(self.source.fixed(chosen)), rows, self.encode_batch
+        )

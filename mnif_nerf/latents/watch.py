@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from mnif_nerf.latents.meta import MetaConfig, Objective, adapt
@@ -119,8 +118,3 @@ class TrainingWatch:
         if what not in self._said:
             self._said.add(what)
             self.warn(sentence)
-
-
-def total(losses: dict[str, Tensor]) -> Tensor:
-    """The sum of a step's losses, without a graph."""
-    return torch.stack([value.detach() for value in losses.values()]).sum()

@@ -24,6 +24,7 @@ from torch.nn import Parameter
 
 from mnif_nerf.data.sampling.views import choose_scene
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.latents.ranks import ranks_of_group
 from mnif_nerf.modalities.grid_training import front_camera
 from mnif_nerf.modalities.training import Evaluation, TrainingData, cameras_around
 from mnif_nerf.models.base import InstanceModel
@@ -116,7 +117,12 @@ class InstanceDataManager(VanillaDataManager):
         if config.missing and config.run_folder is not None and test_mode != "val" and not self._has_data():
             self._open_without_data(config.run_folder / "model", config.missing)
         else:
-            self.open()
+            ranks = ranks_of_group(device, local_rank)
+            with ranks.one_first():
+                self.open()
+                self.source.share = ranks.share
+                if ranks.size > 1:
+                    self.source.drawn_per_step()  # packs what is not packed yet
         DataManager.__init__(self)
 
     def open(self) -> None:

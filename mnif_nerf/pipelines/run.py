@@ -15,6 +15,7 @@ from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.ranks import ONE, RankLostError, Ranks
 from mnif_nerf.latents.stage1 import Stage1Trainer, StepResult
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.modalities.training import FieldCache, means
@@ -44,29 +45,37 @@ class TrainingRun:
     Args:
         settings: settings of the run; a name and a time are filled in where they are left out.
         say: prints a line.
+        ranks: the processes that train together, all of which make this of the same settings.
 
     Raises:
         MNIFError: no or unreadable data, or a setting out of range.
     """
 
-    def __init__(self, settings: RunSettings, say: Callable[[str], None] = print) -> None:
-        self.settings, self.say = settings, say
+    def __init__(self, settings: RunSettings, say: Callable[[str], None] = print, ranks: Ranks = ONE) -> None:
+        self.settings, self.say, self.ranks = settings, say, ranks
         if settings.data is not None:
             settings.pipeline.datamanager.data = settings.data
-        check_run(settings, settings.run_folder())
+        settings.run_folder()
+        settings.timestamp = ranks.decide(lambda: settings.timestamp)  # the clock says another one everywhere
+        check_run(settings, settings.run_folder(), ranks)
         self.plan = TimePlan(settings, say)
         pipeline, machine = settings.pipeline, settings.machine
         if machine.device_type == "auto":
             machine.device_type = "cuda" if default_device_type() == "cuda" else "cpu"
-        self.device = torch.device(machine.device_type)
+        self.device = ranks.device(machine.device_type)
         seed_everything(machine.seed)
         self.training = modalities.get(pipeline.datamanager.modality).training
         self.data = self.training.open(pipeline.datamanager, self.device, machine.seed)
-        self.model = self.training.build(pipeline, self.data, self.data.bounds(), machine.seed).to(self.device)
+        self.data.share = ranks.share
+        with ranks.one_first():
+            bounds = self.data.bounds()
+            if ranks.size > 1:
+                self.data.drawn_per_step()  # packs what is not packed yet
+        self.model = self.training.build(pipeline, self.data, bounds, machine.seed).to(self.device)
         groups = self.model.parameter_groups()
         self.optimizers = OptimizerGroups.from_settings(groups, settings.optimizers, settings.max_num_iterations)
         self.trainer = Stage1Trainer(
-            self.model, self.data, self.optimizers, machine.seed, pipeline.encode_batch, warn=say
+            self.model, self.data, self.optimizers, machine.seed, pipeline.encode_batch, say, ranks
         )
         self.evaluation = self.training.evaluation(self.data, pipeline, "val")
         self.fields = FieldCache(self.training, self.model, pipeline.model, self.data.grid())
@@ -101,17 +110,18 @@ class TrainingRun:
         self.first_step = int(state["step"]) + 1
         self.say(f"Resuming after step {state['step']} of {file}")
 
-    def save(self, step: int) -> Path:
-        """Write the checkpoint of `step`; one that nerfstudio reads as well."""
+    def save(self, step: int) -> None:
+        """Write the checkpoint of `step`; one that nerfstudio reads as well. All ranks come here, the first writes."""
         self.trainer.refresh_latents()
+        if not self.ranks.is_first:
+            return
         weights: dict[str, Any] = {_PREFIX + name: value for name, value in self.model.state_dict().items()}
         weights[_PREFIX + _NOT_OURS] = torch.empty(0)
         state = {"step": step, "pipeline": weights, **self.optimizers.state_dict(), "scalers": {}}
         if self.plan.settled:
             state["time_plan"] = self.plan.kept
-        written = write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
+        write_checkpoint(state, self.settings.checkpoint_folder(), self.settings.save_only_latest_checkpoint)
         self._write_config()
-        return written
 
     def written(self) -> Run:
         """What the run folder is made of."""
@@ -127,26 +137,43 @@ class TrainingRun:
             the run folder.
 
         Raises:
-            MNIFError: training diverged, or the disk is full.
+            MNIFError: training diverged, the disk is full, or another rank has ended.
             SystemExit: interrupted by the user; the sentence says how to go on.
         """
         total = self.settings.max_num_iterations
-        if not has_model(self.folder):  # else that model's settings stay until there is a checkpoint of these
-            self._write_config()
+        self._write_first_config()
         self.say(f"Run folder: {self.folder}")
         if self.first_step >= total:
             self.say(nothing_left(total))
         try:
             if self.first_step < total:
                 self._train(total)
-            why = why_not_kept(self.trainer, self.folder, self.last_step)
+            why = self.why_not_kept(self.last_step)
             if why:
                 raise MNIFError(why)
             self.save(self.last_step)
         except KeyboardInterrupt:
             raise SystemExit(how_to_resume(self.settings.checkpoint_folder(), self.last_step)) from None
-        finish_run(self.written(), self.last_step, self.say)
+        except (RankLostError, SystemExit) as error:  # torchrun ends the others where one has ended
+            if self.ranks.size == 1:
+                raise
+            raise self._lost() from error
+        if self.ranks.is_first:
+            finish_run(self.written(), self.last_step, self.say)
         return self.folder
+
+    def why_not_kept(self, step: int) -> str:
+        """See `why_not_kept` of `run_checks`; all ranks ask, and get the same answer."""
+        return self.ranks.decide(lambda: why_not_kept(self.trainer, self.folder, step))
+
+    def _lost(self) -> MNIFError:
+        after = how_to_resume(self.settings.checkpoint_folder(), self.last_step)
+        return MNIFError(f"a process of this run has ended or was told to end, and so the run was {after}")
+
+    def _write_first_config(self) -> None:
+        """Write config.yml, unless a model is there, whose settings stay until there is a checkpoint of these."""
+        if self.ranks.is_first and not has_model(self.folder):
+            self._write_config()
 
     def _write_config(self) -> None:
         with atomic_file(self.folder / "config.yml") as temporary:
@@ -158,8 +185,7 @@ class TrainingRun:
         with _Reports(self, total) as reports:
 
             def planned(steps: int) -> None:
-                if not has_model(self.folder):
-                    self._write_config()
+                self._write_first_config()
                 reports.set_total(steps)
 
             self.plan.start(self.trainer, self.data, planned)
@@ -195,13 +221,13 @@ class _Reports:
     def __init__(self, run: TrainingRun, total: int) -> None:
         self.run, self.total = run, total
         self._writer: Any = None
-        self._bar = progress_bar("Training", total)
+        self._bar = progress_bar("Training", total, shown=run.ranks.is_first)
         self._advance: Advance = silent
 
     def __enter__(self) -> _Reports:
         self._advance = self._bar.__enter__()
         self._advance(at=self.run.first_step)
-        if self.run.settings.vis == "tensorboard":
+        if self.run.ranks.is_first and self.run.settings.vis == "tensorboard":
             try:
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -223,20 +249,22 @@ class _Reports:
         settings = self.run.settings
         self.run.last_step = step
         self._advance()
-        if step % settings.logging.steps_per_log == 0:
-            self._log(step, result)
-        if _due(step, settings.steps_per_eval_all_images):
-            self._scalars(step, self.run.evaluate(step))
+        if self.run.ranks.is_first:
+            if step % settings.logging.steps_per_log == 0:
+                self._log(step, result)
+            if _due(step, settings.steps_per_eval_all_images):
+                self._scalars(step, self.run.evaluate(step))
         if _due(step, settings.steps_per_save):
             self._save(step)
 
     def _save(self, step: int) -> None:
-        why = why_not_kept(self.run.trainer, self.run.folder, step)
+        why = self.run.why_not_kept(step)
         if why:
             self.run.say(why)
             return
         self.run.save(step)
-        write_run_model(self.run.written(), step)
+        if self.run.ranks.is_first:
+            write_run_model(self.run.written(), step)
 
     def _log(self, step: int, result: StepResult) -> None:
         values = {"loss": result.loss, **result.losses, **result.metrics}

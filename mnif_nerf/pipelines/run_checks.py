@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json
 from mnif_nerf.latents.encoding_settings import EncodingSettings
+from mnif_nerf.latents.ranks import Ranks
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.limits import require_count, require_settings
 from mnif_nerf.pipelines.methods import METHODS
@@ -20,24 +22,20 @@ _MOST_THREADS = 1024
 _MOST_SEED = 2**32 - 1  # of numpy's generator
 
 
-def check_run(settings: Any, folder: Path) -> None:
+def check_run(settings: Any, folder: Path, ranks: Ranks | None = None) -> None:
     """Refuse settings that no run can have, before anything is written.
 
     Args:
         settings: `RunSettings`, or nerfstudio's configuration, which has the same names.
         folder: folder of the run.
+        ranks: the processes that train together; None where they are not started yet.
 
     Raises:
-        MNIFError: several devices, a seed or another number out of range, or a folder with a longer run in it.
+        MNIFError: devices that no process was started for, a seed or another number out of range, or a folder with a
+            longer run in it.
     """
     machine = settings.machine
-    for name in ("num_devices", "num_machines"):
-        number = getattr(machine, name, 1)
-        if number != 1:
-            raise MNIFError(
-                f"`{name}` is {number}; training on several devices is not supported (the gradients of latents are "
-                "sparse), use 1."
-            )
+    _check_ranks(settings, ranks)
     require_outside_models(folder)
     require_count("`seed`", machine.seed, 0, _MOST_SEED)
     require_count("`max_num_iterations`", settings.max_num_iterations, 1)
@@ -54,6 +52,21 @@ def check_run(settings: Any, folder: Path) -> None:
         raise MNIFError(
             f"{folder}: holds a finished model of {there:,} steps, and this run would replace it by one of "
             f"{settings.max_num_iterations:,}; choose another `timestamp` or `output_dir`, or remove the folder first."
+        )
+
+
+def _check_ranks(settings: Any, ranks: Ranks | None) -> None:
+    numbers = {name: getattr(settings.machine, name, 1) for name in ("num_devices", "num_machines")}
+    for name, number in numbers.items():
+        require_count(f"`{name}`", number, 1)
+    wanted = math.prod(numbers.values())
+    if ranks is not None and ranks.size == 1 < wanted:
+        raise MNIFError(
+            f"`num_devices` is {wanted}, but this is one process alone; start several by mnif-train or torchrun."
+        )
+    if settings.minutes and max(wanted, ranks.size if ranks is not None else 1) > 1:
+        raise MNIFError(
+            "`minutes` plans a run by the clock of one process, and here are several; give `max_num_iterations`."
         )
 
 

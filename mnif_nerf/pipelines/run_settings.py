@@ -29,7 +29,8 @@ class MachineSettings:
     seed: int = 42
     """Seed of everything that is random."""
     num_devices: int = 1
-    """Devices to train on; more than one is not supported yet."""
+    """Devices of this machine to train on, one process each; where torchrun has started the processes, their number.
+    Each process takes as many instances per step as the settings say."""
     device_type: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; "auto" takes CUDA where it is usable."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from mnif_nerf.random import WHOLE, Share
+
+Batch = TypeVar("Batch", "RayBatch", "PointBatch")
 
 
 @dataclass
@@ -35,14 +37,14 @@ class RayBatch:
     rgb: Tensor
     mask: Tensor
     carve_points: Tensor
-    share: Share = WHOLE
+    share = WHOLE  # no field: nothing that is handled row by row
 
     def to(self, device: torch.device | str) -> RayBatch:
         """The same batch on another device."""
-        return RayBatch(*_changed(self, lambda value: value.to(device, non_blocking=True)))
+        return _changed(self, lambda value: value.to(device, non_blocking=True))
 
     def __getitem__(self, rows: slice) -> RayBatch:
-        return RayBatch(*_changed(self, lambda value: value[rows]))
+        return _changed(self, lambda value: value[rows])
 
 
 @dataclass
@@ -63,22 +65,29 @@ class PointBatch:
     targets: Tensor
     weights: Tensor | None = None
     cut: float = 1.0
-    share: Share = WHOLE
+    share = WHOLE
 
     def to(self, device: torch.device | str) -> PointBatch:
         """The same batch on another device."""
-        return PointBatch(*_changed(self, lambda value: value.to(device, non_blocking=True)))
+        return _changed(self, lambda value: value.to(device, non_blocking=True))
 
     def __getitem__(self, rows: slice) -> PointBatch:
-        return PointBatch(*_changed(self, lambda value: value[rows]))
+        return _changed(self, lambda value: value[rows])
 
 
-def _changed(batch: RayBatch | PointBatch, change: Callable[[Tensor], Tensor]) -> Iterator[Any]:
+def _changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     values = (getattr(batch, f.name) for f in fields(batch))
-    return (change(value) if isinstance(value, Tensor) else value for value in values)
+    made = type(batch)(*(change(value) if isinstance(value, Tensor) else value for value in values))
+    return of_share(made, batch.share)
+
+
+def of_share(batch: Batch, share: Share) -> Batch:
+    """The batch, which is marked as that part of a larger one."""
+    if share != WHOLE:
+        batch.share = share
+    return batch
 
 
 def joined(batches: Sequence[RayBatch]) -> RayBatch:
     """Batches of as many rays per instance, one after the other."""
-    columns = zip(*([getattr(batch, f.name) for f in fields(batch)] for batch in batches))
-    return RayBatch(*(torch.cat(parts) if isinstance(parts[0], Tensor) else parts[0] for parts in columns))
+    return RayBatch(*(torch.cat([getattr(batch, f.name) for batch in batches]) for f in fields(RayBatch)))

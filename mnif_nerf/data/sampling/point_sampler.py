@@ -26,7 +26,7 @@ from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share
-from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.rendering.batch import PointBatch, of_share
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
 
 
@@ -100,9 +100,7 @@ class PointSampler:
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
-        batch = self._draw(step, share)
-        batch.share = share
-        return batch
+        return of_share(self._draw(step, share), share)
 
     def _draw(self, step: int, share: Share) -> PointBatch:
         instances, generator = self._draws.of_step(step, share)
@@ -182,11 +180,11 @@ class PointSampler:
         moved = share.draw(partial(generator.uniform, -0.5, 0.5), (len(shape), *cells.shape), axis=1)
         place = np.stack(np.unravel_index(cells, shape)) + moved
         low = np.floor(place)
-        share, corner = (place - low).astype(np.float32), low.astype(np.int64)
+        above, corner = (place - low).astype(np.float32), low.astype(np.int64)
         targets = np.zeros((len(rows), self.store.channels, cells.shape[1]), dtype=np.float32)
         for ahead in itertools.product((0, 1), repeat=len(shape)):
             beside = np.clip(corner + np.array(ahead).reshape(-1, 1, 1), 0, size - 1)
-            weight = math.prod(share[axis] if up else 1 - share[axis] for axis, up in enumerate(ahead))
+            weight = math.prod(above[axis] if up else 1 - above[axis] for axis, up in enumerate(ahead))
             targets += weight[:, None] * self.store.targets(
                 rows, np.asarray(np.ravel_multi_index(tuple(beside), shape))
             )

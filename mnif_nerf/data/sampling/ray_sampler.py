@@ -21,7 +21,7 @@ from torch import Tensor
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
-from mnif_nerf.rendering.batch import RayBatch, joined
+from mnif_nerf.rendering.batch import RayBatch, joined, of_share
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -146,7 +146,7 @@ class RayBatchSampler:
         else:
             mask = self._bit(self.silhouettes, view, pixel).float()
         carve = self._draw_carve_points(scenes, draw)
-        return RayBatch(scenes, origins, directions, near, far, rgb, mask, carve, share)
+        return of_share(RayBatch(scenes, origins, directions, near, far, rgb, mask, carve), share)
 
     def _draw_pixels(self, scenes: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
         """View and flat pixel index `[B, R]`, uniform over the pixels that meet the hull (rejection sampling)."""

@@ -13,7 +13,7 @@ from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share
-from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.rendering.batch import PointBatch, of_share
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class SurfaceSampler:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
         instances, generator = self._draws.of_step(step, share)
         if self._takes_all(self.points_per_instance):
-            return self._all(instances, share)
+            return of_share(self._all(instances), share)
         places = self._places(len(instances), self.points_per_instance, generator, share)
-        return self._batch(instances, places, share)
+        return of_share(self._batch(instances, places), share)
 
     def fixed(self, instances: Tensor, count: int, salt: int = 0) -> PointBatch:
         """Points that depend on the instance, the seed and `salt` only, never on the rest of the batch.
@@ -113,11 +113,10 @@ class SurfaceSampler:
             first += stored
         return np.concatenate(found, axis=1)
 
-    def _all(self, instances: Tensor, share: Share = WHOLE) -> PointBatch:
+    def _all(self, instances: Tensor) -> PointBatch:
         places = np.arange(self.store.num_points)
-        return self._batch(instances, np.broadcast_to(places, (len(instances), len(places))), share)
+        return self._batch(instances, np.broadcast_to(places, (len(instances), len(places))))
 
-    def _batch(self, instances: Tensor, places: np.ndarray, share: Share = WHOLE) -> PointBatch:
+    def _batch(self, instances: Tensor, places: np.ndarray) -> PointBatch:
         coordinates, targets = self.store.targets(instances.numpy(), places)
-        batch = PointBatch(instances, torch.from_numpy(coordinates), torch.from_numpy(targets), share=share)
-        return batch.to(self.device)
+        return PointBatch(instances, torch.from_numpy(coordinates), torch.from_numpy(targets)).to(self.device)

@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
-from nerfstudio.utils import comms
 from torch import Tensor
 
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import write_json
 from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.ranks import ranks_of_group
 from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
 from mnif_nerf.modalities.settings import PipelineSettings
 from mnif_nerf.modalities.training import ScoredItem, Scores, means
@@ -58,11 +58,9 @@ class InstancePipeline(VanillaPipeline):
         local_rank: int = 0,
         grad_scaler: Any = None,
     ) -> None:
-        if world_size > 1:
-            raise MNIFError(
-                f"training on {world_size} devices is not supported yet (the latents' gradients are sparse); "
-                "use --machine.num-devices 1."
-            )
+        ranks = ranks_of_group(device, local_rank)
+        if ranks.size > 1:
+            torch.manual_seed(ranks.decide(torch.initial_seed))  # nerfstudio gives each rank a seed of its own
         if Path(sys.argv[0]).stem == "ns-export":
             raise MNIFError(
                 "ns-export makes clouds and meshes of a single scene, by way of pictures; use mnif-export-mesh "
@@ -70,6 +68,7 @@ class InstancePipeline(VanillaPipeline):
             )
         # Not VanillaPipeline's: it builds the model from the data set alone.
         Pipeline.__init__(self)
+        self.ranks = ranks
         self.config, self.test_mode, self.world_size = config, test_mode, world_size
         self.seed = torch.initial_seed() % 2**31
         manager: Any = config.datamanager  # of the class that the configurations of nerfstudio have
@@ -114,9 +113,14 @@ class InstancePipeline(VanillaPipeline):
             optimizers,
             self.seed,
             self.config.encode_batch,
-            warn=partial(say, warning=True),
+            warn=partial(self._say, warning=True),
+            ranks=self.ranks,
         )
         return self.trainer
+
+    def _say(self, text: str, warning: bool = False) -> None:
+        if self.ranks.is_first:
+            say(text, warning)
 
     @tell_user
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
@@ -134,19 +138,20 @@ class InstancePipeline(VanillaPipeline):
         run = Run(self.model.stage1, self.datamanager.source, self.config, trainer.base_dir, self.seed)
 
         def at_checkpoint(step: int) -> None:
-            if step > 0 and comms.is_main_process() and not why_not_kept(trainer.stage1, run.folder, step):
-                self.refresh_latents()
+            if step == 0 or self.ranks.decide(lambda: why_not_kept(trainer.stage1, run.folder, step)):
+                return
+            self.refresh_latents()
+            if self.ranks.is_first:
                 write_run_model(run, step)
 
         def at_end(step: int) -> None:
-            if not comms.is_main_process():
-                return
-            why = why_not_kept(trainer.stage1, run.folder, step)
+            why = self.ranks.decide(lambda: why_not_kept(trainer.stage1, run.folder, step))
             if why:
                 raise MNIFError(why)
             self.refresh_latents()
-            finish_run(run, step, say)
-            self.viewer_panel.refresh(locked=False)
+            if self.ranks.is_first:
+                finish_run(run, step, say)
+                self.viewer_panel.refresh(locked=False)
 
         def at_view(step: int) -> None:
             self.refresh_latents([self.model.shown_scene])
@@ -230,7 +235,7 @@ class InstancePipeline(VanillaPipeline):
             self.train(was_training)
         if output_path is not None:
             _write_rows(Path(output_path), parts, rows)
-        say(f"{'' if step is None else f'step {step}: '}{self.evaluation.report(rows)}")
+        self._say(f"{'' if step is None else f'step {step}: '}{self.evaluation.report(rows)}")
         return {prefix + k: v for prefix, part in rows.items() for k, v in means(part, get_std).items()}
 
 

@@ -15,7 +15,6 @@ from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, Mac
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
-from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.misc import step_check
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -260,16 +259,20 @@ class MNIFTrainer(Trainer):
         except DAMAGED as error:
             raise error if isinstance(error, MNIFError) else damaged_checkpoint(file, error) from error
 
-    @check_main_thread
     @tell_user
     def save_checkpoint(self, step: int) -> None:
-        """Write nerfstudio's checkpoint; see `mnif_nerf.pipelines.checkpoints.write_checkpoint`."""
-        why = why_not_kept(self.stage1, self.base_dir, step)
+        """Write nerfstudio's checkpoint; see `mnif_nerf.pipelines.checkpoints.write_checkpoint`.
+
+        All ranks come here, the first writes.
+        """
+        pipeline: Any = self.pipeline
+        why = pipeline.ranks.decide(lambda: why_not_kept(self.stage1, self.base_dir, step))
         if why:
             say(why, warning=True)
             return
-        pipeline: Any = self.pipeline
         pipeline.refresh_latents()
+        if not pipeline.ranks.is_first:
+            return
         state = {
             "step": step,
             "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
