@@ -45,7 +45,7 @@ def radiance_objective(
     """
 
     def losses_of(latents: Tensor) -> Tensor:
-        jitter = None if seed is None else torch.Generator().manual_seed(seed)
+        jitter = None if seed is None else torch.Generator(data.near.device).manual_seed(seed)
         evaluate = partial(field.evaluate, latents)
         terms = radiance_losses(evaluate, data, losses, jitter, reduce=False, head=field.spec.head)
         return torch.stack(list(terms.values())).sum(dim=0)

@@ -147,7 +147,7 @@ class Stage1Model(nn.Module):
             MNIFError: the inner loop diverged.
         """
         self.version += 1
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.latents.weight.device).manual_seed(seed)
         latents, penalty = self._codes(batch, seed, generator)
         outputs = self.task.losses(self.field, latents, batch, generator)
         outputs["losses"].update(penalty)

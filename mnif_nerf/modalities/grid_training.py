@@ -101,7 +101,7 @@ class GridData(TrainingData):
     @cached_property
     def points(self) -> PointSampler:
         """Draws the training batches."""
-        return self.sampler(self.store, self.points_of_step(self.store.num_instances))
+        return self.sampler(self.store, self.points_of_step(self.store.num_instances)).reside()
 
     def draw(self, step: int) -> PointBatch:
         """See `TrainingData`."""

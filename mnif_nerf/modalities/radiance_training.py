@@ -108,12 +108,12 @@ class SceneData(TrainingData):
     @cached_property
     def rays(self) -> RayBatchSampler:
         """Draws the training batches."""
-        return self.sampler(self.settings.rays_per_scene, self.settings.carve_points)
+        return self.sampler(self.settings.rays_per_scene, self.settings.carve_points).reside()
 
     @cached_property
     def _encoded_rays(self) -> RayBatchSampler:
         rays = self.settings.encode_rays_per_scene
-        return self.sampler(rays, rays if self.settings.carve_points else 0)
+        return self.sampler(rays, rays if self.settings.carve_points else 0).reside(beside=self.rays)
 
     def draw(self, step: int) -> RayBatch:
         """See `TrainingData`."""

@@ -100,7 +100,7 @@ class SurfaceData(TrainingData):
         config = self.settings
         instances, points = self.points_of_step(self.store.num_instances)
         shares = KindShares(config.uniform_share, config.wide_share, config.near_share, config.on_surface_share)
-        return SurfaceSampler(self.store, instances, points, self.device, self.seed, shares)
+        return SurfaceSampler(self.store, instances, points, self.device, self.seed, shares).reside()
 
     def draw(self, step: int) -> PointBatch:
         """See `TrainingData`."""

@@ -93,9 +93,25 @@ class InstanceDraws:
 
         Of a share, they are its own B instances of a batch of `share.of` times as many.
         """
+        return self._instances(step, share), np.random.default_rng([self.seed, 1, step])
+
+    def _instances(self, step: int, share: Share) -> Tensor:
         first = (step * share.of + share.part) * self.instances_per_step
-        instances = self._shuffle.take(first, self.instances_per_step)
-        return instances, np.random.default_rng([self.seed, 1, step])
+        return self._shuffle.take(first, self.instances_per_step)
+
+    def on(self, device: torch.device) -> None:
+        """Keep the order of instances on this device, for `of_step_on`."""
+        self._shuffle = InstanceShuffle(self._shuffle.count, self.seed, device)
+
+    def of_step_on(self, device: torch.device, step: int, share: Share) -> tuple[Tensor, torch.Generator]:
+        """As `of_step`, on a device that `on` has named: the same instances, and its own random numbers."""
+        generator = torch.Generator(device).manual_seed(stream(self.seed, "points", step))
+        return self._instances(step, share), generator
+
+    def of_instances_on(self, device: torch.device, instances: Tensor, salt: int) -> Iterator[torch.Generator]:
+        """As `of_instances`, with generators of a device."""
+        for number in instances.tolist():
+            yield torch.Generator(device).manual_seed(stream(self.seed, "fixed points", salt, number))
 
     def of_instances(self, instances: Tensor, salt: int) -> Iterator[np.random.Generator]:
         """A generator for each of some instances `[K]`: a function of the instance, the seed and `salt` alone."""

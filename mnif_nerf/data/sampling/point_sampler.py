@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceDraws
+from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.resident_points import ResidentGrids, random_numbers, stratified
 from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
@@ -60,7 +63,7 @@ class PointSampler:
         store: one split of grids.
         instances_per_step: B.
         points_per_instance: N; 0, or as many as there are cells, takes every cell in order.
-        device: where batches end up. The store itself stays in (memory-mapped) host memory.
+        device: where batches end up. The store itself stays in (memory-mapped) host memory until `reside`.
         seed: draws with the same seed and step are equal.
         choice: how points are chosen.
 
@@ -97,12 +100,33 @@ class PointSampler:
         self.reweight = choice.reweight and self.surface_share > 0
         self.jitter = choice.jitter and store.values_kind != "bits"
         self._centres: Tensor | None = None
+        self._resident: ResidentGrids | None = None
+
+    def reside(self, resident: bool | None = None) -> PointSampler:
+        """Move the store to the device, where all is drawn from now on, and nothing makes the device wait.
+
+        The points are others then, of the same distribution.
+
+        Args:
+            resident: whether to; None asks if it fits.
+
+        Returns:
+            this sampler.
+        """
+        stored = ResidentGrids.stored(self.store, self._distances)
+        if fits(self.device, stored) if resident is None else resident:
+            self._resident = ResidentGrids(self.store, self._distances, self.device)
+            self._draws.on(self.device)
+        return self
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
         return of_share(self._draw(step, share), share)
 
     def _draw(self, step: int, share: Share) -> PointBatch:
+        if self._resident is not None:
+            own, numbers = self._draws.of_step_on(self.device, step, share)
+            return self._on_device(own, self.points_per_instance, random_numbers([numbers], share), self.jitter)
         instances, generator = self._draws.of_step(step, share)
         everything = self._takes_all(self.points_per_instance)
         if everything and not self.jitter:
@@ -121,6 +145,9 @@ class PointSampler:
             points: N, with the meaning of `points_per_instance`.
             salt: other numbers give other points.
         """
+        if self._resident is not None:
+            numbers = list(self._draws.of_instances_on(self.device, instances, salt))
+            return self._on_device(instances.to(self.device), points, random_numbers(numbers), jitter=False)
         instances = instances.cpu()
         if self._takes_all(points):
             return self._all(instances)
@@ -129,16 +156,40 @@ class PointSampler:
             drawn.append(self._near(instance[None], points, generator))
         return self._batch(instances, np.concatenate(drawn))
 
+    def _on_device(self, instances: Tensor, points: int, draw: Callable[..., Tensor], jitter: bool) -> PointBatch:
+        """What the methods below do by numpy, where the store lives on the device."""
+        store, everything = self._resident, self._takes_all(points)
+        assert store is not None
+        near = 0 if everything else self._num_near(points)
+        if everything:
+            cells = torch.arange(self.store.num_cells, device=self.device).expand(len(instances), -1)
+        else:
+            cells = stratified(draw(len(instances), points - near), self.store.num_cells)
+            if near:
+                cells = torch.cat([store.near(instances, draw(len(instances), near)), cells], dim=1)
+        if jitter:
+            moved = draw(len(self.store.shape), *cells.shape) - 0.5
+            return PointBatch(instances, *store.between(instances, cells, moved))
+        targets = store.values(instances, cells)
+        if self._distances is not None:
+            targets = (self._unit * targets).clamp(-self.cut, self.cut)
+        where = self._all_centres(len(instances)) if everything else cell_coordinates(cells, self.store.shape)
+        weights = store.weights(instances, cells, near) if self.reweight and not everything else None
+        return PointBatch(instances, where, targets, weights, self.cut)
+
     def _takes_all(self, points: int) -> bool:
         return points == 0 or points >= self.store.num_cells
 
     def _all(self, instances: Tensor) -> PointBatch:
         """Every cell, in order; the points are one expanded view."""
+        targets = torch.from_numpy(self._targets(instances.numpy())).contiguous()
+        centres = self._all_centres(len(instances))
+        return PointBatch(instances.to(self.device), centres, targets.to(self.device), cut=self.cut)
+
+    def _all_centres(self, count: int) -> Tensor:
         if self._centres is None:
             self._centres = cell_centres(self.store.shape, self.device)
-        targets = torch.from_numpy(self._targets(instances.numpy())).contiguous()
-        centres = self._centres.expand(len(instances), -1, -1)
-        return PointBatch(instances.to(self.device), centres, targets.to(self.device), cut=self.cut)
+        return self._centres.expand(count, -1, -1)
 
     def _targets(self, instances: np.ndarray, cells: np.ndarray | None = None) -> np.ndarray:
         """What the field should say at cells [B, N], or at all: float32 [B, C, N]."""

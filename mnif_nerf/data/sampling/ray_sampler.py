@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
+from mnif_nerf.data.sampling.residence import fits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
 from mnif_nerf.rendering.batch import RayBatch, joined, of_share
@@ -33,6 +34,7 @@ _MARCH_STEPS = 48  # over at most sqrt(3) units: a step is about one cell of the
 _POOL_STEPS = 4  # batches drawn together, which shares the fixed cost of small tensor operations
 
 
+_STORED = ("images", "poses", "intrinsics", "hulls", "touching", "silhouettes")
 Draw = Callable[..., Tensor]  # of a function of torch's such as `rand`, and the shape of an instance's numbers
 
 
@@ -44,7 +46,7 @@ class RayBatchSampler:
         scenes_per_step: B; at most the number of instances is used.
         rays_per_scene: R.
         carve_points: C per instance; ignored where the store has no hulls.
-        device: where batches end up. The store itself stays in (memory-mapped) host memory.
+        device: where batches end up. The store itself stays in (memory-mapped) host memory until `reside`.
         seed: draws with the same seed and step are equal.
         views: optional `[V]` bool, which views of the store may be drawn (the others are held out).
 
@@ -80,6 +82,7 @@ class RayBatchSampler:
         self.carve_points = carve_points if self.hulls is not None else 0
         self._index_views(torch.from_numpy(store.view_offsets).long(), views, store.names)
         self._oversample = 1 if self.touching is None else math.ceil(2.0 / max(self._touching_share(), 0.05))
+        self.resident, self._home = False, torch.device("cpu")
         self._pool: tuple[tuple[int, Share], RayBatch] | None = None
         self._shuffle = InstanceShuffle(self.num_scenes, seed)
 
@@ -101,6 +104,29 @@ class RayBatchSampler:
         bits = (rows.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
         return float(bits.float().sum() / (len(rows) * self.height * self.width))
 
+    def reside(self, resident: bool | None = None, beside: RayBatchSampler | None = None) -> RayBatchSampler:
+        """Move the store to the device, where all is drawn from now on, and nothing makes the device wait.
+
+        The random numbers are the device's then: of a CPU the same as before, of a GPU others.
+
+        Args:
+            resident: whether to; None asks if it fits.
+            beside: a sampler of the same store, whose tensors are shared, and which decides.
+
+        Returns:
+            this sampler.
+        """
+        stored = {name: getattr(beside or self, name) for name in _STORED}
+        if beside is not None:
+            resident = beside.resident
+        if fits(self.device, stored.values()) if resident is None else resident:
+            self.resident, self._home, self._pool = True, self.device, None
+            self._shuffle = InstanceShuffle(self.num_scenes, self.seed, self.device)
+            stored.update({name: getattr(self, name) for name in ("view_list", "view_counts", "view_starts")})
+            for name, value in stored.items():
+                setattr(self, name, None if value is None else value.to(self.device))
+        return self
+
     def draw(self, step: int, share: Share = WHOLE) -> RayBatch:
         """The batch of training step `step` (0, 1, 2, ...); of a share, its own B instances of a batch of `share.of`
         times as many."""
@@ -114,12 +140,12 @@ class RayBatchSampler:
         """Rays of these instances `[B]`, each instance's own: they depend on it and on the seed alone."""
         batches = []
         for scene in scenes.tolist():
-            generator = torch.Generator().manual_seed(stream(self.seed, "fixed rays", scene))
-            batches.append(self._draw_rays(torch.tensor([[scene]]), generator, WHOLE))
+            generator = torch.Generator(self._home).manual_seed(stream(self.seed, "fixed rays", scene))
+            batches.append(self._draw_rays(torch.tensor([[scene]], device=self._home), generator, WHOLE))
         return joined(batches).to(self.device)
 
     def _draw_pool(self, pool: int, share: Share) -> RayBatch:
-        generator = torch.Generator().manual_seed(stream(self.seed, "rays", pool))
+        generator = torch.Generator(self._home).manual_seed(stream(self.seed, "rays", pool))
         whole = (_POOL_STEPS, share.of * self.scenes_per_step)
         scenes = self._shuffle.take(pool * math.prod(whole), math.prod(whole)).view(whole)
         own = share.draw(lambda _: scenes, (_POOL_STEPS, self.scenes_per_step), axis=1)
@@ -131,7 +157,8 @@ class RayBatchSampler:
 
         def draw(of: Callable[..., Tensor], *shape: int) -> Tensor:
             """Random numbers [T * B, ...], of each step's own instances."""
-            drawn = share.draw(partial(of, generator=generator), (*steps.shape, *shape), axis=1)
+            of = partial(of, generator=generator, device=generator.device)
+            drawn: Tensor = share.draw(of, (*steps.shape, *shape), axis=1)
             return drawn.reshape(-1, *shape)
 
         view, pixel = self._draw_pixels(scenes, draw)
@@ -159,7 +186,7 @@ class RayBatchSampler:
         touches = self._bit(self.touching, view, pixel)
         # Stable sort: accepted candidates first, in the order drawn, hence still uniform.
         order = (~touches).to(torch.uint8).argsort(dim=1, stable=True)
-        wanted = torch.arange(self.rays_per_scene).unsqueeze(0)
+        wanted = torch.arange(self.rays_per_scene, device=view.device).unsqueeze(0)
         accepted = touches.sum(dim=1, keepdim=True).clamp(min=1)
         chosen = order.gather(1, wanted % accepted)
         return view.gather(1, chosen), pixel.gather(1, chosen)
@@ -186,20 +213,23 @@ class RayBatchSampler:
         assert self.hulls is not None
         size = self.hull_resolution
         scale = size / (2 * HALF_EXTENT)
-        flat = torch.zeros(t.shape, dtype=torch.int32)
+        flat = torch.zeros(t.shape, dtype=torch.int32, device=t.device)
         for axis in range(3):
             start = (origins[..., axis, None] + HALF_EXTENT) * scale
             cell = torch.addcmul(start, t, directions[..., axis, None], value=scale).clamp_(0, size - 1)
             flat = flat.mul_(size).add_(cell.int())
-        rows = torch.arange(len(scenes), dtype=torch.int32)[:, None, None] * size**3
+        rows = torch.arange(len(scenes), dtype=torch.int32, device=t.device)[:, None, None] * size**3
         # The few hulls of this draw, unpacked: a byte per cell is found faster than a bit.
-        cells = torch.from_numpy(np.unpackbits(self.hulls[scenes].numpy(), axis=1, bitorder="little"))
+        if self.resident:
+            cells = (self.hulls[scenes].unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=t.device)) & 1
+        else:
+            cells = torch.from_numpy(np.unpackbits(self.hulls[scenes].numpy(), axis=1, bitorder="little"))
         return cells.view(-1).index_select(0, flat.add_(rows).view(-1)).view(t.shape) > 0
 
     def _draw_carve_points(self, scenes: Tensor, draw: Draw) -> Tensor:
         """`[B, C, 3]` uniform points of the box outside the hull (a point inside is pushed to the box's corner)."""
         if self.hulls is None or self.carve_points == 0:
-            return torch.zeros(len(scenes), 0, 3)
+            return torch.zeros(len(scenes), 0, 3, device=scenes.device)
         points = (2 * draw(torch.rand, 2 * self.carve_points, 3) - 1) * HALF_EXTENT
         inside = self._bit(self.hulls, scenes[:, None], cell_index(points, self.hull_resolution, HALF_EXTENT))
         order = inside.to(torch.uint8).argsort(dim=1, stable=True)[:, : self.carve_points]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceDraws
+from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.resident_points import ResidentSurfaces, random_numbers
 from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share
@@ -45,7 +48,7 @@ class SurfaceSampler:
         store: one split.
         instances_per_step: B.
         points_per_instance: N; 0, or as many as the store has, takes all in order.
-        device: where batches end up. The store itself stays in (memory-mapped) host memory.
+        device: where batches end up. The store itself stays in (memory-mapped) host memory until `reside`.
         seed: draws with the same seed and step are equal.
         shares: of the kinds of points.
 
@@ -73,9 +76,21 @@ class SurfaceSampler:
         self.instances_per_step, self.points_per_instance = instances_per_step, points_per_instance
         self.device = torch.device(device)
         self.shares = shares
+        self._resident: ResidentSurfaces | None = None
+
+    def reside(self, resident: bool | None = None) -> SurfaceSampler:
+        """Move the store to the device, see `PointSampler.reside`."""
+        if fits(self.device, ResidentSurfaces.stored(self.store)) if resident is None else resident:
+            self._resident = ResidentSurfaces(self.store, self.device)
+            self._draws.on(self.device)
+        return self
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
+        if self._resident is not None:
+            own, numbers = self._draws.of_step_on(self.device, step, share)
+            drawn = self._on_device(own, self.points_per_instance, random_numbers([numbers], share))
+            return of_share(drawn, share)
         instances, generator = self._draws.of_step(step, share)
         if self._takes_all(self.points_per_instance):
             return of_share(self._all(instances), share)
@@ -90,11 +105,22 @@ class SurfaceSampler:
             count: N, with the meaning of `points_per_instance`.
             salt: other numbers give other points.
         """
+        if self._resident is not None:
+            numbers = list(self._draws.of_instances_on(self.device, instances, salt))
+            return self._on_device(instances.to(self.device), count, random_numbers(numbers))
         instances = instances.cpu()
         if self._takes_all(count):
             return self._all(instances)
         generators = self._draws.of_instances(instances, salt)
         return self._batch(instances, np.concatenate([self._places(1, count, each) for each in generators]))
+
+    def _on_device(self, instances: Tensor, count: int, draw: Callable[..., Tensor]) -> PointBatch:
+        assert self._resident is not None
+        if self._takes_all(count):
+            places = torch.arange(self.store.num_points, device=self.device).expand(len(instances), -1)
+        else:
+            places = self._resident.runs(draw, len(instances), self.shares.counts(count))
+        return self._resident.batch(instances, places)
 
     def _takes_all(self, count: int) -> bool:
         return count == 0 or count >= self.store.num_points

@@ -1,0 +1,184 @@
+"""Points of grids and of meshes, drawn on the device that trains: what their samplers do by numpy elsewhere.
+
+Nothing here makes a device wait. The random numbers are torch's, so the points are others than those of the host, of
+the same distribution.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnif_nerf.data.stores.grid_distances import CUT
+from mnif_nerf.random import WHOLE, Share
+from mnif_nerf.rendering.batch import PointBatch
+
+if TYPE_CHECKING:
+    from mnif_nerf.data.stores.grid_distances import GridDistances
+    from mnif_nerf.data.stores.grid_store import GridStore
+    from mnif_nerf.data.stores.surface_store import SurfaceStore
+
+
+def random_numbers(generators: Sequence[torch.Generator], share: Share = WHOLE) -> Callable[..., Tensor]:
+    """A function that draws numbers in [0, 1) of a shape, float64 `[..., B, N]`.
+
+    Args:
+        generators: one for a whole batch, or one for each of its rows.
+        share: the part of the batch that is drawn.
+    """
+
+    def draw(*shape: int) -> Tensor:
+        rows = shape[-2] // len(generators)
+        own = (*shape[:-2], rows, shape[-1])
+        # Single precision would leave gaps between the cells of large grids.
+        makes = (partial(torch.rand, generator=g, device=g.device, dtype=torch.float64) for g in generators)
+        return torch.cat([share.draw(make, own, axis=len(own) - 2) for make in makes], dim=-2)
+
+    return draw
+
+
+def stratified(within: Tensor, candidates: int | Tensor) -> Tensor:
+    """One place from each of N equal stretches of 0 ... candidates - 1: int64 `[B, N]`, sorted.
+
+    Args:
+        within: `[B, N]` in [0, 1), where in its stretch each is.
+        candidates: how many there are, or `[B, 1]`.
+    """
+    points = within.shape[-1]
+    places = (torch.arange(points, device=within.device) + within) * (candidates / max(points, 1))
+    last = candidates - 1
+    return places.long().clamp(max=last) if isinstance(last, int) else torch.minimum(places.long(), last)
+
+
+class ResidentGrids:
+    """A store of grids on a device.
+
+    Args:
+        store: the store.
+        distances: of its solids, where those are the targets.
+        device: where it lives.
+    """
+
+    def __init__(self, store: GridStore, distances: GridDistances | None, device: torch.device) -> None:
+        self.store, self.device = store, device
+        packed = store.packed if distances is None else distances.packed
+        self._values = torch.from_numpy(packed).to(device).view(store.num_instances, -1)
+        self._distances = distances is not None
+        if store.surface_cells is not None and store.surface_offsets is not None:
+            self._offsets = torch.from_numpy(store.surface_offsets.astype(np.int64)).to(device)
+            owner = np.repeat(np.arange(store.num_instances, dtype=np.int64), np.diff(store.surface_offsets))
+            # Sorted over all instances, so that one search answers for any of them.
+            self._surface = torch.from_numpy(owner * store.num_cells + store.surface_cells).to(device)
+
+    @staticmethod
+    def stored(store: GridStore, distances: GridDistances | None) -> list[Tensor]:
+        """What would have to fit on a device (of the cells near surfaces, half)."""
+        packed = store.packed if distances is None else distances.packed
+        found = [packed, *([] if store.surface_cells is None else [store.surface_cells] * 2)]
+        return [torch.from_numpy(each) for each in found]
+
+    def values(self, instances: Tensor, cells: Tensor) -> Tensor:
+        """What a store's `targets` are, or distances in cells: float32 `[B, C, N]`.
+
+        Args:
+            instances: `[B]`.
+            cells: `[B, N]`.
+        """
+        rows = instances[:, None]
+        if self._distances:
+            return self._values[rows, cells][:, None].float() * (CUT / 127)
+        facts, kind = self.store.facts, self.store.values_kind
+        if kind == "bits":
+            bits = (self._values[rows, cells >> 3] >> (cells & 7).to(torch.uint8)) & 1
+            return 2.0 * bits[:, None].float() - 1.0
+        found = self._values.view(len(self._values), -1, self.store.channels)[rows, cells].transpose(1, 2).float()
+        if kind == "bytes":
+            return found * (2.0 / 255.0) - 1.0
+        return (found - facts.low) * (2.0 / (facts.high - facts.low)) - 1.0
+
+    def between(self, instances: Tensor, cells: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """Points within cells and the values there by multilinear interpolation: float32 `[B, n, N]` and `[B, C, N]`.
+
+        Args:
+            instances: `[B]`.
+            cells: `[B, N]`.
+            moved: `[n, B, N]` in [-0.5, 0.5), cells from the centre.
+        """
+        shape, targets = self.store.shape, torch.zeros((), device=self.device)
+        axes = []
+        for axis in range(len(shape)):
+            axes.append(cells // math.prod(shape[axis + 1 :]) % shape[axis] + moved[axis])
+        low = [place.floor() for place in axes]
+        above = [(place - below).float() for place, below in zip(axes, low)]
+        for ahead in itertools.product((0, 1), repeat=len(shape)):
+            beside, weight = torch.zeros_like(cells), torch.ones_like(above[0])
+            for axis, up in enumerate(ahead):
+                beside = beside * shape[axis] + (low[axis].long() + up).clamp(0, shape[axis] - 1)
+                weight = weight * (above[axis] if up else 1 - above[axis])
+            targets = targets + weight[:, None] * self.values(instances, beside)
+        longest = max(shape)
+        points = [((p + 0.5) * (2.0 / longest) - size / longest).float() for p, size in zip(axes, shape)]
+        return torch.stack(points, dim=1), targets
+
+    def near(self, instances: Tensor, within: Tensor) -> Tensor:
+        """Cells near the surface int64 `[B, N]`, one from each stretch; see `stratified`."""
+        first, end = self._offsets[instances, None], self._offsets[instances + 1][:, None]
+        places = (first + stratified(within, end - first)).clamp(min=0)
+        return self._surface[places] - instances[:, None] * self.store.num_cells
+
+    def weights(self, instances: Tensor, cells: Tensor, near: int) -> Tensor:
+        """float32 `[B, N]` of mean 1; see `PointSampler`. The first `near` cells were drawn near the surface."""
+        keys = instances[:, None] * self.store.num_cells + cells
+        place = torch.searchsorted(self._surface, keys).clamp(max=len(self._surface) - 1)
+        is_near = self._surface[place] == keys
+        is_near[:, :near] = True
+        count, drawn = cells.shape[1], is_near.sum(dim=1, keepdim=True).float()
+        share = (self._offsets[instances + 1] - self._offsets[instances])[:, None] / self.store.num_cells
+        weights = torch.where(is_near, share * count / drawn, (1 - share) * count / (count - drawn))
+        return torch.where((drawn > 0) & (drawn < count), weights, torch.ones_like(weights)).float()
+
+
+class ResidentSurfaces:
+    """A store of points of meshes on a device.
+
+    Args:
+        store: the store.
+        device: where it lives.
+    """
+
+    def __init__(self, store: SurfaceStore, device: torch.device) -> None:
+        self.store, self.device = store, device
+        self._places, self._distances, *colors = (each.to(device) for each in self.stored(store))
+        self._colors = colors[0] if colors else None
+
+    @staticmethod
+    def stored(store: SurfaceStore) -> list[Tensor]:
+        """Places (as int16, for torch does little with uint16), distances and, where there are some, colours."""
+        found = [store.places.view(np.int16), store.distances, *([] if store.colors is None else [store.colors])]
+        return [torch.from_numpy(each) for each in found]
+
+    def batch(self, instances: Tensor, places: Tensor) -> PointBatch:
+        """Points number `places` `[B, N]` of instances `[B]`; see `SurfaceStore.targets`."""
+        rows = instances[:, None]
+        lattice = self._places[rows, places].transpose(1, 2).int() & 0xFFFF
+        targets = [self._distances[rows, places].float()[:, None]]
+        if self._colors is not None:
+            targets.insert(0, self._colors[rows, places].transpose(1, 2).float() * (1 / 255))
+        return PointBatch(instances, lattice.float() * (2 / 65535) - 1.0, torch.cat(targets, dim=1))
+
+    def runs(self, draw: Callable[..., Tensor], rows: int, counts: Sequence[int]) -> Tensor:
+        """Numbers of points int64 `[B, N]`, so many of each kind, which follow each other from a random one on."""
+        found, first = [], 0
+        for stored, wanted in zip(self.store.counts.by_kind, counts):
+            if wanted:
+                start = (draw(rows, 1) * stored).long()
+                found.append(first + (start + torch.arange(wanted, device=self.device)) % stored)
+            first += stored
+        return torch.cat(found, dim=1)
