@@ -26,11 +26,10 @@ def cell_coordinates(index: Tensor, shape: Sequence[int]) -> Tensor:
     """
     longest, rest, axes = max(shape), index, []
     for count in reversed(shape):
-        axes.append(rest % count)
+        # Numbers, and no tensor of them: a GPU would wait for it.
+        axes.append((rest % count + 0.5) * (2.0 / longest) - count / longest)
         rest = rest // count
-    place = torch.stack(axes[::-1], dim=-2).float()
-    reach = torch.tensor([count / longest for count in shape], device=index.device).unsqueeze(1)
-    return (place + 0.5) * (2.0 / longest) - reach
+    return torch.stack(axes[::-1], dim=-2)
 
 
 def cell_centres(shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:

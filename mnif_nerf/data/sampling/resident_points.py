@@ -52,9 +52,9 @@ def stratified(within: Tensor, candidates: int | Tensor) -> Tensor:
         candidates: how many there are, or `[B, 1]`.
     """
     points = within.shape[-1]
-    places = (torch.arange(points, device=within.device) + within) * (candidates / max(points, 1))
-    last = candidates - 1
-    return places.long().clamp(max=last) if isinstance(last, int) else torch.minimum(places.long(), last)
+    exact = candidates if isinstance(candidates, int) else candidates.double()
+    places = ((torch.arange(points, device=within.device) + within) * (exact / max(points, 1))).long()
+    return places.clamp(max=candidates - 1) if isinstance(candidates, int) else torch.minimum(places, candidates - 1)
 
 
 class ResidentGrids:
