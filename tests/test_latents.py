@@ -9,7 +9,7 @@ from mnif_nerf.fields import FieldSpec, MixtureField
 from mnif_nerf.latents.evidence import ViewEvidence
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.scenes import radiance_objective
-from mnif_nerf.latents.table import LatentTable, RowAdam
+from mnif_nerf.latents.table import LatentTable, RowAdam, summed_rows
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
@@ -35,6 +35,16 @@ def test_row_adam_equals_torch_adam_on_each_rows_own_visits():
             singles[i].step()
     torch.testing.assert_close(table.weight.detach(), torch.stack([row.detach() for row in rows]))
     assert torch.equal(table.weight[5], start[5])  # never visited, never moved
+
+
+def test_rows_are_summed_as_by_coalescing() -> None:
+    table = LatentTable(6, 3)
+    rows = torch.tensor([4, 1, 4, 0, 1, 4])
+    (table(rows) * torch.arange(18.0).view(6, 3)).sum().backward()
+    assert table.weight.grad is not None
+    found, values = summed_rows(table.weight.grad)
+    assert torch.equal(found, rows)
+    assert torch.equal(values, table.weight.grad.to_dense()[rows])
 
 
 def test_row_adam_sums_the_gradients_of_a_row_drawn_twice():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_surface_points import make_store
+from tiny_runs import tiny_settings
 from tiny_srn import write_tiny_srn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,6 +21,8 @@ from mnif_nerf.data.sampling.residence import fits
 from mnif_nerf.data.sampling.surface_sampler import KindShares, SurfaceSampler
 from mnif_nerf.data.stores.grid_store import GridStore, store_of
 from mnif_nerf.data.stores.scene_store import open_store
+from mnif_nerf.fields import kernel
+from mnif_nerf.pipelines.run import TrainingRun
 from mnif_nerf.random import Share
 from mnif_nerf.rendering.grids import cell_coordinates
 
@@ -227,3 +230,23 @@ def test_surface_points_are_the_stores(tmp_path: Path) -> None:
 def test_a_cpu_keeps_the_store_where_it_is() -> None:
     assert not fits(torch.device("cpu"), [torch.zeros(1)])
     assert PointSampler(grids("voxel"), 2, 10).reside()._resident is None
+
+
+class _Finite:
+    def all(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("adaptation", ["auto-decoding", "meta-learning"])
+def test_a_training_step_never_waits(
+    tmp_path: Path, adaptation: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside what is another on a GPU: the kernel, sums of latents' gradients, and whether the inner loop diverged."""
+    data = write_tiny_srn(tmp_path / "scenes", scenes=4, views=4, resolution=16)
+    run = TrainingRun(tiny_settings(data, tmp_path, **{"pipeline.adaptation": adaptation, "pipeline.inner_lr": 0.01}))
+    run.data.rays.reside(True)
+    monkeypatch.setattr(torch, "isfinite", lambda values: _Finite())
+    request.getfixturevalue("no_waiting")
+    with kernel.reference_only():
+        for step in range(6):
+            run.trainer.step(step)

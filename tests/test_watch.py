@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents import watch as watch_module
 from mnif_nerf.latents.meta import PointObjective
@@ -49,6 +50,12 @@ def train(steps: int, field_lr: float = 1e-3, latent_lr: float = 1e-2) -> list[s
 
 def test_nothing_is_said_of_training_that_goes_well() -> None:
     assert train(330) == []
+
+
+def test_a_loss_that_is_no_number_ends_training_within_a_hundred_steps() -> None:
+    """On a GPU nobody else looks before the next checkpoint."""
+    with pytest.raises(MNIFError, match=r"training has diverged at step 99 \(latents are not finite\)"):
+        train(150, field_lr=float("inf"))
 
 
 def test_latents_that_make_no_difference_are_told_once() -> None:

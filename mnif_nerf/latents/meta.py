@@ -156,7 +156,7 @@ def adapt(
             every inner step, or, with `first_order`, in the rates alone).
 
     Raises:
-        MNIFError: a code is not finite any more.
+        MNIFError: a code is not finite any more (not asked on a GPU where codes can be differentiated).
     """
     config = config or MetaConfig()
     second_order = create_graph and not config.first_order
@@ -168,7 +168,8 @@ def adapt(
             latents = latents - step
             if not create_graph:
                 latents = latents.detach().requires_grad_(True)
-    if not bool(torch.isfinite(latents).all()):
+    # A GPU would wait for the answer in every step of training; there, `Stage1Trainer` looks at times.
+    if not (create_graph and latents.is_cuda) and not bool(torch.isfinite(latents).all()):
         raise MNIFError(
             "the inner loop diverged (a latent code is not finite); lower `inner_lr` "
             f"(now {config.inner_lr:g}) or the learning rate of the networks."

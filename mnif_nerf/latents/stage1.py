@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -208,8 +207,7 @@ class Stage1Model(nn.Module):
         """
         check_checkpoint(state_dict, self.field.spec, self.adaptation, self.settings.kl > 0)
         device = self.latents.weight.device
-        # The same Parameters with other contents, so that an optimiser built before still holds them.
-        for table in (*self.latents.parameters(), *self.latents.buffers()):
+        for table in (*self.latents.parameters(), *self.latents.buffers()):  # kept, for optimisers built before
             table.data = torch.zeros_like(state_dict["latents.weight"], device=device)
         if "bounds" in state_dict:
             self.bounds = torch.zeros_like(state_dict["bounds"], device=device)
@@ -275,7 +273,7 @@ class Stage1Trainer:
         """Take one training step; it depends on the parameters, the seed and the step alone.
 
         Raises:
-            MNIFError: the inner loop diverged, or another rank has ended.
+            MNIFError: training or the inner loop diverged, or another rank has ended.
         """
         start = time.perf_counter()
         self.optimizers.zero_grad()
@@ -283,8 +281,10 @@ class Stage1Trainer:
         functools.reduce(torch.add, outputs["losses"].values()).backward()
         losses, metrics = self._of_whole_batch(outputs)
         loss = functools.reduce(torch.add, losses.values())
-        self.watch.loss(step, loss)
+        finite = self.watch.loss(step, loss)
         self.optimizers.step()
+        if not finite:
+            self.model.require_finite(step)
         took = time.perf_counter() - start
         if self._tuner is not None:
             self._tuner.step_took(took)
@@ -299,7 +299,7 @@ class Stage1Trainer:
         if self.ranks.size == 1:
             return losses, metrics
         errors = {name: torch.pow(10.0, -0.1 * value) for name, value in metrics.items()}  # decibels have no mean
-        parameters = itertools.chain.from_iterable(self.optimizers.parameters.values())
+        parameters = [each for group in self.optimizers.parameters.values() for each in group]
         means = self.ranks.average(parameters, {**losses, **errors})
         return {name: means[name] for name in losses}, {name: -10.0 * torch.log10(means[name]) for name in errors}
 

@@ -108,7 +108,9 @@ class RowAdam(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(table)
             state["exp_avg_sq"] = torch.zeros_like(table)
             state["row_steps"] = torch.zeros(len(table), 1, device=table.device)
-        if table.grad.is_sparse:
+        if table.grad.is_sparse and table.is_cuda:
+            rows, values = summed_rows(table.grad)
+        elif table.grad.is_sparse:
             gradient = table.grad.coalesce()
             rows, values = gradient.indices()[0], gradient.values()
         else:
@@ -119,4 +121,14 @@ class RowAdam(torch.optim.Optimizer):
         square = state["exp_avg_sq"][rows].lerp_(values * values, 1 - beta2)
         state["row_steps"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, mean, square
         denominator = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        table.index_add_(0, rows, mean / (1 - beta1**steps) / denominator, alpha=-group["lr"])
+        table[rows] = table[rows].add_(mean / (1 - beta1**steps) / denominator, alpha=-group["lr"])
+
+
+def summed_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `[K]` of a sparse gradient and their values `[K, D]`: of a row that is there twice, the sum at both places.
+
+    `coalesce`, which leaves each row once, has to know how many there are, and makes a GPU wait.
+    """
+    rows, values = gradient._indices()[0], gradient._values()
+    first = (rows[:, None] == rows).int().argmax(dim=1)
+    return rows, torch.zeros_like(values).index_add_(0, first, values)[first]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -38,16 +39,19 @@ class TrainingWatch:
         self._high = self._useless = 0  # windows and checks in a row
         self._said: set[str] = set()
 
-    def loss(self, step: int, loss: Tensor) -> None:
+    def loss(self, step: int, loss: Tensor) -> bool:
         """Take the loss of a step; read out once in a hundred steps, so that a GPU need not wait.
 
         A mean loss that stands a third above the least one before for two hundred steps does not come down again: the
         networks have saturated.
+
+        Returns:
+            false where losses were read out that are not finite.
         """
         self._first = loss.detach() if self._first is None else self._first
         self._sum, self._count = self._sum + loss.detach(), self._count + 1
         if self._count < _WINDOW:
-            return
+            return True
         mean, self._sum, self._count = float(self._sum) / self._count, 0.0, 0
         self._high = self._high + 1 if mean > _RISE * self._least else 0
         if self._high >= 2:
@@ -55,6 +59,7 @@ class TrainingWatch:
             self._risen = f"step {step}: the loss has risen {change} and stays there; {_REMEDY}."
             self._say("loss", self._risen)
         self._least = min(self._least, mean)
+        return math.isfinite(mean)
 
     @property
     def broken(self) -> str:
