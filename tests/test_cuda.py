@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
+from tiny_runs import tiny_settings
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.cli.demo_pages import _radiance_rows
@@ -19,7 +20,10 @@ from mnif_nerf.latents.meta import InnerRates, MetaConfig, PointObjective, adapt
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
+from mnif_nerf.pipelines.run import TrainingRun
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.grids import cell_coordinates
+from mnif_nerf.rendering.intervals import cell_index
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 from mnif_nerf.rendering.views import render_view
@@ -59,6 +63,74 @@ def test_training_steps_agree(store):
         results.append((torch.stack(losses), table.weight.detach().cpu()))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(results[0][1], results[1][1], atol=2e-3, rtol=1e-2)
+
+
+def test_rays_drawn_on_the_device_are_valid(store):
+    host = RayBatchSampler(store, 3, 32, 8, seed=0)
+    resident = RayBatchSampler(store, 3, 32, 8, device="cuda", seed=0).reside()
+    assert resident.resident, "three tiny scenes fit"
+    again = RayBatchSampler(store, 3, 32, 8, device="cuda", seed=0).reside()
+    resident.draw(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = [resident.draw(step) for step in range(9)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for step in (7, 2):
+        assert torch.equal(again.draw(step).origins, batches[step].origins)
+    for step, batch in enumerate(batches):
+        assert batch.rgb.device.type == "cuda"
+        here = batch.to("cpu")
+        assert torch.equal(here.instances, host.draw(step).instances)
+        span = host._hull_span(here.instances, here.origins, here.directions)
+        for ours, theirs in zip((here.near, here.far), span):
+            off = (ours - theirs).abs()  # a march may take another cell where it grazes one
+            assert (off < 1e-4).float().mean() > 0.98
+        hull = host.hulls[here.instances[:, None], cell_index(here.carve_points, host.hull_resolution, 0.5) >> 3]
+        bit = (cell_index(here.carve_points, host.hull_resolution, 0.5) & 7).to(torch.uint8)
+        outside = here.carve_points.abs().amax(dim=-1) >= 0.5
+        assert (((hull >> bit) & 1 == 0) | outside).float().mean() > 0.99
+        assert 0 <= float(here.rgb.min()) <= float(here.rgb.max()) <= 1
+
+
+@pytest.mark.parametrize("modality", ["voxel", "image"])
+def test_points_drawn_on_the_device_are_the_stores(modality):
+    whole = store_of(grids(modality), modality)
+    choices = [PointChoice(reweight=True), PointChoice(cut_cells=2.0)] if modality == "voxel" else [PointChoice()]
+    for choice in choices:
+        host = PointSampler(whole, 3, 100, choice=choice)
+        sampler = PointSampler(whole, 3, 100, "cuda", choice=choice).reside()
+        assert sampler._resident is not None
+        sampler.draw(0)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            batch = sampler.draw(1)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        here = batch.to("cpu")
+        assert torch.equal(here.instances, host.draw(1).instances)
+        centres = cell_coordinates(torch.arange(whole.num_cells), whole.shape)
+        cells = (here.points[:, :, :, None] - centres[:, None]).abs().sum(dim=1).argmin(dim=2).numpy()
+        torch.testing.assert_close(here.targets, torch.from_numpy(host._targets(here.instances.numpy(), cells)))
+        if here.weights is not None:
+            expected = torch.from_numpy(host._weights(here.instances.numpy(), cells))
+            torch.testing.assert_close(here.weights, expected)
+
+
+@pytest.mark.parametrize("adaptation", ["auto-decoding", "meta-learning"])
+def test_a_training_step_does_not_wait(tmp_path, adaptation):
+    data = write_tiny_srn(tmp_path / "scenes", scenes=4, views=4, resolution=16)
+    changes = {"pipeline.adaptation": adaptation, "pipeline.inner_lr": 0.01}
+    settings = tiny_settings(data, tmp_path, 100, **changes)
+    settings.machine.device_type = "cuda"
+    trainer = TrainingRun(settings).trainer
+    first = [float(trainer.step(step).loss) for step in range(5)]  # states of optimisers are made
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        results = [trainer.step(step) for step in range(5, 60)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert float(results[-1].loss) < first[0]
 
 
 def test_pictures_agree():

@@ -227,6 +227,13 @@ def test_surface_points_are_the_stores(tmp_path: Path) -> None:
         assert (stored_kind[apart.argmin(dim=1).numpy()] == drawn_kind).all()
 
 
+def test_a_store_moves_where_half_of_the_free_memory_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (200, 1000))
+    stored = [torch.zeros(60, dtype=torch.uint8), None, torch.zeros(40, dtype=torch.uint8)]
+    assert fits(torch.device("cuda"), stored)
+    assert not fits(torch.device("cuda"), [*stored, torch.zeros(1, dtype=torch.uint8)])
+
+
 def test_a_cpu_keeps_the_store_where_it_is() -> None:
     assert not fits(torch.device("cpu"), [torch.zeros(1)])
     assert PointSampler(grids("voxel"), 2, 10).reside()._resident is None

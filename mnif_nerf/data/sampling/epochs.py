@@ -42,7 +42,10 @@ class InstanceShuffle:
     def _order(self, epoch: int) -> Tensor:
         if self._epoch_order is None or self._epoch_order[0] != epoch:
             generator = torch.Generator().manual_seed(stream(self.seed, "epoch", epoch))
-            self._epoch_order = (epoch, torch.randperm(self.count, generator=generator).to(self.device))
+            order = torch.randperm(self.count, generator=generator)
+            if self.device.type == "cuda":
+                order = order.pin_memory()  # or the host would wait for the device
+            self._epoch_order = (epoch, order.to(self.device, non_blocking=True))
         return self._epoch_order[1]
 
 
