@@ -245,9 +245,11 @@ def _terminated_as_exit() -> Iterator[None]:
         return
     ending = SystemExit(128 + signal.SIGTERM)
     may_repeat = hasattr(signal, "setitimer")
+    # torchrun asks twice within a moment, and kills what has not ended after half a minute.
+    repeated = signal.SIG_IGN if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIG_DFL
 
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one is not held up
+        signal.signal(signal.SIGTERM, repeated)  # a second one is not held up
         if may_repeat:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
         handled = sys.exc_info()[1]
@@ -265,4 +267,5 @@ def _terminated_as_exit() -> Iterator[None]:
         if may_repeat:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before:
-            signal.signal(number, handler)
+            keeps = number == signal.SIGTERM and repeated is signal.SIG_IGN  # until what is to be said is said
+            signal.signal(number, repeated if keeps else handler)

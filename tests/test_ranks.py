@@ -153,6 +153,9 @@ def test_a_rank_that_dies_ends_the_run_with_a_sentence(trained: Path, tmp_path: 
     while not list(folder.glob("*.ckpt")) and time.monotonic() < until:
         time.sleep(0.05)
     both.processes[killed].kill()
+    for _ in range(2):  # as torchrun does
+        time.sleep(0.1)
+        both.processes[1 - killed].terminate()
     results = both.end()
     assert results[killed][0] == -signal.SIGKILL
     code, _, errors = results[1 - killed]

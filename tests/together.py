@@ -37,6 +37,7 @@ class Together:
         context.set_forkserver_preload([function.__module__])
         self.store = torch.distributed.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
         found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.store.port), "WORLD_SIZE": "2"}
+        found["TORCHELASTIC_RUN_ID"] = "test"
         self.places = [place / f"said{rank}" for rank in range(2)]
         self.processes = []
         with pytest.MonkeyPatch.context() as patch:
