@@ -17,7 +17,7 @@ from tiny_runs import DISTANCES, tiny_settings, write_tiny_pictures, write_tiny_
 from tiny_srn import write_tiny_srn
 from together import Together
 
-from mnif_nerf.cli.train import main
+from mnif_nerf.cli.train import entrypoint, main
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.latents.ranks import ONE, Ranks, started_ranks
 from mnif_nerf.pipelines.checkpoints import read_checkpoint, verify_checkpoint
@@ -176,18 +176,36 @@ def test_a_mistake_of_both_is_told_once(tmp_path: Path) -> None:
     assert (first + second).count("no such folder") == 1
 
 
-def test_a_command_starts_its_own_processes(trained: Path, tmp_path: Path) -> None:
-    """`mnif-train --machine.num-devices 2`, by torchrun: one folder, one voice, a prior trained once."""
+def test_a_command_starts_its_own_processes(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReplacedError(Exception):
+        pass
+
+    def execv(program: str, command: list[str]) -> None:
+        raise ReplacedError(*command)
+
+    monkeypatch.setattr(os, "execv", execv)
+    given = ["mnif-lite", "--data", str(trained / "scenes"), "--machine.num-devices", "2"]
+    monkeypatch.setattr(sys, "argv", ["mnif-train", *given])
+    with pytest.raises(ReplacedError) as caught:
+        entrypoint()
+    assert caught.value.args == (sys.executable, *TORCHRUN, *given)
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mnif_nerf.cli.train")
+
+
+def test_a_command_by_torchrun(trained: Path, tmp_path: Path) -> None:
+    """One folder, one voice, a prior trained once."""
     settings = {
         "data": trained / "shapes", "output-dir": tmp_path, "timestamp": "run", "max-num-iterations": 6,
-        "machine.num-devices": 2, "machine.device-type": "cpu", "logging.steps-per-log": 1,
+        "machine.device-type": "cpu", "logging.steps-per-log": 1,
         "pipeline.model.width": 8, "pipeline.model.num-bases": 4, "pipeline.model.latent-dim": 4,
         "pipeline.datamanager.instances-per-step": 4, "pipeline.prior-steps": 5, "steps-per-eval-all-images": 5,
         "pipeline.datamanager.points-per-instance": 64, "pipeline.fit-steps": 2,
     }  # fmt: skip
     flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "mnif_nerf.cli.train", "mnif-voxel-lite", *flags]
+    program = [sys.executable, *TORCHRUN, "mnif-voxel-lite", *flags]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     for once in ("Run folder: ", "Model folder: ", "step 5: ", "every step takes all of them"):
