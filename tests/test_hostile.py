@@ -218,6 +218,7 @@ def test_a_shorter_or_diverged_run_does_not_replace_a_better_one(shapes: Path, t
 def test_settings_that_no_run_can_have(shapes: Path, tmp_path: Path) -> None:
     for path, value, words in (
         ("machine.num_devices", 0, "`num_devices` 0"),
+        ("machine.num_devices", 2, "nerfstudio starts several processes on CUDA devices alone; use mnif-train"),
         ("machine.num_machines", 0, "`num_machines` 0"),
         ("machine.seed", -1, "`seed` -1"),
         ("machine.seed", 2**32, "`seed` 4,294,967,296"),

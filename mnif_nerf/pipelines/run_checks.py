@@ -64,6 +64,13 @@ def _check_ranks(settings: Any, ranks: Ranks | None) -> None:
         raise MNIFError(
             f"`num_devices` is {wanted}, but this is one process alone; start several by mnif-train or torchrun."
         )
+    if ranks is None and wanted > 1 and settings.machine.device_type != "cuda":
+        raise MNIFError(
+            "nerfstudio starts several processes on CUDA devices alone; use mnif-train, or `num_devices` 1."
+        )
+    present = torch.cuda.device_count()
+    if settings.machine.device_type == "cuda" and torch.cuda.is_available() and numbers["num_devices"] > present:
+        raise MNIFError(f"`num_devices` is {numbers['num_devices']}, and this machine has {present}; start so many.")
     if settings.minutes and max(wanted, ranks.size if ranks is not None else 1) > 1:
         raise MNIFError(
             "`minutes` plans a run by the clock of one process, and here are several; give `max_num_iterations`."
