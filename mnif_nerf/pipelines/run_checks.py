@@ -28,7 +28,7 @@ def check_run(settings: Any, folder: Path, ranks: Ranks | None = None) -> None:
     Args:
         settings: `RunSettings`, or nerfstudio's configuration, which has the same names.
         folder: folder of the run.
-        ranks: the processes that train together; None where they are not started yet.
+        ranks: the processes that train together; None where nerfstudio has not started them yet.
 
     Raises:
         MNIFError: devices that no process was started for, a seed or another number out of range, or a folder with a
