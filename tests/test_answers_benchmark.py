@@ -30,7 +30,7 @@ def test_the_measures_of_draws_of_the_truth() -> None:
     draws = generator.normal(size=(9, 40_000)).astype(np.float32)
     seen = np.zeros(40_000, bool)
     seen[:100] = True
-    case = answers.Case("", None, 0.0, draws[0], draws[0], seen)  # type: ignore[arg-type]
+    case = answers.Case("", None, 0.0, 0.0, draws[0], draws[0], seen)  # type: ignore[arg-type]
     found = answers.measures(draws[1:], case)
     assert found["unseen"]["spread"] == pytest.approx(found["unseen"]["error"], rel=0.02)
     assert found["unseen"]["brier"] == pytest.approx(0.25, abs=0.01)
