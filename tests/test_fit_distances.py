@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from tiny_model import tiny_surface_model
 
 from mnif_nerf import modalities
 from mnif_nerf.data.geometry.hull import cell_centres
@@ -21,9 +22,13 @@ from mnif_nerf.data.readers.cloud_files import PointCloud
 from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.latents.distance_evidence import DistanceEvidence
 from mnif_nerf.latents.evidence import PointPool, ViewEvidence, radiance_view_losses, view_rays
+from mnif_nerf.latents.search import search
+from mnif_nerf.pipelines.fit import fitting
 from mnif_nerf.pipelines.fit.distances import fit_to_cells, fit_to_mesh, fit_to_scan
+from mnif_nerf.pipelines.fit.fitting import FitSettings
 from mnif_nerf.pipelines.fit.preparation import voxelise
 from mnif_nerf.pipelines.fit.task import FitTask, SeenMesh
+from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.radiance_losses import LossConfig
 from mnif_nerf.rendering.surface_losses import surface_losses
@@ -270,3 +275,28 @@ def test_models_of_distance_take_pictures() -> None:
     kind.check_observation("photo")
     assert kind.view_losses is surface_losses
     assert modalities.get("radiance").view_losses is radiance_view_losses
+
+
+def test_what_lies_far_outside_is_held_more_strongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An artist's toys came out of a model of cars dented and in mottled paint, for a hundredth of IoU."""
+    weights: list[float] = []
+
+    def searched(evidence: Any, starts: torch.Tensor, space: Any, config: Any, *rest: Any) -> torch.Tensor:
+        weights.append(config.weight)
+        return search(evidence, starts, space, config, *rest)
+
+    monkeypatch.setattr(fitting, "search", searched)
+    pipe = MNIFPipeline(tiny_surface_model())
+    usual = FitSettings(restarts=1, steps=2)
+    fit = fitting.fit_observation(pipe, ball(), usual)
+    assert (weights, fit.task.notes) == ([3e-3], ())
+    far = fit.best.latent + 100.0 * (fit.best.latent - pipe.latents.mean(dim=0))
+    monkeypatch.setattr(fitting, "choose_starts", lambda *_: (far[None], ["mean"]))
+    weights.clear()
+    fit = fitting.fit_observation(pipe, ball(), usual)
+    assert weights == [3e-3, 3e-2]
+    assert "10 times as strongly as usual; --prior-weight 0.003 follows" in fit.task.notes[0]
+    weights.clear()
+    assert fitting.fit_observation(pipe, ball(), replace(usual, prior_weight=3e-3)).task.notes == ()
+    assert fitting.fit_observation(pipe, ball(), replace(usual, region=Region("front"))).task.notes == ()
+    assert weights == [3e-3, 3e-2], "of a part it is held as strongly from the start"

@@ -144,7 +144,7 @@ def test_mnif_train_takes_the_data_that_is_named_again(
     seen: dict[str, Any] = {}
 
     class Seen:
-        def __init__(self, settings: Any, say: Any) -> None:
+        def __init__(self, settings: Any, say: Any, ranks: Any) -> None:
             seen["data"] = settings.data
 
         def train(self) -> Path:

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mnif_nerf.errors import MNIFError, run_command
-from mnif_nerf.latents.ranks import Ranks, is_rank, started_ranks
 from mnif_nerf.pipelines.methods import METHODS, get_method
 from mnif_nerf.pipelines.run_settings import RunSettings, read_config, update_settings
+
+if TYPE_CHECKING:
+    from mnif_nerf.latents.ranks import Ranks
 
 
 def main(settings: RunSettings) -> Path:
@@ -22,6 +25,7 @@ def main(settings: RunSettings) -> Path:
     """
     from rich.console import Console
 
+    from mnif_nerf.latents.ranks import started_ranks
     from mnif_nerf.machine import default_device_type
     from mnif_nerf.pipelines.run import TrainingRun
 
@@ -78,6 +82,8 @@ def _start_processes(number: int) -> None:
 
 def _run(settings: RunSettings) -> None:
     """Run the command, in as many processes as it is asked for."""
+    from mnif_nerf.latents.ranks import is_rank
+
     devices = _settled(settings).machine.num_devices
     if devices > 1 and not is_rank():
         _start_processes(devices)

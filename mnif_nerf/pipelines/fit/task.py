@@ -34,6 +34,7 @@ class FitTask:
         complete: whether all of the object was observed.
         weight: weight of the prior.
         notes: sentences for the report.
+        far_weight: weight of the prior for what lies far beyond all training latents; 0 where that makes no difference.
     """
 
     seen: PosedViews | Photo | Cells | Scan | Picture
@@ -42,3 +43,4 @@ class FitTask:
     complete: bool
     weight: float
     notes: tuple[str, ...] = ()
+    far_weight: float = 0.0
