@@ -103,3 +103,13 @@ def test_voxels(tmp_path: Path) -> None:
     assert sheet.width > 4 * 128
     assert sheet.height > 2 * 128
     assert trimesh.load(tmp_path / "unseen.glb", force="mesh").is_watertight
+
+    printed = run_example("07_labels_and_answers.py", str(tmp_path), "100", where=tmp_path)
+    assert "labelled: body (" in printed
+    prior = read_model(tmp_path / "labelled").prior
+    assert prior is not None
+    assert [attribute.name for attribute in prior.attributes] == ["body"]
+    for name, across, down in (("bodies.png", 4, 4), ("answers.png", 4, 1)):
+        with Image.open(tmp_path / name) as sheet:
+            assert sheet.width > across * 96
+            assert sheet.height > down * 96
