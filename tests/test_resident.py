@@ -202,7 +202,7 @@ def test_weights_are_those_of_the_host() -> None:
 
 
 def test_moved_points_have_values_between_the_cells() -> None:
-    """Of a ramp, interpolation is exact, but at the border, where the value of the cell goes on."""
+    """Interpolation of a ramp is exact, but at the border, where the value of the cell goes on."""
     ramp = np.linspace(0, 250, 11)[:, None, None].repeat(6, axis=1).astype(np.uint8)
     batch = PointSampler(store_of([ramp] * 2, "image"), 2, 40, choice=PointChoice(jitter=True)).reside(True).draw(0)
     row = ((batch.points[:, 0] + 1) * 5.5 - 0.5).clamp(0, 10)

@@ -31,11 +31,10 @@ from mnif_nerf.modalities.training import (
     ScoredItem,
     Scores,
     TrainingData,
-    cameras_around,
     means,
 )
 from mnif_nerf.rendering.batch import PointBatch
-from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.rendering.cameras import Intrinsics, cameras_around, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.sphere_tracing import render_distance, render_distance_view
 from mnif_nerf.rendering.splats import render_points

@@ -28,7 +28,6 @@ from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
 from mnif_nerf.modalities.encoding import Encoder
 from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
 from mnif_nerf.random import WHOLE, Share
-from mnif_nerf.rendering.cameras import DEFAULT_FOCAL_OVER_WIDTH, DEFAULT_RADIUS, Intrinsics, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 
 _KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
@@ -83,8 +82,7 @@ class TrainingData(ABC):
 
     @abstractmethod
     def draw(self, step: int) -> Any:
-        """The batch of training step `step`, grouped by instance, or `share` of it: a function of seed and step
-        alone."""
+        """The batch of a training step, or `share` of it, grouped by instance: a function of seed and step alone."""
 
     @abstractmethod
     def fixed(self, instances: Tensor) -> Any:
@@ -388,16 +386,6 @@ class FieldCache:
         """Forget all: the weights were changed by somebody else."""
         self._kept.clear()
         self._last = None
-
-
-def cameras_around(
-    split: str, size: int, focal_over_width: float = DEFAULT_FOCAL_OVER_WIDTH, radius: float = DEFAULT_RADIUS
-) -> tuple[Tensor, Intrinsics]:
-    """Poses `[V, 4, 4]` and a camera of `size` pixels that look at an object from `radius` world units: eight for the
-    split "train", four others, from higher up, for all else."""
-    count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
-    poses = [orbit_pose(elevation, first + 360.0 * k / count, radius) for k in range(count)]
-    return torch.stack(poses), Intrinsics.default(size, focal_over_width)
 
 
 def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:

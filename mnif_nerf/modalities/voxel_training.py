@@ -16,8 +16,8 @@ from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.metrics.grids import accuracy, iou, occupancy_psnr
 from mnif_nerf.modalities.grid_settings import VoxelModelSettings
 from mnif_nerf.modalities.grid_training import GridTraining
-from mnif_nerf.modalities.training import FieldCache, cameras_around
-from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
+from mnif_nerf.modalities.training import FieldCache
+from mnif_nerf.rendering.cameras import Intrinsics, cameras_around, orbit_pose
 from mnif_nerf.rendering.grids import cell_centres
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.surface import SurfaceGrid, render_surface, render_surface_view

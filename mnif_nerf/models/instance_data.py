@@ -26,13 +26,14 @@ from mnif_nerf.data.sampling.views import choose_scene
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.latents.ranks import ranks_of_group
 from mnif_nerf.modalities.grid_training import front_camera
-from mnif_nerf.modalities.training import Evaluation, TrainingData, cameras_around
+from mnif_nerf.modalities.training import Evaluation, TrainingData
 from mnif_nerf.models.base import InstanceModel
 from mnif_nerf.models.dataparser import make_cameras, make_outputs
 from mnif_nerf.models.errors import tell_user
 from mnif_nerf.models.moved_runs import renders_data
 from mnif_nerf.pipelines.run_data import StoredData, is_data
 from mnif_nerf.progress import say
+from mnif_nerf.rendering.cameras import cameras_around
 from mnif_nerf.saved_settings import SavedSettings
 
 _BLANK_PIXELS = 128

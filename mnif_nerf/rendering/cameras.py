@@ -94,3 +94,13 @@ def pixel_rays(c2w: Tensor, intrinsics: Intrinsics) -> tuple[Tensor, Tensor]:
     focal, cx, cy = (torch.tensor(v, device=c2w.device) for v in (intrinsics.focal, intrinsics.cx, intrinsics.cy))
     directions = pixel_directions(pixels, c2w[:3, :3], focal, cx, cy)
     return c2w[:3, 3].expand_as(directions), directions
+
+
+def cameras_around(
+    split: str, size: int, focal_over_width: float = DEFAULT_FOCAL_OVER_WIDTH, radius: float = DEFAULT_RADIUS
+) -> tuple[Tensor, Intrinsics]:
+    """Poses `[V, 4, 4]` and a camera of `size` pixels that look at an object from `radius` world units: eight for the
+    split "train", four others, from higher up, for all else."""
+    count, elevation, first = (8, 20.0, 0.0) if split == "train" else (4, 35.0, 22.5)
+    poses = [orbit_pose(elevation, first + 360.0 * k / count, radius) for k in range(count)]
+    return torch.stack(poses), Intrinsics.default(size, focal_over_width)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Fit", "FitSettings", "fit_observation", "open_observation"]
 
 _INNER_POINTS = 4096
-# Of the largest mean square coordinate of a training latent: what lies beyond this many is far. In a model of cars
-# unseen ones have 0.4 to 0.6 of it, an artist's toys 3 to 4 (docs/sdf.md).
+# Times the largest mean square coordinate of a training latent: what lies beyond is far. In a model of cars unseen ones
+# have 0.4 to 0.6 of it, an artist's toys 3 to 4 (docs/sdf.md).
 _FAR = 2.0
 
 
