@@ -93,7 +93,6 @@ def test_losses_and_hessian_products(case: tuple, kind: str, weighted: bool, mon
     along = [part.flip(0) * 0.1 for part in flat]
     with monkeypatch.context() as patched:
         patched.setattr(point_loss, "_compiled", lambda *_: False)
-        patched.setattr(point_loss, "_on_cuda", lambda _: True)
         patched.setattr(fused, "backend", lambda *_, **__: Fused(16, 4, 2))
         losses, gradient = point_loss.loss_and_gradient(form, flat, points, loss)
         product = point_loss.hessian_product(form, flat, along, points, loss)

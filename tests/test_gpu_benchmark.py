@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from no_nerfstudio import WITHOUT_NERFSTUDIO
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -22,22 +23,12 @@ from gpu_report import Part, Rows, Settings
 from mnif_nerf.errors import MNIFError
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKED = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "nerfstudio":
-            raise ImportError("nerfstudio is blocked in this test")
-
-sys.meta_path.insert(0, Blocker())
-"""
 
 
 def test_the_script_runs_without_nerfstudio_and_no_part_goes_wrong(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    (site / "sitecustomize.py").write_text(BLOCKED)
+    (site / "sitecustomize.py").write_text(WITHOUT_NERFSTUDIO)
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHON": sys.executable, "OUT": str(tmp_path / "out")}
     environment |= {"WHEELS": str(tmp_path / "none"), "OMP_NUM_THREADS": "1"}
     command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "--tiny", "--device", "cpu", "--minutes", "9"]

@@ -12,6 +12,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from no_nerfstudio import WITHOUT_NERFSTUDIO
 
 PACKAGE = Path(importlib.import_module("mnif_nerf").__file__ or "").parent
 # From the ground up: a room imports itself and what lies on lower floors, late imports included. A room is a module, or
@@ -129,16 +130,11 @@ def test_nerfstudio_is_named_only_where_it_may_be() -> None:
     assert not wrong
 
 
-BLOCKED = """
-import sys
+BLOCKED = (
+    WITHOUT_NERFSTUDIO
+    + """
 from importlib import import_module
 
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "nerfstudio":
-            raise ImportError("nerfstudio is blocked in this test")
-
-sys.meta_path.insert(0, Blocker())
 folder, output, *modules = sys.argv[1:]
 for module in modules:
     import_module(module)
@@ -157,6 +153,7 @@ first.save(output + "/object.safetensors")
 pipe.save_pretrained(output + "/copy")
 assert "nerfstudio" not in sys.modules
 """
+)
 
 
 def test_generation_works_with_nerfstudio_blocked(trained: Path, tmp_path: Path) -> None:

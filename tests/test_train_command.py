@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from no_nerfstudio import WITHOUT_NERFSTUDIO
 from tiny_runs import DISTANCES, tiny_settings, write_tiny_pictures, write_tiny_shapes
 from tiny_srn import write_tiny_srn
 
@@ -222,19 +223,14 @@ def test_every_modality_has_a_small_and_a_large_method() -> None:
         get_method("mnif-smell")
 
 
-PROGRAM = """
-import sys
-
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "nerfstudio":
-            raise ImportError("nerfstudio is blocked in this test")
-
-sys.meta_path.insert(0, Blocker())
+PROGRAM = (
+    WITHOUT_NERFSTUDIO
+    + """
 from mnif_nerf.cli.train import entrypoint
 sys.argv[0] = "mnif-train"
 entrypoint()
 """
+)
 
 
 def test_the_command_works_with_nerfstudio_blocked(data: dict[str, Path], tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def _run(settings: RunSettings) -> None:
     """Run the command, in as many processes as it is asked for."""
     from mnif_nerf.latents.ranks import is_rank
 
-    devices = _settled(settings).machine.num_devices
+    settings = _settled(settings)
+    devices = settings.machine.num_devices
     if devices > 1 and not is_rank():
         _start_processes(devices)
     main(settings)

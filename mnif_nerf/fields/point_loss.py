@@ -124,7 +124,7 @@ def loss_and_gradient(
         losses, gradient = by(backend)
         return [losses, *gradient]
 
-    return by(fused.backend(form, flat, points, loss.kind, trial, loss.tensors) if _on_cuda(points) else None)
+    return by(fused.backend(form, flat, points, loss.kind, trial, loss.tensors))
 
 
 def hessian_product(
@@ -146,11 +146,7 @@ def hessian_product(
             return list(backend.second(form, points, seed, flat, along, curvature.expand_as(values))[1])
 
     others = (*loss.tensors, *along)
-    return by(fused.backend(form, flat, points, loss.kind, by, others, twice=True) if _on_cuda(points) else None)
-
-
-def _on_cuda(points: Tensor) -> bool:
-    return points.is_cuda
+    return by(fused.backend(form, flat, points, loss.kind, by, others, twice=True))
 
 
 def _compiled(form: NetworkForm, flat: Sequence[Tensor], points: Tensor, loss: PointLoss) -> bool:

@@ -75,7 +75,7 @@ def fit_to_mesh(model: StoredModel, shape: MeshShape, cells: Cells, region: Regi
     ours = _take(points, seen & on)
     observed = SeenMesh(cells.values & known, known, surface=part, points=ours)
     complete = region.everything
-    return _weighed(FitTask(observed, evidence, cells, complete, 0.0))
+    return FitTask(observed, evidence, cells, complete, notes=(), **_weights(complete))
 
 
 def fit_to_cells(model: StoredModel, given: Cells, seen: np.ndarray, seed: int) -> FitTask:
@@ -104,14 +104,14 @@ def fit_to_cells(model: StoredModel, given: Cells, seen: np.ndarray, seed: int) 
     complete = bool(seen.all())
     truth = given if given.known is None else None
     notes = (_SHAPE_ONLY,) if model.field.spec.out_features > 1 else ()
-    evidence = _evidence(model, parts, seed)
-    return _weighed(FitTask(Cells(given.values & seen, seen), evidence, truth, complete, 0.0, notes))
+    evidence, known = _evidence(model, parts, seed), Cells(given.values & seen, seen)
+    return FitTask(known, evidence, truth, complete, notes=notes, **_weights(complete))
 
 
-def _weighed(task: FitTask) -> FitTask:
-    """With the weights of the prior. What lies far outside of the training data is held to it as a part is: followed
-    as far as a whole, it comes out dented and in mottled paint, for a hundredth of IoU."""
-    return replace(task, weight=_WHOLE, far_weight=_PART) if task.complete else replace(task, weight=_PART)
+def _weights(complete: bool) -> dict[str, float]:
+    """Weights of the prior. What lies far outside of the training data is held to it as a part is: followed as far as
+    a whole, it comes out dented and in mottled paint, for a hundredth of IoU."""
+    return {"weight": _WHOLE, "far_weight": _PART} if complete else {"weight": _PART}
 
 
 def fit_to_scan(model: StoredModel, scan: Scan, notes: tuple[str, ...], seed: int, outline: bool = True) -> FitTask:
@@ -149,7 +149,7 @@ def fit_to_scan(model: StoredModel, scan: Scan, notes: tuple[str, ...], seed: in
     if scan.cloud.colors is None and model.field.spec.out_features > 1:
         told.append(_SHAPE_ONLY)
     evidence = _evidence(model, parts, seed)
-    return _weighed(FitTask(scan, evidence, None, whole, 0.0, tuple(told)))
+    return FitTask(scan, evidence, None, whole, notes=tuple(told), **_weights(whole))
 
 
 def _far_targets(found: SolidPoints, tree: cKDTree, whole: bool) -> np.ndarray:
