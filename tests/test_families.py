@@ -277,7 +277,59 @@ def first_step(parametrization: str, group: str, width: int, bases: int, dim: in
 def test_first_steps_do_not_depend_on_size_where_parameters_are_scaled(group):
     sizes = [(16, 8, 8), (128, 8, 8), (16, 256, 8), (16, 8, 256), (64, 64, 64)]
     spread = {}
-    for name in ("plain", "scaled"):
+    for name in ("plain", "scaled", "centred"):
         moves = [first_step(name, group, *size) for size in sizes]
         spread[name] = max(moves) / min(moves)
-    assert spread["scaled"] < 4.0 < 8.0 < spread["plain"]
+    assert max(spread["scaled"], spread["centred"]) < 4.0 < 8.0 < spread["plain"]
+
+
+@pytest.mark.parametrize("bases", [4, 64])
+def test_a_centred_mixture_starts_as_its_mean_network(bases):
+    """The zero latent has the first basis alone, spread as one network is; latents of unit variance add as much."""
+    spec = FieldSpec(3, 4, 32, 2, bases, 8, parametrization="centred")
+    field, single = (
+        build_field(spec, seed=3),
+        build_field(FieldSpec(3, 4, 32, 2, 1, 8, parametrization="scaled"), seed=3),
+    )
+    latents = torch.randn(64, 8, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        mean, some = field.weights(torch.zeros(1, 8)), field.weights(latents)
+        theirs_of = single.weights(torch.zeros(1, 8))
+    for ours, theirs, changed in zip(mean, theirs_of, some):
+        assert float(ours.std() / theirs.std()) == pytest.approx(1.0, abs=0.35)
+        assert 0.5 < float((changed - ours).std() / ours.std()) < 1.6
+    assert torch.equal(field.coefficients(torch.zeros(1, 8))[0, :, 0], torch.eye(bases, 1)[:, 0])
+
+
+@pytest.mark.parametrize("parametrization", ["plain", "scaled", "centred"])
+@pytest.mark.parametrize(("coefficients", "color_latent"), [("layer-wise", 0), ("layer-wise", 3), ("network-wise", 0)])
+def test_the_projection_as_a_matrix_says_the_same_coefficients(parametrization, coefficients, color_latent):
+    spec = FieldSpec(
+        width=8, hidden_layers=1, num_bases=5, latent_dim=7, coefficients=coefficients, color_latent=color_latent,
+        parametrization=parametrization,
+    )  # fmt: skip
+    field, latents = build_field(spec, seed=5), torch.randn(6, 7, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        weight, bias = field.affine_projection
+        expected = field.coefficients(latents)
+        said = (latents @ weight.T + bias).view(6, 5, -1)
+    torch.testing.assert_close(said.expand_as(expected), expected)
+
+
+def test_deviations_of_a_centred_mixture_do_not_move_together():
+    """One Adam step towards four objects: bases around one coefficient take one step, deviations their own."""
+    together = {}
+    for name in ("scaled", "centred"):
+        field = build_field(FieldSpec(3, 1, 16, 1, 12, 8, w0=20.0, parametrization=name), seed=7)
+        generator = torch.Generator().manual_seed(8)
+        latents = 0.1 * torch.randn(4, 8, generator=generator)
+        points, targets = (
+            2 * torch.rand(4, 3, 100, generator=generator) - 1,
+            torch.randn(4, 1, 100, generator=generator),
+        )
+        before = field.bases[1].detach().clone()
+        (field.evaluate(latents, points) - targets).square().mean().backward()
+        torch.optim.Adam(field.parameters(), lr=1e-3, eps=1e-15).step()
+        moves = (field.bases[1].detach() - before)[1:]  # without the mean network
+        together[name] = float(torch.corrcoef(moves).fill_diagonal_(0.0).abs().mean())
+    assert together["centred"] < 0.4 < 0.8 < together["scaled"]

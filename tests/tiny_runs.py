@@ -70,7 +70,7 @@ _SETTINGS = {
 
 DISTANCES = {
     "pipeline.model.head": "distance",
-    "pipeline.model.parametrization": "scaled",
+    "pipeline.model.parametrization": "centred",
     "pipeline.datamanager.cut_cells": 2.0,
     "pipeline.adaptation": "auto-decoding",
 }

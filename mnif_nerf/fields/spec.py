@@ -22,7 +22,7 @@ MODULATIONS = ("mixture", "shift", "low-rank")
 _CHOICES = {
     "coefficients": ("layer-wise", "network-wise"),
     "init": ("corrected", "authors"),
-    "parametrization": ("plain", "scaled"),
+    "parametrization": ("plain", "scaled", "centred"),
     "final_activation": ("linear", "sine"),
     "head": HEADS,
     "family": tuple(families.FAMILIES),
@@ -167,8 +167,8 @@ class FieldSpec:
         """Units of the weights of each learned layer, which are parameters times units.
 
         An Adam step moves every weight by one learning rate times its unit, and so an output by up to that times the
-        inputs. "scaled" divides by the inputs of layers that follow another one (as maximal-update parametrisation
-        does, Yang et al. 2021), with 1 at 64 inputs.
+        inputs. All but "plain" divides by the inputs of layers that follow another one (as maximal-update
+        parametrisation does, Yang et al. 2021), with 1 at 64 inputs.
         """
         shapes = self.learned_shapes
         if self.parametrization == "plain":
@@ -179,8 +179,8 @@ class FieldSpec:
 
     @property
     def latent_unit(self) -> float:
-        """What latents are multiplied by before they are projected: of "scaled" fields 64/D, since a step of all of the
-        projection adds up over the D numbers of a latent."""
+        """What latents are multiplied by before they are projected: 64/D but for "plain" fields, since a step of all of
+        the projection adds up over the D numbers of a latent."""
         return 1.0 if self.parametrization == "plain" else _REFERENCE / self.latent_dim
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _USE = 0.98  # of another instance's loss, which an instance's own latent has to
 
 _REMEDY = (
     "use smaller learning rates (`projection` and `fields` of the optimizers; a third of them), or the "
-    '`parametrization` "scaled" where the field is larger than that of the method'
+    '`parametrization` "centred" where the field is larger than that of the method'
 )
 
 

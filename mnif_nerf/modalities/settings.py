@@ -59,7 +59,8 @@ class ModelSettings(SavedSettings):
     init: str = "corrected"
     """"corrected" keeps the initial output's spread whatever the number of bases; "authors" does not."""
     parametrization: str = "plain"
-    """"scaled" lets learning rates carry over between widths, numbers of bases and latent sizes; "plain" does not."""
+    """"scaled" lets learning rates carry over between widths, numbers of bases and latent sizes; "centred" does, too,
+    and learns a mean network and deviations from it, which is faster; "plain" does neither."""
     latent_init_std: float = 0.0
     """Spread of the initial latent codes; 0 starts every instance from the average network."""
     latent_weight: float = 1e-3

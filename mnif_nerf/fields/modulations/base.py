@@ -51,9 +51,9 @@ class ModulatedField(nn.Module):
 
     @property
     def unit(self) -> float:
-        """What a latent says (coefficients, shifts, factors) is the projection's outputs times this; of "scaled" fields
-        it makes learning rates carry over from one size to another."""
-        return _SCALED_GAIN if self.spec.parametrization == "scaled" else _GAIN
+        """What a latent says (coefficients, shifts, factors) is the projection's outputs times this; of all but
+        "plain" fields it makes learning rates carry over from one size to another."""
+        return _GAIN if self.spec.parametrization == "plain" else _SCALED_GAIN
 
     def unbiased_projection(self, outputs: int, generator: torch.Generator | None) -> nn.Linear:
         """A projection without a bias, so that a zero latent says 0 and one of unit variance numbers of about 1."""
