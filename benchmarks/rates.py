@@ -1,8 +1,8 @@
 """Which learning rates suit which size of a field: the loss after short training, sizes by rates.
 
-Every size is trained with the method's rates times every factor, with parameters as they were ("plain") and measured
-in units that follow the size ("scaled", docs/method.md). Rates of "plain" are those that equal "scaled" ones at the
-method's own size. Where learning rates carry over, the lowest loss of every row stands in the same column. Shown are
+Every size is trained with the method's rates times every factor, with parameters as they were ("plain"), measured in
+units that follow the size ("scaled"), and so around a mean network ("centred", docs/method.md). Rates of "plain" are
+those that equal "scaled" ones at the method's own size. Where learning rates carry over, the lowest loss of every row stands in the same column. Shown are
 losses without regularisation, means of the last fifth of the steps; a collapse to a constant shows as a loss twice the
 others'. `--figure` draws the lines. Run: `python benchmarks/rates.py --data DATA`, or without data on procedural cars.
 """
@@ -40,7 +40,7 @@ class Config:
         groups: the optimisers whose rate is multiplied: "fields", "projection".
         factors: of these rates.
         widths, bases, latents: sizes, one changed at a time.
-        parametrizations: "plain", "scaled".
+        parametrizations: "plain", "scaled", "centred".
         steps: of training.
         points: per instance and step.
         seed: of everything.
@@ -55,7 +55,7 @@ class Config:
     widths: tuple[int, ...] = (32, 64, 128)
     bases: tuple[int, ...] = (16, 256)
     latents: tuple[int, ...] = (16, 512)
-    parametrizations: tuple[str, ...] = ("plain", "scaled")
+    parametrizations: tuple[str, ...] = ("plain", "scaled", "centred")
     steps: int = 300
     points: int = 512
     seed: int = 0
@@ -83,16 +83,16 @@ def settings_of(config: Config, size: tuple[int, int, int], parametrization: str
     model, data = settings.pipeline.model, settings.pipeline.datamanager
     own = (model.width, model.num_bases, model.latent_dim)
     at_home = FieldSpec(width=own[0], num_bases=own[1], latent_dim=own[2], modulation=model.modulation)
-    told_scaled = model.parametrization == "scaled"
+    told_plain = model.parametrization == "plain"
     (model.width, model.num_bases, model.latent_dim), model.parametrization = size, parametrization
     data.data, data.points_per_instance = config.data, config.points
     settings.machine.seed, settings.machine.device_type, settings.vis = 42 + config.seed, "cpu", "none"
     settings.max_num_iterations = config.steps
     for group in ("fields", "projection"):
         optimizer = settings.optimizers[group]["optimizer"]
-        if told_scaled and parametrization == "plain":
+        if parametrization == "plain" and not told_plain:
             optimizer.lr *= plain_rate(group, at_home)
-        elif not told_scaled and parametrization == "scaled":
+        elif parametrization != "plain" and told_plain:
             optimizer.lr /= plain_rate(group, at_home)
         optimizer.lr *= factor if group in config.groups else 1.0
     return settings

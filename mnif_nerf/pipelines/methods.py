@@ -108,7 +108,7 @@ _LARGE: dict[str, Any] = {"field_lr": 5e-4, "projection_lr": 5e-4, "latent_lr": 
 _LITE: dict[str, Any] = {"field_lr": 1e-3, "projection_lr": 1e-3, "latent_lr": 5e-3, "warmup_steps": 100}
 _CLIPPED: dict[str, Any] = {"max_norm": 1.0}
 _WHOLE = {"points_per_instance": 0, "encode_points": 0}  # all pixels
-# Rates for "scaled" fields of any size.
+# Rates for "scaled" and "centred" fields of any size.
 _SCALED: dict[str, Any] = {
     "field_lr": 3e-3, "projection_lr": 3e-3, "latent_lr": 1e-2, "warmup_steps": 100, "final_fraction": 0.01
 }  # fmt: skip
@@ -116,7 +116,7 @@ _SCALED_LARGE: dict[str, Any] = {  # for longer runs
     "field_lr": 1e-3, "projection_lr": 1e-3, "latent_lr": 5e-3, "warmup_steps": 500, "final_fraction": 0.01
 }  # fmt: skip
 _SMALL_FIELD: dict[str, Any] = {
-    "width": 64, "hidden_layers": 4, "num_bases": 64, "latent_dim": 64, "parametrization": "scaled"
+    "width": 64, "hidden_layers": 4, "num_bases": 64, "latent_dim": 64, "parametrization": "centred"
 }  # fmt: skip
 _LARGE_FIELD: dict[str, Any] = {"width": 64, "hidden_layers": 4, "num_bases": 256}
 
@@ -150,7 +150,7 @@ _FORMS = [
         100_000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=32, points_per_instance=4096),
-            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256, parametrization="scaled"),
+            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256, parametrization="centred"),
         ),
         optimizer_settings(**_SCALED_LARGE),
     ),
@@ -173,7 +173,7 @@ _FORMS = [
         _grids(
             "voxel",
             {"instances_per_step": 32, "points_per_instance": 4096, "cut_cells": 2.0},
-            VoxelModelSettings(**_LARGE_FIELD, latent_dim=256, w0=26.0, head="distance", parametrization="scaled"),
+            VoxelModelSettings(**_LARGE_FIELD, latent_dim=256, w0=26.0, head="distance", parametrization="centred"),
             adaptation="auto-decoding",
         ),
         optimizer_settings(**_SCALED_LARGE),
