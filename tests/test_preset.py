@@ -46,7 +46,7 @@ def test_a_preset_begins_with_the_small_form_and_leaves_what_was_given(shapes: P
     small, own = get_method(SMALL).settings, settings.pipeline
     assert own.model.head == small.pipeline.model.head == "distance"
     assert own.adaptation == "auto-decoding"
-    assert own.model.parametrization == "centred"
+    assert own.model.parametrization == small.pipeline.model.parametrization
     assert settings.max_num_iterations == small.max_num_iterations
     assert settings.optimizers["projection"]["optimizer"].lr == small.optimizers["projection"]["optimizer"].lr
     assert (own.model.num_bases, own.datamanager.points_per_instance) == (5, 64)

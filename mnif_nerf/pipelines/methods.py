@@ -116,7 +116,7 @@ _SCALED_LARGE: dict[str, Any] = {  # for longer runs
     "field_lr": 1e-3, "projection_lr": 1e-3, "latent_lr": 5e-3, "warmup_steps": 500, "final_fraction": 0.01
 }  # fmt: skip
 _SMALL_FIELD: dict[str, Any] = {
-    "width": 64, "hidden_layers": 4, "num_bases": 64, "latent_dim": 64, "parametrization": "centred"
+    "width": 64, "hidden_layers": 4, "num_bases": 64, "latent_dim": 64, "parametrization": "scaled"
 }  # fmt: skip
 _LARGE_FIELD: dict[str, Any] = {"width": 64, "hidden_layers": 4, "num_bases": 256}
 
@@ -150,7 +150,7 @@ _FORMS = [
         100_000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=32, points_per_instance=4096),
-            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256, parametrization="centred"),
+            model=SurfaceModelSettings(**_LARGE_FIELD, latent_dim=256, parametrization="scaled"),
         ),
         optimizer_settings(**_SCALED_LARGE),
     ),
@@ -161,7 +161,7 @@ _FORMS = [
         6000,
         SurfacePipelineSettings(
             datamanager=SurfaceDataSettings(instances_per_step=16, points_per_instance=1024),
-            model=SurfaceModelSettings(**_SMALL_FIELD),
+            model=SurfaceModelSettings(**{**_SMALL_FIELD, "parametrization": "centred"}),
         ),
         optimizer_settings(**_SCALED),
     ),
@@ -173,7 +173,7 @@ _FORMS = [
         _grids(
             "voxel",
             {"instances_per_step": 32, "points_per_instance": 4096, "cut_cells": 2.0},
-            VoxelModelSettings(**_LARGE_FIELD, latent_dim=256, w0=26.0, head="distance", parametrization="centred"),
+            VoxelModelSettings(**_LARGE_FIELD, latent_dim=256, w0=26.0, head="distance", parametrization="scaled"),
             adaptation="auto-decoding",
         ),
         optimizer_settings(**_SCALED_LARGE),
