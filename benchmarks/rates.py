@@ -2,9 +2,10 @@
 
 Every size is trained with the method's rates times every factor, with parameters as they were ("plain"), measured in
 units that follow the size ("scaled"), and so around a mean network ("centred", docs/method.md). Rates of "plain" are
-those that equal "scaled" ones at the method's own size. Where learning rates carry over, the lowest loss of every row stands in the same column. Shown are
-losses without regularisation, means of the last fifth of the steps; a collapse to a constant shows as a loss twice the
-others'. `--figure` draws the lines. Run: `python benchmarks/rates.py --data DATA`, or without data on procedural cars.
+those that equal "scaled" ones at the method's own size. Where learning rates carry over, the lowest loss of every row
+stands in the same column. Shown are losses without regularisation, means of the last fifth of the steps; a collapse to
+a constant shows as a loss twice the others'. `--figure` draws the lines. Run: `python benchmarks/rates.py --data DATA`,
+or without data on procedural cars.
 """
 
 from __future__ import annotations
