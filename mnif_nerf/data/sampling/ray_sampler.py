@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
+from mnif_nerf.data.sampling.prefetch import Prefetcher
 from mnif_nerf.data.sampling.residence import fits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
@@ -85,6 +86,7 @@ class RayBatchSampler:
         self.resident, self._home = False, torch.device("cpu")
         self._pool: tuple[tuple[int, Share], RayBatch] | None = None
         self._shuffle = InstanceShuffle(self.num_scenes, seed)
+        self._ahead: Prefetcher[RayBatch] | None = None
 
     def _index_views(self, offsets: Tensor, views: Tensor | None, names: tuple[str, ...]) -> None:
         """Flat list of drawable views, scene by scene, with where each scene's part starts and how long it is."""
@@ -125,6 +127,13 @@ class RayBatchSampler:
             stored.update({name: getattr(self, name) for name in ("view_list", "view_counts", "view_starts")})
             for name, value in stored.items():
                 setattr(self, name, None if value is None else value.to(self.device))
+        elif self.device.type == "cuda" and beside is None:
+            self.draw_ahead()
+        return self
+
+    def draw_ahead(self) -> RayBatchSampler:
+        """Draw the same batches in background threads from now on, before they are asked for (`Prefetcher`)."""
+        self._ahead, self._pool = Prefetcher(self._draw_pool, self.device), None
         return self
 
     def draw(self, step: int, share: Share = WHOLE) -> RayBatch:
@@ -132,7 +141,8 @@ class RayBatchSampler:
         times as many."""
         pool = (step // _POOL_STEPS, share)
         if self._pool is None or self._pool[0] != pool:
-            self._pool = (pool, self._draw_pool(*pool).to(self.device))
+            drawn = self._draw_pool(*pool).to(self.device) if self._ahead is None else self._ahead(*pool)
+            self._pool = (pool, drawn)
         row = (step % _POOL_STEPS) * self.scenes_per_step
         return self._pool[1][row : row + self.scenes_per_step]
 
