@@ -27,7 +27,7 @@ from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.latents.table import LatentTable
-from mnif_nerf.latents.watch import TrainingWatch
+from mnif_nerf.latents.watch import TrainingWatch, largest_of
 from mnif_nerf.machine import ThreadTuner, denormals_flushed, threads_are_given
 from mnif_nerf.random import stream
 
@@ -182,7 +182,7 @@ class Stage1Model(nn.Module):
             MNIFError: training has diverged.
         """
         for name, value in (("latents", self.latents.weight), *self.named_parameters()):
-            largest = float(value.detach().abs().max()) if value.numel() else 0.0
+            largest = largest_of(value)
             if not largest < _LARGEST:  # NaN too
                 own = "the latents' learning rate" if self.meta is None else "`inner_lr`"
                 found = "are not finite" if not math.isfinite(largest) else f"have grown to {largest:.0e}"

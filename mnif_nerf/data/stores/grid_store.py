@@ -35,7 +35,7 @@ from mnif_nerf.data.stores.cache import (
 )
 from mnif_nerf.data.stores.grid_layout import GridLayout, grid_splits, labels_in, locate_grids
 from mnif_nerf.data.stores.grid_pack import DTYPES, GridPacking, pack_grids, pack_row, pack_sharded, row_shape
-from mnif_nerf.data.stores.packing import unpack_bits
+from mnif_nerf.data.stores.packing import bits_of_any, unpack_bits
 from mnif_nerf.data.stores.shards import Rows, map_rows, move_shards, shard_folder, shard_ranges
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.labels import Labels
@@ -44,7 +44,6 @@ from mnif_nerf.progress import progress_bar
 
 __all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]
 
-_UNION_ROWS = 256  # instances read at a time
 FORMAT = PackedFormat("mnif_nerf packed grids", 2)
 
 
@@ -144,9 +143,7 @@ class GridStore:
 
     def union(self) -> np.ndarray:
         """Cells that are inside of at least one instance: bool [*shape]; of bits only."""
-        parts = (self.packed[first : first + _UNION_ROWS] for first in range(0, self.num_instances, _UNION_ROWS))
-        union = np.bitwise_or.reduce([np.bitwise_or.reduce(part, axis=0) for part in parts], axis=0)
-        return unpack_bits(union, self.shape)
+        return unpack_bits(bits_of_any(self.packed, self.num_instances, self.folder), self.shape)
 
     def surface(self, instance: int) -> np.ndarray:
         """Numbers of the cells near an instance's surface, sorted: int32 [S].

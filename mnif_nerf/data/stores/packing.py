@@ -6,6 +6,7 @@ is an exception (writing through a memory map would end the process with a bus e
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,12 +20,16 @@ import numpy as np
 from mnif_nerf.data.geometry.hull import HULL_RESOLUTION, SceneHull
 from mnif_nerf.data.readers.images import Background, composite_white, inspect_background
 from mnif_nerf.data.readers.srn import SplitIndex
+from mnif_nerf.data.stores.cache import map_array
 from mnif_nerf.data.stores.scene_survey import Survey, carve_pictures, read_pictures, survey_split
+from mnif_nerf.data.stores.shards import Rows
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import atomic_file
 from mnif_nerf.machine import num_cores
 from mnif_nerf.names import listed
 
 T = TypeVar("T")
+_ROWS_READ = 256  # at a time
 
 
 @dataclass
@@ -148,6 +153,28 @@ def array_shapes(index: SplitIndex, white: bool) -> dict[str, tuple[int, ...]]:
 def pack_bits(mask: np.ndarray) -> np.ndarray:
     """bool [B, ...] to uint8 [B, ceil(n / 8)], bit i % 8 of byte i // 8 being element i."""
     return np.packbits(mask.reshape(len(mask), -1), axis=1, bitorder="little")
+
+
+def bits_of_any(rows: Rows, count: int, folder: Path) -> np.ndarray:
+    """Bits that at least one row has: uint8 [n].
+
+    Args:
+        rows: uint8 [N, n], packed bits.
+        count: how many of them, from the first on.
+        folder: of the packed store, which keeps the result for all of them, as all data is read for it; another folder
+            keeps nothing.
+    """
+    path = folder / "any.npy" if count == len(rows) and (folder / "manifest.json").is_file() else None
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if path is not None:
+            return np.array(map_array(path, rows.shape[1:]))
+    found = np.zeros(rows.shape[1:], np.uint8)
+    for first in range(0, count, _ROWS_READ):
+        found |= np.bitwise_or.reduce(rows[first : min(first + _ROWS_READ, count)], axis=0)
+    if path is not None:
+        with contextlib.suppress(MNIFError), atomic_file(path) as temporary:  # of a cache that only can be read
+            np.save(temporary, found)
+    return found
 
 
 def unpack_bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -38,7 +38,7 @@ from mnif_nerf.data.stores.cache import (
     open_or_build,
 )
 from mnif_nerf.data.stores.manifest import read_manifest
-from mnif_nerf.data.stores.packing import pack, unpack_bits
+from mnif_nerf.data.stores.packing import bits_of_any, pack, unpack_bits
 from mnif_nerf.data.stores.scene_survey import find_placement
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json, write_json
@@ -103,7 +103,7 @@ class PackedStore:
         """bool [G, G, G], cells in any scene's hull; None where nothing was carved."""
         if self.hulls is None:
             return None
-        return unpack_bits(np.bitwise_or.reduce(self.hulls, axis=0), (self.hull_resolution,) * 3)
+        return unpack_bits(bits_of_any(self.hulls, self.num_scenes, self.folder), (self.hull_resolution,) * 3)
 
 
 def open_store(
