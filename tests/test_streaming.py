@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_surface_points import COUNTS, fake, make_store
 from tiny_runs import tiny_settings, write_tiny_shapes
+from tiny_srn import write_tiny_srn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -20,15 +21,19 @@ import streaming
 
 from mnif_nerf.data.readers.grid_reader import get_reader
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
+from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.sampling.residence import on_device
 from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
 from mnif_nerf.data.stores import grid_pack, shards, surface_pack
 from mnif_nerf.data.stores.grid_store import GridStore, open_grid_store
+from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.data.stores.shards import ShardedRows, kept_folder, map_rows, shard_ranges
 from mnif_nerf.data.stores.surface_pack import encode, write_part
 from mnif_nerf.data.stores.surface_store import open_surface_store, write_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import digest_of_store
+from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.latents.checkpoint import describe_checkpoint, names_in
 from mnif_nerf.latents.rarity import Rarity
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.latents.watch import largest_of
@@ -294,6 +299,14 @@ def test_rarity_holds_a_bounded_number_of_distances(monkeypatch: pytest.MonkeyPa
     assert seen.bytes <= 300 * 40 * 4
 
 
+def test_names_in_a_checkpoint_are_one_text_and_were_a_list() -> None:
+    names = ("a", "b\nc", "\udc80", "1")
+    extra = describe_checkpoint(names, FieldSpec(), "auto-decoding")
+    assert isinstance(extra["names"], str), "torch reads a list entry by entry"
+    assert names_in(extra) == names
+    assert names_in({"names": list(names)}) == names
+
+
 def test_the_benchmark_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,3 +322,41 @@ def test_the_benchmark_runs(
     assert found[1]["table"] > 100 * found[0]["table"]
     assert not list((tmp_path / "cache").iterdir())
     assert "| 7,000 |" in capsys.readouterr().out
+
+
+def advised(path: Path) -> list[bool]:
+    """Of every map of a file in this process, whether its pages are read alone."""
+    found, ours = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("VmFlags:") and ours:
+            found.append("rr" in line.split())
+        elif "-" in line.split(" ", 1)[0]:
+            ours = line.endswith(str(path.resolve()))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux alone tells what it was advised")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_single_rows_are_read_where_a_store_exceeds_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, sharded: bool
+) -> None:
+    if sharded:
+        request.getfixturevalue("small_shards")
+    store = make_store(tmp_path, 5)
+    size = store.places.nbytes + store.distances.nbytes + store.colors.nbytes
+    files = sorted(store.folder.rglob("points.array"))
+    assert len(files) == (3 if sharded else 1)
+    for free, expected in ((None, False), (size, False), (size - 1, True)):
+        monkeypatch.setattr("mnif_nerf.data.sampling.residence.available_memory", lambda free=free: free)
+        SurfaceSampler(store, 2, 30).reside()
+        assert [flag for file in files for flag in advised(file)] == [expected] * len(files)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux alone tells what it was advised")
+def test_pictures_that_exceed_the_memory_are_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(write_tiny_srn(tmp_path / "scenes", scenes=3, views=4, resolution=16), "train", progress=False)
+    assert advised(store.folder / "images.npy") == [False]
+    monkeypatch.setattr("mnif_nerf.data.sampling.residence.available_memory", lambda: 1)
+    RayBatchSampler(store, 2, 8, 4).reside()
+    for name in ("images", "hulls", "touching", "silhouettes"):
+        assert advised(store.folder / f"{name}.npy") == [True]

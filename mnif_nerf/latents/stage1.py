@@ -20,7 +20,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.latents.checkpoint import check_checkpoint, describe_checkpoint
+from mnif_nerf.latents.checkpoint import check_checkpoint, describe_checkpoint, names_in
 from mnif_nerf.latents.encoding import EncodedLatents, encode
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.optimizers import OptimizerGroups
@@ -197,7 +197,7 @@ class Stage1Model(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Read back `get_extra_state`."""
-        self.names = tuple(state["names"])
+        self.names = names_in(state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint, also one of another number of instances than the data on disk has.

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.sampling.prefetch import Prefetcher
-from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.residence import expect_single_rows, fits
 from mnif_nerf.data.sampling.resident_points import ResidentGrids, random_numbers, stratified
 from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
@@ -119,9 +119,9 @@ class PointSampler:
         if fits(self.device, stored) if resident is None else resident:
             self._resident = ResidentGrids(self.store, self._distances, self.device)
             self._draws.on(self.device)
-        elif self.device.type == "cuda":
-            self.draw_ahead()
-        return self
+            return self
+        expect_single_rows(stored)
+        return self.draw_ahead() if self.device.type == "cuda" else self
 
     def draw_ahead(self) -> PointSampler:
         """Draw the same batches in background threads from now on, before they are asked for (`Prefetcher`)."""

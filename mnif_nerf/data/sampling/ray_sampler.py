@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
 from mnif_nerf.data.sampling.prefetch import Prefetcher
-from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.residence import expect_single_rows, fits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
 from mnif_nerf.rendering.batch import RayBatch, joined, of_share
@@ -73,6 +73,7 @@ class RayBatchSampler:
         self.scenes_per_step = min(scenes_per_step, store.num_scenes)
         self.rays_per_scene = rays_per_scene
         self.height, self.width = store.height, store.width
+        self._stored = [getattr(store, name) for name in _STORED]
         self.images = torch.from_numpy(store.images)
         self.poses = torch.from_numpy(store.poses)
         self.intrinsics = torch.from_numpy(store.intrinsics)
@@ -127,9 +128,9 @@ class RayBatchSampler:
             stored.update({name: getattr(self, name) for name in ("view_list", "view_counts", "view_starts")})
             for name, value in stored.items():
                 setattr(self, name, None if value is None else value.to(self.device))
-        elif self.device.type == "cuda" and beside is None:
-            self.draw_ahead()
-        return self
+            return self
+        expect_single_rows(self._stored)
+        return self.draw_ahead() if self.device.type == "cuda" and beside is None else self
 
     def draw_ahead(self) -> RayBatchSampler:
         """Draw the same batches in background threads from now on, before they are asked for (`Prefetcher`)."""

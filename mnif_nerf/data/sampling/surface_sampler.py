@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.sampling.prefetch import Prefetcher
-from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.residence import expect_single_rows, fits
 from mnif_nerf.data.sampling.resident_points import ResidentSurfaces, random_numbers
 from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
@@ -82,12 +82,13 @@ class SurfaceSampler:
 
     def reside(self, resident: bool | None = None) -> SurfaceSampler:
         """Move the store to the device, see `PointSampler.reside`."""
-        if fits(self.device, ResidentSurfaces.stored(self.store)) if resident is None else resident:
+        stored = ResidentSurfaces.stored(self.store)
+        if fits(self.device, stored) if resident is None else resident:
             self._resident = ResidentSurfaces(self.store, self.device)
             self._draws.on(self.device)
-        elif self.device.type == "cuda":
-            self.draw_ahead()
-        return self
+            return self
+        expect_single_rows(stored)
+        return self.draw_ahead() if self.device.type == "cuda" else self
 
     def draw_ahead(self) -> SurfaceSampler:
         """See `PointSampler.draw_ahead`."""
