@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_surface_points import COUNTS, fake, make_store
 from tiny_runs import tiny_settings, write_tiny_shapes
 from tiny_srn import write_tiny_srn
@@ -24,8 +25,9 @@ from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.sampling.residence import on_device
 from mnif_nerf.data.sampling.surface_sampler import SurfaceSampler
-from mnif_nerf.data.stores import grid_pack, shards, surface_pack
+from mnif_nerf.data.stores import grid_pack, packing, shards, surface_pack
 from mnif_nerf.data.stores.grid_store import GridStore, open_grid_store
+from mnif_nerf.data.stores.manifest import read_manifest
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.data.stores.shards import ShardedRows, kept_folder, map_rows, shard_ranges
 from mnif_nerf.data.stores.surface_pack import encode, write_part
@@ -38,10 +40,9 @@ from mnif_nerf.latents.rarity import Rarity
 from mnif_nerf.latents.table import LatentTable, RowAdam
 from mnif_nerf.latents.watch import largest_of
 from mnif_nerf.pipelines.run import TrainingRun
-from mnif_nerf.rendering.batch import PointBatch
 
 
-def same(ours: PointBatch, theirs: PointBatch) -> bool:
+def same(ours: Any, theirs: Any) -> bool:
     pairs = [(value, getattr(theirs, name)) for name, value in vars(ours).items() if isinstance(value, torch.Tensor)]
     return all(torch.equal(*pair) for pair in pairs)
 
@@ -209,6 +210,53 @@ def test_grids_of_which_none_has_a_shape_are_refused(tmp_path: Path, monkeypatch
     with pytest.raises(MNIFError, match="shape0"):
         grids(tmp_path)
     assert not list(tmp_path.rglob("*.shards"))
+
+
+def write_scenes(root: Path) -> Path:
+    """Seven scenes, of which one has a blank picture and two have nothing else."""
+    write_tiny_srn(root, scenes=7, views=3, resolution=16)
+    folders = sorted(path for path in (root / "cars_train").iterdir() if path.is_dir())
+    for scene, views in ((1, 1), (4, 3), (5, 3)):
+        for path in sorted((folders[scene] / "rgb").iterdir())[:views]:
+            Image.new("RGB", (16, 16), "white").save(path)
+    return root
+
+
+def test_scenes_in_shards_are_those_of_one_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = open_store(write_scenes(tmp_path / "one"), "train", progress=False)
+    root = write_scenes(tmp_path / "many")
+    whole, packed = packing._pack_scene, []
+
+    def stopped(index: Any, scene: int, *others: Any) -> Any:
+        packed.append(scene)
+        if scene == 6 and packed.count(6) == 1:
+            raise MNIFError("the machine is switched off")
+        return whole(index, scene, *others)
+
+    monkeypatch.setattr(packing, "_pack_scene", stopped)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2 * (3 * (16 * 16 * 3 + 64) + 4096))
+    with pytest.raises(MNIFError, match="switched off"):
+        open_store(root, "train", progress=False)
+    first = len(packed)
+    many = open_store(root, "train", progress=False)
+    assert set(packed[first:]) == {5, 6}, "three shards are kept"
+    assert isinstance(many.images, ShardedRows)
+    assert isinstance(many.hulls, ShardedRows)
+    assert one.names == many.names
+    assert (one.num_scenes, one.num_views) == (many.num_scenes, many.num_views) == (5, 15)
+    for name in ("images", "silhouettes", "touching", "hulls", "poses", "intrinsics", "view_offsets"):
+        np.testing.assert_array_equal(np.asarray(getattr(many, name)), np.asarray(getattr(one, name)), err_msg=name)
+    notes = [
+        [note.split(": ", 1)[1] for note in read_manifest(store.folder)["notes"]] for store in (many, one)
+    ]  # fmt: skip
+    assert notes[0] == notes[1]
+    assert any("pictures that show nothing" in note for note in notes[0])
+    np.testing.assert_array_equal(many.hull_union(), one.hull_union())
+    samplers = [RayBatchSampler(store, 3, 16, 8, seed=2) for store in (many, one)]
+    for step in range(6):
+        assert same(*(sampler.draw(step) for sampler in samplers))
+    assert same(*(sampler.fixed(torch.tensor([4, 0])) for sampler in samplers))
+    assert same(*(sampler.reside(True).draw(3) for sampler in samplers))
 
 
 # -------------------------------------------------------------------------------------------------------- steps

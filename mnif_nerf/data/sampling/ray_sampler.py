@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
 from mnif_nerf.data.sampling.prefetch import Prefetcher
-from mnif_nerf.data.sampling.residence import expect_single_rows, fits
+from mnif_nerf.data.sampling.residence import HostRows, expect_single_rows, fits, host_rows
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
 from mnif_nerf.rendering.batch import RayBatch, joined, of_share
@@ -74,12 +74,12 @@ class RayBatchSampler:
         self.rays_per_scene = rays_per_scene
         self.height, self.width = store.height, store.width
         self._stored = [getattr(store, name) for name in _STORED]
-        self.images = torch.from_numpy(store.images)
+        self.images = host_rows(store.images)
         self.poses = torch.from_numpy(store.poses)
         self.intrinsics = torch.from_numpy(store.intrinsics)
-        self.hulls = None if store.hulls is None else torch.from_numpy(store.hulls)
-        self.touching = None if store.touching is None else torch.from_numpy(store.touching)
-        self.silhouettes = None if store.silhouettes is None else torch.from_numpy(store.silhouettes)
+        self.hulls = None if store.hulls is None else host_rows(store.hulls)
+        self.touching = None if store.touching is None else host_rows(store.touching)
+        self.silhouettes = None if store.silhouettes is None else host_rows(store.silhouettes)
         self.hull_resolution = store.hull_resolution
         self.carve_points = carve_points if self.hulls is not None else 0
         self._index_views(torch.from_numpy(store.view_offsets).long(), views, store.names)
@@ -203,7 +203,7 @@ class RayBatchSampler:
         return view.gather(1, chosen), pixel.gather(1, chosen)
 
     @staticmethod
-    def _bit(packed: Tensor, row: Tensor, position: Tensor) -> Tensor:
+    def _bit(packed: Tensor | HostRows, row: Tensor, position: Tensor) -> Tensor:
         return (packed[row, position >> 3] >> (position & 7).to(torch.uint8)) & 1 == 1
 
     def _hull_span(self, scenes: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from mnif_nerf.machine import available_memory
 _MOST = 0.5  # of the memory that is free: the rest is the networks', their activations and what is rendered
 
 
-def fits(device: torch.device, stored: Iterable[Tensor | Rows | None]) -> bool:
+def fits(device: torch.device, stored: Iterable[Tensor | Rows | HostRows | None]) -> bool:
     """Whether arrays fit on a CUDA device beside what trains there; false of other devices, which gain nothing."""
     if device.type != "cuda":
         return False
@@ -33,6 +33,38 @@ def on_device(stored: Rows, device: torch.device) -> Tensor:
         found[first : first + len(part)] = torch.from_numpy(part)
         first += len(part)
     return found
+
+
+class HostRows:
+    """An array in shards that is indexed by tensors, as one tensor would be; what is read of it is a tensor.
+
+    Args:
+        rows: the array.
+    """
+
+    def __init__(self, rows: ShardedRows) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all shards."""
+        return self.rows.nbytes
+
+    def __getitem__(self, key: Tensor | tuple[Tensor, ...]) -> Tensor:
+        keys = key if isinstance(key, tuple) else (key,)
+        return torch.from_numpy(self.rows[tuple(each.numpy() for each in keys)])
+
+    def to(self, device: torch.device) -> Tensor:
+        """All of it on a device."""
+        return on_device(self.rows, device)
+
+
+def host_rows(stored: Rows) -> Tensor | HostRows:
+    """An array of a store in host memory, to be indexed by tensors."""
+    return HostRows(stored) if isinstance(stored, ShardedRows) else torch.from_numpy(stored)
 
 
 def expect_single_rows(stored: Iterable[Rows | None]) -> None:

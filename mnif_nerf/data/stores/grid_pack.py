@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,15 +101,16 @@ def pack_sharded(
     """
     ranges, refusals = shard_ranges(len(sources), how.row_bytes), []
 
-    def pack(number: int, folder: Path) -> list[str]:
+    def pack(number: int, folder: Path) -> dict[str, Any]:
         own = sources[ranges[number].start : ranges[number].stop]
         try:
-            return pack_grids(how, own, folder, advance)
+            return {"names": pack_grids(how, own, folder, advance)}
         except NoShapeError as error:
             refusals.append(error)
-            return []
+            return {"names": []}
 
-    names = pack_shards(store, [f"{fingerprint} {each}" for each in ranges], pack)
+    found = pack_shards(store, [f"{fingerprint} {each}" for each in ranges], pack)
+    names = [list(content["names"]) for content in found]
     if not any(names):
         shutil.rmtree(kept_folder(store))
         raise refusals[0] if refusals else NoShapeError(f"{store}: none of its {len(sources)} grids has a shape.")

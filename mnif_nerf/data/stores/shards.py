@@ -142,17 +142,17 @@ def kept_folder(store: Path) -> Path:
     return store.parent / f".{store.name}.shards"
 
 
-def pack_shards(store: Path, keys: Sequence[str], pack: Callable[[int, Path], Sequence[str]]) -> list[list[str]]:
+def pack_shards(store: Path, keys: Sequence[str], pack: Callable[[int, Path], dict[str, Any]]) -> list[dict[str, Any]]:
     """Pack one shard after the other, each whole or not at all; those of an earlier run are kept as they are.
 
     Args:
         store: the store that they are for.
         keys: what decides the content of each shard; one with another key is packed again.
-        pack: writes shard number k into an empty folder and returns the names of its instances, none of which leaves it
-            without arrays.
+        pack: writes shard number k into an empty folder, and returns what is to be known of it, JSON-ready, with the
+            "names" of its instances. One without instances needs no arrays.
 
     Returns:
-        the names of the instances of each shard, which wait in `kept_folder`.
+        what `pack` returned of each shard. They wait in `kept_folder`.
 
     Raises:
         MNIFError: a full disk, or whatever `pack` raises.
@@ -160,20 +160,20 @@ def pack_shards(store: Path, keys: Sequence[str], pack: Callable[[int, Path], Se
     found = []
     for number, key in enumerate(keys):
         place = shard_folder(kept_folder(store), number)
-        names = _finished(place, key)
-        if names is None:
+        content = _finished(place, key)
+        if content is None:
             with atomic_folder(place, replace=True) as temporary:
-                names = list(pack(number, temporary))
-                write_manifest(temporary, {"format": _FORMAT, "key": key, "names": names})
-        found.append(names)
+                content = pack(number, temporary)
+                write_manifest(temporary, {"format": _FORMAT, "key": key, **content})
+        found.append(content)
     return found
 
 
-def _finished(place: Path, key: str) -> list[str] | None:
+def _finished(place: Path, key: str) -> dict[str, Any] | None:
     recover_folder(place)
     try:
         manifest = read_manifest(place)
-        return list(manifest["names"]) if manifest["key"] == key else None
+        return manifest if manifest["key"] == key else None
     except (MNIFError, KeyError):  # none yet, or damaged: it is packed again
         return None
 

@@ -98,9 +98,9 @@ def pack_parts(
     some = [{name: parts[name] for name in names[each.start : each.stop]} for each in ranges]
     keys = [files_fingerprint(((name, path.stat()) for name, path in own.items()), counts, has_color) for own in some]
 
-    def pack(number: int, place: Path) -> list[str]:
+    def pack(number: int, place: Path) -> dict[str, Any]:
         _append(list(some[number].values()), place, counts, has_color)
-        return list(some[number])
+        return {"names": list(some[number])}
 
     pack_shards(store, keys, pack)
     move_shards(store, len(ranges), folder)
