@@ -117,6 +117,30 @@ def test_points_drawn_on_the_device_are_the_stores(modality):
             torch.testing.assert_close(here.weights, expected)
 
 
+@pytest.mark.parametrize("kind", ["rays", "points", "all points"])
+def test_what_is_drawn_ahead_on_the_host_is_what_the_host_draws(store, kind):
+    def made(device):
+        if kind == "rays":
+            return RayBatchSampler(store, 3, 32, 8, device=device, seed=0)
+        return PointSampler(store_of(grids("voxel"), "voxel"), 3, 100 if kind == "points" else 0, device)
+
+    host, ahead = made("cpu"), made("cuda").draw_ahead()
+    ahead.draw(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = [ahead.draw(step) for step in range(1, 40)]
+        sums = [batch.instances.sum() for batch in batches]  # on the stream that reads what another one copied
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for step, (batch, total) in enumerate(zip(batches, sums), start=1):
+        expected = host.draw(step)
+        assert int(total) == int(expected.instances.sum())
+        for name, value in vars(expected).items():
+            if isinstance(value, torch.Tensor):
+                assert getattr(batch, name).device.type == "cuda"
+                torch.testing.assert_close(getattr(batch, name).cpu(), value, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("adaptation", ["auto-decoding", "meta-learning"])
 def test_a_training_step_does_not_wait(tmp_path, adaptation):
     data = write_tiny_srn(tmp_path / "scenes", scenes=4, views=4, resolution=16)

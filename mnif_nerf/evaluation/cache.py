@@ -88,7 +88,7 @@ def digest_of_store(folder: Path) -> str:
     """A digest of a packed store: what its manifest says, and, where that does not name the files which it was made
     of, all the numbers in it (0.3 s for 128 objects of 66,000 points)."""
     manifest = read_manifest(folder)
-    files = [] if manifest.get("source") else sorted(folder.glob("*.array"))
+    files = [] if manifest.get("source") else sorted(folder.rglob("*.array"))
     facts = json.dumps(manifest, sort_keys=True)
     return _digest_of_files(facts, tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
 

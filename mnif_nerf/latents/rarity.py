@@ -22,6 +22,7 @@ TRIES = 20
 """How often a latent is drawn again at most for being too rare."""
 _MOST_REFERENCES = 2048  # training latents, spread evenly, that a latent is compared with
 _CHUNK = 512
+_PAIRS = 2**25  # distances held at once: among more than 65,536 latents, fewer are compared at a time
 LEAST_AMONG = 4
 
 
@@ -66,7 +67,8 @@ class Rarity:
     def _isolation(self, codes: Tensor, neighbours: int) -> Tensor:
         import torch
 
-        parts = [torch.cdist(part, self.latents).kthvalue(neighbours, dim=1).values for part in codes.split(_CHUNK)]
+        chunk = max(1, min(_CHUNK, _PAIRS // len(self.latents)))
+        parts = [torch.cdist(part, self.latents).kthvalue(neighbours, dim=1).values for part in codes.split(chunk)]
         return torch.cat(parts)
 
 

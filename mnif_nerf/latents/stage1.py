@@ -20,14 +20,14 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.fields.modulations import ModulatedField, build_field
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.latents.checkpoint import check_checkpoint, describe_checkpoint
+from mnif_nerf.latents.checkpoint import check_checkpoint, describe_checkpoint, names_in
 from mnif_nerf.latents.encoding import EncodedLatents, encode
 from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.latents.table import LatentTable
-from mnif_nerf.latents.watch import TrainingWatch
+from mnif_nerf.latents.watch import TrainingWatch, largest_of
 from mnif_nerf.machine import ThreadTuner, denormals_flushed, threads_are_given
 from mnif_nerf.random import stream
 
@@ -182,7 +182,7 @@ class Stage1Model(nn.Module):
             MNIFError: training has diverged.
         """
         for name, value in (("latents", self.latents.weight), *self.named_parameters()):
-            largest = float(value.detach().abs().max()) if value.numel() else 0.0
+            largest = largest_of(value)
             if not largest < _LARGEST:  # NaN too
                 own = "the latents' learning rate" if self.meta is None else "`inner_lr`"
                 found = "are not finite" if not math.isfinite(largest) else f"have grown to {largest:.0e}"
@@ -197,7 +197,7 @@ class Stage1Model(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Read back `get_extra_state`."""
-        self.names = tuple(state["names"])
+        self.names = names_in(state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load a checkpoint, also one of another number of instances than the data on disk has.

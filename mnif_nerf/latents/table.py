@@ -38,7 +38,7 @@ class LatentTable(nn.Module):
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(init_std * torch.randn(num_instances, dim, generator=generator))
+        self.weight = nn.Parameter(torch.randn(num_instances, dim, generator=generator).mul_(init_std))
         self.log_spread = nn.Parameter(torch.zeros(num_instances, dim)) if variational else None
 
     def forward(self, instances: Tensor) -> Tensor:

@@ -22,6 +22,14 @@ _REMEDY = (
 )
 
 
+def largest_of(values: Tensor) -> float:
+    """The largest absolute number, NaN where there is one; nothing as large as `values` is made for it."""
+    if not values.numel():
+        return 0.0
+    low, high = values.detach().aminmax()
+    return max(-float(low), float(high)) if low == low else math.nan
+
+
 class TrainingWatch:
     """Watches the loss, and what latents do to it; says at most once that either is wrong.
 

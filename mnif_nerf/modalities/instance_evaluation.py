@@ -29,8 +29,9 @@ class InstanceEvaluation(Evaluation):
 
     def _known(self, model: Stage1Model) -> list[tuple[int, int]]:
         """Index and row of the scored training instances that the model knows."""
-        rows = known_rows(model, self.data.names)
-        return [(i, rows[i]) for i in self.chosen(self.data.store).tolist() if rows[i] >= 0]
+        names, chosen = self.data.names, self.chosen(self.data.store).tolist()
+        rows = known_rows(model, [names[i] for i in chosen])
+        return [(i, row) for i, row in zip(chosen, rows) if row >= 0]
 
     def rows(self, model: Stage1Model) -> list[int]:
         """See `Evaluation`."""

@@ -189,23 +189,25 @@ class ViewEvaluation(Evaluation):
         """
         if self.on_unseen:
             return self.unseen.scored, tuple(self.unseen.names), self.latents_of_unseen(model)
-        views, names = self.data.evaluation_views, self.data.names
+        views = self.data.evaluation_views
+        scenes, place = np.unique(views.scenes, return_inverse=True)
+        names = tuple(self.data.names[scene] for scene in scenes)
         rows = np.asarray(known_rows(model, names))
-        known = rows[views.scenes] >= 0
+        known = rows[place] >= 0
         if not known.any():
             raise MNIFError(
                 f"{self.data.root}: the model was trained on none of its scenes; set eval_mode: unseen-scenes in "
                 "config.yml to fit latents, or evaluate on the training data."
             )
         latents = model.latents.weight.detach()[torch.from_numpy(rows.clip(min=0))]
-        return views.where(known), names, latents
+        return ViewList(views.store, views.views, place).where(known), names, latents
 
     def rows(self, model: Stage1Model) -> list[int]:
         """See `Evaluation`."""
         if self.on_unseen:
             return []
-        rows = known_rows(model, self.data.names)
-        return sorted({rows[scene] for scene in self.data.evaluation_views.scenes.tolist()} - {-1})
+        names, scenes = self.data.names, np.unique(self.data.evaluation_views.scenes)
+        return sorted(set(known_rows(model, [names[scene] for scene in scenes])) - {-1})
 
     def seen(self, model: Stage1Model) -> list[ScoredItem]:
         """See `Evaluation`: one item for every view, of unseen scenes where those are asked for."""

@@ -245,7 +245,9 @@ class Evaluation(ABC):
 
 def known_rows(model: Stage1Model, names: Iterable[str]) -> list[int]:
     """The row of every name in the model's latents; -1 where it was not trained on."""
-    position = {name: row for row, name in enumerate(model.names)}
+    names = list(names)
+    wanted = set(names)
+    position = {name: row for row, name in enumerate(model.names) if name in wanted}
     return [position.get(name, -1) for name in names]
 
 

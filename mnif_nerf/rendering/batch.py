@@ -41,10 +41,10 @@ class RayBatch:
 
     def to(self, device: torch.device | str) -> RayBatch:
         """The same batch on another device."""
-        return _changed(self, lambda value: value.to(device, non_blocking=True))
+        return changed(self, lambda value: value.to(device, non_blocking=True))
 
     def __getitem__(self, rows: slice) -> RayBatch:
-        return _changed(self, lambda value: value[rows])
+        return changed(self, lambda value: value[rows])
 
 
 @dataclass
@@ -69,13 +69,14 @@ class PointBatch:
 
     def to(self, device: torch.device | str) -> PointBatch:
         """The same batch on another device."""
-        return _changed(self, lambda value: value.to(device, non_blocking=True))
+        return changed(self, lambda value: value.to(device, non_blocking=True))
 
     def __getitem__(self, rows: slice) -> PointBatch:
-        return _changed(self, lambda value: value[rows])
+        return changed(self, lambda value: value[rows])
 
 
-def _changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+def changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with every tensor changed."""
     values = (getattr(batch, f.name) for f in fields(batch))
     made = type(batch)(*(change(value) if isinstance(value, Tensor) else value for value in values))
     return of_share(made, batch.share)

@@ -17,6 +17,8 @@ from mnif_nerf.random import WHOLE, Share, stream
 class InstanceShuffle:
     """An endless shuffle: one permutation of all instances per epoch, so each is visited equally often.
 
+    Several threads may take from it at once.
+
     Args:
         count: number of instances.
         seed: shuffles of the same seed are equal.
@@ -25,7 +27,7 @@ class InstanceShuffle:
 
     def __init__(self, count: int, seed: int, device: torch.device | str = "cpu") -> None:
         self.count, self.seed, self.device = count, seed, torch.device(device)
-        self._epoch_order: tuple[int, Tensor] | None = None
+        self._orders: tuple[tuple[int, Tensor], ...] = ()  # the last two: threads draw on both sides of an end
 
     def take(self, first: int, number: int) -> Tensor:
         """Visits number `first` ... `first + number`: int64 `[number]`.
@@ -40,13 +42,17 @@ class InstanceShuffle:
         return torch.cat(parts)
 
     def _order(self, epoch: int) -> Tensor:
-        if self._epoch_order is None or self._epoch_order[0] != epoch:
-            generator = torch.Generator().manual_seed(stream(self.seed, "epoch", epoch))
-            order = torch.randperm(self.count, generator=generator)
-            if self.device.type == "cuda":
-                order = order.pin_memory()  # or the host would wait for the device
-            self._epoch_order = (epoch, order.to(self.device, non_blocking=True))
-        return self._epoch_order[1]
+        orders = self._orders
+        known = next((order for number, order in orders if number == epoch), None)
+        if known is not None:
+            return known
+        generator = torch.Generator().manual_seed(stream(self.seed, "epoch", epoch))
+        order = torch.randperm(self.count, generator=generator)
+        if self.device.type == "cuda":
+            order = order.pin_memory()  # or the host would wait for the device
+        order = order.to(self.device, non_blocking=True)
+        self._orders = ((epoch, order), *orders[:1])
+        return order
 
 
 class InstanceStore(Protocol):

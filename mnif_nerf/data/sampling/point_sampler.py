@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceDraws
-from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.prefetch import Prefetcher
+from mnif_nerf.data.sampling.residence import expect_single_rows, fits
 from mnif_nerf.data.sampling.resident_points import ResidentGrids, random_numbers, stratified
 from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
@@ -101,6 +102,7 @@ class PointSampler:
         self.jitter = choice.jitter and store.values_kind != "bits"
         self._centres: Tensor | None = None
         self._resident: ResidentGrids | None = None
+        self._ahead: Prefetcher[PointBatch] | None = None
 
     def reside(self, resident: bool | None = None) -> PointSampler:
         """Move the store to the device, where all is drawn from now on, and nothing makes the device wait.
@@ -117,16 +119,29 @@ class PointSampler:
         if fits(self.device, stored) if resident is None else resident:
             self._resident = ResidentGrids(self.store, self._distances, self.device)
             self._draws.on(self.device)
+            return self
+        expect_single_rows(stored)
+        return self.draw_ahead() if self.device.type == "cuda" else self
+
+    def draw_ahead(self) -> PointSampler:
+        """Draw the same batches in background threads from now on, before they are asked for (`Prefetcher`)."""
+        self._all_centres(0)  # which all threads share
+        self._ahead = Prefetcher(self._on_host, self.device)
         return self
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
-        return of_share(self._draw(step, share), share)
-
-    def _draw(self, step: int, share: Share) -> PointBatch:
         if self._resident is not None:
             own, numbers = self._draws.of_step_on(self.device, step, share)
-            return self._on_device(own, self.points_per_instance, random_numbers([numbers], share), self.jitter)
+            draw = random_numbers([numbers], share)
+            return of_share(self._on_device(own, self.points_per_instance, draw, self.jitter), share)
+        return self._on_host(step, share).to(self.device) if self._ahead is None else self._ahead(step, share)
+
+    def _on_host(self, step: int, share: Share) -> PointBatch:
+        return of_share(self._of_step(step, share), share)
+
+    def _of_step(self, step: int, share: Share) -> PointBatch:
+        """The batch of a step in host memory, but for centres that all instances share."""
         instances, generator = self._draws.of_step(step, share)
         everything = self._takes_all(self.points_per_instance)
         if everything and not self.jitter:
@@ -150,11 +165,11 @@ class PointSampler:
             return self._on_device(instances.to(self.device), points, random_numbers(numbers), jitter=False)
         instances = instances.cpu()
         if self._takes_all(points):
-            return self._all(instances)
+            return self._all(instances).to(self.device)
         drawn = []
         for instance, generator in zip(instances.numpy(), self._draws.of_instances(instances, salt)):
             drawn.append(self._near(instance[None], points, generator))
-        return self._batch(instances, np.concatenate(drawn))
+        return self._batch(instances, np.concatenate(drawn)).to(self.device)
 
     def _on_device(self, instances: Tensor, points: int, draw: Callable[..., Tensor], jitter: bool) -> PointBatch:
         """What the methods below do by numpy, where the store lives on the device."""
@@ -184,7 +199,7 @@ class PointSampler:
         """Every cell, in order; the points are one expanded view."""
         targets = torch.from_numpy(self._targets(instances.numpy())).contiguous()
         centres = self._all_centres(len(instances))
-        return PointBatch(instances.to(self.device), centres, targets.to(self.device), cut=self.cut)
+        return PointBatch(instances, centres, targets, cut=self.cut)
 
     def _all_centres(self, count: int) -> Tensor:
         if self._centres is None:
@@ -220,7 +235,7 @@ class PointSampler:
         targets = torch.from_numpy(self._targets(instances.numpy(), cells))
         points = cell_coordinates(torch.from_numpy(cells), self.store.shape)
         weights = torch.from_numpy(self._weights(instances.numpy(), cells)) if self.reweight else None
-        return PointBatch(instances, points, targets, weights, self.cut).to(self.device)
+        return PointBatch(instances, points, targets, weights, self.cut)
 
     def _jittered(
         self, instances: Tensor, cells: np.ndarray, generator: np.random.Generator, share: Share
@@ -241,7 +256,7 @@ class PointSampler:
             )
         longest = max(shape)
         points = ((place + 0.5) * (2.0 / longest) - size / longest).transpose(1, 0, 2).astype(np.float32)
-        return PointBatch(instances, torch.from_numpy(points), torch.from_numpy(targets)).to(self.device)
+        return PointBatch(instances, torch.from_numpy(points), torch.from_numpy(targets))
 
     def _weights(self, instances: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """float32 [B, N] of mean 1: the points of each kind, near or not, share what the cells of that kind weigh."""

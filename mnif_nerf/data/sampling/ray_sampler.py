@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
-from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.prefetch import Prefetcher
+from mnif_nerf.data.sampling.residence import HostRows, expect_single_rows, fits, host_rows
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
 from mnif_nerf.rendering.batch import RayBatch, joined, of_share
@@ -72,12 +73,13 @@ class RayBatchSampler:
         self.scenes_per_step = min(scenes_per_step, store.num_scenes)
         self.rays_per_scene = rays_per_scene
         self.height, self.width = store.height, store.width
-        self.images = torch.from_numpy(store.images)
+        self._stored = [getattr(store, name) for name in _STORED]
+        self.images = host_rows(store.images)
         self.poses = torch.from_numpy(store.poses)
         self.intrinsics = torch.from_numpy(store.intrinsics)
-        self.hulls = None if store.hulls is None else torch.from_numpy(store.hulls)
-        self.touching = None if store.touching is None else torch.from_numpy(store.touching)
-        self.silhouettes = None if store.silhouettes is None else torch.from_numpy(store.silhouettes)
+        self.hulls = None if store.hulls is None else host_rows(store.hulls)
+        self.touching = None if store.touching is None else host_rows(store.touching)
+        self.silhouettes = None if store.silhouettes is None else host_rows(store.silhouettes)
         self.hull_resolution = store.hull_resolution
         self.carve_points = carve_points if self.hulls is not None else 0
         self._index_views(torch.from_numpy(store.view_offsets).long(), views, store.names)
@@ -85,6 +87,7 @@ class RayBatchSampler:
         self.resident, self._home = False, torch.device("cpu")
         self._pool: tuple[tuple[int, Share], RayBatch] | None = None
         self._shuffle = InstanceShuffle(self.num_scenes, seed)
+        self._ahead: Prefetcher[RayBatch] | None = None
 
     def _index_views(self, offsets: Tensor, views: Tensor | None, names: tuple[str, ...]) -> None:
         """Flat list of drawable views, scene by scene, with where each scene's part starts and how long it is."""
@@ -125,6 +128,13 @@ class RayBatchSampler:
             stored.update({name: getattr(self, name) for name in ("view_list", "view_counts", "view_starts")})
             for name, value in stored.items():
                 setattr(self, name, None if value is None else value.to(self.device))
+            return self
+        expect_single_rows(self._stored)
+        return self.draw_ahead() if self.device.type == "cuda" and beside is None else self
+
+    def draw_ahead(self) -> RayBatchSampler:
+        """Draw the same batches in background threads from now on, before they are asked for (`Prefetcher`)."""
+        self._ahead, self._pool = Prefetcher(self._draw_pool, self.device), None
         return self
 
     def draw(self, step: int, share: Share = WHOLE) -> RayBatch:
@@ -132,7 +142,8 @@ class RayBatchSampler:
         times as many."""
         pool = (step // _POOL_STEPS, share)
         if self._pool is None or self._pool[0] != pool:
-            self._pool = (pool, self._draw_pool(*pool).to(self.device))
+            drawn = self._draw_pool(*pool).to(self.device) if self._ahead is None else self._ahead(*pool)
+            self._pool = (pool, drawn)
         row = (step % _POOL_STEPS) * self.scenes_per_step
         return self._pool[1][row : row + self.scenes_per_step]
 
@@ -192,7 +203,7 @@ class RayBatchSampler:
         return view.gather(1, chosen), pixel.gather(1, chosen)
 
     @staticmethod
-    def _bit(packed: Tensor, row: Tensor, position: Tensor) -> Tensor:
+    def _bit(packed: Tensor | HostRows, row: Tensor, position: Tensor) -> Tensor:
         return (packed[row, position >> 3] >> (position & 7).to(torch.uint8)) & 1 == 1
 
     def _hull_span(self, scenes: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.sampling.residence import on_device
 from mnif_nerf.data.stores.grid_distances import CUT
 from mnif_nerf.random import WHOLE, Share
 from mnif_nerf.rendering.batch import PointBatch
@@ -23,6 +24,7 @@ from mnif_nerf.rendering.batch import PointBatch
 if TYPE_CHECKING:
     from mnif_nerf.data.stores.grid_distances import GridDistances
     from mnif_nerf.data.stores.grid_store import GridStore
+    from mnif_nerf.data.stores.shards import Rows
     from mnif_nerf.data.stores.surface_store import SurfaceStore
 
 
@@ -69,20 +71,19 @@ class ResidentGrids:
     def __init__(self, store: GridStore, distances: GridDistances | None, device: torch.device) -> None:
         self.store, self.device = store, device
         packed = store.packed if distances is None else distances.packed
-        self._values = torch.from_numpy(packed).to(device).view(store.num_instances, -1)
+        self._values = on_device(packed, device).view(store.num_instances, -1)
         self._distances = distances is not None
         if store.surface_cells is not None and store.surface_offsets is not None:
             self._offsets = torch.from_numpy(store.surface_offsets.astype(np.int64)).to(device)
             owner = np.repeat(np.arange(store.num_instances, dtype=np.int64), np.diff(store.surface_offsets))
             # Sorted over all instances, so that one search answers for any of them.
-            self._surface = torch.from_numpy(owner * store.num_cells + store.surface_cells).to(device)
+            self._surface = torch.from_numpy(owner * store.num_cells + np.asarray(store.surface_cells)).to(device)
 
     @staticmethod
-    def stored(store: GridStore, distances: GridDistances | None) -> list[Tensor]:
+    def stored(store: GridStore, distances: GridDistances | None) -> list[Rows]:
         """What would have to fit on a device (of the cells near surfaces, half)."""
         packed = store.packed if distances is None else distances.packed
-        found = [packed, *([] if store.surface_cells is None else [store.surface_cells] * 2)]
-        return [torch.from_numpy(each) for each in found]
+        return [packed, *([] if store.surface_cells is None else [store.surface_cells] * 2)]
 
     def values(self, instances: Tensor, cells: Tensor) -> Tensor:
         """What a store's `targets` are, or distances in cells: float32 `[B, C, N]`.
@@ -155,14 +156,13 @@ class ResidentSurfaces:
 
     def __init__(self, store: SurfaceStore, device: torch.device) -> None:
         self.store, self.device = store, device
-        self._places, self._distances, *colors = (each.to(device) for each in self.stored(store))
+        self._places, self._distances, *colors = (on_device(each, device) for each in self.stored(store))
         self._colors = colors[0] if colors else None
 
     @staticmethod
-    def stored(store: SurfaceStore) -> list[Tensor]:
+    def stored(store: SurfaceStore) -> list[Rows]:
         """Places (as int16, for torch does little with uint16), distances and, where there are some, colours."""
-        found = [store.places.view(np.int16), store.distances, *([] if store.colors is None else [store.colors])]
-        return [torch.from_numpy(each) for each in found]
+        return [store.places.view(np.int16), store.distances, *([] if store.colors is None else [store.colors])]
 
     def batch(self, instances: Tensor, places: Tensor) -> PointBatch:
         """Points number `places` `[B, N]` of instances `[B]`; see `SurfaceStore.targets`."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.epochs import InstanceDraws
-from mnif_nerf.data.sampling.residence import fits
+from mnif_nerf.data.sampling.prefetch import Prefetcher
+from mnif_nerf.data.sampling.residence import expect_single_rows, fits
 from mnif_nerf.data.sampling.resident_points import ResidentSurfaces, random_numbers
 from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
@@ -77,12 +78,21 @@ class SurfaceSampler:
         self.device = torch.device(device)
         self.shares = shares
         self._resident: ResidentSurfaces | None = None
+        self._ahead: Prefetcher[PointBatch] | None = None
 
     def reside(self, resident: bool | None = None) -> SurfaceSampler:
         """Move the store to the device, see `PointSampler.reside`."""
-        if fits(self.device, ResidentSurfaces.stored(self.store)) if resident is None else resident:
+        stored = ResidentSurfaces.stored(self.store)
+        if fits(self.device, stored) if resident is None else resident:
             self._resident = ResidentSurfaces(self.store, self.device)
             self._draws.on(self.device)
+            return self
+        expect_single_rows(stored)
+        return self.draw_ahead() if self.device.type == "cuda" else self
+
+    def draw_ahead(self) -> SurfaceSampler:
+        """See `PointSampler.draw_ahead`."""
+        self._ahead = Prefetcher(self._on_host, self.device)
         return self
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
@@ -91,6 +101,9 @@ class SurfaceSampler:
             own, numbers = self._draws.of_step_on(self.device, step, share)
             drawn = self._on_device(own, self.points_per_instance, random_numbers([numbers], share))
             return of_share(drawn, share)
+        return self._on_host(step, share).to(self.device) if self._ahead is None else self._ahead(step, share)
+
+    def _on_host(self, step: int, share: Share) -> PointBatch:
         instances, generator = self._draws.of_step(step, share)
         if self._takes_all(self.points_per_instance):
             return of_share(self._all(instances), share)
@@ -110,9 +123,10 @@ class SurfaceSampler:
             return self._on_device(instances.to(self.device), count, random_numbers(numbers))
         instances = instances.cpu()
         if self._takes_all(count):
-            return self._all(instances)
+            return self._all(instances).to(self.device)
         generators = self._draws.of_instances(instances, salt)
-        return self._batch(instances, np.concatenate([self._places(1, count, each) for each in generators]))
+        places = np.concatenate([self._places(1, count, each) for each in generators])
+        return self._batch(instances, places).to(self.device)
 
     def _on_device(self, instances: Tensor, count: int, draw: Callable[..., Tensor]) -> PointBatch:
         assert self._resident is not None
@@ -145,4 +159,4 @@ class SurfaceSampler:
 
     def _batch(self, instances: Tensor, places: np.ndarray) -> PointBatch:
         coordinates, targets = self.store.targets(instances.numpy(), places)
-        return PointBatch(instances, torch.from_numpy(coordinates), torch.from_numpy(targets)).to(self.device)
+        return PointBatch(instances, torch.from_numpy(coordinates), torch.from_numpy(targets))

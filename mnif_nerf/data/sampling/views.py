@@ -143,8 +143,11 @@ class TrainingViews:
         """`[V]` bool over the training store: whether a view is trained on."""
         mask = np.ones(self.train.num_views, dtype=bool)
         if not self.has_heldout_split:
-            for scene in range(self.train.num_scenes):
-                mask[self.heldout(scene).views] = False
+            offsets = np.asarray(self.train.view_offsets)
+            counts = np.diff(offsets)
+            for count in np.unique(counts).tolist():  # scenes of as many views hold out the same ones
+                firsts = offsets[:-1][counts == count]
+                mask[firsts[:, None] + heldout_positions(count, self.heldout_per_scene)] = False
         return mask
 
     def training(self, scene: int) -> ViewList:

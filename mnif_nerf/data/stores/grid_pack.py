@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from mnif_nerf.data.readers.grid_reader import GridReader, Read, Values
 from mnif_nerf.data.readers.splits import GridSource
 from mnif_nerf.data.readers.voxel_files import NoShapeError
 from mnif_nerf.data.stores.packing import GrowingArray, ordered_results, pack_bits, require_space
+from mnif_nerf.data.stores.shards import kept_folder, pack_shards, shard_folder, shard_ranges
 
 _SURFACE_SHARE = 0.08  # of all cells, a guess for the space a store needs
 DTYPES: dict[Values, type] = {"bits": np.uint8, "bytes": np.uint8, "floats": np.float32}
@@ -50,22 +54,81 @@ def pack_row(values: Values, value: np.ndarray) -> tuple[np.ndarray, np.ndarray 
     return value, None
 
 
+@dataclass(frozen=True)
+class GridPacking:
+    """How grids are brought into a store.
+
+    Attributes:
+        reader: reader of the files.
+        facts: the grid that all are brought to.
+        exact: whether instances of other shapes are refused.
+    """
+
+    reader: GridReader
+    facts: GridFacts
+    exact: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """About the size of an instance in a store."""
+        values, facts = self.reader.values, self.facts
+        near = 4 * int(_SURFACE_SHARE * facts.num_cells) if values == "bits" else 0
+        return int(np.prod(row_shape(values, facts))) * np.dtype(DTYPES[values]).itemsize + near
+
+
+def pack_sharded(
+    how: GridPacking,
+    sources: tuple[GridSource, ...],
+    store: Path,
+    fingerprint: str,
+    advance: Callable[[int], None] = lambda instances: None,
+) -> list[tuple[Path, list[str]]]:
+    """Pack grids that are more than a shard, each shard a folder of `pack_grids`; those of an earlier run are kept.
+
+    Args:
+        how: how grids are packed.
+        sources: the instances.
+        store: where the store will be.
+        fingerprint: of all that decides what is packed.
+        advance: see `pack_grids`.
+
+    Returns:
+        every shard's folder, beside the store, and the names of its instances; none of a shard whose grids have no
+        shape, which has no arrays either.
+
+    Raises:
+        MNIFError: see `pack_grids`.
+    """
+    ranges, refusals = shard_ranges(len(sources), how.row_bytes), []
+
+    def pack(number: int, folder: Path) -> dict[str, Any]:
+        own = sources[ranges[number].start : ranges[number].stop]
+        try:
+            return {"names": pack_grids(how, own, folder, advance)}
+        except NoShapeError as error:
+            refusals.append(error)
+            return {"names": []}
+
+    found = pack_shards(store, [f"{fingerprint} {each}" for each in ranges], pack)
+    names = [list(content["names"]) for content in found]
+    if not any(names):
+        shutil.rmtree(kept_folder(store))
+        raise refusals[0] if refusals else NoShapeError(f"{store}: none of its {len(sources)} grids has a shape.")
+    return [(shard_folder(kept_folder(store), number), some) for number, some in enumerate(names)]
+
+
 def pack_grids(
-    reader: GridReader,
+    how: GridPacking,
     sources: tuple[GridSource, ...],
     folder: Path,
-    facts: GridFacts,
-    exact: bool,
     advance: Callable[[int], None] = lambda instances: None,
 ) -> list[str]:
     """Write <values>.npy and, for bits, surface.npy and surface_offsets.npy. Grids without a shape are left out.
 
     Args:
-        reader: reader of the files.
+        how: how grids are packed.
         sources: the instances.
         folder: where to write.
-        facts: the grid that all are brought to.
-        exact: whether instances of other shapes are refused.
         advance: told the number of instances done since the last call.
 
     Returns:
@@ -75,15 +138,15 @@ def pack_grids(
         MNIFError: an instance cannot be read or is of another size, none has a shape, or the disk cannot hold the
             store.
     """
-    shape, dtype, bits = row_shape(reader.values, facts), DTYPES[reader.values], reader.values == "bits"
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize + bits * 4 * int(_SURFACE_SHARE * facts.num_cells)
-    require_space(folder, len(sources) * size, f"{len(sources)} {reader.nouns}")
+    reader, bits = how.reader, how.reader.values == "bits"
+    shape, dtype = row_shape(reader.values, how.facts), DTYPES[reader.values]
+    require_space(folder, len(sources) * how.row_bytes, f"{len(sources)} {reader.nouns}")
     packed = GrowingArray(folder / f"{reader.values}.npy", shape, dtype)
     surface = GrowingArray(folder / "surface.npy", (), np.int32) if bits else None
     offsets, names = [0], list[str]()
     refusal: NoShapeError | None = None
     try:
-        with reader.reading(facts, exact) as read:
+        with reader.reading(how.facts, how.exact) as read:
             rows = ordered_results((_read_row, reader.values, read, source) for source in sources)
             for source, row in zip(sources, rows):
                 advance(1)

@@ -10,7 +10,7 @@ On disk (`<root>/.mnif/<reader>-<resolution>/<split>/`, or under the folder that
     floats.npy               real values in their own units: float32 [N, *shape, C]
 
 Cells are numbered as in `mnif_nerf.rendering.grids`, the last axis fastest. A cell is near the surface if one of those
-around it, diagonals included, is of the other kind.
+around it, diagonals included, is of the other kind. Large splits lie in shards (`mnif_nerf.data.stores.shards`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from mnif_nerf.data.stores.cache import (
     open_or_build,
 )
 from mnif_nerf.data.stores.grid_layout import GridLayout, grid_splits, labels_in, locate_grids
-from mnif_nerf.data.stores.grid_pack import DTYPES, pack_grids, pack_row, row_shape
-from mnif_nerf.data.stores.packing import unpack_bits
+from mnif_nerf.data.stores.grid_pack import DTYPES, GridPacking, pack_grids, pack_row, pack_sharded, row_shape
+from mnif_nerf.data.stores.packing import bits_of_any, unpack_bits
+from mnif_nerf.data.stores.shards import Rows, map_rows, move_shards, shard_folder, shard_ranges
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.labels import Labels
 from mnif_nerf.names import listed
@@ -43,7 +44,6 @@ from mnif_nerf.progress import progress_bar
 
 __all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]
 
-_UNION_ROWS = 256  # instances read at a time
 FORMAT = PackedFormat("mnif_nerf packed grids", 2)
 
 
@@ -69,8 +69,8 @@ class GridStore:
     split: str
     names: tuple[str, ...]
     facts: GridFacts
-    packed: np.ndarray
-    surface_cells: np.ndarray | None = None
+    packed: Rows
+    surface_cells: Rows | None = None
     surface_offsets: np.ndarray | None = None
     labels: Labels | None = None
 
@@ -143,9 +143,7 @@ class GridStore:
 
     def union(self) -> np.ndarray:
         """Cells that are inside of at least one instance: bool [*shape]; of bits only."""
-        parts = (self.packed[first : first + _UNION_ROWS] for first in range(0, self.num_instances, _UNION_ROWS))
-        union = np.bitwise_or.reduce([np.bitwise_or.reduce(part, axis=0) for part in parts], axis=0)
-        return unpack_bits(union, self.shape)
+        return unpack_bits(bits_of_any(self.packed, self.num_instances, self.folder), self.shape)
 
     def surface(self, instance: int) -> np.ndarray:
         """Numbers of the cells near an instance's surface, sorted: int32 [S].
@@ -211,12 +209,20 @@ def open_grid_store(
     size = "x".join(str(n) for n in resolution) if isinstance(resolution, tuple) else str(resolution or "own")
     target = cache_place(layout.root, layout.cache) / f"{reader.name}-{size}{asked}" / split
 
+    fingerprint = files_fingerprint(listing, resolution, channels, len(sources), *names, *reader.changes)
+
     def build(folder: Path) -> dict[str, Any]:
         facts = reader.settle(layout.every(), resolution, channels)
+        how = GridPacking(reader, facts, resolution is None)
+        sharded = len(shard_ranges(len(sources), how.row_bytes)) > 1
         with progress_bar(f"packing {split}", len(sources), reader.nouns, progress) as advance:
-            names = pack_grids(reader, sources, folder, facts, resolution is None, advance)
+            if sharded:
+                shards = pack_sharded(how, sources, target, fingerprint, advance)
+            else:
+                shards = [(folder, pack_grids(how, sources, folder, advance))]
+        names = [name for _, some in shards for name in some]
         labels, note = layout.labels(split, names)
-        notes = [*reader.notes(sources, channels, facts), *full_corners(folder, reader, facts, names)]
+        notes = [*reader.notes(sources, channels, facts), *full_corners(shards, reader, facts)]
         without = sorted({source.name for source in sources} - set(names))
         if without:
             notes.insert(
@@ -224,27 +230,39 @@ def open_grid_store(
             )
         if split == next(iter(layout.splits)):  # they are about all splits, and told once
             notes = [*(f"{layout.root}: {each}" for each in (*layout.notes, *([note] if note else []))), *notes]
-        content = {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
+        content: dict[str, Any] = {"split": split, "grid": facts.to_dict(), "names": names, "notes": notes}
+        if sharded:
+            move_shards(target, len(shards), folder)
+            content["shards"] = [len(some) for _, some in shards]
         return {**content, "labels": None if labels is None else labels.to_dict()}
 
     return open_or_build(
         target,
         FORMAT,
-        files_fingerprint(listing, resolution, channels, len(sources), *names, *reader.changes),
+        fingerprint,
         f"the {split} split",
         lambda manifest: _open_arrays(layout, target, manifest),
         build,
     )
 
 
-def full_corners(folder: Path, reader: GridReader, facts: GridFacts, names: Sequence[str]) -> list[str]:
-    """A sentence on solids all of whose corners are inside, as where 1 stands for empty."""
+def full_corners(shards: Sequence[tuple[Path, Sequence[str]]], reader: GridReader, facts: GridFacts) -> list[str]:
+    """A sentence on solids all of whose corners are inside, as where 1 stands for empty.
+
+    Args:
+        shards: folders of arrays, and the names of the instances in each.
+        reader, facts: of the grids.
+    """
     if reader.values != "bits":
         return []
-    packed = map_array(folder / "bits.npy", (len(names), *row_shape("bits", facts)))
     corners = np.array([np.ravel_multi_index(c, facts.shape) for c in product(*((0, n - 1) for n in facts.shape))])
-    full = ((packed[:, corners >> 3] >> (corners & 7).astype(np.uint8)) & 1).all(axis=1)
-    return [corners_note([name for name, one in zip(names, full) if one], len(names))] if full.any() else []
+    found: list[str] = []
+    for folder, names in shards:
+        if names:
+            packed = map_array(folder / "bits.npy", (len(names), *row_shape("bits", facts)))
+            full = ((packed[:, corners >> 3] >> (corners & 7).astype(np.uint8)) & 1).all(axis=1)
+            found += [name for name, one in zip(names, full) if one]
+    return [corners_note(found, sum(len(names) for _, names in shards))] if found else []
 
 
 def store_of(values: Sequence[np.ndarray], modality: str | GridReader, facts: GridFacts | None = None) -> GridStore:
@@ -287,14 +305,9 @@ def store_of(values: Sequence[np.ndarray], modality: str | GridReader, facts: Gr
 def _open_arrays(layout: GridLayout, target: Path, manifest: dict[str, Any]) -> GridStore:
     names, stored, kind = tuple(manifest["names"]), manifest["grid"], layout.reader.values
     facts = GridFacts.from_dict(stored, len(stored["shape"]))
-    packed = map_array(target / f"{kind}.npy", (len(names), *row_shape(kind, facts)), DTYPES[kind])
-    surface = offsets = None
-    if kind == "bits":
-        offsets = np.load(target / "surface_offsets.npy")
-        if offsets.shape != (len(names) + 1,):
-            raise ValueError("array sizes differ from the manifest")
-        surface = np.asarray(map_array(target / "surface.npy", (int(offsets[-1]),), np.int32))
-    # As plain arrays over the maps: indexing a memmap object costs more than the reading does.
+    sizes = manifest.get("shards")
+    packed = map_rows(target, f"{kind}.npy", sizes, (len(names), *row_shape(kind, facts)), DTYPES[kind])
+    surface, offsets = _open_surface(target, sizes, len(names)) if kind == "bits" else (None, None)
     return GridStore(
         folder=target,
         root=layout.root,
@@ -303,8 +316,22 @@ def _open_arrays(layout: GridLayout, target: Path, manifest: dict[str, Any]) -> 
         split=str(manifest["split"]),
         names=names,
         facts=facts,
-        packed=np.asarray(packed),
+        packed=packed,
         surface_cells=surface,
         surface_offsets=offsets,
         labels=labels_in(layout, manifest, target),
     )
+
+
+def _open_surface(target: Path, sizes: Sequence[int] | None, count: int) -> tuple[Rows, np.ndarray]:
+    """Cells near the surface, and where each of `count` instances' begin; ValueError means damage."""
+    folders = [target] if sizes is None else [shard_folder(target, k) for k, size in enumerate(sizes) if size]
+    known = [np.load(folder / "surface_offsets.npy") for folder in folders]
+    if any(part.ndim != 1 or len(part) == 0 for part in known):
+        raise ValueError("array sizes differ from the manifest")
+    offsets = np.cumsum([0, *np.concatenate([np.diff(part) for part in known])])
+    if offsets.shape != (count + 1,):
+        raise ValueError("array sizes differ from the manifest")
+    ends = iter([int(part[-1]) for part in known])
+    cells = None if sizes is None else [next(ends) if size else 0 for size in sizes]
+    return map_rows(target, "surface.npy", cells, (int(offsets[-1]),), np.int32), offsets

@@ -6,6 +6,7 @@ is an exception (writing through a memory map would end the process with a bus e
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,21 +20,39 @@ import numpy as np
 from mnif_nerf.data.geometry.hull import HULL_RESOLUTION, SceneHull
 from mnif_nerf.data.readers.images import Background, composite_white, inspect_background
 from mnif_nerf.data.readers.srn import SplitIndex
+from mnif_nerf.data.stores.cache import map_array
 from mnif_nerf.data.stores.scene_survey import Survey, carve_pictures, read_pictures, survey_split
+from mnif_nerf.data.stores.shards import Rows, move_shards, pack_shards, shard_ranges
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.files import atomic_file
 from mnif_nerf.machine import num_cores
 from mnif_nerf.names import listed
 
 T = TypeVar("T")
+_ROWS_READ = 256  # at a time
+_FOUND = ("blank", "part_blank", "contradicting", "loose", "outside")  # lists of a survey
 
 
 @dataclass
 class PackReport:
-    """What packing found: the background, what is wrong with scenes (by name), and the numbers of those packed."""
+    """What packing found: the background, what is wrong with scenes (by name), the numbers of those packed, and how
+    many of them lie in each shard (none where there are no shards)."""
 
     background: Background
     survey: Survey
     kept: list[int] = field(default_factory=list)
+    shards: list[int] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """What was found, JSON-ready."""
+        return {"kept": self.kept, **{name: getattr(self.survey, name) for name in _FOUND}}
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Add what was found in a shard."""
+        self.kept += record["kept"]
+        self.shards.append(len(record["kept"]))
+        for name in _FOUND:
+            getattr(self.survey, name).extend(record[name])
 
     def notes(self) -> list[str]:
         """Sentences for the user, empty where all is well."""
@@ -70,17 +89,28 @@ class _PackedScene:
     hull: SceneHull | None = None
 
 
-def pack(
-    index: SplitIndex,
-    folder: Path,
-    workers: int | None = None,
-    advance: Callable[[int], None] = lambda views: None,
-) -> PackReport:
-    """Write the arrays of a store into `folder` (see `mnif_nerf.data.stores.scene_store` for the format).
+@dataclass(frozen=True)
+class ScenePacking:
+    """What is packed, and how.
 
-    Args:
+    Attributes:
+        index: the split.
+        store: where the store will be. Shards that are finished wait beside it, also for another run.
+        fingerprint: of all that decides what is packed.
         workers: decoding threads; None takes up to 8.
         advance: told the number of views done since the last call.
+    """
+
+    index: SplitIndex
+    store: Path
+    fingerprint: str
+    workers: int | None = None
+    advance: Callable[[int], None] = lambda views: None
+
+
+def pack(how: ScenePacking, folder: Path) -> PackReport:
+    """Write the arrays of a store into `folder` (see `mnif_nerf.data.stores.scene_store` for the format); many scenes
+    shard by shard.
 
     Instances that are blank in all their pictures are left out.
 
@@ -89,16 +119,40 @@ def pack(
             beyond the scene box, all are blank, or the disk cannot hold the store.
         OSError: the disk fills up on the way (the caller turns it into one sentence).
     """
+    index = how.index
     background = inspect_background(index.image_paths, index.height, index.width)
     survey_split(index, background).refuse(index.kind_is_given)
     shapes = array_shapes(index, background.white)
-    require_space(folder, sum(int(np.prod(shape)) for shape in shapes.values()), f"{index.num_views} views")
+    size = sum(int(np.prod(shape)) for shape in shapes.values())
+    require_space(folder, size, f"{index.num_views} views")
     report = PackReport(background, Survey(index.folder))
+    ranges = shard_ranges(index.num_scenes, size // index.num_scenes)
+    if len(ranges) == 1:
+        _pack_scenes(how, ranges[0], folder, report)
+    else:
+
+        def pack_shard(number: int, place: Path) -> dict[str, Any]:
+            found = PackReport(background, Survey(index.folder))
+            _pack_scenes(how, ranges[number], place, found)
+            return {"names": [index.names[scene] for scene in found.kept], **found.record()}
+
+        for found in pack_shards(how.store, [f"{how.fingerprint} {each}" for each in ranges], pack_shard):
+            report.add(found)
+        move_shards(how.store, len(ranges), folder)
+    if not report.kept:
+        raise MNIFError(f"{index.folder}: all {index.num_scenes} instances are blank; render them again.")
+    return report
+
+
+def _pack_scenes(how: ScenePacking, scenes: range, folder: Path, report: PackReport) -> None:
+    """Write the arrays of some scenes, and tell the report of them."""
+    index, background = how.index, report.background
+    shapes = array_shapes(index, background.white)
     files = {name: GrowingArray(folder / f"{name}.npy", shape[1:]) for name, shape in shapes.items()}
     counts = np.diff(index.view_offsets)
     try:
-        jobs = ((_pack_scene, index, scene, background) for scene in range(index.num_scenes))
-        for scene, packed in enumerate(ordered_results(jobs, workers)):
+        jobs = ((_pack_scene, index, scene, background) for scene in scenes)
+        for scene, packed in zip(scenes, ordered_results(jobs, how.workers)):
             if _note(report.survey, index.names[scene], packed):
                 report.kept.append(scene)
                 files["images"].append(packed.images)
@@ -106,17 +160,14 @@ def pack(
                     files["silhouettes"].append(packed.silhouettes)
                     files["touching"].append(packed.touching)
                     files["hulls"].append(packed.cells)
-            advance(int(counts[scene]))
+            how.advance(int(counts[scene]))
     finally:
         for file in files.values():
             file.close()
-    if not report.kept:
-        raise MNIFError(f"{index.folder}: all {index.num_scenes} instances are blank; render them again.")
     views = np.repeat(np.isin(np.arange(index.num_scenes), report.kept), counts)
     np.save(folder / "poses.npy", index.poses[views])
     np.save(folder / "intrinsics.npy", index.intrinsics[views])
     np.save(folder / "view_offsets.npy", np.cumsum([0, *counts[report.kept]], dtype=np.int64))
-    return report
 
 
 def _note(survey: Survey, name: str, packed: _PackedScene) -> bool:
@@ -148,6 +199,28 @@ def array_shapes(index: SplitIndex, white: bool) -> dict[str, tuple[int, ...]]:
 def pack_bits(mask: np.ndarray) -> np.ndarray:
     """bool [B, ...] to uint8 [B, ceil(n / 8)], bit i % 8 of byte i // 8 being element i."""
     return np.packbits(mask.reshape(len(mask), -1), axis=1, bitorder="little")
+
+
+def bits_of_any(rows: Rows, count: int, folder: Path) -> np.ndarray:
+    """Bits that at least one row has: uint8 [n].
+
+    Args:
+        rows: uint8 [N, n], packed bits.
+        count: how many of them, from the first on.
+        folder: of the packed store, which keeps the result for all of them, as all data is read for it; another folder
+            keeps nothing.
+    """
+    path = folder / "any.npy" if count == len(rows) and (folder / "manifest.json").is_file() else None
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if path is not None:
+            return np.array(map_array(path, rows.shape[1:]))
+    found = np.zeros(rows.shape[1:], np.uint8)
+    for first in range(0, count, _ROWS_READ):
+        found |= np.bitwise_or.reduce(rows[first : min(first + _ROWS_READ, count)], axis=0)
+    if path is not None:
+        with contextlib.suppress(MNIFError), atomic_file(path) as temporary:  # of a cache that only can be read
+            np.save(temporary, found)
+    return found
 
 
 def unpack_bits(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -34,12 +34,12 @@ from mnif_nerf.data.stores.cache import (
     PackedFormat,
     cache_place,
     files_fingerprint,
-    map_array,
     open_or_build,
 )
 from mnif_nerf.data.stores.manifest import read_manifest
-from mnif_nerf.data.stores.packing import pack, unpack_bits
+from mnif_nerf.data.stores.packing import PackReport, ScenePacking, bits_of_any, pack, unpack_bits
 from mnif_nerf.data.stores.scene_survey import find_placement
+from mnif_nerf.data.stores.shards import Rows, map_rows, shard_folder
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json, write_json
 from mnif_nerf.progress import progress_bar
@@ -54,7 +54,7 @@ class PackedStore:
     poses float32 [V, 4, 4] camera-to-world, OpenCV; intrinsics float32 [V, 3] (f, cx, cy in pixels); images
     uint8 [V, H, W, 3]; silhouettes and touching uint8 [V, ceil(HW / 8)] and hulls uint8 [S, G^3 / 8], packed
     bits, or None where `white_background` is False. Arrays are private memory maps: writing to them does not
-    reach the disk.
+    reach the disk. Those of a large split lie in shards (`mnif_nerf.data.stores.shards`).
     """
 
     folder: Path
@@ -67,10 +67,10 @@ class PackedStore:
     intrinsics: np.ndarray
     height: int
     width: int
-    images: np.memmap
-    silhouettes: np.memmap | None
-    touching: np.memmap | None
-    hulls: np.memmap | None
+    images: Rows
+    silhouettes: Rows | None
+    touching: Rows | None
+    hulls: Rows | None
     white_background: bool
     hull_resolution: int = HULL_RESOLUTION
     half_extent: float = HALF_EXTENT
@@ -103,7 +103,7 @@ class PackedStore:
         """bool [G, G, G], cells in any scene's hull; None where nothing was carved."""
         if self.hulls is None:
             return None
-        return unpack_bits(np.bitwise_or.reduce(self.hulls, axis=0), (self.hull_resolution,) * 3)
+        return unpack_bits(bits_of_any(self.hulls, self.num_scenes, self.folder), (self.hull_resolution,) * 3)
 
 
 def open_store(
@@ -133,17 +133,20 @@ def open_store(
     name, folder = layout.folder(split)
     target = cache_folder(layout, name, reading)
     placement = scene_placement(layout, reading)
+    fingerprint = source_fingerprint(folder) + (f" {placement}" if reading.scale == "auto" else "")
 
     def build(temporary: Path) -> dict[str, Any]:
         index = read_split(root, split, reading)
         if reading.scale == "auto":
             index = replace(index, poses=placement.apply(index.poses))
-        return {**_build(index, temporary, progress, workers), "placement": asdict(placement)}
+        with progress_bar(f"packing {index.split}", index.num_views, "views", progress) as advance:
+            report = pack(ScenePacking(index, target, fingerprint, workers, advance), temporary)
+        return {**_describe(index, report), "placement": asdict(placement)}
 
     return open_or_build(
         target,
         FORMAT,
-        source_fingerprint(folder) + (f" {placement}" if reading.scale == "auto" else ""),
+        fingerprint,
         f"the {name} split",
         lambda manifest: _open_arrays(layout, target, manifest),
         build,
@@ -226,7 +229,13 @@ def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> Pack
     white, resolution = bool(manifest["white_background"]), int(manifest["hull_resolution"])
     bits = (views, -(-height * width // 8))
     cells = (len(names), resolution**3 // 8)
-    small = {name: np.load(target / f"{name}.npy") for name in ("poses", "intrinsics", "view_offsets")}
+    sizes = manifest.get("shards")
+    folders = [target] if sizes is None else [shard_folder(target, k) for k, size in enumerate(sizes) if size]
+    small = {name: _joined(folders, name) for name in ("poses", "intrinsics")}
+    counts = [np.diff(np.load(folder / "view_offsets.npy")) for folder in folders]
+    small["view_offsets"] = np.cumsum([0, *np.concatenate(counts)], dtype=np.int64)
+    ends = iter([int(part.sum()) for part in counts])
+    shown = None if sizes is None else [next(ends) if size else 0 for size in sizes]
     expected = {"poses": (views, 4, 4), "intrinsics": (views, 3), "view_offsets": (len(names) + 1,)}
     if any(small[name].shape != shape for name, shape in expected.items()):
         raise ValueError("array sizes differ from the manifest")
@@ -238,10 +247,10 @@ def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> Pack
         names=names,
         height=height,
         width=width,
-        images=map_array(target / "images.npy", (views, height, width, 3)),
-        silhouettes=map_array(target / "silhouettes.npy", bits) if white else None,
-        touching=map_array(target / "touching.npy", bits) if white else None,
-        hulls=map_array(target / "hulls.npy", cells) if white else None,
+        images=map_rows(target, "images.npy", shown, (views, height, width, 3)),
+        silhouettes=map_rows(target, "silhouettes.npy", shown, bits) if white else None,
+        touching=map_rows(target, "touching.npy", shown, bits) if white else None,
+        hulls=map_rows(target, "hulls.npy", sizes, cells) if white else None,
         white_background=white,
         hull_resolution=resolution,
         half_extent=float(manifest["half_extent"]),
@@ -249,9 +258,11 @@ def _open_arrays(layout: Layout, target: Path, manifest: dict[str, Any]) -> Pack
     )
 
 
-def _build(index: SplitIndex, folder: Path, progress: bool, workers: int | None) -> dict[str, Any]:
-    with progress_bar(f"packing {index.split}", index.num_views, "views", progress) as advance:
-        report = pack(index, folder, workers, advance)
+def _joined(folders: list[Path], name: str) -> np.ndarray:
+    return np.concatenate([np.load(folder / f"{name}.npy") for folder in folders])
+
+
+def _describe(index: SplitIndex, report: PackReport) -> dict[str, Any]:
     others = ", ".join(path.name for path in strange_folders(index.folder)[:5])
     strange = [f"{others}: neither rgb/ nor pose/ in it, so it is no scene and is left out."] if others else []
     return {
@@ -265,4 +276,5 @@ def _build(index: SplitIndex, folder: Path, progress: bool, workers: int | None)
         "half_extent": HALF_EXTENT,
         "notes": [f"{index.folder}: {note}" for note in [*report.notes(), *strange]],
         "names": [index.names[scene] for scene in report.kept],
+        **({"shards": report.shards} if report.shards else {}),
     }

@@ -6,11 +6,14 @@ import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mnif_nerf.data.geometry.surface_points import ON_SURFACE, PointCounts, SurfacePoints, to_lattice
+from mnif_nerf.data.stores.cache import files_fingerprint
 from mnif_nerf.data.stores.packing import GrowingArray, require_space
+from mnif_nerf.data.stores.shards import move_shards, pack_shards, shard_ranges
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 
@@ -68,14 +71,43 @@ def read_facts(path: Path) -> tuple[list[int], bool]:
         return [], True
 
 
-def pack_parts(parts: Sequence[Path], folder: Path, counts: PointCounts, has_color: bool, what: str) -> None:
-    """Append instances, each a file of `write_part`, to the arrays of a store in `folder`.
+def pack_parts(
+    parts: dict[str, Path], folder: Path, store: Path, counts: PointCounts, has_color: bool
+) -> dict[str, Any]:
+    """Pack instances, by name, each a file of `write_part`, into the arrays of a store; many of them shard by shard.
+
+    Args:
+        parts: files by name.
+        folder: where the arrays go: an empty folder, which is to become the store.
+        store: where the store will be. Shards that are finished wait beside it, also for another run.
+        counts: points of each.
+        has_color: whether colours are known.
+
+    Returns:
+        what the manifest says of shards.
 
     Raises:
         MNIFError: a file is missing or damaged, or the disk cannot hold the store.
     """
     row = BYTES_PER_POINT * counts.total + 3 * counts.surface
-    require_space(folder, len(parts) * row, what)
+    require_space(folder, len(parts) * row, f"{len(parts)} objects")
+    names, ranges = list(parts), shard_ranges(len(parts), row)
+    if len(ranges) == 1:
+        _append(list(parts.values()), folder, counts, has_color)
+        return {}
+    some = [{name: parts[name] for name in names[each.start : each.stop]} for each in ranges]
+    keys = [files_fingerprint(((name, path.stat()) for name, path in own.items()), counts, has_color) for own in some]
+
+    def pack(number: int, place: Path) -> dict[str, Any]:
+        _append(list(some[number].values()), place, counts, has_color)
+        return {"names": list(some[number])}
+
+    pack_shards(store, keys, pack)
+    move_shards(store, len(ranges), folder)
+    return {"shards": [len(each) for each in ranges]}
+
+
+def _append(parts: Sequence[Path], folder: Path, counts: PointCounts, has_color: bool) -> None:
     files = {
         name: GrowingArray(folder / f"{name}.array", shape, dtype) for name, shape, dtype in rows(counts, has_color)
     }

@@ -8,7 +8,8 @@ On disk (`<root>/points/<split>/`, as `mnif-data` writes it):
     color.array              uint8 [N, P, 3], sRGB; absent without colour
     normals.array            int8 [N, S, 3], outward normals of the points on the surface, times 127
 
-Each is in numpy's .npy format. The points of an instance are sorted by kind, and in random order within a kind.
+Each is in numpy's .npy format; large splits lie in shards (`mnif_nerf.data.stores.shards`). The points of an instance
+are sorted by kind, and in random order within a kind.
 
 Any other folder of meshes or voxels, laid out as for voxels (`mnif_nerf.data.stores.grid_layout`), is turned into the
 same in `<root>/.mnif/sdf-<points>/<split>/` when it is opened first, or under the folder that MNIF_CACHE names. What
@@ -31,11 +32,11 @@ from mnif_nerf.data.stores.cache import (
     PackedFormat,
     cache_place,
     files_fingerprint,
-    map_array,
     open_or_build,
 )
 from mnif_nerf.data.stores.grid_layout import GridLayout, labels_in, locate_grids
 from mnif_nerf.data.stores.manifest import read_manifest, write_manifest
+from mnif_nerf.data.stores.shards import Rows, map_rows
 from mnif_nerf.data.stores.surface_jobs import PointJob, join_facts, make_part, wanting
 from mnif_nerf.data.stores.surface_pack import decode_normals, pack_parts, parts_folder, remove_parts, rows
 from mnif_nerf.errors import MNIFError, require
@@ -67,10 +68,10 @@ class SurfaceStore:
     split: str
     names: tuple[str, ...]
     counts: PointCounts
-    places: np.ndarray
-    distances: np.ndarray
-    colors: np.ndarray | None
-    normals: np.ndarray
+    places: Rows
+    distances: Rows
+    colors: Rows | None
+    normals: Rows
     labels: Labels | None = None
 
     @property
@@ -215,12 +216,12 @@ def _open_folder(root: Path, split: str, counts: PointCounts, workers: int | Non
         has_color, notes = join_facts(parts)
         if split != first:  # every split has the channels of the first
             has_color = _open_folder(root, first, counts, workers, progress).has_color
-        pack_parts(list(parts.values()), folder, counts, has_color, f"{len(parts)} objects")
+        shards = pack_parts(parts, folder, place / split, counts, has_color)
         notes = [f"skipped {reason}" for reason in failed.values()] + [f"{split}: {note}" for note in notes]
         notes += [f"{root}: {note}" for note in layout.notes]
         labels, note = layout.labels(split, list(parts))
         notes += [f"{root}: {note}"] if note and split == first else []
-        return {**describe_store(split, list(parts), counts, has_color, labels), "notes": notes}
+        return {**describe_store(split, list(parts), counts, has_color, labels), **shards, "notes": notes}
 
     def open_built(manifest: dict[str, Any]) -> SurfaceStore:
         return open_arrays(root, place / split, manifest, layout)
@@ -251,9 +252,8 @@ def open_arrays(root: Path, folder: Path, manifest: dict[str, Any], layout: Grid
     """The store in a folder, made of the files of a layout where there are some; ValueError, KeyError, TypeError and
     OSError mean damage."""
     names, counts = tuple(manifest["names"]), PointCounts(**manifest["counts"])
-    # As plain arrays over the maps: indexing a memmap object costs more than the reading does.
     arrays = {
-        name: np.asarray(map_array(folder / f"{name}.array", (len(names), *shape), dtype))
+        name: map_rows(folder, f"{name}.array", manifest.get("shards"), (len(names), *shape), dtype)
         for name, shape, dtype in rows(counts, bool(manifest["color"]))
     }
     return SurfaceStore(
@@ -300,6 +300,6 @@ def write_store(
         MNIFError: a part is damaged, or the disk is full.
     """
     with atomic_folder(folder, replace=True) as temporary:
-        pack_parts(list(parts.values()), temporary, counts, has_color, f"{len(parts)} objects")
-        head = {"format": FORMAT.name, "format_version": FORMAT.version}
+        shards = pack_parts(parts, temporary, folder, counts, has_color)
+        head = {"format": FORMAT.name, "format_version": FORMAT.version, **shards}
         write_manifest(temporary, {**head, **describe_store(split, list(parts), counts, has_color, labels)})
