@@ -26,6 +26,7 @@ from mnif_nerf.evaluation.shapes import ShapeSet
 from mnif_nerf.evaluation.surface_pictures import SurfacePictures
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU, distance_matrix, one_minus_iou
+from mnif_nerf.metrics.device_clouds import one_minus_iou_of_bits
 from mnif_nerf.metrics.distributions import ResamplingSettings, bootstrap_feature_scores, feature_scores
 from mnif_nerf.metrics.features import FeatureNetwork
 from mnif_nerf.metrics.histograms import jsd_of_clouds
@@ -129,7 +130,7 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
         if splits:
             others = target.references(splits, protocol.max_references, solids=True)
             unseen = shapes_of_instances(context, others, "unseen shapes", points=0)
-    yardstick = None if unseen is None else one_minus_iou_of(unseen, train)
+    yardstick = None if unseen is None else one_minus_iou_of(unseen, train, context.device)
     metrics = [metric for metric in (CHAMFER, EMD, ONE_MINUS_IOU) if metric != EMD or protocol.emd_points > 0]
     among_real = {m: shape_distances(context, spread_real, spread_real, m, f"{m}: references") for m in metrics}
     lines, distances = [], {} if yardstick is None else {"unseen data": yardstick.min(axis=1)}
@@ -146,7 +147,7 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
             jsd = jsd_of_clouds(solid, list(spread_real.points))
             line.scores["jsd"] = (jsd, float("nan"), float("nan"))
         if row.kind == "samples" and yardstick is not None:
-            to_train = one_minus_iou_of(made, train)
+            to_train = one_minus_iou_of(made, train, context.device)
             _add_novelty(line, to_train, yardstick)
             if row.name in MAIN_ROWS:
                 distances[row.label] = to_train.min(axis=1)
@@ -163,7 +164,9 @@ def _add_set_scores(
         reference=among_real,
     )
     scores = set_scores(distances)
-    intervals = bootstrap(distances, context.protocol.resamples, seed=context.protocol.seed)
+    intervals = bootstrap(
+        distances, context.protocol.resamples, seed=context.protocol.seed, device=context.device
+    )
     if made.empty.any():  # an empty shape is equally far from all, and the first of them would count as covered
         solid = distances.between[~made.empty]
         scores["cov"] = coverage(solid) if len(solid) else 0.0
@@ -177,7 +180,7 @@ def shape_distances(
 ) -> np.ndarray:
     """Distances `[R, C]` between two sets of shapes, empty ones included; kept in the cache."""
     if metric == ONE_MINUS_IOU:
-        return one_minus_iou_of(rows, columns)
+        return one_minus_iou_of(rows, columns, context.device)
     same = columns is rows
     count = context.protocol.emd_points if metric == EMD else rows.points.shape[1]
     key = {"metric": metric, "rows": _digest(rows), "columns": _digest(columns), "points": count}
@@ -190,7 +193,7 @@ def shape_distances(
         matrix = np.full((len(rows), len(columns)), 2 * diagonal**2 if metric == CHAMFER else diagonal)
         if left and right:
             with context.stage(title, len(left)) as advance:
-                found = distance_matrix(left, right, metric, advance)
+                found = distance_matrix(left, right, metric, advance, device=context.device)
             matrix[np.ix_(~rows.empty, ~columns.empty)] = found
         matrix[np.ix_(rows.empty, columns.empty)] = 0.0
         return {"matrix": matrix}
@@ -198,8 +201,10 @@ def shape_distances(
     return context.cache.get("distances", key, make)["matrix"]
 
 
-def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet) -> np.ndarray:
-    """One minus intersection over union `[R, C]`, some rows at a time, which bounds the memory."""
+def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet, device: torch.device | None = None) -> np.ndarray:
+    """One minus intersection over union `[R, C]`, some rows at a time, which bounds the memory; on a device, if any."""
+    if device is not None:
+        return one_minus_iou_of_bits(rows.bits, columns.bits, device)
     blocks = []
     for start in range(0, len(rows), _CHUNK):
         part = rows.cells(np.arange(start, min(start + _CHUNK, len(rows))))

@@ -44,6 +44,12 @@ class EvaluationContext:
     def __post_init__(self) -> None:
         self.model_digest = digest_of_model(self.target.pipe.model)
 
+    @property
+    def device(self) -> torch.device | None:
+        """The CUDA device that the model is on; None where the processor computes."""
+        device = self.target.pipe.latents.device
+        return device if device.type == "cuda" else None
+
     def key(self, **more: object) -> dict[str, object]:
         """A cache key of something made by the model."""
         return {"model": self.model_digest, "seed": self.protocol.seed, **more}
