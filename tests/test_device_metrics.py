@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 
 from mnif_nerf.metrics import device_clouds
 from mnif_nerf.metrics.clouds import distance_matrix, one_minus_iou
 from mnif_nerf.metrics.device_clouds import chamfer_matrix, one_minus_iou_of_bits, plain_nearest
+from mnif_nerf.metrics.device_pictures import nearest_pictures
 from mnif_nerf.metrics.sets import Distances, bootstrap
 
 CPU = torch.device("cpu")
@@ -103,7 +105,26 @@ def test_intervals_of_halves_gathered_on_a_device() -> None:
         assert found[name] == pytest.approx(bounds, abs=1e-12), name
 
 
-def test_a_kernel_that_fails_is_told_and_left(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("memory", [1, 4000, 1 << 26])
+def test_nearest_pictures_are_exact(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnif_nerf.metrics.device_pictures._CHANNELS_AT_A_TIME", 50)
+    generator = np.random.default_rng(0)
+    rows, columns = (generator.integers(0, 256, (count, 192), dtype=np.uint8) for count in (5, 11))
+    columns[4] = columns[7] = rows[2]
+    columns[9] = rows[3]
+    columns[9, 0] ^= 1
+    index, distance = nearest_pictures(rows, columns, CPU, memory)
+    apart = cdist(rows.astype(np.float64), columns.astype(np.float64)) / (255 * 192**0.5)
+    assert index.tolist() == apart.argmin(axis=1).tolist()
+    assert index[2] == 4
+    np.testing.assert_allclose(distance, apart.min(axis=1), rtol=1e-12)
+    assert distance[2] == 0
+    assert distance[3] == pytest.approx(1 / (255 * 192**0.5), rel=1e-12)
+
+
+def test_a_kernel_that_fails_is_told_and_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     class _Device:
         type = "cuda"
 

@@ -48,23 +48,35 @@ class Cache:
         Raises:
             MNIFError: a damaged file, or one whose header names something else.
         """
-        text = json.dumps({"kind": kind, **key}, sort_keys=True)
-        if self.folder is None:
-            return make()
-        path = self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
-        if path.is_file():
-            tensors, metadata = read_tensors(path, "remove the file and run again")
-            stored = metadata.get("key", "")
-            if stored != text:
-                raise MNIFError(
-                    f"{path}: holds something else than its name says ({_first_difference(stored, text)}); remove it "
-                    "and run again."
-                )
-            return {name: value.numpy() for name, value in tensors.items()}
-        arrays = make()
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
-        write_tensors(path, tensors, {"key": text})
+        found = self.find(kind, key)
+        return self.keep(kind, key, make()) if found is None else found
+
+    def find(self, kind: str, key: Mapping[str, Any]) -> Arrays | None:
+        """The arrays of `key`, or None where they have not been made; see `get`."""
+        path, text = self._place(kind, key)
+        if path is None or not path.is_file():
+            return None
+        tensors, metadata = read_tensors(path, "remove the file and run again")
+        stored = metadata.get("key", "")
+        if stored != text:
+            raise MNIFError(
+                f"{path}: holds something else than its name says ({_first_difference(stored, text)}); remove it "
+                "and run again."
+            )
+        return {name: value.numpy() for name, value in tensors.items()}
+
+    def keep(self, kind: str, key: Mapping[str, Any], arrays: Arrays) -> Arrays:
+        """Keep what was made for `key`, and give it back."""
+        path, text = self._place(kind, key)
+        if path is not None:
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+            write_tensors(path, tensors, {"key": text})
         return arrays
+
+    def _place(self, kind: str, key: Mapping[str, Any]) -> tuple[Path | None, str]:
+        text = json.dumps({"kind": kind, **key}, sort_keys=True)
+        name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+        return None if self.folder is None else self.folder / name, text
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -69,6 +69,12 @@ def row_latents(context: EvaluationContext, row: Row) -> Tensor:
     return pipe.latents[torch.from_numpy(rows).to(pipe.latents.device)]
 
 
+def row_length(context: EvaluationContext, row: Row) -> int:
+    """How many `row_latents` has."""
+    count = row.count or context.protocol.num_samples
+    return count if row.kind == "samples" else len(context.target.training_rows(count))
+
+
 def row_objects(context: EvaluationContext, row: Row) -> Iterator[NeuralObject]:
     """The objects of a line, decoded as they are asked for."""
     for index, latent in enumerate(row_latents(context, row)):
@@ -143,15 +149,28 @@ def shapes_of_instances(
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one size, and how a cache knows them.
+    """Pictures of one size, some of each object, made as they are asked for.
 
     Attributes:
-        images: uint8 `[N, H, W, C]`.
+        objects: how many.
+        per_object: pictures of each, at most.
+        size: height and width.
+        of: pictures uint8 `[V, H, W, C]` of object k, on whichever device they were made.
         key: all that they depend on.
     """
 
-    images: np.ndarray
+    objects: int
+    per_object: int
+    size: tuple[int, int]
+    of: Callable[[int], Tensor]
     key: dict[str, object]
+
+    @classmethod
+    def given(cls, images: np.ndarray, per_object: int, key: dict[str, object]) -> PictureSet:
+        """Of pictures that are there: uint8 `[N * per_object, H, W, C]`."""
+        values = torch.from_numpy(np.ascontiguousarray(images))
+        parts = values.split(per_object)
+        return cls(len(parts), per_object, (images.shape[1], images.shape[2]), lambda k: parts[k], key)
 
 
 class Pictures(Protocol):
@@ -192,7 +211,7 @@ def picture_key(context: EvaluationContext, row: Row, references: PictureSet) ->
     protocol = context.protocol
     return context.key(
         row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, cameras=protocol.cameras,
-        size=list(references.images.shape[1:3]), splits=list(protocol.references), most=protocol.max_references,
+        size=list(references.size), splits=list(protocol.references), most=protocol.max_references,
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mnif_nerf.evaluation.cache import digest_of_store
 from mnif_nerf.evaluation.generated import (
@@ -43,6 +45,11 @@ class GridPictures:
         context = self.context
         if row.kind == "data":
             return _given(context.target.training(context.protocol.num_samples))
+        images, key = self._of_row(row, references)
+        return PictureSet.given(images, 1, key)
+
+    def _of_row(self, row: Row, references: PictureSet) -> tuple[np.ndarray, dict[str, object]]:
+        context = self.context
         key = picture_key(context, row, references)
 
         def make() -> dict[str, np.ndarray]:
@@ -50,11 +57,11 @@ class GridPictures:
             with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
                 for item in row_objects(context, row):
                     image: Any = item
-                    pictures.append(over_white(image.pixels(max(references.images.shape[1:3]))))
+                    pictures.append(over_white(image.pixels(max(references.size))))
                     advance()
             return {"images": np.stack(pictures)}
 
-        return PictureSet(context.cache.get("pictures", key, make)["images"], key)
+        return context.cache.get("pictures", key, make)["images"], key
 
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """The pictures themselves."""
@@ -65,13 +72,19 @@ class GridPictures:
         return NoveltySets(
             _flat(_seen(target.training(len(target.pipe.names)))),
             _flat(_seen(target.references(splits, protocol.max_references))),
-            {row.name: _flat(self.of_row(row, references).images) for row in rows},
+            {row.name: _flat(self._of_row(row, references)[0]) for row in rows},
         )
 
 
 def _given(instances: Instances) -> PictureSet:
     stores = [digest_of_store(store.folder) for store in instances.stores]
-    return PictureSet(_seen(instances), {"stores": stores, "rows": [list(row) for row in instances.rows]})
+    key: dict[str, object] = {"stores": stores, "rows": [list(row) for row in instances.rows]}
+
+    def of(k: int) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(over_white(instances.value(k))))[None]
+
+    height, width = of(0).shape[1:3]
+    return PictureSet(len(instances), 1, (height, width), of, key)
 
 
 def _seen(instances: Instances) -> np.ndarray:

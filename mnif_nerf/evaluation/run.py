@@ -65,9 +65,10 @@ def evaluate(
         MNIFError: whatever the parts raise.
     """
     check_matplotlib()
-    networks = [random_conv()]
+    device = target.pipe.latents.device
+    networks = [random_conv(device)]
     if inception_weights is not None:
-        networks.append(inception(inception_weights, target.pipe.latents.device))
+        networks.append(inception(inception_weights, device))
     notes = _notes(target, protocol)
     stored = target.stored_surface_points
     if stored is not None and stored < protocol.surface_points:
@@ -90,8 +91,8 @@ def evaluate(
     if target.has_solids and found >= least:
         sections.append(shapes_section(context, compare_shapes(context)))
     if target.kind.has_pictures and found >= least:
-        for network in networks:
-            section = pictures_section(context, compare_pictures(context, network), network.name)
+        for network, comparison in zip(networks, compare_pictures(context, networks)):
+            section = pictures_section(context, comparison, network.name)
             sections.append(section if network is networks[0] else _renamed(section))
     asked = labels_section(context)
     if asked is not None:

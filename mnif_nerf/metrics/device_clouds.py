@@ -1,7 +1,7 @@
 """Distances of every shape to every other on a device, in chunks: point clouds by Chamfer, grids by their cells.
 
-Definitions and metrics are those of `mnif_nerf.metrics.clouds`, which asks here for a device. Nothing here waits for the
-device but the copy of the result; on CUDA clouds are compared by a kernel in Triton, else and elsewhere by torch.
+Definitions and metrics are those of `mnif_nerf.metrics.clouds`, which asks here for a device. Nothing here waits for
+the device but the copy of the result; on CUDA clouds are compared by a kernel in Triton, else and elsewhere by torch.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _TOLERANCE = 1e-5
 _log = logging.getLogger(__name__)
 
 Nearest = Callable[[Tensor, Tensor, int], Tensor]
-"""Squared distances float32 `[K, n]` of the points of clouds `[K or 1, 3, n]` to the nearest of others `[K or 1, 3, m]`,
-within so many bytes."""
+"""Squared distances float32 `[K, n]` of the points of clouds `[K or 1, 3, n]` to the nearest of others
+`[K or 1, 3, m]`, within so many bytes."""
 
 
 def chamfer_matrix(

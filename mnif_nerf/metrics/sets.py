@@ -215,13 +215,18 @@ def novelty(generated_train: np.ndarray, test_train: np.ndarray) -> dict[str, An
         MNIFError: matrices of different training sets, or a test set at least half of which are copies of training
             items: there is no yardstick in it.
     """
-    nearest, distance = min_distances(generated_train)
-    _, test_distance = min_distances(test_train)
+    made, (_, test_distance) = min_distances(generated_train), min_distances(test_train)
     if np.shape(generated_train)[1] != np.shape(test_train)[1]:
         raise MNIFError(
             f"generated items are compared with {np.shape(generated_train)[1]} training items and test items with "
             f"{np.shape(test_train)[1]}; use the same training set for both."
         )
+    return novelty_of_nearest(made, test_distance)
+
+
+def novelty_of_nearest(made: tuple[np.ndarray, np.ndarray], test_distance: np.ndarray) -> dict[str, Any]:
+    """`novelty` of what `min_distances` found: of generated items index and distance, of test items the distance."""
+    nearest, distance = made
     median, test_median = float(np.median(distance)), float(np.median(test_distance))
     if test_median == 0:
         raise MNIFError(
