@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,7 +182,8 @@ def shape_distances(
 ) -> np.ndarray:
     """Distances `[R, C]` between two sets of shapes, empty ones included; kept in the cache."""
     if metric == ONE_MINUS_IOU:
-        return one_minus_iou_of(rows, columns, context.device)
+        own = context.ranks.spread(range(len(rows)), lambda some: _by_cells(context, rows, columns, some))
+        return np.stack(own)
     same = columns is rows
     count = context.protocol.emd_points if metric == EMD else rows.points.shape[1]
     key = {"metric": metric, "rows": _digest(rows), "columns": _digest(columns), "points": count}
@@ -193,9 +195,12 @@ def shape_distances(
         diagonal = 2 * HALF_EXTENT * 3**0.5
         matrix = np.full((len(rows), len(columns)), 2 * diagonal**2 if metric == CHAMFER else diagonal)
         if left and right:
-            with context.stage(title, len(left)) as advance:
-                found = distance_matrix(left, right, metric, advance, device=context.device)
-            matrix[np.ix_(~rows.empty, ~columns.empty)] = found
+
+            def distances(some: Sequence[int], advance: Callable[[], None]) -> Iterable[np.ndarray]:
+                return distance_matrix(left, right, metric, advance, device=context.device, chosen=some)
+
+            found = np.stack(context.share(title, range(len(left)), distances))
+            matrix[np.ix_(~rows.empty, ~columns.empty)] = found + found.T if same else found
         matrix[np.ix_(rows.empty, columns.empty)] = 0.0
         return {"matrix": matrix}
 
@@ -219,7 +224,19 @@ def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet, device: torch.device | N
 
 def _nearest_shapes(context: EvaluationContext, rows: ShapeSet, columns: ShapeSet) -> Nearest:
     """The nearest of other shapes to every shape, by their cells."""
-    return min_distances(one_minus_iou_of(rows, columns, context.device))
+
+    def nearest(some: Sequence[int]) -> Iterable[tuple[int, float]]:
+        return zip(*min_distances(_by_cells(context, rows, columns, some))) if some else ()
+
+    index, distance = (np.array(part) for part in zip(*context.ranks.spread(range(len(rows)), nearest)))
+    return index, distance
+
+
+def _by_cells(context: EvaluationContext, rows: ShapeSet, columns: ShapeSet, some: Sequence[int]) -> np.ndarray:
+    """The rows of `one_minus_iou_of` that are asked for."""
+    if not some:
+        return np.empty((0, len(columns)))
+    return one_minus_iou_of(rows.some(np.array(some, dtype=int)), columns, context.device)
 
 
 def _digest(shapes: ShapeSet) -> str:

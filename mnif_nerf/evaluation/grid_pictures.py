@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from mnif_nerf.evaluation.generated import (
     NoveltySets,
     PictureSet,
     picture_key,
-    row_objects,
+    row_decoder,
+    row_length,
     unseen_splits,
 )
 from mnif_nerf.evaluation.protocols import Row
@@ -53,12 +55,11 @@ class GridPictures:
         key = picture_key(context, row, references)
 
         def make() -> dict[str, np.ndarray]:
-            pictures = []
-            with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
-                for item in row_objects(context, row):
-                    image: Any = item
-                    pictures.append(over_white(image.pixels(max(references.size))))
-                    advance()
+            decode: Callable[[int], Any] = row_decoder(context, row)
+            edge = max(references.size)
+            pictures = context.share_each(
+                f"pictures: {row.label}", range(row_length(context, row)), lambda k: over_white(decode(k).pixels(edge))
+            )
             return {"images": np.stack(pictures)}
 
         return context.cache.get("pictures", key, make)["images"], key

@@ -6,7 +6,7 @@ of some pictures of every object, so that memory does not grow with their number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.evaluation.cache import Arrays
 from mnif_nerf.evaluation.generated import EvaluationContext, PictureSet
+from mnif_nerf.latents.ranks import Ranks
 from mnif_nerf.metrics.distributions import (
     ResamplingSettings,
     bootstrap_feature_scores,
@@ -46,9 +47,10 @@ def features_of(
     found = [context.cache.find(_KIND, key) for key in keys]
     missing = [k for k, arrays in enumerate(found) if arrays is None]
     if missing:
-        with context.stage(title, pictures.objects * pictures.per_object) as advance:
-            made = _seen(pictures, [networks[k] for k in missing], most, advance)
-        for k, features in zip(missing, made):
+        own = range(context.ranks.number, pictures.objects, context.ranks.size)
+        with context.stage(title, len(own) * pictures.per_object) as advance:
+            made = _seen(pictures, own, [networks[k] for k in missing], most, advance)
+        for k, features in zip(missing, _together(context.ranks, made)):
             found[k] = context.cache.keep(_KIND, keys[k], _arrays(features))
     return [_feature_set(arrays, context.device) for arrays in found if arrays is not None]
 
@@ -103,18 +105,23 @@ class _Kept:
 
     def whole(self) -> FeatureSet:
         """All of it; features that are no numbers are refused."""
-        rows = torch.cat(self.rows)
+        rows = torch.cat(self.rows) if self.rows else torch.empty(0, self.network.dim, dtype=torch.float64)
         self.network.require_finite(rows)
-        return FeatureSet(rows, torch.cat(self.groups), self.sums)
+        groups = torch.cat(self.groups) if self.groups else torch.empty(0, dtype=torch.int64)
+        return FeatureSet(rows, groups, self.sums)
 
 
 def _seen(
-    pictures: PictureSet, networks: list[FeatureNetwork], most: int | None, advance: Callable[[], None]
+    pictures: PictureSet,
+    objects: Sequence[int],
+    networks: list[FeatureNetwork],
+    most: int | None,
+    advance: Callable[[], None],
 ) -> list[FeatureSet]:
-    """The features of each network; of all pictures, or sums and `most` of them."""
+    """The features of some objects by each network; of all their pictures, or sums and their part of `most`."""
     kept = [_Kept(network, most is not None) for network in networks]
     size = min(network.batch_size for network in networks)
-    for images, groups, chosen in _batches(pictures, range(pictures.objects), most or 1, size):
+    for images, groups, chosen in _batches(pictures, objects, most or 1, size):
         for each in kept:
             each.add(images.permute(0, 3, 1, 2), groups, chosen)
         for _ in range(len(images)):
@@ -122,8 +129,27 @@ def _seen(
     return [each.whole() for each in kept]
 
 
+def _together(ranks: Ranks, own: list[FeatureSet]) -> list[FeatureSet]:
+    """What all processes have seen, in the order of objects, on the CPU where they are several."""
+    if ranks.size == 1:
+        return own
+    parts = ranks.collect([_arrays(features) for features in own])
+    whole = []
+    for each in zip(*parts):
+        sides = [_feature_set(arrays, None) for arrays in each]
+        groups = torch.cat([side.groups for side in sides])
+        order = torch.argsort(groups, stable=True)
+        sums = None
+        for side in sides:
+            if side.sums is not None:
+                sums = sums or FeatureSums(side.rows.shape[1])
+                sums.merge(side.sums)
+        whole.append(FeatureSet(torch.cat([side.rows for side in sides])[order], groups[order], sums))
+    return whole
+
+
 def _batches(
-    pictures: PictureSet, objects: Iterable[int], most: int, size: int
+    pictures: PictureSet, objects: Sequence[int], most: int, size: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Pictures uint8 `[size, H, W, C]`, of as many objects as that takes, numbers of these, and which are kept.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,8 @@ from mnif_nerf.evaluation.generated import (
     NoveltySets,
     PictureSet,
     picture_key,
-    row_latents,
+    row_decoder,
     row_length,
-    row_objects,
 )
 from mnif_nerf.evaluation.protocols import Row
 from mnif_nerf.objects.stored_views import render_views
@@ -69,12 +67,10 @@ class ViewPictures:
         key["views"] = [digest_of_store(store.folder) for store in self._reference_stores()]
         cameras = self._reference_cameras()
 
-        @functools.cache
-        def latents() -> Tensor:
-            return row_latents(context, row)
+        decode: Callable[[int], Any] = row_decoder(context, row)
 
         def of(k: int) -> Tensor:
-            item: Any = context.target.pipe.decode(latents()[k], f"{row.name}-{k:04d}")
+            item = decode(k)
             views = render_views(item, *cameras[k % len(cameras)], references.size)
             return torch.cat([(255 * part.clamp(0, 1)).round().to(torch.uint8) for part in views])
 
@@ -86,16 +82,15 @@ class ViewPictures:
         found = unseen_scenes(context)
         if found is None:
             return None
-        names, latents = found[0].names, found[1]
-        everyone = (pipe.instance(name) for name in pipe.names)
-        train = orbit_pictures(context, everyone, "training views", len(pipe.names), context.key(orbit="training"))
-        objects = (pipe.decode(latent, name) for latent, name in zip(latents, names))
+        names, known = found[0].names, pipe.names
+        train = orbit_pictures(context, pipe.instance, "training views", len(known), context.key(orbit="training"))
         key = context.key(orbit="unseen", names=list(names), views=list(context.protocol.conditioning_views))
-        unseen = orbit_pictures(context, objects, "unseen views", len(names), key)
+        latents = found[1]
+        unseen = orbit_pictures(context, lambda k: pipe.decode(latents[k], names[k]), "unseen views", len(names), key)
         samples, count = {}, context.protocol.num_samples
         for row in rows:
-            key = context.key(orbit=row.name, count=count)
-            samples[row.name] = orbit_pictures(context, row_objects(context, row), f"views: {row.label}", count, key)
+            key, decode = context.key(orbit=row.name, count=count), row_decoder(context, row)
+            samples[row.name] = orbit_pictures(context, decode, f"views: {row.label}", count, key)
         return NoveltySets(train, unseen, samples)
 
     def _training(self) -> PictureSet:
@@ -142,18 +137,17 @@ def _stored(scenes: list[tuple[PackedStore, list[int]]], key: dict[str, object],
 
 
 def orbit_pictures(
-    context: EvaluationContext, objects: Iterator[Any], title: str, count: int, key: dict[str, object]
+    context: EvaluationContext, decode: Callable[[int], Any], title: str, count: int, key: dict[str, object]
 ) -> np.ndarray:
     """Objects from four sides: uint8 `[N, 4 * H * W * 3]`, the same cameras for all."""
 
+    def views(k: int) -> np.ndarray:
+        item = decode(k)
+        pictures = [np.asarray(item.render(_ORBIT[0], azimuth, _ORBIT_PIXELS)) for azimuth in _ORBIT[1]]
+        return np.stack(pictures).reshape(-1)
+
     def make() -> dict[str, np.ndarray]:
-        rows = []
-        with context.stage(title, count) as advance:
-            for item in objects:
-                views = [np.asarray(item.render(_ORBIT[0], azimuth, _ORBIT_PIXELS)) for azimuth in _ORBIT[1]]
-                rows.append(np.stack(views).reshape(-1))
-                advance()
-        return {"pixels": np.stack(rows)}
+        return {"pixels": np.stack(context.share_each(title, range(count), views))}
 
     return context.cache.get("orbit", key, make)["pixels"]
 

@@ -38,6 +38,7 @@ def distance_matrix(
     advance: Callable[[], None] | None = None,
     workers: int | None = None,
     device: torch.device | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Distances of every cloud of `rows` to every cloud of `columns`.
 
@@ -60,9 +61,11 @@ def distance_matrix(
             process when None (1.5 times as fast on two idle ones).
         device: where Chamfer distances of clouds in float32, all of a side of one size, are taken, in chunks that fit
             its memory; None for the processor's ways.
+        chosen: the rows that are computed, where several processes share them: of a set with itself then only what is
+            right of the diagonal.
 
     Returns:
-        `[R, C]` float64.
+        `[R, C]` float64, or as many rows as are chosen.
 
     Raises:
         MNIFError: an unknown metric or no clouds; or, named by its index, a cloud of another shape, without points,
@@ -81,7 +84,7 @@ def distance_matrix(
         _check_sizes(first, second)
         row_of = _rows(_emd, first, second, same)
     elif device is not None and all(map(_is_single, (*first, *second))) and _one_size(first) and _one_size(second):
-        return _on_device(first, second, same, advance, device)
+        return _on_device((first, second), same, advance, device, chosen)
     elif cloud_kernel.available() and all(_is_single(points) for points in (*first, *second)):
         flat = [np.ascontiguousarray(points.T, dtype=np.float32) for points in first]
         others = flat if same else [np.ascontiguousarray(points.T, dtype=np.float32) for points in second]
@@ -89,14 +92,15 @@ def distance_matrix(
     else:
         left = [_Cloud.from_points(points) for points in first]
         row_of = _rows(_chamfer, left, left if same else [_Cloud.from_points(points) for points in second], same)
-    matrix = np.zeros((len(first), len(second)))
+    wanted = range(len(first)) if chosen is None else chosen
+    matrix = np.zeros((len(wanted), len(second)))
     with ThreadPoolExecutor(workers or num_cores()) as pool:
         # An exception here (Ctrl-C) ends the iterator, which cancels the rows that have not begun.
-        for index, row in enumerate(pool.map(row_of, range(len(first)))):
+        for index, row in enumerate(pool.map(row_of, wanted)):
             matrix[index] = row
             if advance is not None:
                 advance()
-    return matrix + matrix.T if same else matrix
+    return matrix + matrix.T if same and chosen is None else matrix
 
 
 def one_minus_iou(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -149,22 +153,22 @@ def as_cloud(points: np.ndarray, name: str) -> np.ndarray:
 
 
 def _on_device(
-    rows: list[np.ndarray],
-    columns: list[np.ndarray],
+    clouds: tuple[list[np.ndarray], list[np.ndarray]],
     same: bool,
     advance: Callable[[], None] | None,
     device: torch.device,
+    chosen: Sequence[int] | None,
 ) -> np.ndarray:
     import torch
 
     from mnif_nerf.metrics.device_clouds import chamfer_matrix
 
-    def flat(clouds: list[np.ndarray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([cloud.T for cloud in clouds]).astype(np.float32)).to(device)
+    def flat(side: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([cloud.T for cloud in side]).astype(np.float32)).to(device)
 
-    left = flat(rows)
-    matrix = chamfer_matrix(left, left if same else flat(columns), advance)
-    return (matrix + matrix.T if same else matrix).cpu().numpy()
+    left = flat(clouds[0])
+    matrix = chamfer_matrix(left, left if same else flat(clouds[1]), advance, chosen=chosen)
+    return (matrix + matrix.T if same and chosen is None else matrix).cpu().numpy()
 
 
 def _one_size(clouds: list[np.ndarray]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def chamfer_matrix(
     columns: Tensor,
     advance: Callable[[], None] | None = None,
     memory: int | None = None,
-    chosen: list[int] | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> Tensor:
     """Chamfer distances of every cloud of `rows` to every one of `columns`, from differences in float32.
 
@@ -53,7 +53,7 @@ def chamfer_matrix(
     """
     same, memory = columns is rows, memory or chunk_memory(rows.device)
     nearest = _fused_nearest if _has_kernel(rows.device) else plain_nearest
-    chosen = list(range(len(rows))) if chosen is None else chosen
+    chosen = range(len(rows)) if chosen is None else chosen
     out = torch.zeros(len(chosen), len(columns), dtype=torch.float64, device=rows.device)
     points = rows.shape[2] + columns.shape[2]
     together = max(1, memory // (2 * 16 * points))  # clouds: the nearest in float32, and their mean's float64 beside
