@@ -18,9 +18,12 @@ from tiny_srn import write_tiny_srn
 from together import Together
 
 from mnif_nerf.cli import evaluate, sample
+from mnif_nerf.cli.processes import working_ranks
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import run_command
+from mnif_nerf.evaluation import run  # noqa: F401  for both processes, before they are forked
 from mnif_nerf.evaluation.protocols import PROTOCOLS
+from mnif_nerf.evaluation.shapes import CellShapes
 from mnif_nerf.latents.ranks import ONE, started_ranks
 from mnif_nerf.pipelines.generation import MNIFPipeline
 from mnif_nerf.pipelines.model_folder import write_model
@@ -40,39 +43,23 @@ def write_models(root: Path) -> None:
 
 
 def measure(root: Path, kind: str, name: str) -> None:
-    """mnif-eval and mnif-sample, but for their options."""
+    """mnif-eval and mnif-sample, but for their options; as one command, since processes come together once."""
     PROTOCOLS["small"] = TINY
-    evaluate.main(
-        evaluate.EvalOptions(
-            root / kind, root / f"{kind} data", output=root / name / kind / "evaluation", device="cpu",
-            references="test", num_samples=None if kind == "voxels" else 4,
-        )
+    made = root / name / kind
+    options = evaluate.EvalOptions(root / kind, root / f"{kind} data", output=made / "evaluation", references="test")
+    objects = sample.SampleOptions(
+        str(root / kind), num_samples=3, resolution=16, frames=2, turntable_resolution=16, output=made / "samples",
+        sampler="gaussian",
     )  # fmt: skip
-    sample.main(
-        sample.SampleOptions(
-            str(root / kind), num_samples=3, resolution=16, frames=2, turntable_resolution=16, device="cpu",
-            output=root / name / kind / "samples", sampler="gaussian",
-        )
-    )  # fmt: skip
-
-
-def measure_together(root: Path) -> None:
-    for kind in KINDS:
-        measure(root, kind, "two")
+    with working_ranks("cpu", "") as (ranks, device):
+        evaluate.evaluate_together(options, ranks, device)
+        sample.sample_together(objects, None, ranks, device)
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("shared")
     write_models(root)
-    (code, said, errors), (other, second, others) = Together(root, measure_together, root).end()
-    assert (code, other) == (0, 0), errors + others
-    assert (second, others) == ("", ""), "one of them speaks"
-    assert said.count("metrics.json") == len(KINDS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PROTOCOLS, "small", TINY)
-        for kind in KINDS:
-            measure(root, kind, "one")
     return root
 
 
@@ -86,8 +73,14 @@ def numbers(content: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_measure_what_one_does(measured: Path, kind: str) -> None:
-    one, two = (measured / name / kind for name in ("one", "two"))
+def test_two_processes_measure_what_one_does(models: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code, said, errors), (other, second, others) = Together(models, measure, models, kind, "two").end(400)
+    assert (code, other) == (0, 0), errors + others
+    assert (second, others) == ("", ""), "one of them speaks"
+    assert said.count("metrics.json") == said.count("samples.json") == 1
+    monkeypatch.setitem(PROTOCOLS, "small", TINY)
+    measure(models, kind, "one")
+    one, two = (models / name / kind for name in ("one", "two"))
     names = [sorted(str(path.relative_to(side)) for path in side.rglob("*")) for side in (one, two)]
     assert names[0] == names[1]
     for name in ("evaluation/metrics.json", "samples/samples.json"):
@@ -105,22 +98,20 @@ def command(root: Path) -> None:
 
     PROTOCOLS["small"] = TINY
     if os.environ["RANK"] == "1":
-        from mnif_nerf.evaluation.shapes import CellShapes
-
         CellShapes.of_object = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
     options = evaluate.EvalOptions(root / "voxels", root / "voxels data", output=root / "dying", references="test")
     options.device = "cpu"
     run_command(lambda: evaluate.main(options))
 
 
-def test_a_process_that_dies_ends_the_command_with_a_sentence(measured: Path, tmp_path: Path) -> None:
-    (code, _, errors), (other, _, _) = Together(tmp_path, command, measured).end()
+def test_a_process_that_dies_ends_the_command_with_a_sentence(models: Path, tmp_path: Path) -> None:
+    (code, _, errors), (other, _, _) = Together(tmp_path, command, models).end(300)
     assert (code, other) == (1, -signal.SIGKILL), errors
     assert "Traceback" not in errors
     sentences = [line for line in errors.splitlines() if line.startswith("error: ")]
     kept = "what was measured is kept, and the same command goes on."
     assert sentences == [f"error: a process of this command has ended or does not answer; {kept}"]
-    assert list((measured / "dying" / "cache").glob("*.safetensors"))
+    assert list((models / "dying" / "cache").glob("*.safetensors"))
 
 
 def test_a_mistake_of_all_is_told_once(tmp_path: Path) -> None:

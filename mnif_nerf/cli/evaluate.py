@@ -61,10 +61,11 @@ def main(options: EvalOptions) -> Path:
     require_options(options, num_samples=MOST_SAMPLES)
     left = "what was measured is kept, and the same command goes on"
     with working_ranks(options.device, left) as (ranks, device):
-        return _evaluate(options, ranks, device)
+        return evaluate_together(options, ranks, device)
 
 
-def _evaluate(options: EvalOptions, ranks: Ranks, device: str | None) -> Path:
+def evaluate_together(options: EvalOptions, ranks: Ranks, device: str | None) -> Path:
+    """The command as one of the processes that share its work, on the device of this one."""
     from mnif_nerf.evaluation.protocols import choose_protocol
     from mnif_nerf.evaluation.run import check_output, evaluate
     from mnif_nerf.evaluation.target import load_target

@@ -101,10 +101,11 @@ def main(options: SampleOptions) -> Path:
     _check(options)
     wish = label_wish(options.label, options.guidance)
     with working_ranks(options.device, "run the same command again") as (ranks, device):
-        return _sample(options, wish, ranks, device)
+        return sample_together(options, wish, ranks, device)
 
 
-def _sample(options: SampleOptions, wish: Wish | None, ranks: Ranks, device: str | None) -> Path:
+def sample_together(options: SampleOptions, wish: Wish | None, ranks: Ranks, device: str | None) -> Path:
+    """The command as one of the processes that share its work, on the device of this one."""
     with ranks.one_first():  # which downloads what is on the hub
         pipe = load_pipeline(options.load_config, device)
     options = _complete(options, pipe)
