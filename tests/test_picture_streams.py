@@ -15,11 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.cache import Cache
 from mnif_nerf.evaluation.generated import PictureSet
 from mnif_nerf.evaluation.picture_features import features_of, scores_of
 from mnif_nerf.evaluation.protocols import PROTOCOLS
+from mnif_nerf.latents.ranks import ONE
 from mnif_nerf.metrics.distributions import frechet_distance
 from mnif_nerf.metrics.feature_sums import FeatureSums, frechet_distance_of_sums
 from mnif_nerf.metrics.features import FeatureNetwork, random_conv
@@ -32,7 +34,7 @@ def quiet(title: str, total: int) -> Iterator[Callable[[], None]]:
 
 def context_of(cache: Path | None = None, **changes: Any) -> Any:
     protocol = dataclasses.replace(PROTOCOLS["paper"], neighbours=2, resamples=8, **changes)
-    return SimpleNamespace(protocol=protocol, cache=Cache(cache), stage=quiet, device=None)
+    return SimpleNamespace(protocol=protocol, cache=Cache(cache), stage=quiet, device=None, ranks=ONE)
 
 
 def noise(seed: int, objects: int, views: int, level: int = 256, size: int = 8) -> PictureSet:
@@ -69,9 +71,9 @@ def test_what_is_kept_is_spread_evenly() -> None:
     assert torch.equal(some.groups, torch.arange(10).repeat_interleave(3))
     everything = features_of(context_of(most_pictures=50), noise(0, 10, 7), [network], "", every=True)[0]
     assert len(everything.rows) == 70
-    assert torch.allclose(some.rows[:3], everything.rows[[0, 3, 6]], atol=1e-5)
+    assert torch.allclose(some.rows[:3], everything.rows[evenly_spaced(7, 3)], atol=1e-5)
     few = features_of(context_of(most_pictures=50, kept_pictures=4), noise(0, 10, 7), [network], "")[0]
-    assert few.groups.tolist() == [0, 3, 6, 9]
+    assert few.groups.tolist() == evenly_spaced(10, 4).tolist()
 
 
 def test_memory_does_not_grow_with_the_number_of_views() -> None:
