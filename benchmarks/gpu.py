@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 # The modules of the parts are loaded here once, for all processes that are forked from this one.
 import gpu_checks  # noqa: F401
+import gpu_evaluation  # noqa: F401
 import gpu_fused  # noqa: F401
 import gpu_steps
 import gpu_training  # noqa: F401
@@ -42,6 +43,8 @@ STEPS = tuple((name, f"gpu_steps:measure:{name}", 60.0) for name in gpu_steps.ME
 LAST = (
     ("fused", "gpu_fused:compare", 75.0),
     ("rendering", "gpu_checks:rendering", 45.0),
+    ("matrices", "gpu_evaluation:matrices", 45.0),
+    ("pictures", "gpu_evaluation:pictures", 60.0),
 )
 PARTS = (*CHECKS, *STEPS, *LAST)
 

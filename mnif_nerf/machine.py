@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnif_nerf.errors import MNIFError
+
+if TYPE_CHECKING:
+    import torch
 
 R = TypeVar("R")
 
@@ -246,6 +249,23 @@ def available_memory() -> int | None:
     except (OSError, ValueError, IndexError):
         pass  # not Linux, or no such control group: whatever was found before stands
     return max(min(found), 0) if found else None
+
+
+_CHUNK_ON_CPU = 64 * 2**20
+_CHUNK_SHARE = 4  # a chunk may take one of so many parts of what a device has left
+
+
+def chunk_memory(device: torch.device | str) -> int:
+    """Bytes that one chunk of a long computation may take: a quarter of what is free on a CUDA device, what torch's
+    allocator holds without use included; on the CPU, where larger chunks are no faster, 64 MiB."""
+    import torch
+
+    device = torch.device(device)
+    if device.type != "cuda":
+        return _CHUNK_ON_CPU
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (free + unused) // _CHUNK_SHARE
 
 
 def _group_memory(group: Path) -> int | None:

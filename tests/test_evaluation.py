@@ -29,7 +29,7 @@ from mnif_nerf.evaluation.labels import labels_section
 from mnif_nerf.evaluation.protocols import PROTOCOLS, EvaluationProtocol, choose_protocol
 from mnif_nerf.evaluation.reconstruction import reconstruct
 from mnif_nerf.evaluation.run import evaluate
-from mnif_nerf.evaluation.shapes import CellShapes, make_shape_set, surface_points
+from mnif_nerf.evaluation.shapes import CellShapes, make_shape_set, packed, surface_points
 from mnif_nerf.evaluation.target import ModelAndData, find_data, load_target
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.labels import Labels
@@ -155,7 +155,7 @@ def test_lines_that_are_known(voxels: ModelAndData) -> None:
 def test_empty_shapes_are_counted_and_cover_nothing(voxels: ModelAndData) -> None:
     full = voxels.references(("test",), 4).values()
     made, real = (
-        make_shape_set(CellShapes(32).of_data(cells, k) for k, cells in enumerate([first, *full[1:]]))
+        make_shape_set(packed(CellShapes(32).of_data(cells, k)) for k, cells in enumerate([first, *full[1:]]))
         for first in (np.zeros_like(full[0]), full[0])
     )
     assert made.empty.tolist() == [True, False, False, False]

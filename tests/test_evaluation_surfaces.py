@@ -188,7 +188,7 @@ def test_training_latents_stand_where_the_training_data_does(target: ModelAndDat
     assert lines["gaussian"].scores["novelty_ratio"][0] > 0
     source = SurfacePictures(context_of(target))
     made, given = (
-        source.of_row(row, source.references()).images.reshape(6, -1).astype(float)
+        np.stack([source.of_row(row, source.references()).of(k).flatten().double() for k in range(6)])
         for row in sorted(TINY.rows, key=lambda row: row.name, reverse=True)[:2]
     )
     apart = ((made[:, None] - given[None]) ** 2).mean(axis=2)

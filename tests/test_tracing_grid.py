@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_distance import wild_field
 from tiny_model import Rounded
+from waiting import Waits
 
 from mnif_nerf.fields.distance import DistanceField
 from mnif_nerf.rendering import grid_march, sphere_tracing
@@ -50,6 +51,19 @@ def test_the_compiled_march_does_what_torch_does(field: DistanceField) -> None:
     assert len(states[0].unique()) > 1
     assert same.float().mean() > 0.999  # a ray along the side of a cell may be counted to either
     assert (compiled.now - plain.now)[same].abs().quantile(0.999) < 1e-4
+
+
+def test_steps_between_questions_change_nothing() -> None:
+    """A GPU's host asks now and then which rays go on; those that do not, stand still."""
+    grid = distance_grid(wild_field(3), 24)
+    often, seldom = _rays(20, 30, 24), _rays(20, 30, 24)
+    with Waits() as some:
+        states = grid_march._march(grid, often, 1 / 640)
+    with Waits() as fewer:
+        assert torch.equal(grid_march._march(grid, seldom, 1 / 640, 8), states)
+    for mine, theirs in ((often.now, seldom.now), (often.last, seldom.last)):
+        assert torch.equal(mine, theirs)
+    assert len(fewer.names) < len(some.names) / 5
 
 
 def test_without_the_kernel_pictures_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,10 +49,10 @@ class Together:
                 self.processes.append(context.Process(target=_process, args=(function, own, said, arguments)))
                 self.processes[-1].start()
 
-    def end(self) -> list[tuple[int | None, str, str]]:
-        """Wait for both: exit code, output and errors of each."""
+    def end(self, seconds: float = 120.0) -> list[tuple[int | None, str, str]]:
+        """Wait for both, each so long at most: exit code, output and errors of each."""
         for process in self.processes:
-            process.join(120)
+            process.join(seconds)
             process.kill()
             process.join()
         return [

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mnif_nerf.cli.generation_common import default_output, prepare_output
+from mnif_nerf.cli.processes import speaks, start_processes, working_ranks
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.limits import MOST_SAMPLES, require_options
 from mnif_nerf.names import quoted
 from mnif_nerf.progress import progress_bar
+
+if TYPE_CHECKING:
+    from mnif_nerf.latents.ranks import Ranks
 
 
 @dataclass
@@ -28,7 +32,7 @@ class EvalOptions:
     """The data folder; by default the one that config.yml names."""
     protocol: Literal["small", "standard", "paper"] = "small"
     """small: minutes on two cores. standard: 400 shapes a line, about an hour. paper: the sizes of the authors'
-    evaluation, which for shapes means days of distances on a CPU."""
+    evaluation, which for shapes means days of distances on a CPU; made for a GPU, or several."""
     num_samples: int | None = None
     """Generated objects per line, in place of the protocol's number."""
     seed: int = 0
@@ -44,6 +48,8 @@ class EvalOptions:
     """Folder to write to; by default <run>/evaluation/<protocol and seed>."""
     device: str | None = None
     """cpu or cuda; by default CUDA where there is one."""
+    num_devices: int = 1
+    """Processes that measure together on this machine, one per CUDA device (on a CPU as many as asked for)."""
 
 
 def main(options: EvalOptions) -> Path:
@@ -52,13 +58,21 @@ def main(options: EvalOptions) -> Path:
     Raises:
         MNIFError: no model or data, data that does not belong to the model, or an option out of range.
     """
+    require_options(options, num_samples=MOST_SAMPLES)
+    left = "what was measured is kept, and the same command goes on"
+    with working_ranks(options.device, left) as (ranks, device):
+        return evaluate_together(options, ranks, device)
+
+
+def evaluate_together(options: EvalOptions, ranks: Ranks, device: str | None) -> Path:
+    """The command as one of the processes that share its work, on the device of this one."""
     from mnif_nerf.evaluation.protocols import choose_protocol
     from mnif_nerf.evaluation.run import check_output, evaluate
     from mnif_nerf.evaluation.target import load_target
     from mnif_nerf.machine import one_thread
 
-    require_options(options, num_samples=MOST_SAMPLES)
-    target = load_target(options.load_config, options.data, options.device)
+    with ranks.one_first():  # which packs the data
+        target = load_target(options.load_config, options.data, device)
     protocol = choose_protocol(options.protocol, target.kind, options.num_samples, options.seed)
     if options.references is not None:
         splits = tuple(name.strip() for name in options.references.split(",") if name.strip())
@@ -69,11 +83,15 @@ def main(options: EvalOptions) -> Path:
     count = f"-{options.num_samples}" if options.num_samples is not None else ""
     name = f"{protocol.name}-seed{options.seed}{count}"
     output = options.output or default_output(str(options.load_config), "evaluation", name)
-    check_output(output)
-    prepare_output(output)
+    if ranks.is_first:
+        check_output(output)
+        prepare_output(output)
     cache = output / "cache"
+    lpips, weights = options.lpips, options.inception_weights
     with one_thread():
-        outcome = evaluate(target, protocol, output, progress_bar, cache, options.lpips, options.inception_weights)
+        outcome = evaluate(target, protocol, output, progress_bar, cache, lpips, weights, ranks)
+    if not ranks.is_first:
+        return output
     for sentence in (*outcome.notes, *outcome.summaries):
         print(sentence)
     print(f"wrote {output}/report.html, report.md, metrics.json and {len(outcome.paths) - 3} figures")
@@ -85,7 +103,12 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(EvalOptions)), [EvalOptions])
+    def run() -> None:
+        options = tyro.cli(EvalOptions, console_outputs=speaks())
+        start_processes(options.num_devices, "mnif_nerf.cli.evaluate")
+        main(options)
+
+    run_command(run, [EvalOptions])
 
 
 if __name__ == "__main__":

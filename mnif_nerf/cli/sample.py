@@ -17,6 +17,7 @@ from mnif_nerf.cli.generation_common import (
     prepare_output,
     require_sheet,
 )
+from mnif_nerf.cli.processes import speaks, start_processes, working_ranks
 from mnif_nerf.cli.sample_pictures import is_broken, write_images, write_pictures, write_turntable
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.latents.rarity import TRIES, TYPICAL
@@ -26,6 +27,7 @@ from mnif_nerf.progress import plain_console, progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.labels import Wish
+    from mnif_nerf.latents.ranks import Ranks
     from mnif_nerf.latents.rarity import Rarity
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
@@ -85,6 +87,8 @@ class SampleOptions:
     """Folder to write to; by default <run>/samples/<seed and number>."""
     device: str | None = None
     """cpu or cuda; by default CUDA where there is one."""
+    num_devices: int = 1
+    """Processes that judge and render together on this machine, one per CUDA device (on a CPU as many as asked for)."""
 
 
 def main(options: SampleOptions) -> Path:
@@ -96,22 +100,32 @@ def main(options: SampleOptions) -> Path:
     """
     _check(options)
     wish = label_wish(options.label, options.guidance)
-    pipe = load_pipeline(options.load_config, options.device)
+    with working_ranks(options.device, "run the same command again") as (ranks, device):
+        return sample_together(options, wish, ranks, device)
+
+
+def sample_together(options: SampleOptions, wish: Wish | None, ranks: Ranks, device: str | None) -> Path:
+    """The command as one of the processes that share its work, on the device of this one."""
+    with ranks.one_first():  # which downloads what is on the hub
+        pipe = load_pipeline(options.load_config, device)
     options = _complete(options, pipe)
     require_sheet(options.num_samples, options.views or 1, options.resolution or 1)
-    objects, integrity = _objects(pipe, options, wish)
+    objects, integrity = _objects(pipe, options, wish, ranks)
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
-    prepare_output(output)
+    if ranks.is_first:
+        prepare_output(output)
     rarity = pipe.rarity_among(wish) if pipe.names else None
     entries = [_entry(pipe, item, options, rarity) for item in objects]
     for entry, found in zip(entries, integrity):
         entry["integrity"] = found
     if not pipe.model.kind.has_views:
-        write_images(objects, entries, output, options)
+        write_images(objects, entries, output, options, ranks)
     else:
-        write_pictures(pipe, objects, entries, output, options)
+        write_pictures(pipe, objects, entries, output, options, ranks)
     if options.turntable:
-        write_turntable(objects, output / "turntable.mp4", options)
+        write_turntable(objects, output / "turntable.mp4", options, ranks)
+    if not ranks.is_first:
+        return output
     _write_latents(objects, output / "latents.safetensors")
     _write_facts(entries, output / "samples.json", options)
     _say(pipe, entries, output, options)
@@ -155,7 +169,7 @@ def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
 
 
 def _objects(
-    pipe: MNIFPipeline, options: SampleOptions, wish: Wish | None
+    pipe: MNIFPipeline, options: SampleOptions, wish: Wish | None, ranks: Ranks
 ) -> tuple[list[NeuralObject], list[dict[str, Any]]]:
     """The objects, and what is said of the integrity of each; nothing where they are not judged."""
     from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, Draw, draw_whole, integrity_of, yardstick_of
@@ -166,7 +180,8 @@ def _objects(
     yardstick = None
     if judged and not (sampled and pipe.prior is None):
         try:
-            yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
+            with ranks.one_first():  # which keeps it in the model folder
+                yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
         except MNIFError as error:
             if options.redraw:
                 raise
@@ -179,7 +194,7 @@ def _objects(
             return objects, [found.facts() for found in integrity_of(objects, yardstick, advance)]
     if yardstick is None:
         return draw.objects(pipe, options.num_samples), []
-    drawn = draw_whole(pipe, options.num_samples, draw, options.redraw, yardstick, progress_bar)
+    drawn = draw_whole(pipe, options.num_samples, draw, options.redraw, yardstick, progress_bar, ranks)
     facts = [
         {**judgement.facts(), "redrawn": times} for judgement, times in zip(drawn.judgements, drawn.attempts)
     ]  # fmt: skip
@@ -231,8 +246,8 @@ def _write_facts(entries: list[dict[str, Any]], path: Path, options: SampleOptio
     from mnif_nerf.files import write_json
 
     settings = dataclasses.asdict(options)
-    settings.pop("output")
-    settings.pop("device")
+    for where in ("output", "device", "num_devices"):
+        settings.pop(where)
     write_json(path, {**settings, "samples": entries})
 
 
@@ -301,7 +316,12 @@ def entrypoint() -> None:
     """The console script."""
     import tyro
 
-    run_command(lambda: main(tyro.cli(SampleOptions)), [SampleOptions])
+    def run() -> None:
+        options = tyro.cli(SampleOptions, console_outputs=speaks())
+        start_processes(options.num_devices, "mnif_nerf.cli.sample")
+        main(options)
+
+    run_command(run, [SampleOptions])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from mnif_nerf.cli.sample import SampleOptions
+    from mnif_nerf.latents.ranks import Ranks
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _MOST_IN_TURNTABLE = 16
@@ -20,22 +22,33 @@ _WIDE = 400  # pixels: a strip of views on the contact sheet that has room for a
 
 
 def write_pictures(
-    pipe: MNIFPipeline, objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
+    pipe: MNIFPipeline,
+    objects: list[NeuralObject],
+    entries: list[dict[str, Any]],
+    output: Path,
+    options: SampleOptions,
+    ranks: Ranks,
 ) -> None:
-    """Every object from several sides, and all of them on one sheet."""
+    """Every object from several sides, and all of them on one sheet: all ranks render, the first writes."""
     from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
     from mnif_nerf.objects.solid import require_solid
 
     assert options.views is not None
     assert options.resolution is not None
     size: tuple[int, int, float] = (options.views, options.resolution, options.elevation)
-    rows = []
-    with progress_bar("rendering views", len(objects)) as advance:
-        for entry, pictures in zip(entries, in_threads(lambda item: require_solid(item).views(*size), objects)):
-            for picture, name in zip(pictures, entry["views"]):
-                save_png(picture, output / name)
-            rows.append(pictures)
-            advance()
+
+    def rendered(own: Sequence[NeuralObject]) -> Iterator[list[Any]]:
+        with progress_bar("rendering views", len(own)) as advance:
+            for pictures in in_threads(lambda item: require_solid(item).views(*size), own):
+                yield pictures
+                advance()
+
+    rows = ranks.spread(objects, rendered)
+    if not ranks.is_first:
+        return
+    for entry, pictures in zip(entries, rows):
+        for picture, name in zip(pictures, entry["views"]):
+            save_png(picture, output / name)
     labels = [_label(entry, wide=options.views * options.resolution >= _WIDE) for entry in entries]
     strips = [image_grid(row, columns=len(row)) for row in rows]
     if pipe.model.kind.white_margins:
@@ -77,20 +90,25 @@ def _label(entry: dict[str, Any], wide: bool) -> str:
 
 
 def write_images(
-    objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions
+    objects: list[NeuralObject], entries: list[dict[str, Any]], output: Path, options: SampleOptions, ranks: Ranks
 ) -> None:
-    """The pictures as they are, and all of them on one sheet, where small ones are shown enlarged."""
+    """The pictures as they are, and all on one sheet, small ones enlarged: all ranks render, the first writes."""
     from mnif_nerf.export.pictures import contact_sheet, enlarge, grid_columns, save_png
 
-    pictures = []
-    with progress_bar("sampling pictures", len(objects)) as advance:
-        for item, entry in zip(objects, entries):
-            pictures.append(item.own_picture(options.resolution))
-            save_png(pictures[-1], output / entry["image"])
-            written = item.save_values(output / "values" / item.name)
-            if written:
-                entry["values"] = [path.relative_to(output).as_posix() for path in written]
-            advance()
+    def rendered(own: Sequence[NeuralObject]) -> Iterator[Any]:
+        with progress_bar("sampling pictures", len(own)) as advance:
+            for item in own:
+                yield item.own_picture(options.resolution)
+                advance()
+
+    pictures = ranks.spread(objects, rendered)
+    if not ranks.is_first:
+        return
+    for item, entry, picture in zip(objects, entries, pictures):
+        save_png(picture, output / entry["image"])
+        written = item.save_values(output / "values" / item.name)
+        if written:
+            entry["values"] = [path.relative_to(output).as_posix() for path in written]
     shown, columns = _marked([enlarge(picture) for picture in pictures], entries), grid_columns(len(pictures))
     rows = [shown[k : k + columns] for k in range(0, len(shown), columns)]
     save_png(contact_sheet(rows, title=_title(options, entries)), output / "contact_sheet.png")
@@ -118,18 +136,26 @@ def _title(options: SampleOptions, entries: list[dict[str, Any]]) -> str:
     return f"{options.num_samples} samples{wanted}{guided}, seed {options.seed}, {options.sampler}{marked}"
 
 
-def write_turntable(objects: list[NeuralObject], path: Path, options: SampleOptions) -> None:
-    """The first objects, turning side by side."""
+def write_turntable(objects: list[NeuralObject], path: Path, options: SampleOptions, ranks: Ranks) -> None:
+    """The first objects, turning side by side: all ranks render, the first writes."""
     from mnif_nerf.export.pictures import image_grid
     from mnif_nerf.export.video import write_video
     from mnif_nerf.objects.solid import require_solid
 
+    def turning(some: Sequence[NeuralObject]) -> list[Iterator[Any]]:
+        solids = [require_solid(item) for item in some]
+        return [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in solids]
+
     shown = objects[:_MOST_IN_TURNTABLE]
+    if ranks.size == 1:
+        orbits = turning(shown)
+    else:  # whole turns, as it is not frames that are shared
+        orbits = [iter(turn) for turn in ranks.spread(shown, lambda own: [list(turn) for turn in turning(own)])]
+        if not ranks.is_first:
+            return
     with progress_bar("turntable", options.frames) as advance, held_interrupts() as checkpoint:
 
         def frames() -> Any:
-            solids = [require_solid(item) for item in shown]
-            orbits = [item.orbit(options.frames, options.turntable_resolution, options.elevation) for item in solids]
             for _ in range(options.frames):
                 yield image_grid(list(in_threads(next, orbits)))
                 advance()

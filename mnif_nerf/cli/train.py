@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mnif_nerf.cli.processes import one_voice, speaks, start_processes
 from mnif_nerf.errors import MNIFError, run_command
 from mnif_nerf.pipelines.methods import METHODS, get_method
 from mnif_nerf.pipelines.run_settings import RunSettings, read_config, update_settings
-
-if TYPE_CHECKING:
-    from mnif_nerf.latents.ranks import Ranks
 
 
 def main(settings: RunSettings) -> Path:
@@ -31,7 +26,7 @@ def main(settings: RunSettings) -> Path:
 
     settings = _settled(settings)
     kind = settings.machine.device_type
-    with started_ranks(default_device_type() if kind == "auto" else kind) as ranks, _one_voice(ranks):
+    with started_ranks(default_device_type() if kind == "auto" else kind) as ranks, one_voice(ranks):
         if ranks.size > 1:
             settings.machine.num_devices = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
         console = Console(soft_wrap=True, highlight=False, markup=False)
@@ -50,44 +45,11 @@ def _settled(settings: RunSettings) -> RunSettings:
     return settings
 
 
-@contextlib.contextmanager
-def _one_voice(ranks: Ranks) -> Iterator[None]:
-    """Only the first rank prints, and only one, whichever has a reason, says why a run ends.
-
-    Raises:
-        SystemExit: another one says it.
-    """
-    if ranks.size == 1:
-        yield
-        return
-    with contextlib.ExitStack() as stack:
-        if not ranks.is_first:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
-            stack.enter_context(contextlib.redirect_stderr(nowhere))
-        try:
-            yield
-        except (MNIFError, OSError, MemoryError, SystemExit) as error:
-            says_why = not isinstance(error, SystemExit) or isinstance(error.code, str)
-            if says_why and not ranks.may_tell():
-                raise SystemExit(1) from None
-            raise
-
-
-def _start_processes(number: int) -> None:
-    """Run this command again as so many processes, by torchrun, which takes the place of this one."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
-    os.execv(sys.executable, [sys.executable, *launcher, "-m", "mnif_nerf.cli.train", *sys.argv[1:]])
-
-
 def _run(settings: RunSettings) -> None:
     """Run the command, in as many processes as it is asked for."""
-    from mnif_nerf.latents.ranks import is_rank
-
     settings = _settled(settings)
-    devices = settings.machine.num_devices
-    if devices > 1 and not is_rank():
-        _start_processes(devices)
+    if settings.machine.num_devices > 1:
+        start_processes(settings.machine.num_devices, "mnif_nerf.cli.train")
     main(settings)
 
 
@@ -109,10 +71,9 @@ def entrypoint() -> None:
         {name: method.new_run() for name, method in METHODS.items()},
         descriptions={name: method.description for name, method in METHODS.items()},
     )
-    speaks = os.environ.get("RANK", "0") == "0"  # of those that torchrun has started, one says what is wrong
     kind = tyro.conf.SuppressFixed[tyro.conf.FlagConversionOff[union]]  # type: ignore[valid-type]
     run_command(
-        lambda: _run(tyro.cli(kind, description=__doc__, args=sys.argv[1:], console_outputs=speaks)),
+        lambda: _run(tyro.cli(kind, description=__doc__, args=sys.argv[1:], console_outputs=speaks())),
         (method.new_run() for method in METHODS.values()),
     )
 

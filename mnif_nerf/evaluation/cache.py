@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mnif_nerf.data.stores.manifest import read_manifest
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.pipelines.model_folder import StoredModel
 from mnif_nerf.tensor_files import read_tensors, write_tensors
 
@@ -32,10 +33,12 @@ class Cache:
 
     Args:
         folder: made when something is first written; None keeps nothing.
+        ranks: the processes that share it, and ask for the same things in the same order: the first one writes.
     """
 
-    def __init__(self, folder: Path | str | None) -> None:
+    def __init__(self, folder: Path | str | None, ranks: Ranks = ONE) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.ranks = ranks
 
     def get(self, kind: str, key: Mapping[str, Any], make: Callable[[], Arrays]) -> Arrays:
         """The arrays of `key`: read where they were made before, else made and kept.
@@ -48,23 +51,35 @@ class Cache:
         Raises:
             MNIFError: a damaged file, or one whose header names something else.
         """
-        text = json.dumps({"kind": kind, **key}, sort_keys=True)
-        if self.folder is None:
-            return make()
-        path = self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
-        if path.is_file():
-            tensors, metadata = read_tensors(path, "remove the file and run again")
-            stored = metadata.get("key", "")
-            if stored != text:
-                raise MNIFError(
-                    f"{path}: holds something else than its name says ({_first_difference(stored, text)}); remove it "
-                    "and run again."
-                )
-            return {name: value.numpy() for name, value in tensors.items()}
-        arrays = make()
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
-        write_tensors(path, tensors, {"key": text})
+        found = self.find(kind, key)
+        return self.keep(kind, key, make()) if found is None else found
+
+    def find(self, kind: str, key: Mapping[str, Any]) -> Arrays | None:
+        """The arrays of `key`, or None where they have not been made; see `get`."""
+        path, text = self._place(kind, key)
+        if path is None or not self.ranks.decide(path.is_file):
+            return None
+        tensors, metadata = read_tensors(path, "remove the file and run again")
+        stored = metadata.get("key", "")
+        if stored != text:
+            raise MNIFError(
+                f"{path}: holds something else than its name says ({_first_difference(stored, text)}); remove it "
+                "and run again."
+            )
+        return {name: value.numpy() for name, value in tensors.items()}
+
+    def keep(self, kind: str, key: Mapping[str, Any], arrays: Arrays) -> Arrays:
+        """Keep what was made for `key`, and give it back."""
+        path, text = self._place(kind, key)
+        if path is not None and self.ranks.is_first:
+            tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+            write_tensors(path, tensors, {"key": text})
         return arrays
+
+    def _place(self, kind: str, key: Mapping[str, Any]) -> tuple[Path | None, str]:
+        text = json.dumps({"kind": kind, **key}, sort_keys=True)
+        name = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
+        return None if self.folder is None else self.folder / name, text
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

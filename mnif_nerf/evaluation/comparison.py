@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mnif_nerf.data.sampling.views import evenly_spaced
 from mnif_nerf.evaluation.generated import (
@@ -21,20 +21,25 @@ from mnif_nerf.evaluation.generated import (
     unseen_splits,
 )
 from mnif_nerf.evaluation.grid_pictures import GridPictures
+from mnif_nerf.evaluation.picture_features import features_of, is_streamed, scores_of
 from mnif_nerf.evaluation.protocols import MAIN_ROWS, Row
 from mnif_nerf.evaluation.shapes import ShapeSet
 from mnif_nerf.evaluation.surface_pictures import SurfacePictures
 from mnif_nerf.evaluation.view_pictures import ViewPictures
 from mnif_nerf.metrics.clouds import CHAMFER, EMD, ONE_MINUS_IOU, distance_matrix, one_minus_iou
-from mnif_nerf.metrics.distributions import ResamplingSettings, bootstrap_feature_scores, feature_scores
+from mnif_nerf.metrics.device_clouds import one_minus_iou_of_bits
+from mnif_nerf.metrics.device_pictures import nearest_pictures
 from mnif_nerf.metrics.features import FeatureNetwork
 from mnif_nerf.metrics.histograms import jsd_of_clouds
-from mnif_nerf.metrics.sets import Distances, bootstrap, coverage, novelty, set_scores
+from mnif_nerf.metrics.sets import Distances, bootstrap, coverage, min_distances, novelty_of_nearest, set_scores
 from mnif_nerf.priors.baselines import BASELINES
 from mnif_nerf.scene_box import HALF_EXTENT
 
 _FLOW = Row(MAIN_ROWS[1], "flow matching, Heun", sampler="flow-heun")
 LEAST_REFERENCES = 4  # that sets can be compared by
+Nearest = tuple[np.ndarray, np.ndarray]
+"""Index and distance of the nearest for every item, `[N]` both."""
+_NOVELTY = ("novelty_ratio", "suspicious_share")
 _CHUNK = 32
 
 
@@ -129,10 +134,10 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
         if splits:
             others = target.references(splits, protocol.max_references, solids=True)
             unseen = shapes_of_instances(context, others, "unseen shapes", points=0)
-    yardstick = None if unseen is None else one_minus_iou_of(unseen, train)
+    yardstick = None if unseen is None else _nearest_shapes(context, unseen, train)[1]
     metrics = [metric for metric in (CHAMFER, EMD, ONE_MINUS_IOU) if metric != EMD or protocol.emd_points > 0]
     among_real = {m: shape_distances(context, spread_real, spread_real, m, f"{m}: references") for m in metrics}
-    lines, distances = [], {} if yardstick is None else {"unseen data": yardstick.min(axis=1)}
+    lines, distances = [], {} if yardstick is None else {"unseen data": yardstick}
     for row in rows_of(context):
         made = shapes_of_row(context, row, real.resolution)
         kept = made.some(np.arange(count))
@@ -146,10 +151,10 @@ def compare_shapes(context: EvaluationContext) -> Comparison:
             jsd = jsd_of_clouds(solid, list(spread_real.points))
             line.scores["jsd"] = (jsd, float("nan"), float("nan"))
         if row.kind == "samples" and yardstick is not None:
-            to_train = one_minus_iou_of(made, train)
+            to_train = _nearest_shapes(context, made, train)
             _add_novelty(line, to_train, yardstick)
             if row.name in MAIN_ROWS:
-                distances[row.label] = to_train.min(axis=1)
+                distances[row.label] = to_train[1]
         lines.append(line)
     return Comparison(lines, count, distances, shape_maker(context, real.resolution).about)
 
@@ -163,7 +168,7 @@ def _add_set_scores(
         reference=among_real,
     )
     scores = set_scores(distances)
-    intervals = bootstrap(distances, context.protocol.resamples, seed=context.protocol.seed)
+    intervals = bootstrap(distances, context.protocol.resamples, seed=context.protocol.seed, device=context.device)
     if made.empty.any():  # an empty shape is equally far from all, and the first of them would count as covered
         solid = distances.between[~made.empty]
         scores["cov"] = coverage(solid) if len(solid) else 0.0
@@ -177,7 +182,8 @@ def shape_distances(
 ) -> np.ndarray:
     """Distances `[R, C]` between two sets of shapes, empty ones included; kept in the cache."""
     if metric == ONE_MINUS_IOU:
-        return one_minus_iou_of(rows, columns)
+        own = context.ranks.spread(range(len(rows)), lambda some: _by_cells(context, rows, columns, some))
+        return np.stack(own)
     same = columns is rows
     count = context.protocol.emd_points if metric == EMD else rows.points.shape[1]
     key = {"metric": metric, "rows": _digest(rows), "columns": _digest(columns), "points": count}
@@ -189,17 +195,22 @@ def shape_distances(
         diagonal = 2 * HALF_EXTENT * 3**0.5
         matrix = np.full((len(rows), len(columns)), 2 * diagonal**2 if metric == CHAMFER else diagonal)
         if left and right:
-            with context.stage(title, len(left)) as advance:
-                found = distance_matrix(left, right, metric, advance)
-            matrix[np.ix_(~rows.empty, ~columns.empty)] = found
+
+            def distances(some: Sequence[int], advance: Callable[[], None]) -> Iterable[np.ndarray]:
+                return distance_matrix(left, right, metric, advance, device=context.device, chosen=some)
+
+            found = np.stack(context.share(title, range(len(left)), distances))
+            matrix[np.ix_(~rows.empty, ~columns.empty)] = found + found.T if same else found
         matrix[np.ix_(rows.empty, columns.empty)] = 0.0
         return {"matrix": matrix}
 
     return context.cache.get("distances", key, make)["matrix"]
 
 
-def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet) -> np.ndarray:
-    """One minus intersection over union `[R, C]`, some rows at a time, which bounds the memory."""
+def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet, device: torch.device | None = None) -> np.ndarray:
+    """One minus intersection over union `[R, C]`, some rows at a time, which bounds the memory; on a device, if any."""
+    if device is not None and rows.resolution == columns.resolution:
+        return one_minus_iou_of_bits(rows.bits, columns.bits, device)
     blocks = []
     for start in range(0, len(rows), _CHUNK):
         part = rows.cells(np.arange(start, min(start + _CHUNK, len(rows))))
@@ -211,6 +222,23 @@ def one_minus_iou_of(rows: ShapeSet, columns: ShapeSet) -> np.ndarray:
     return np.concatenate(blocks)
 
 
+def _nearest_shapes(context: EvaluationContext, rows: ShapeSet, columns: ShapeSet) -> Nearest:
+    """The nearest of other shapes to every shape, by their cells."""
+
+    def nearest(some: Sequence[int]) -> Iterable[tuple[int, float]]:
+        return zip(*min_distances(_by_cells(context, rows, columns, some))) if some else ()
+
+    index, distance = (np.array(part) for part in zip(*context.ranks.spread(range(len(rows)), nearest)))
+    return index, distance
+
+
+def _by_cells(context: EvaluationContext, rows: ShapeSet, columns: ShapeSet, some: Sequence[int]) -> np.ndarray:
+    """The rows of `one_minus_iou_of` that are asked for."""
+    if not some:
+        return np.empty((0, len(columns)))
+    return one_minus_iou_of(rows.some(np.array(some, dtype=int)), columns, context.device)
+
+
 def _digest(shapes: ShapeSet) -> str:
     return hashlib.sha256(shapes.bits.tobytes() + shapes.points.tobytes()).hexdigest()[:20]
 
@@ -218,22 +246,38 @@ def _digest(shapes: ShapeSet) -> str:
 # -------------------------------------------------------------------------------------------------------- pictures
 
 
-def compare_pictures(context: EvaluationContext, network: FeatureNetwork) -> Comparison:
-    """Fréchet and kernel distance, precision, recall, density and coverage of every line's pictures."""
+def compare_pictures(context: EvaluationContext, networks: list[FeatureNetwork]) -> list[Comparison]:
+    """Fréchet and kernel distance, precision, recall, density and coverage of every line's pictures, by network."""
     source = pictures_of(context)
     reference, per_object = source.references(), source.per_object
-    real = features_of(context, reference, network, "features: references")
-    lines = []
+    real = features_of(context, reference, networks, "features: references")
+    tables: list[list[Line]] = [[] for _ in networks]
+    streamed = is_streamed(context, reference)
     for row in rows_of(context):
         if row.kind == "data" and not source.training_is_yardstick():
             continue
         pictures = source.of_row(row, reference)
-        fake = features_of(context, pictures, network, f"features: {row.label}")
-        line = Line(row, len(pictures.images) // per_object)
-        line.scores = _picture_scores(context, real, fake, network.name, per_object)
-        lines.append(line)
-    distances = _picture_novelty(lines, source, reference)
-    return Comparison(lines, len(reference.images) // per_object, distances, source.about, per_object)
+        streamed |= is_streamed(context, pictures)
+        fake = features_of(context, pictures, networks, f"features: {row.label}")
+        for k, network in enumerate(networks):
+            line = Line(row, pictures.objects)
+            line.scores = scores_of(context, real[k], fake[k], network.name)
+            tables[k].append(line)
+    about = " ".join(part for part in (source.about, _kept_sentence(context) if streamed else "") if part)
+    novelty_of_pictures = _picture_novelty(context, tables[0], source, reference)
+    for lines in tables[1:]:
+        for line, known in zip(lines, tables[0]):
+            line.pairs = known.pairs
+            line.scores |= {name: known.scores[name] for name in _NOVELTY if name in known.scores}
+    return [Comparison(lines, reference.objects, novelty_of_pictures, about, per_object) for lines in tables]
+
+
+def _kept_sentence(context: EvaluationContext) -> str:
+    protocol = context.protocol
+    return (
+        f"The Fréchet distance, which has no interval here, is of all pictures; where a line has more than "
+        f"{protocol.most_pictures:,}, all else is of {protocol.kept_pictures:,} of them, spread evenly."
+    )
 
 
 def pictures_of(context: EvaluationContext) -> Pictures:
@@ -244,47 +288,28 @@ def pictures_of(context: EvaluationContext) -> Pictures:
     return GridPictures(context) if kind.is_grid else ViewPictures(context)
 
 
-def _picture_scores(
-    context: EvaluationContext, real: Tensor, fake: Tensor, network: str, per_object: int
-) -> dict[str, tuple[float, float, float]]:
-    """Scores by name: (value, low, high), without an interval where there are too few objects for halves of them."""
-    protocol, nothing = context.protocol, float("nan")
-    sides = [torch.arange(len(side)) // per_object for side in (real, fake)]
-    if min(int(side.max()) + 1 for side in sides) < 2 * (protocol.neighbours + 1):
-        scores = feature_scores(real, fake, network, protocol.neighbours, protocol.seed)
-        return {name: (value, nothing, nothing) for name, value in scores.items() if not name.startswith("kd_dev")}
-    settings = ResamplingSettings(protocol.resamples, protocol.seed)
-    groups = (sides[0], sides[1])
-    found = bootstrap_feature_scores(real, fake, network, protocol.neighbours, settings, groups)
-    return {name: (score.value, score.low, score.high) for name, score in found.items()}
-
-
-def features_of(context: EvaluationContext, pictures: PictureSet, network: FeatureNetwork, title: str) -> Tensor:
-    """Features `[N, F]` float64, kept in the cache under the network's name."""
-
-    def make() -> dict[str, np.ndarray]:
-        with context.stage(title, len(pictures.images)) as advance:
-            images = torch.from_numpy(np.ascontiguousarray(pictures.images)).permute(0, 3, 1, 2)
-            return {"features": network(images, advance=advance).numpy()}
-
-    key = {"network": network.name, "pictures": pictures.key}
-    return torch.from_numpy(context.cache.get("features", key, make)["features"])
-
-
-def _picture_novelty(lines: list[Line], source: Pictures, reference: PictureSet) -> dict[str, np.ndarray]:
+def _picture_novelty(
+    context: EvaluationContext, lines: list[Line], source: Pictures, reference: PictureSet
+) -> dict[str, np.ndarray]:
     """Root-mean-square pixel differences to the nearest training instance, added to the lines of samples."""
     sets = source.for_novelty([line.row for line in lines if line.row.kind == "samples"], reference)
     if sets is None:
         return {}
-    yardstick = _rmse(sets.unseen, sets.train)
-    distances = {"unseen data": yardstick.min(axis=1)}
+    device = context.device
+    yardstick = _nearest(sets.unseen, sets.train, device)[1]
+    distances = {"unseen data": yardstick}
     for line in lines:
         if line.row.name in sets.samples:
-            matrix = _rmse(sets.samples[line.row.name], sets.train)
-            _add_novelty(line, matrix, yardstick)
+            nearest = _nearest(sets.samples[line.row.name], sets.train, device)
+            _add_novelty(line, nearest, yardstick)
             if line.row.name in MAIN_ROWS:
-                distances[line.row.label] = matrix.min(axis=1)
+                distances[line.row.label] = nearest[1]
     return distances
+
+
+def _nearest(rows: np.ndarray, columns: np.ndarray, device: torch.device | None) -> Nearest:
+    """The nearest of uint8 columns to every row, by root-mean-square difference."""
+    return min_distances(_rmse(rows, columns)) if device is None else nearest_pictures(rows, columns, device)
 
 
 def _rmse(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -294,10 +319,10 @@ def _rmse(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return cdist(rows.astype(np.float32), columns.astype(np.float32)) / (255.0 * rows.shape[1] ** 0.5)
 
 
-def _add_novelty(line: Line, to_train: np.ndarray, yardstick: np.ndarray) -> None:
-    found = novelty(to_train, yardstick)
+def _add_novelty(line: Line, to_train: Nearest, yardstick: np.ndarray) -> None:
+    found = novelty_of_nearest(to_train, yardstick)
     nothing = float("nan")
-    line.scores["novelty_ratio"] = (found["ratio"], nothing, nothing)
-    line.scores["suspicious_share"] = (found["suspicious_share"], nothing, nothing)
+    for name, score in zip(_NOVELTY, (found["ratio"], found["suspicious_share"])):
+        line.scores[name] = (score, nothing, nothing)
     order = np.argsort(found["distance"], kind="stable")[:6]
     line.pairs = [(int(k), int(found["nearest"][k]), float(found["distance"][k])) for k in order]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,16 +14,20 @@ from torch import Tensor
 
 from mnif_nerf.evaluation.cache import Cache, digest_of_model, digest_of_store
 from mnif_nerf.evaluation.protocols import EvaluationProtocol, Row
-from mnif_nerf.evaluation.shapes import CellShapes, ShapeMaker, ShapeSet, make_shape_set, shape_seed
+from mnif_nerf.evaluation.shapes import CellShapes, ShapeMaker, ShapeSet, make_shape_set, packed, shape_seed
 from mnif_nerf.evaluation.surface_shapes import SurfaceShapes
 from mnif_nerf.evaluation.target import Instances, ModelAndData
 from mnif_nerf.labels import Wish
+from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.objects.base import NeuralObject
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Opens a progress bar of a title and a length; entering it gives a function that advances it by one."""
 
 SHAPES_VERSION = 2
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -34,15 +39,53 @@ class EvaluationContext:
         protocol: sizes and seed.
         cache: where long work is kept.
         stage: makes progress bars.
+        ranks: the processes that measure together; all take the same way through an evaluation.
     """
 
     target: ModelAndData
     protocol: EvaluationProtocol
     cache: Cache
     stage: Stage
+    ranks: Ranks = ONE
 
     def __post_init__(self) -> None:
         self.model_digest = digest_of_model(self.target.pipe.model)
+
+    @property
+    def device(self) -> torch.device | None:
+        """The CUDA device that the model is on; None where the processor computes."""
+        device = self.target.pipe.latents.device
+        return device if device.type == "cuda" else None
+
+    def share(
+        self,
+        title: str,
+        items: Sequence[Item],
+        work: Callable[[Sequence[Item], Callable[[], None]], Iterable[Answer]],
+    ) -> list[Answer]:
+        """What becomes of each item, with a bar: all processes take their share of them, and get all.
+
+        Args:
+            title: of the bar.
+            items: the same for all processes.
+            work: makes one answer of each of some items, and advances the bar.
+        """
+
+        def own(some: Sequence[Item]) -> list[Answer]:
+            with self.stage(title, len(some)) as advance:
+                return list(work(some, advance))
+
+        return self.ranks.spread(items, own)
+
+    def share_each(self, title: str, items: Sequence[Item], work: Callable[[Item], Answer]) -> list[Answer]:
+        """`share` of what is made item by item."""
+
+        def own(some: Sequence[Item], advance: Callable[[], None]) -> Iterator[Answer]:
+            for item in some:
+                yield work(item)
+                advance()
+
+        return self.share(title, items, own)
 
     def key(self, **more: object) -> dict[str, object]:
         """A cache key of something made by the model."""
@@ -63,10 +106,20 @@ def row_latents(context: EvaluationContext, row: Row) -> Tensor:
     return pipe.latents[torch.from_numpy(rows).to(pipe.latents.device)]
 
 
-def row_objects(context: EvaluationContext, row: Row) -> Iterator[NeuralObject]:
-    """The objects of a line, decoded as they are asked for."""
-    for index, latent in enumerate(row_latents(context, row)):
-        yield context.target.pipe.decode(latent, f"{row.name}-{index:04d}")
+def row_length(context: EvaluationContext, row: Row) -> int:
+    """How many `row_latents` has."""
+    count = row.count or context.protocol.num_samples
+    return count if row.kind == "samples" else len(context.target.training_rows(count))
+
+
+def row_decoder(context: EvaluationContext, row: Row) -> Callable[[int], NeuralObject]:
+    """What gives object k of a line; latents are drawn when the first is asked for."""
+
+    @functools.cache
+    def latents() -> Tensor:
+        return row_latents(context, row)
+
+    return lambda k: context.target.pipe.decode(latents()[k], f"{row.name}-{k:04d}")
 
 
 # ---------------------------------------------------------------------------------------------------------- shapes
@@ -99,10 +152,14 @@ def shapes_of_row(context: EvaluationContext, row: Row, resolution: int) -> Shap
     )
 
     def make() -> dict[str, np.ndarray]:
-        with context.stage(f"shapes: {row.label}", count) as advance:
-            items = enumerate(row_objects(context, row))
-            shapes = (maker.of_object(item, shape_seed(protocol.seed, index)) for index, item in items)
-            return make_shape_set(shapes, advance).to_arrays()
+        decode = row_decoder(context, row)
+        rows = range(row_length(context, row))
+
+        def shape(k: int) -> ShapeSet:
+            return packed(maker.of_object(decode(k), shape_seed(protocol.seed, k)))
+
+        shapes = context.share_each(f"shapes: {row.label}", rows, shape)
+        return make_shape_set(shapes).to_arrays()
 
     return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 
@@ -128,24 +185,39 @@ def shapes_of_instances(
     }
 
     def make() -> dict[str, np.ndarray]:
-        with context.stage(title, len(instances)) as advance:
-            shapes = (maker.of_data(values, shape_seed(seed, k)) for k, values in enumerate(instances.each()))
-            return make_shape_set(shapes, advance).to_arrays()
+        def shape(k: int) -> ShapeSet:
+            return packed(maker.of_data(instances.value(k), shape_seed(seed, k)))
+
+        shapes = context.share_each(title, range(len(instances)), shape)
+        return make_shape_set(shapes).to_arrays()
 
     return ShapeSet.from_arrays(context.cache.get("shapes", key, make))
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures of one size, and how a cache knows them.
+    """Pictures of one size, some of each object, made as they are asked for.
 
     Attributes:
-        images: uint8 `[N, H, W, C]`.
+        objects: how many.
+        per_object: pictures of each, at most.
+        size: height and width.
+        of: pictures uint8 `[V, H, W, C]` of object k, on whichever device they were made.
         key: all that they depend on.
     """
 
-    images: np.ndarray
+    objects: int
+    per_object: int
+    size: tuple[int, int]
+    of: Callable[[int], Tensor]
     key: dict[str, object]
+
+    @classmethod
+    def given(cls, images: np.ndarray, per_object: int, key: dict[str, object]) -> PictureSet:
+        """Of pictures that are there: uint8 `[N * per_object, H, W, C]`."""
+        values = torch.from_numpy(np.ascontiguousarray(images))
+        parts = values.split(per_object)
+        return cls(len(parts), per_object, (images.shape[1], images.shape[2]), lambda k: parts[k], key)
 
 
 class Pictures(Protocol):
@@ -186,7 +258,7 @@ def picture_key(context: EvaluationContext, row: Row, references: PictureSet) ->
     protocol = context.protocol
     return context.key(
         row=row.name, sampler=row.sampler, steps=row.steps, count=protocol.num_samples, cameras=protocol.cameras,
-        size=list(references.images.shape[1:3]), splits=list(protocol.references), most=protocol.max_references,
+        size=list(references.size), splits=list(protocol.references), most=protocol.max_references,
     )  # fmt: skip
 
 

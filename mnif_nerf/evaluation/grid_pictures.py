@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mnif_nerf.evaluation.cache import digest_of_store
 from mnif_nerf.evaluation.generated import (
@@ -12,7 +15,8 @@ from mnif_nerf.evaluation.generated import (
     NoveltySets,
     PictureSet,
     picture_key,
-    row_objects,
+    row_decoder,
+    row_length,
     unseen_splits,
 )
 from mnif_nerf.evaluation.protocols import Row
@@ -43,18 +47,22 @@ class GridPictures:
         context = self.context
         if row.kind == "data":
             return _given(context.target.training(context.protocol.num_samples))
+        images, key = self._of_row(row, references)
+        return PictureSet.given(images, 1, key)
+
+    def _of_row(self, row: Row, references: PictureSet) -> tuple[np.ndarray, dict[str, object]]:
+        context = self.context
         key = picture_key(context, row, references)
 
         def make() -> dict[str, np.ndarray]:
-            pictures = []
-            with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
-                for item in row_objects(context, row):
-                    image: Any = item
-                    pictures.append(over_white(image.pixels(max(references.images.shape[1:3]))))
-                    advance()
+            decode: Callable[[int], Any] = row_decoder(context, row)
+            edge = max(references.size)
+            pictures = context.share_each(
+                f"pictures: {row.label}", range(row_length(context, row)), lambda k: over_white(decode(k).pixels(edge))
+            )
             return {"images": np.stack(pictures)}
 
-        return PictureSet(context.cache.get("pictures", key, make)["images"], key)
+        return context.cache.get("pictures", key, make)["images"], key
 
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """The pictures themselves."""
@@ -65,13 +73,19 @@ class GridPictures:
         return NoveltySets(
             _flat(_seen(target.training(len(target.pipe.names)))),
             _flat(_seen(target.references(splits, protocol.max_references))),
-            {row.name: _flat(self.of_row(row, references).images) for row in rows},
+            {row.name: _flat(self._of_row(row, references)[0]) for row in rows},
         )
 
 
 def _given(instances: Instances) -> PictureSet:
     stores = [digest_of_store(store.folder) for store in instances.stores]
-    return PictureSet(_seen(instances), {"stores": stores, "rows": [list(row) for row in instances.rows]})
+    key: dict[str, object] = {"stores": stores, "rows": [list(row) for row in instances.rows]}
+
+    def of(k: int) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(over_white(instances.value(k))))[None]
+
+    height, width = of(0).shape[1:3]
+    return PictureSet(len(instances), 1, (height, width), of, key)
 
 
 def _seen(instances: Instances) -> np.ndarray:

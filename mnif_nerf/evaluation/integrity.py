@@ -15,7 +15,7 @@ import numpy as np
 from mnif_nerf.data.grid_facts import GridFacts
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.comparison import rows_of
-from mnif_nerf.evaluation.generated import EvaluationContext, row_latents, row_objects
+from mnif_nerf.evaluation.generated import EvaluationContext, row_decoder, row_latents, row_length
 from mnif_nerf.evaluation.protocols import MAIN_ROWS, Row
 from mnif_nerf.export.document import Section, Table
 from mnif_nerf.export.pictures import contact_sheet
@@ -34,7 +34,8 @@ def integrity_section(context: EvaluationContext) -> Section | None:
     lines: list[tuple[str, str, list[Features]]] = []
     if data is None:
         try:
-            yardstick = yardstick_of(target.pipe, target.pipe.folder, context.stage)
+            with context.ranks.one_first():  # which keeps it in the model folder
+                yardstick = yardstick_of(target.pipe, target.pipe.folder, context.stage)
         except MNIFError as error:
             target.notes.append(f"integrity is not judged: {error}")
             return None
@@ -82,13 +83,14 @@ def _features_of_data(context: EvaluationContext) -> list[Features] | None:
     grid = target.pipe.model.grid
     dims = target.pipe.model.field.spec.in_features
     facts = None if grid is None else GridFacts.from_dict(grid, dims, target.data)
-    found = []
-    for values in target.training(context.protocol.num_samples).each():
-        features = target.kind.measure_data(values, facts)
-        if features is None:
-            return None
-        found.append(features)
-    return found
+    instances = target.training(context.protocol.num_samples)
+    if target.kind.measure_data(instances.value(0), facts) is None:
+        return None
+
+    def features(k: int) -> Features:
+        return target.kind.measure_data(instances.value(k), facts) or {}
+
+    return context.share_each("integrity: training data", range(len(instances)), features)
 
 
 def _features_of_row(context: EvaluationContext, row: Row) -> list[Features]:
@@ -99,12 +101,13 @@ def _features_of_row(context: EvaluationContext, row: Row) -> list[Features]:
     )  # fmt: skip
 
     def make() -> dict[str, np.ndarray]:
-        with context.stage(f"integrity: {row.label}", context.protocol.num_samples) as advance:
-            table = []
-            for item in row_objects(context, row):
-                found = measure(item)
-                table.append([found.get(name, np.nan) for name in names])
-                advance()
+        decode = row_decoder(context, row)
+
+        def features(k: int) -> list[float]:
+            found = measure(decode(k))
+            return [found.get(name, np.nan) for name in names]
+
+        table = context.share_each(f"integrity: {row.label}", range(row_length(context, row)), features)
         return {"features": np.array(table, dtype=np.float64)}
 
     table = context.cache.get("integrity", key, make)["features"]

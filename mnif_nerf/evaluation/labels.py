@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from mnif_nerf.data.readers.labels import find_table, table_labels
 from mnif_nerf.errors import MNIFError
-from mnif_nerf.evaluation.comparison import LEAST_REFERENCES, features_of, shape_distances
+from mnif_nerf.evaluation.comparison import LEAST_REFERENCES, shape_distances
 from mnif_nerf.evaluation.generated import EvaluationContext, shapes_of_instances, shapes_of_row
+from mnif_nerf.evaluation.picture_features import features_of
 from mnif_nerf.evaluation.protocols import Row
 from mnif_nerf.evaluation.shapes import ShapeSet
 from mnif_nerf.evaluation.surface_pictures import given_pictures
@@ -120,7 +121,8 @@ class LabelJudge:
             grids = cells.view(-1, 1, *[shapes.resolution] * 3)
             return functional.adaptive_avg_pool3d(grids, _POOLED).flatten(1).double().numpy()
         pictures = given_pictures(shapes)
-        found = features_of(self.context, pictures, random_conv(), "features").numpy()
+        network = random_conv(self.context.device or "cpu")
+        found = features_of(self.context, pictures, [network], "features", every=True)[0].rows.cpu().numpy()
         return found.reshape(len(shapes), -1, found.shape[1]).mean(1)
 
     def line(self, name: str, guidance: float, count: int) -> ClassLine:

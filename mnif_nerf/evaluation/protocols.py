@@ -67,6 +67,8 @@ class EvaluationProtocol:
         views_per_scene: scored views of each scene in reconstruction (radiance).
         conditioning_views: views that latents of unseen scenes are fitted to (radiance).
         cameras: views per object in the comparison of pictures (radiance).
+        most_pictures: of a line; of more, features go into sums for the Fréchet distance, and not all are kept.
+        kept_pictures: whose features are kept then, for what else is compared.
         surface_points: points per shape for the Chamfer distance and the histograms.
         emd_points: points per shape for the exact earth mover's distance; 0 leaves it out.
         emd_rows: names of the lines that get the earth mover's distance, which costs more than all else; empty for all.
@@ -85,6 +87,8 @@ class EvaluationProtocol:
     views_per_scene: int = 4
     conditioning_views: tuple[int, ...] = (64, 104)
     cameras: int = 4
+    most_pictures: int = 20_000
+    kept_pictures: int = 5_000
     surface_points: int = 2048
     emd_points: int = 256
     emd_rows: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 from mnif_nerf.data.sampling.views import TrainingViews, ViewList, evenly_spaced
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.evaluation.generated import EvaluationContext
+from mnif_nerf.evaluation.target import Instances
 from mnif_nerf.evaluation.view_pictures import unseen_scenes
-from mnif_nerf.metrics.images import Lpips, psnr, ssim
+from mnif_nerf.metrics.images import Lpips, psnr_each, ssim_each
 from mnif_nerf.modalities import Modality
 from mnif_nerf.objects.base import NeuralObject
-from mnif_nerf.objects.stored_views import render_view
+from mnif_nerf.objects.stored_views import render_views
 from mnif_nerf.pipelines.encoding import encode_instances
 
 Scores = dict[str, float]
@@ -97,16 +97,20 @@ def _instances(context: EvaluationContext, lpips: Lpips | None, num_worst: int) 
         split = "test" if "test" in target.splits else "val"
         unseen = target.references((split,), protocol.unseen_instances)
         chosen = torch.tensor([row for _, row in unseen.rows])
-        latents = encode_instances(pipe.model, unseen.stores[0], chosen)
+        latents = torch.stack(
+            context.ranks.spread(
+                chosen, lambda own: encode_instances(pipe.model, unseen.stores[0], own).cpu() if len(own) else own
+            )
+        ).to(pipe.latents.device)
         parts.append(("unseen", f"Unseen {nouns} (split {split}), their latents by {how}.", unseen, latents))
     groups = []
     for name, about, instances, latents in parts:
         objects = [pipe.decode(latent, label) for latent, label in zip(latents, instances.names)]
-        with context.stage(f"reconstruction: {name}", len(objects)) as advance:
-            scores = []
-            for item, truth in zip(objects, instances.each()):
-                scores.append(target.kind.reconstruction_scores(item, truth, lpips))
-                advance()
+
+        def score(k: int, objects: list[Any] = objects, instances: Instances = instances) -> Scores:
+            return target.kind.reconstruction_scores(objects[k], instances.value(k), lpips)
+
+        scores = context.share_each(f"reconstruction: {name}", range(len(objects)), score)
         worst = [
             (instances.names[k], _pair(target.kind, objects[k], instances.value(k))) for k in _worst(scores, num_worst)
         ]
@@ -133,8 +137,7 @@ def _radiance(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -
     scenes = [scene for scene in held if len(scene[2])]
     if scenes:
         about = "Views of training scenes that were held out from training."
-        with context.stage("reconstruction: training", len(scenes)) as advance:
-            groups.append(_score_scenes("training", about, scenes, lpips, num_worst, advance))
+        groups.append(_score_scenes(context, ("training", about), scenes, lpips, num_worst))
     found = unseen_scenes(context)
     if found is not None:
         unseen, latents = found
@@ -145,8 +148,7 @@ def _radiance(context: EvaluationContext, lpips: Lpips | None, num_worst: int) -
         given = len(unseen.conditioning) // max(1, len(unseen.names))
         split = unseen.scored.store.split
         about = f"Other views of unseen scenes (split {split}), their latents from {given} views each."
-        with context.stage("reconstruction: unseen", len(scenes)) as advance:
-            groups.append(_score_scenes("unseen", about, scenes, lpips, num_worst, advance))
+        groups.append(_score_scenes(context, ("unseen", about), scenes, lpips, num_worst))
     return groups
 
 
@@ -157,39 +159,44 @@ def _some(views: ViewList, count: int) -> ViewList:
 
 
 def _score_scenes(
-    name: str,
-    about: str,
+    context: EvaluationContext,
+    named: tuple[str, str],
     scenes: list[tuple[str, NeuralObject, ViewList]],
     lpips: Lpips | None,
     num_worst: int,
-    advance: Callable[[], None],
 ) -> Reconstruction:
     """Scores of every scene, the mean over its views; the first view stands for it in pictures."""
+
+    def score(scene: tuple[str, NeuralObject, ViewList]) -> tuple[Scores, Pair]:
+        return _score_scene(scene[1], scene[2], lpips)
+
+    found = context.share_each(f"reconstruction: {named[0]}", scenes, score)
+    names, scores = [scene[0] for scene in scenes], [each for each, _ in found]
+    worst = [(names[k], found[k][1]) for k in _worst(scores, num_worst)]
+    return Reconstruction(*named, names, scores, worst)
+
+
+def _score_scene(item: NeuralObject, views: ViewList, lpips: Lpips | None) -> tuple[Scores, Pair]:
+    """The mean scores of one scene, and the truth and the render of its first view; on the object's device."""
     from mnif_nerf.export.pictures import to_image
 
-    scores, pictures = [], []
-    for _, item, views in scenes:
-        each = []
-        for position in range(len(views)):
-            truth, rendered = view_pair(item, views, position)
-            score = {"psnr": float(psnr(rendered, truth)), "ssim": float(ssim(rendered, truth))}
-            if lpips is not None:
-                score["lpips"] = lpips(rendered, truth)
-            each.append(score)
-            if position == 0:
-                pictures.append((to_image(truth), to_image(rendered)))
-        scores.append({metric: float(np.mean([score[metric] for score in each])) for metric in each[0]})
-        advance()
-    names = [scene for scene, _, _ in scenes]
-    worst = [(names[k], pictures[k]) for k in _worst(scores, num_worst)]
-    return Reconstruction(name, about, names, scores, worst)
-
-
-def view_pair(item: NeuralObject, views: ViewList, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A stored view `[H, W, 3]` in [0, 1], and the object seen by the same camera."""
-    store, view = views.store, int(views.views[position])
-    rendered = render_view(item, store.poses[view], views.intrinsics[position], (store.height, store.width))
-    return torch.from_numpy(np.array(store.images[view])).float() / 255, rendered
+    poses, lenses = torch.from_numpy(np.array(views.store.poses[views.views])), torch.as_tensor(views.intrinsics)
+    each: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": []}
+    pair: Any = None
+    first = 0
+    for rendered in render_views(item, poses, lenses, (views.store.height, views.store.width)):
+        stored = views.store.images[views.views[first : first + len(rendered)]]
+        truth = torch.from_numpy(np.array(stored)).to(rendered.device).float() / 255
+        first += len(rendered)
+        pair = pair or (to_image(truth[0]), to_image(rendered[0]))
+        each["psnr"].append(psnr_each(rendered, truth))
+        each["ssim"].append(ssim_each(rendered, truth))
+        if lpips is not None:
+            scores = [lpips(mine, theirs) for mine, theirs in zip(rendered, truth)]
+            each.setdefault("lpips", []).append(torch.tensor(scores))
+    # Read out together: a GPU would be waited for at every view.
+    values = {metric: torch.cat(found).double().cpu().numpy() for metric, found in each.items()}
+    return {metric: float(np.mean(found)) for metric, found in values.items()}, pair
 
 
 def _worst(scores: list[Scores], count: int) -> list[int]:

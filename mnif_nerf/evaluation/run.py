@@ -19,6 +19,7 @@ from mnif_nerf.evaluation.report import pictures_section, reconstruction_section
 from mnif_nerf.evaluation.target import ModelAndData
 from mnif_nerf.export.document import Section, write_document
 from mnif_nerf.export.figures import check_matplotlib
+from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.machine import describe
 from mnif_nerf.metrics.features import inception, random_conv
 
@@ -49,6 +50,7 @@ def evaluate(
     cache: Path | None = None,
     lpips: bool = False,
     inception_weights: Path | None = None,
+    ranks: Ranks = ONE,
 ) -> Outcome:
     """Measure a model and write metrics.json, report.md, report.html and figures.
 
@@ -60,14 +62,16 @@ def evaluate(
         cache: folder of what is kept between runs; None keeps nothing.
         lpips: whether reconstructions get the learned perceptual distance too (its weights may be fetched).
         inception_weights: the file of FID's network; None uses the network that needs none, alone.
+        ranks: the processes that measure together, each of which calls this; the first one writes.
 
     Raises:
         MNIFError: whatever the parts raise.
     """
     check_matplotlib()
-    networks = [random_conv()]
+    device = target.pipe.latents.device
+    networks = [random_conv(device)]
     if inception_weights is not None:
-        networks.append(inception(inception_weights, target.pipe.latents.device))
+        networks.append(inception(inception_weights, device))
     notes = _notes(target, protocol)
     stored = target.stored_surface_points
     if stored is not None and stored < protocol.surface_points:
@@ -78,7 +82,7 @@ def evaluate(
         protocol = dataclasses.replace(
             protocol, surface_points=stored, emd_points=min(stored, protocol.emd_points)
         )  # fmt: skip
-    context = EvaluationContext(target, protocol, Cache(cache), stage)
+    context = EvaluationContext(target, protocol, Cache(cache, ranks), stage, ranks)
     sections: list[Section] = [reconstruction_section(reconstruct(context, lpips))]
     least = max(LEAST_REFERENCES, protocol.neighbours + 1)
     found = min(num_references(context), len(target.pipe.names))
@@ -90,8 +94,8 @@ def evaluate(
     if target.has_solids and found >= least:
         sections.append(shapes_section(context, compare_shapes(context)))
     if target.kind.has_pictures and found >= least:
-        for network in networks:
-            section = pictures_section(context, compare_pictures(context, network), network.name)
+        for network, comparison in zip(networks, compare_pictures(context, networks)):
+            section = pictures_section(context, comparison, network.name)
             sections.append(section if network is networks[0] else _renamed(section))
     asked = labels_section(context)
     if asked is not None:
@@ -99,6 +103,8 @@ def evaluate(
     whole = integrity_section(context)
     if whole is not None:
         sections.append(whole)
+    if not ranks.is_first:
+        return Outcome([], [], [])
     about = _about(context, notes)
     lead = [_lead(target, protocol), *notes]
     paths = write_document(output, "metrics", f"Evaluation of a model of {target.data.name}", about, lead, sections)

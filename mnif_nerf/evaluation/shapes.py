@@ -8,7 +8,7 @@ those of the scene box, and no shape is moved or scaled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -134,30 +134,33 @@ class ShapeSet:
         return cls(arrays["bits"], int(arrays["resolution"][0]), arrays["points"], arrays.get("pictures"))
 
 
-def make_shape_set(shapes: Iterable[Shape], advance: Callable[[], None] | None = None) -> ShapeSet:
+def packed(shape: Shape) -> ShapeSet:
+    """One shape, as little as it takes."""
+    bits = np.packbits(shape.cells.reshape(-1), bitorder="little")
+    pictures = None if shape.pictures is None else shape.pictures[None]
+    return ShapeSet(bits[None], len(shape.cells), shape.points[None], pictures)
+
+
+def make_shape_set(parts: Iterable[ShapeSet]) -> ShapeSet:
     """Shapes of one kind, together.
 
     Args:
-        shapes: made as they are asked for.
-        advance: called after every shape.
+        parts: some each; see `packed`.
 
     Raises:
         MNIFError: no shape at all, or grids of unequal size.
     """
-    bits, clouds, pictures, resolution = [], [], [], 0
-    for index, shape in enumerate(shapes):
-        if resolution not in (0, len(shape.cells)):
-            raise MNIFError(f"shape {index}: a grid of {shape.cells.shape}, the others have {resolution}^3 cells.")
-        resolution = len(shape.cells)
-        bits.append(np.packbits(shape.cells.reshape(-1), bitorder="little"))
-        clouds.append(shape.points)
-        if shape.pictures is not None:
-            pictures.append(shape.pictures)
-        if advance is not None:
-            advance()
-    if not bits:
+    sets = list(parts)
+    if not sets:
         raise MNIFError("there is no shape to measure.")
-    return ShapeSet(np.stack(bits), resolution, np.stack(clouds), np.stack(pictures) if pictures else None)
+    resolution = sets[0].resolution
+    for index, part in enumerate(sets):
+        if part.resolution != resolution:
+            size = (part.resolution,) * 3
+            raise MNIFError(f"shape {index}: a grid of {size}, the others have {resolution}^3 cells.")
+    bits, points = (np.concatenate([getattr(part, name) for part in sets]) for name in ("bits", "points"))
+    pictures = [part.pictures for part in sets if part.pictures is not None]
+    return ShapeSet(bits, resolution, points, np.concatenate(pictures) if pictures else None)
 
 
 def shape_seed(seed: int, index: int) -> int:

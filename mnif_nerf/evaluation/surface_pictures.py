@@ -70,7 +70,8 @@ def given_pictures(shapes: ShapeSet) -> PictureSet:
     """The pictures that shapes come with."""
     assert shapes.pictures is not None
     images = shapes.pictures.reshape(-1, *shapes.pictures.shape[2:])
-    return PictureSet(images, {"pictures": hashlib.sha256(images.tobytes()).hexdigest()[:20]})
+    key: dict[str, object] = {"pictures": hashlib.sha256(images.tobytes()).hexdigest()[:20]}
+    return PictureSet.given(images, shapes.pictures.shape[1], key)
 
 
 def _flat(shapes: ShapeSet) -> np.ndarray:

@@ -149,7 +149,7 @@ class ModelAndData:
         """Splits that say where instances are solid."""
         if self.kind.has_points:
             return self.splits
-        return () if self.kind.solids is None else tuple(grid_splits(self.data, self.kind.solids))
+        return tuple(grid_splits(self.data, self.kind.solids)) if self.kind.solids and self.has_solids else ()
 
     def references(self, splits: tuple[str, ...], most: int, solids: bool = False) -> Instances:
         """Instances that samples are compared with: of `splits` as far as they are there, `most` at the most.

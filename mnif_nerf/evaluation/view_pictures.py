@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,17 @@ from torch import Tensor
 from mnif_nerf.data.sampling.views import HELD_OUT_SPLITS, UnseenViews, evenly_spaced, open_unseen
 from mnif_nerf.data.stores.scene_store import PackedStore
 from mnif_nerf.evaluation.cache import digest_of_store
-from mnif_nerf.evaluation.generated import EvaluationContext, NoveltySets, PictureSet, picture_key, row_objects
+from mnif_nerf.evaluation.generated import (
+    EvaluationContext,
+    NoveltySets,
+    PictureSet,
+    picture_key,
+    row_decoder,
+    row_length,
+)
 from mnif_nerf.evaluation.protocols import Row
-from mnif_nerf.objects.stored_views import render_view
+from mnif_nerf.objects.stored_views import render_views
 from mnif_nerf.pipelines.encoding import encode_views
-from mnif_nerf.rendering.cameras import Intrinsics
 
 # The orbit that objects are compared from one by one: elevation, then azimuths, degrees.
 _ORBIT = (20.0, (45.0, 135.0, 225.0, 315.0))
@@ -35,12 +41,9 @@ class ViewPictures:
 
     def references(self) -> PictureSet:
         """`protocol.cameras` pictures of every reference scene."""
-        images, stores = [], []
-        for store in self._reference_stores():
-            stores.append(digest_of_store(store.folder))
-            for scene in range(store.num_scenes):
-                images += [np.array(store.images[view]) for view in _view_rows(store, scene, self.per_object)]
-        return PictureSet(np.stack(images), {"stores": stores, "cameras": self.per_object})
+        stores = self._reference_stores()
+        scenes = [(store, _view_rows(store, scene, self.per_object)) for store, scene in _scenes(stores)]
+        return _stored(scenes, {"stores": [digest_of_store(store.folder) for store in stores]}, self.per_object)
 
     def training_is_yardstick(self) -> bool:
         """Whether pictures of training scenes were taken from where those of the reference scenes were.
@@ -62,16 +65,16 @@ class ViewPictures:
             return self._training()
         key = picture_key(context, row, references)
         key["views"] = [digest_of_store(store.folder) for store in self._reference_stores()]
+        cameras = self._reference_cameras()
 
-        def make() -> dict[str, np.ndarray]:
-            pictures, cameras = [], self._reference_cameras()
-            with context.stage(f"pictures: {row.label}", context.protocol.num_samples) as advance:
-                for index, item in enumerate(row_objects(context, row)):
-                    pictures += [_pixels(item, *camera) for camera in cameras[index % len(cameras)]]
-                    advance()
-            return {"images": np.stack(pictures)}
+        decode: Callable[[int], Any] = row_decoder(context, row)
 
-        return PictureSet(context.cache.get("pictures", key, make)["images"], key)
+        def of(k: int) -> Tensor:
+            item = decode(k)
+            views = render_views(item, *cameras[k % len(cameras)], references.size)
+            return torch.cat([(255 * part.clamp(0, 1)).round().to(torch.uint8) for part in views])
+
+        return PictureSet(row_length(context, row), self.per_object, references.size, of, key)
 
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """Renders from four fixed sides, where training and unseen instances are rendered from their latents."""
@@ -79,27 +82,25 @@ class ViewPictures:
         found = unseen_scenes(context)
         if found is None:
             return None
-        names, latents = found[0].names, found[1]
-        everyone = (pipe.instance(name) for name in pipe.names)
-        train = orbit_pictures(context, everyone, "training views", len(pipe.names), context.key(orbit="training"))
-        objects = (pipe.decode(latent, name) for latent, name in zip(latents, names))
+        names, known = found[0].names, pipe.names
+        train = orbit_pictures(context, pipe.instance, "training views", len(known), context.key(orbit="training"))
         key = context.key(orbit="unseen", names=list(names), views=list(context.protocol.conditioning_views))
-        unseen = orbit_pictures(context, objects, "unseen views", len(names), key)
+        latents = found[1]
+        unseen = orbit_pictures(context, lambda k: pipe.decode(latents[k], names[k]), "unseen views", len(names), key)
         samples, count = {}, context.protocol.num_samples
         for row in rows:
-            key = context.key(orbit=row.name, count=count)
-            samples[row.name] = orbit_pictures(context, row_objects(context, row), f"views: {row.label}", count, key)
+            key, decode = context.key(orbit=row.name, count=count), row_decoder(context, row)
+            samples[row.name] = orbit_pictures(context, decode, f"views: {row.label}", count, key)
         return NoveltySets(train, unseen, samples)
 
     def _training(self) -> PictureSet:
-        store, protocol, images = self._training_store(), self.context.protocol, []
+        store, protocol, scenes = self._training_store(), self.context.protocol, []
         for index in self.context.target.training_rows(protocol.num_samples):
             name = self.context.target.pipe.names[int(index)]
             if name in store.names:
-                views = _view_rows(store, store.names.index(name), protocol.cameras)
-                images += [np.array(store.images[view]) for view in views]
-        key = {"stores": [digest_of_store(store.folder)], "cameras": protocol.cameras, "count": protocol.num_samples}
-        return PictureSet(np.stack(images), key)
+                scenes.append((store, _view_rows(store, store.names.index(name), protocol.cameras)))
+        key = {"stores": [digest_of_store(store.folder)], "count": protocol.num_samples}
+        return _stored(scenes, key, protocol.cameras)
 
     def _training_store(self) -> PackedStore:
         """Held-out views, where there are some: their cameras go round as those of the unseen scenes do."""
@@ -110,35 +111,43 @@ class ViewPictures:
         target = self.context.target
         return [target.scenes(split) for split in target.choose_splits(self.context.protocol.references)]
 
-    def _reference_cameras(self) -> list[list[tuple[Tensor, Intrinsics]]]:
-        """The cameras of the pictures in `references`, for every reference scene."""
+    def _reference_cameras(self) -> list[tuple[Tensor, Tensor]]:
+        """Cameras of the pictures in `references`, for every reference scene: poses `[V, 4, 4]`, lenses `[V, 3]`."""
         cameras = []
-        for store in self._reference_stores():
-            for scene in range(store.num_scenes):
-                rows = _view_rows(store, scene, self.per_object)
-                poses = (torch.from_numpy(np.array(store.poses[view])) for view in rows)
-                cameras.append(list(zip(poses, (_lens(store, view) for view in rows))))
+        for store, scene in _scenes(self._reference_stores()):
+            rows = _view_rows(store, scene, self.per_object)
+            parts = (torch.from_numpy(np.array(part[rows])) for part in (store.poses, store.intrinsics))
+            cameras.append((next(parts), next(parts)))
         return cameras
 
 
-def _lens(store: PackedStore, view: int) -> Intrinsics:
-    focal, cx, cy = (float(value) for value in store.intrinsics[view])
-    return Intrinsics(focal, cx, cy, store.height, store.width)
+def _scenes(stores: list[PackedStore]) -> list[tuple[PackedStore, int]]:
+    return [(store, scene) for store in stores for scene in range(store.num_scenes)]
+
+
+def _stored(scenes: list[tuple[PackedStore, list[int]]], key: dict[str, object], per_object: int) -> PictureSet:
+    """Stored views of scenes, read as they are asked for."""
+
+    def of(k: int) -> Tensor:
+        store, rows = scenes[k]
+        return torch.from_numpy(np.array(store.images[rows]))
+
+    size = (scenes[0][0].height, scenes[0][0].width)
+    return PictureSet(len(scenes), per_object, size, of, {**key, "cameras": per_object})
 
 
 def orbit_pictures(
-    context: EvaluationContext, objects: Iterator[Any], title: str, count: int, key: dict[str, object]
+    context: EvaluationContext, decode: Callable[[int], Any], title: str, count: int, key: dict[str, object]
 ) -> np.ndarray:
     """Objects from four sides: uint8 `[N, 4 * H * W * 3]`, the same cameras for all."""
 
+    def views(k: int) -> np.ndarray:
+        item = decode(k)
+        pictures = [np.asarray(item.render(_ORBIT[0], azimuth, _ORBIT_PIXELS)) for azimuth in _ORBIT[1]]
+        return np.stack(pictures).reshape(-1)
+
     def make() -> dict[str, np.ndarray]:
-        rows = []
-        with context.stage(title, count) as advance:
-            for item in objects:
-                views = [np.asarray(item.render(_ORBIT[0], azimuth, _ORBIT_PIXELS)) for azimuth in _ORBIT[1]]
-                rows.append(np.stack(views).reshape(-1))
-                advance()
-        return {"pixels": np.stack(rows)}
+        return {"pixels": np.stack(context.share_each(title, range(count), views))}
 
     return context.cache.get("orbit", key, make)["pixels"]
 
@@ -169,8 +178,3 @@ def unseen_scenes(context: EvaluationContext) -> tuple[UnseenViews, Tensor] | No
 def _view_rows(store: PackedStore, scene: int, count: int) -> list[int]:
     first, last = store.view_range(scene)
     return [int(view) for view in first + evenly_spaced(last - first, count)]
-
-
-def _pixels(item: Any, pose: Tensor, camera: Intrinsics) -> np.ndarray:
-    rgb = render_view(item, pose, camera, (camera.height, camera.width))
-    return np.rint(rgb.clamp(0, 1).numpy() * 255).astype(np.uint8)

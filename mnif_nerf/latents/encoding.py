@@ -14,11 +14,12 @@ from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen
 from mnif_nerf.latents.meta import MetaConfig, Objective, PointObjective, adapt
-from mnif_nerf.machine import denormals_flushed
+from mnif_nerf.machine import chunk_memory, denormals_flushed
 from mnif_nerf.progress import tracked
 from mnif_nerf.rendering.batch import PointBatch
 
-_FIT_BATCH = 64  # instances fitted together, which bounds the memory
+_FIT_BATCH = 64  # instances fitted together on a processor, which bounds the memory
+_LAYER_BYTES = 16  # of each number of a layer that waits for its gradient: value, sine, and both of their gradients
 
 
 class EncodedLatents(nn.Module):
@@ -128,11 +129,11 @@ def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tens
             instances,
             how.rates,
             how.meta,
-            how.settings.encode_batch,
+            together(field, how.settings.encode_points, how.settings.encode_batch),
         )
     parts = []
     with frozen(field):
-        for part in instances.split(_FIT_BATCH):
+        for part in instances.split(together(field, how.settings.fit_points, _FIT_BATCH)):
 
             def loss(codes: Tensor, step: int, part: Tensor = part) -> Tensor:
                 batch = source.fixed(part, how.settings.fit_points, salt=step)
@@ -141,3 +142,18 @@ def latents_of_grids(field: ModulatedField, source: PointSource, instances: Tens
             config = FitConfig(steps=how.settings.fit_steps)
             parts.append(fit(loss, len(part), how.training_latents, config))
     return torch.cat(parts)
+
+
+def together(field: ModulatedField, points: int, least: int) -> int:
+    """Instances whose latents are found together, which changes them by no more than rounding.
+
+    Args:
+        field: the mixture; on a GPU its free memory allows more than `least`.
+        points: of each instance in a step; 0 stands for all, however many these are.
+        least: what a processor takes.
+    """
+    device = next(field.parameters()).device
+    if device.type != "cuda" or points == 0:
+        return least
+    layers = len(field.spec.shapes)
+    return max(least, chunk_memory(device) // (_LAYER_BYTES * layers * field.spec.width * points))

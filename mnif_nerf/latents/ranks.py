@@ -1,4 +1,5 @@
-"""Several processes that train one model together: ranks of torch.distributed, as torchrun and nerfstudio start them.
+"""Several processes that train one model or share other work: ranks of torch.distributed, as torchrun and nerfstudio
+start them.
 
 Each rank takes its part of a batch of all of them (`mnif_nerf.random.Share`). After the backward pass, gradients of
 networks are averaged, and those of latents, which are sparse, are gathered: a few rows of numbers per step. So every
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import Share
 
 Answer = TypeVar("Answer")
+Item = TypeVar("Item")
 
 _TIMEOUT = datetime.timedelta(minutes=30)  # while the first rank packs data or evaluates, the others wait
 _TOLD = "mnif/told"  # counts who wanted to say why the run ends
@@ -116,6 +118,34 @@ class Ranks:
         each = -(-len(rows) // self.size)
         own = rows[torch.arange(self.number * each, (self.number + 1) * each).clamp(max=len(rows) - 1)]
         return self.gather(compute(own))[: len(rows)]
+
+    def spread(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Iterable[Answer]]) -> list[Answer]:
+        """What `work` makes of each item, in their order: each rank has every `size`-th of them, and all get all.
+
+        Args:
+            items: the same on all ranks; none hangs on another.
+            work: makes one answer of each of some items; what it gives must be able to be pickled.
+
+        Raises:
+            RankLostError: see there.
+        """
+        if self.size == 1:
+            return list(work(items))
+        parts = self.collect(list(work(items[self.number :: self.size])))
+        return [parts[k % self.size][k // self.size] for k in range(len(items))]
+
+    def collect(self, own: Answer) -> list[Answer]:
+        """What each rank has, in their order.
+
+        Raises:
+            RankLostError: see there.
+        """
+        if self.size == 1:
+            return [own]
+        parts: list[Any] = [None] * self.size
+        with _together():
+            dist.all_gather_object(parts, own)
+        return parts
 
     def decide(self, question: Callable[[], Answer]) -> Answer:
         """The first rank's answer; the others, who do not ask, wait for it.

@@ -43,6 +43,7 @@ class ResamplingSettings:
         resamples: number of half-samples, 2 or more.
         seed: seed of the half-samples.
         confidence: probability that an interval is to cover, in (0, 1).
+        frechet: whether the Fréchet distance gets one; for features of large networks it takes most of the time.
 
     Raises:
         MNIFError: a number out of range.
@@ -51,6 +52,7 @@ class ResamplingSettings:
     resamples: int = 200
     seed: int = 0
     confidence: float = 0.95
+    frechet: bool = True
 
     def __post_init__(self) -> None:
         if self.resamples < 2:
@@ -73,8 +75,18 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         MNIFError: other shapes, fewer samples, NaN or infinite numbers.
     """
     real, fake = _checked(real, fake, minimum=2, needed_for="the Fréchet distance needs")
-    shift = (real.mean(dim=0) - fake.mean(dim=0)).square().sum()
-    root_real, root_fake = _covariance_root(real), _covariance_root(fake)
+    return distance_of_gaussians((real.mean(dim=0), _covariance_root(real)), (fake.mean(dim=0), _covariance_root(fake)))
+
+
+def distance_of_gaussians(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor]) -> float:
+    """The squared Fréchet distance of two Gaussians.
+
+    Args:
+        real: mean `[F]`, and a matrix R `[*, F]` with R^T R the covariance, float64.
+        fake: likewise.
+    """
+    shift = (real[0] - fake[0]).square().sum()
+    root_real, root_fake = real[1], fake[1]
     # tr (C_r C_f)^(1/2) with C = R^T R is the sum of the singular values of R_r R_f^T. torchmetrics and SciPy take
     # roots of the eigenvalues of C_r C_f, which turn rounding of 1e-16 into 1e-8 each wherever a covariance is
     # singular: on 300 equal samples of 2,048 features torchmetrics gives -4e-4, this 2e-12 (and 300 times as fast).
@@ -166,7 +178,7 @@ def feature_scores(real: Tensor, fake: Tensor, network_name: str, k: int = 3, se
     mean, deviation = kernel_distance(real, fake, seed=seed)
     scores = {"fd": frechet_distance(real, fake), "kd": mean, "kd_deviation": deviation}
     scores.update(neighbour_scores(real, fake, k))
-    return {_score_name(name, network_name): value for name, value in scores.items()}
+    return {score_name(name, network_name): value for name, value in scores.items()}
 
 
 def bootstrap_feature_scores(
@@ -215,27 +227,33 @@ def bootstrap_feature_scores(
     )
     generator = torch.Generator().manual_seed(settings.seed)
     halves = [(_half(members_real, generator), _half(members_fake, generator)) for _ in range(settings.resamples)]
-    scores = _scores_of_subsets(real, fake, halves, k, advance)
+    scores = _scores_of_subsets(real, fake, halves, k, advance, settings.frechet)
     return {
-        _score_name(name, network_name): _interval(name, values, settings.confidence) for name, values in scores.items()
+        score_name(name, network_name): _interval(name, values, settings.confidence) for name, values in scores.items()
     }
 
 
 def _scores_of_subsets(
-    real: Tensor, fake: Tensor, subsets: list[tuple[Tensor, Tensor]], k: int, advance: Callable[[], None] | None
+    real: Tensor,
+    fake: Tensor,
+    subsets: list[tuple[Tensor, Tensor]],
+    k: int,
+    advance: Callable[[], None] | None,
+    frechet: bool,
 ) -> dict[str, list[float]]:
     """Scores of the whole sets, then of each pair of subsets given by bools `[N]` and `[M]`."""
     whole = (torch.ones(len(real), dtype=torch.bool), torch.ones(len(fake), dtype=torch.bool))
-    of_real, of_fake = (torch.stack(side) for side in zip(whole, *subsets))
+    of_real, of_fake = (torch.stack(side).to(real.device) for side in zip(whole, *subsets))
     scores: dict[str, list[float]] = {"fd": [], "kd": _kernel_distances(real, fake, of_real, of_fake).tolist()}
     distances = (_distances(real, real), _distances(fake, fake), _distances(real, fake))
     for index, (rows, columns) in enumerate(zip(of_real, of_fake)):
-        scores["fd"].append(frechet_distance(real[rows], fake[columns]))
+        if frechet:
+            scores["fd"].append(frechet_distance(real[rows], fake[columns]))
         for name, value in _neighbour_scores(*_parts(distances, rows, columns), k).items():
             scores.setdefault(name, []).append(value)
         if advance is not None and index > 0:
             advance()
-    return scores
+    return {name: values for name, values in scores.items() if values}
 
 
 def _covariance_root(rows: Tensor) -> Tensor:
@@ -251,7 +269,7 @@ def _kernel_distances(real: Tensor, fake: Tensor, of_real: Tensor, of_fake: Tens
 
     The kernel matrices are made once for all subsets; a sum over a subset is a product with its zeros and ones.
     """
-    of_real, of_fake = of_real.double(), of_fake.double()
+    of_real, of_fake = of_real.to(real), of_fake.to(fake)
     count_real, count_fake = of_real.sum(dim=1), of_fake.sum(dim=1)
     within_real = _kernel_sums(real, real, of_real, of_real) - of_real @ _kernel(real.square().sum(dim=1), real)
     within_fake = _kernel_sums(fake, fake, of_fake, of_fake) - of_fake @ _kernel(fake.square().sum(dim=1), fake)
@@ -264,7 +282,7 @@ def _kernel_distances(real: Tensor, fake: Tensor, of_real: Tensor, of_fake: Tens
 
 
 def _kernel_sums(rows: Tensor, columns: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
-    total = torch.zeros(len(of_rows), dtype=torch.float64)
+    total = rows.new_zeros(len(of_rows))
     for part, of_part in zip(rows.split(_ROWS), of_rows.split(_ROWS, dim=1)):
         total += ((of_part @ _kernel(part @ columns.T, rows)) * of_columns).sum(dim=1)
     return total
@@ -276,7 +294,9 @@ def _kernel(products: Tensor, rows: Tensor) -> Tensor:
 
 def _distances(first: Tensor, second: Tensor) -> Tensor:
     # Not by |x|^2 + |y|^2 - 2 x.y, whose rounding puts equal samples apart. Without it, SciPy takes half of the time of
-    # torch.cdist.
+    # torch.cdist on a processor; on a GPU that takes every difference too.
+    if first.is_cuda:
+        return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.from_numpy(cdist(first.numpy(), second.numpy()))
 
 
@@ -340,7 +360,8 @@ def _interval(name: str, values: list[float], confidence: float) -> ScoreInterva
     return ScoreInterval(value, min(low, value), max(high, value))
 
 
-def _score_name(name: str, network_name: str) -> str:
+def score_name(name: str, network_name: str) -> str:
+    """The name of a statistic ("fd", "kd", "precision", ...) of features, which says what network they are of."""
     if network_name == INCEPTION and name in _ONLY_INCEPTION:
         return _ONLY_INCEPTION[name]
     return f"{name}_{_LABELS.get(network_name, network_name)}"
@@ -378,4 +399,4 @@ def _checked(real: Tensor, fake: Tensor, minimum: int, needed_for: str) -> tuple
             f"features of {real.shape[1]} numbers (real) and {fake.shape[1]} (generated) come from different networks; "
             "make both with one."
         )
-    return real.detach().double().cpu(), fake.detach().double().cpu()
+    return real.detach().double(), fake.detach().to(real.device).double()

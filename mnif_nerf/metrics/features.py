@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mnif_nerf.errors import MNIFError, require
+from mnif_nerf.machine import chunk_memory
 
 # A name stands for every choice that changes a number: weights, resizing and pooling. Change one, change the name.
 RANDOM_CONV = "random-conv-v1-64px"
@@ -30,7 +31,8 @@ _HOW_TO_GET = (
     "and pass its path as `inception_weights`"
 )
 
-_BATCH = 64
+_BATCH, _MOST_BATCH = 64, 1024
+_BYTES_PER_PICTURE = 64 * 2**20  # of activations, in Inception
 _RANDOM_SIZE = 64  # pixels along an edge that every picture is resized to
 _RANDOM_CHANNELS = (4, 8, 16, 32)  # of the blocks; each works at half the resolution of the one before
 _RANDOM_CELLS = (4, 4, 2, 2, 1)  # cells along an edge that the resized picture and each block's output are pooled over
@@ -69,33 +71,62 @@ class FeatureNetwork:
         """
         _check_pictures(pictures)
         rows = []
-        with torch.no_grad():
-            for batch in pictures.split(batch_size):
-                batch = batch.to(self.device).expand(-1, 3, -1, -1)
-                rows.append(self.function(batch).double().cpu())
-                for _ in range(len(batch) if advance is not None else 0):
-                    advance()  # type: ignore[misc]
+        for batch in pictures.split(batch_size):
+            rows.append(self.batch(batch))
+            for _ in range(len(batch) if advance is not None else 0):
+                advance()  # type: ignore[misc]
         features = torch.cat(rows)
+        self.require_finite(features)
+        return features.cpu()
+
+    @torch.no_grad()
+    def batch(self, pictures: Tensor) -> Tensor:
+        """The features `[B, F]` of a few pictures, float64 on the network's device, which nothing waits for.
+
+        Raises:
+            MNIFError: no pictures, or another shape or type.
+        """
+        _check_pictures(pictures)
+        # TF32 would be other features under the same name.
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            return self.function(pictures.to(self.device).expand(-1, 3, -1, -1)).double()
+
+    def require_finite(self, features: Tensor) -> None:
+        """Refuse features `[N, F]` that are no numbers.
+
+        Raises:
+            MNIFError: it names the first of them.
+        """
         wrong = ~features.isfinite().all(dim=1)
         if bool(wrong.any()):
             raise MNIFError(
-                f"picture {int(wrong.nonzero()[0])} of {len(pictures)}: {self.name} gives NaN or infinite features; "
+                f"picture {int(wrong.nonzero()[0])} of {len(features)}: {self.name} gives NaN or infinite features; "
                 "its weights are damaged, get them again."
             )
-        return features
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures at a time: on a GPU as many as its memory allows."""
+        if torch.device(self.device).type != "cuda":
+            return _BATCH
+        return max(1, min(_MOST_BATCH, chunk_memory(self.device) // _BYTES_PER_PICTURE))
 
 
-def random_conv() -> FeatureNetwork:
+def random_conv(device: torch.device | str = "cpu") -> FeatureNetwork:
     """A convolutional network with fixed random weights, for picture statistics without a download.
 
     Random convolutional features tell sets of pictures apart without having learned from any (Naeem et al. 2020,
     arXiv 2002.09797, section 4). Pictures are scaled to [-1, 1] and resized to 64 x 64 (bilinear with antialiasing,
     as torch has it). Four blocks of a 3 x 3 convolution, leaky ReLU and 2 x 2 averaging follow. Features are mean and
     standard deviation of the colours and of every block's channels, over 4 x 4 to 1 x 1 cells of the picture. It
-    works in float32 on the CPU: the same numbers on every machine, up to rounding.
+    works in float32: the same numbers on every machine, up to rounding.
+
+    Args:
+        device: where it works.
     """
-    weights = random_conv_weights()
-    return FeatureNetwork(RANDOM_CONV, FEATURE_DIMS[RANDOM_CONV], lambda pictures: _random_features(pictures, weights))
+    weights = [weight.to(device) for weight in random_conv_weights()]
+    dim = FEATURE_DIMS[RANDOM_CONV]
+    return FeatureNetwork(RANDOM_CONV, dim, lambda pictures: _random_features(pictures, weights), str(device))
 
 
 def random_conv_weights() -> list[Tensor]:

@@ -18,6 +18,11 @@ def psnr(image: Tensor, reference: Tensor) -> Tensor:
     return -10.0 * torch.log10((image - reference).square().mean())
 
 
+def psnr_each(images: Tensor, references: Tensor) -> Tensor:
+    """`psnr` `[V]` of each of V pictures `[V, H, W, C]`."""
+    return -10.0 * torch.log10((images - references).square().flatten(1).mean(dim=1))
+
+
 def ssim(image: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity of two images `[H, W, C]` with values in [0, 1].
 
@@ -28,21 +33,31 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
     Raises:
         MNIFError: an edge under 3 pixels, which no window fits.
     """
+    return ssim_each(image[None], reference[None])[0]
+
+
+def ssim_each(images: Tensor, references: Tensor) -> Tensor:
+    """`ssim` `[V]` of each of V pictures `[V, H, W, C]`, all at once.
+
+    Raises:
+        MNIFError: as `ssim`.
+    """
     metrics = require("torchmetrics.functional.image", "metrics")
-    edge = min(image.shape[:2])
+    edge = min(images.shape[1:3])
     if edge < 3:
         raise MNIFError(
-            f"images of {image.shape[1]}x{image.shape[0]} pixels have no structural similarity; use 3x3 or more."
+            f"images of {images.shape[2]}x{images.shape[1]} pixels have no structural similarity; use 3x3 or more."
         )
     radius = min(5, (edge - 1) // 2)  # torchmetrics derives the window from sigma: 2 * round(3.5 * sigma) + 1
-    value = metrics.structural_similarity_index_measure(
-        image.permute(2, 0, 1).unsqueeze(0),
-        reference.permute(2, 0, 1).unsqueeze(0),
+    values = metrics.structural_similarity_index_measure(
+        images.permute(0, 3, 1, 2),
+        references.permute(0, 3, 1, 2),
         sigma=1.5 * radius / 5,
+        reduction="none",
         data_range=1.0,
     )
-    assert isinstance(value, Tensor)
-    return value
+    assert isinstance(values, Tensor)
+    return values.reshape(len(images))
 
 
 class Lpips:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mnif_nerf.errors import MNIFError
+
+if TYPE_CHECKING:
+    import torch
 
 SCORES = ("mmd", "cov", "1nna", "1nna_real", "1nna_fake")
 SUSPICIOUS_QUANTILE = 0.05
@@ -107,7 +110,11 @@ def set_scores(distances: Distances) -> dict[str, float]:
 
 
 def bootstrap(
-    distances: Distances, num: int = 200, level: float = 0.95, seed: int = 0
+    distances: Distances,
+    num: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+    device: torch.device | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Confidence intervals of `set_scores`: where the mean over many draws of both sets, of this size, may lie.
 
@@ -129,6 +136,7 @@ def bootstrap(
         num: resamples.
         level: share of repetitions in which the interval should hold the mean, in (0, 1).
         seed: random seed of the resamples.
+        device: where the halves of large matrices are gathered; None for the processor.
 
     Returns:
         (low, high) for each score.
@@ -142,15 +150,14 @@ def bootstrap(
     count = len(distances.between)
     half = count // 2
     generator = np.random.default_rng(seed)
-    found = np.empty((num, len(SCORES)))
-    for row in found:
-        made, real = (generator.permutation(count)[:half] for _ in range(2))
-        scores = _scores(
-            distances.between[np.ix_(made, real)],
-            distances.generated[np.ix_(made, made)],
-            distances.reference[np.ix_(real, real)],
-        )
-        row[:] = [scores[name] for name in SCORES]
+    # Made one by one: all of them together would be of the size of a matrix.
+    halves = ((generator.permutation(count)[:half], generator.permutation(count)[:half]) for _ in range(num))
+    if device is None:
+        found = np.array([_scores_of_half(distances, made, real) for made, real in halves])
+    else:
+        from mnif_nerf.metrics.device_sets import scores_of_halves
+
+        found = scores_of_halves((distances.between, distances.generated, distances.reference), halves, device)
     deviations = (found - found.mean(axis=0)) * math.sqrt(half / (count - half))
     tail = 0.5 * (1.0 - level)
     low, high = np.quantile(deviations, [tail, 1.0 - tail], axis=0)
@@ -161,6 +168,15 @@ def bootstrap(
         value = whole[name]
         intervals[name] = (max(value + min(float(below), 0.0), 0.0), min(value + max(float(above), 0.0), most))
     return _with_bounds_at_the_ends(intervals, whole, 1.0 - tail ** (1.0 / count))
+
+
+def _scores_of_half(distances: Distances, made: np.ndarray, real: np.ndarray) -> list[float]:
+    scores = _scores(
+        distances.between[np.ix_(made, real)],
+        distances.generated[np.ix_(made, made)],
+        distances.reference[np.ix_(real, real)],
+    )
+    return [scores[name] for name in SCORES]
 
 
 def min_distances(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,13 +215,18 @@ def novelty(generated_train: np.ndarray, test_train: np.ndarray) -> dict[str, An
         MNIFError: matrices of different training sets, or a test set at least half of which are copies of training
             items: there is no yardstick in it.
     """
-    nearest, distance = min_distances(generated_train)
-    _, test_distance = min_distances(test_train)
+    made, (_, test_distance) = min_distances(generated_train), min_distances(test_train)
     if np.shape(generated_train)[1] != np.shape(test_train)[1]:
         raise MNIFError(
             f"generated items are compared with {np.shape(generated_train)[1]} training items and test items with "
             f"{np.shape(test_train)[1]}; use the same training set for both."
         )
+    return novelty_of_nearest(made, test_distance)
+
+
+def novelty_of_nearest(made: tuple[np.ndarray, np.ndarray], test_distance: np.ndarray) -> dict[str, Any]:
+    """`novelty` of what `min_distances` found: of generated items index and distance, of test items the distance."""
+    nearest, distance = made
     median, test_median = float(np.median(distance)), float(np.median(test_distance))
     if test_median == 0:
         raise MNIFError(

@@ -276,4 +276,4 @@ class RadianceTraining(ModalityTraining):
         self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
     ) -> dict[str, Tensor]:
         """Volume rendering over white."""
-        return render_rays(field, origins, directions, grid, chunk=model.eval_num_rays_per_chunk)
+        return render_rays(field, origins, directions, grid, chunk=model.rays_per_chunk(origins.is_cuda))

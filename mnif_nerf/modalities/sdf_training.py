@@ -214,7 +214,7 @@ class SurfaceTraining(ModalityTraining):
     ) -> dict[str, Tensor]:
         """The shaded surface in its colours, over white."""
         assert grid is None or isinstance(grid, TracingGrid)
-        return render_distance(field, origins, directions, grid, chunk=model.eval_num_rays_per_chunk)
+        return render_distance(field, origins, directions, grid, chunk=model.rays_per_chunk(origins.is_cuda))
 
     @torch.no_grad()
     def comparison(self, fields: FieldCache, latent: Tensor, store: SurfaceStore, instance: int, size: int) -> Tensor:

@@ -33,7 +33,7 @@ class ModelSettings(SavedSettings):
     """Names of further settings that the model folder keeps."""
 
     eval_num_rays_per_chunk: int = 1 << 15
-    """Rays rendered together."""
+    """Rays rendered together. On a GPU this default stands for as many as its memory allows."""
     width: int = 64
     """Hidden width of every basis network."""
     hidden_layers: int = 4
@@ -87,6 +87,11 @@ class ModelSettings(SavedSettings):
             "rank", "fourier_features", "parametrization",
         )  # fmt: skip
         return FieldSpec(**{**{name: getattr(self, name) for name in names}, **ends})
+
+    def rays_per_chunk(self, on_gpu: bool) -> int | None:
+        """Rays rendered together; None leaves it to the memory of a GPU."""
+        usual = self.eval_num_rays_per_chunk == ModelSettings.eval_num_rays_per_chunk
+        return None if on_gpu and usual else self.eval_num_rays_per_chunk
 
     def latents(self) -> LatentSettings:
         """How latents start and what regularises them."""

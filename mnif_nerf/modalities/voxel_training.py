@@ -46,7 +46,7 @@ class VoxelTraining(GridTraining):
         self, field: Any, grid: OccupancyGrid | None, origins: Tensor, directions: Tensor, model: Any
     ) -> dict[str, Tensor]:
         """The shaded surface over white."""
-        return render_surface(field, origins, directions, grid, chunk=model.eval_num_rays_per_chunk)
+        return render_surface(field, origins, directions, grid, chunk=model.rays_per_chunk(origins.is_cuda))
 
     @torch.no_grad()
     def score(self, fields: FieldCache, latent: Tensor, store: GridStore, values: np.ndarray) -> dict[str, float]:

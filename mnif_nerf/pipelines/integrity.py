@@ -12,8 +12,9 @@ with a digest of the field and the latents that it belongs to.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import read_json, write_json
 from mnif_nerf.labels import Wish
+from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.limits import is_number
 from mnif_nerf.machine import in_threads
@@ -156,7 +158,13 @@ class Drawn:
 
 
 def draw_whole(
-    pipe: Decoder, num_samples: int, draw: Draw, redraw: int, yardstick: Yardstick, stage: Stage | None = None
+    pipe: Decoder,
+    num_samples: int,
+    draw: Draw,
+    redraw: int,
+    yardstick: Yardstick,
+    stage: Stage | None = None,
+    ranks: Ranks = ONE,
 ) -> Drawn:
     """Samples, of which those outside the range are drawn again.
 
@@ -171,6 +179,7 @@ def draw_whole(
         redraw: how often a sample may be drawn again; 0 only judges.
         yardstick: of the model.
         stage: makes progress bars, from a title and a length.
+        ranks: the processes that judge together, each of which calls this.
 
     Raises:
         MNIFError: no prior, or an argument out of range.
@@ -183,21 +192,28 @@ def draw_whole(
     for attempt in range(redraw + 1):
         seed = draw.seed if attempt == 0 else stream(draw.seed, "redraw", attempt)
         latents = draw.latents(pipe, wanted[-1] + 1, seed)
-        with _bar(stage, f"drawing again, {attempt} of {redraw}" if attempt else "integrity", len(wanted)) as advance:
-            items = [draw.object(pipe, latents[k], k) for k in wanted]
-            for k, item, features in zip(wanted, items, in_threads(measure, items)):
-                judgement = yardstick.judge(features)
-                if attempt == 0:
-                    best.append((item, judgement))
-                else:
-                    attempts[k] = attempt
-                    if judgement.score < best[k][1].score:
-                        best[k] = (item, judgement)
-                advance()
+        items = [draw.object(pipe, latents[k], k) for k in wanted]
+        title = f"drawing again, {attempt} of {redraw}" if attempt else "integrity"
+        measured = ranks.spread(items, functools.partial(_measured, stage, title))
+        for k, item, features in zip(wanted, items, measured):
+            judgement = yardstick.judge(features)
+            if attempt == 0:
+                best.append((item, judgement))
+            else:
+                attempts[k] = attempt
+                if judgement.score < best[k][1].score:
+                    best[k] = (item, judgement)
         wanted = [k for k in wanted if best[k][1].broken]
         if not wanted:
             break
     return Drawn([item for item, _ in best], [judgement for _, judgement in best], attempts)
+
+
+def _measured(stage: Stage | None, title: str, items: Sequence[NeuralObject]) -> Iterator[dict[str, float]]:
+    with _bar(stage, title, len(items)) as advance:
+        for features in in_threads(measure, items):
+            yield features
+            advance()
 
 
 def _bar(stage: Stage | None, title: str, length: int) -> AbstractContextManager[Callable[[], None]]:

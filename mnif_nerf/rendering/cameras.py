@@ -69,7 +69,9 @@ def spiral_poses(count: int, turns: float = 4.0, radius: float = DEFAULT_RADIUS)
     return torch.stack([orbit_pose(math.degrees(math.asin(0.05 + 0.9 * t)), 360.0 * turns * t, radius) for t in steps])
 
 
-def pixel_directions(pixels: Tensor, rotation: Tensor, focal: Tensor, cx: Tensor, cy: Tensor) -> Tensor:
+def pixel_directions(
+    pixels: Tensor, rotation: Tensor, focal: Tensor | float, cx: Tensor | float, cy: Tensor | float
+) -> Tensor:
     """Unit world directions `[..., 3]` through pixel centres.
 
     Args:
@@ -85,15 +87,33 @@ def pixel_directions(pixels: Tensor, rotation: Tensor, focal: Tensor, cx: Tensor
 
 def pixel_rays(c2w: Tensor, intrinsics: Intrinsics) -> tuple[Tensor, Tensor]:
     """Origins and unit directions `[H * W, 3]` of every pixel, row by row, of the camera `c2w` `[4, 4]`."""
-    rows, columns = torch.meshgrid(
-        torch.arange(intrinsics.height, device=c2w.device),
-        torch.arange(intrinsics.width, device=c2w.device),
-        indexing="ij",
-    )
-    pixels = torch.stack([columns, rows], dim=-1).view(-1, 2)
-    focal, cx, cy = (torch.tensor(v, device=c2w.device) for v in (intrinsics.focal, intrinsics.cx, intrinsics.cy))
-    directions = pixel_directions(pixels, c2w[:3, :3], focal, cx, cy)
+    pixels = _pixels(intrinsics.height, intrinsics.width, c2w.device)
+    # Numbers, and no tensors of them: a GPU would wait for those.
+    directions = pixel_directions(pixels, c2w[:3, :3], intrinsics.focal, intrinsics.cx, intrinsics.cy)
     return c2w[:3, 3].expand_as(directions), directions
+
+
+def view_rays(poses: Tensor, lenses: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`pixel_rays` of many cameras, one after the other: `[V * H * W, 3]` both.
+
+    Args:
+        poses: camera-to-world `[V, 4, 4]`.
+        lenses: focal lengths and principal points (cx, cy) `[V, 3]` in pixels, on the device of the poses.
+        size: height and width of every picture.
+    """
+    pixels = _pixels(*size, poses.device)
+    focal, cx, cy = (lenses[:, part, None] for part in range(3))
+    directions = pixel_directions(pixels, poses[:, None, :3, :3], focal, cx, cy)
+    origins = poses[:, None, :3, 3].expand_as(directions)
+    return origins.reshape(-1, 3), directions.reshape(-1, 3)
+
+
+def _pixels(height: int, width: int, device: torch.device) -> Tensor:
+    """(Column, row) `[H * W, 2]` of every pixel, row by row."""
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    return torch.stack([columns, rows], dim=-1).view(-1, 2)
 
 
 def cameras_around(

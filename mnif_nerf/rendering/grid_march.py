@@ -22,6 +22,7 @@ LEFT, MET, CUT, ASKS = range(4)
 
 _VERSION = 1
 _REFINEMENTS = 6
+_UNASKED = 8  # steps on a GPU before its host asks which rays go on
 FREE, SOLID = -1, -2  # coarse cells without a brick: where nothing is, and where all is inside
 PARTS = 4  # of a brick, along each axis
 
@@ -83,7 +84,7 @@ def march(grid: TracingGrid, rays: Rays, least: float) -> Tensor:
     on_cpu = all(part.device.type == "cpu" and part.dtype == torch.float32 for part in rays)
     library = _library() if on_cpu and os.environ.get("MNIF_KERNEL") != "torch" else None
     if library is None:
-        return _march(grid, rays, least)
+        return _march(grid, rays, least, _UNASKED if rays.now.is_cuda else 1)
     state = torch.empty(len(rays.now), dtype=torch.uint8)
     given = _Grid(grid.resolution, grid.half_extent, least)
     held = (grid.index, grid.leap.contiguous(), grid.steps, grid.rough)
@@ -96,25 +97,31 @@ def march(grid: TracingGrid, rays: Rays, least: float) -> Tensor:
     return state
 
 
-def _march(grid: TracingGrid, rays: Rays, least: float) -> Tensor:
-    """`march` by torch."""
+def _march(grid: TracingGrid, rays: Rays, least: float, unasked: int = 1) -> Tensor:
+    """`march` by torch, which asks after so many steps which rays go on."""
     state = torch.full(rays.now.shape, LEFT, dtype=torch.uint8, device=rays.now.device)
     active = (rays.now < rays.end).nonzero().flatten()
     tiny = 1e-4 * grid.half_extent / grid.resolution
     while len(active) > 0:
-        o, d, t = rays.origins[active], rays.directions[active], rays.now[active]
-        step, rough, cell = _steps(grid, o + t.unsqueeze(-1) * d)
-        free = step.isinf()
-        met = ~rough & (step <= 0)
-        state[active[rough]] = ASKS
-        state[active[met]] = torch.where(t[met] > rays.start[active[met]], MET, CUT).to(torch.uint8)
-        step = torch.where(step > least, step, least)
-        away = torch.maximum(grid.leap.flatten()[cell], _way_out(grid, o, d, t, cell) + tiny)
-        step = torch.where(free, away, step)
-        keep = ~(rough | met)
-        active, t, step = active[keep], t[keep], step[keep]
-        rays.last[active], rays.now[active] = t, t + step
-        active = active[t + step < rays.end[active]]
+        some = rays.chosen(active)
+        last, t, became = some.last, some.now, state[active]
+        on = torch.ones_like(became, dtype=torch.bool)
+        for _ in range(unasked):
+            step, rough, cell = _steps(grid, some.origins + t.unsqueeze(-1) * some.directions)
+            free = step.isinf()
+            met = on & ~rough & (step <= 0)
+            became = torch.where(met, torch.where(t > some.start, MET, CUT), became)
+            became = torch.where(on & rough, ASKS, became)
+            step = torch.where(step > least, step, least)
+            away = torch.maximum(
+                grid.leap.flatten()[cell], _way_out(grid, some.origins, some.directions, t, cell) + tiny
+            )
+            step = torch.where(free, away, step)
+            goes = on & ~(rough | met)
+            last, t = torch.where(goes, t, last), torch.where(goes, t + step, t)
+            on = goes & (t < some.end)
+        rays.last[active], rays.now[active], state[active] = last, t, became.to(torch.uint8)
+        active = active[on.nonzero().flatten()]
     met = (state == MET).nonzero().flatten()
     rays.now[met] = _crossing(grid, rays.chosen(met))
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -105,17 +106,23 @@ class OccupancyGrid:
 
     def tight_box(self) -> tuple[Tensor, Tensor] | None:
         """Lowest and highest corner `[3]` of the occupied cells, or None where the grid is empty."""
-        if not bool(self.cells.any()):
-            return None
-        edge = 2 * self.half_extent / self.resolution
+        return self._tight_box
+
+    @cached_property
+    def _tight_box(self) -> tuple[Tensor, Tensor] | None:
+        place = torch.arange(self.resolution, device=self.cells.device)
         low, high = [], []
         for axis in range(3):
             others = [a for a in range(3) if a != axis]
-            set_cells = self.cells.any(dim=others[1]).any(dim=others[0]).nonzero().flatten()
-            low.append(float(set_cells[0]) * edge - self.half_extent)
-            high.append(float(set_cells[-1] + 1) * edge - self.half_extent)
-        device = self.cells.device
-        return torch.tensor(low, device=device), torch.tensor(high, device=device)
+            used = self.cells.any(dim=others[1]).any(dim=others[0])
+            low.append(torch.where(used, place, self.resolution).amin())
+            high.append(torch.where(used, place + 1, 0).amax())
+        corners = torch.stack([torch.stack(low), torch.stack(high)])
+        if not bool(corners[1, 0] > 0):
+            return None
+        # In double precision, as the faces of cells are not numbers of single precision.
+        corners = (corners.double() * (2 * self.half_extent / self.resolution) - self.half_extent).float()
+        return corners[0], corners[1]
 
     def lookup(self, points: Tensor) -> Tensor:
         """Flat cell index `[...]` of points `[..., 3]`."""

@@ -130,7 +130,7 @@ def render_distance(
     directions: Tensor,
     grid: TracingGrid | None = None,
     half_extent: float | None = None,
-    chunk: int = 65536,
+    chunk: int | None = None,
 ) -> dict[str, Tensor]:
     """Where rays meet the surface, and its shaded picture in the field's colours over white.
 

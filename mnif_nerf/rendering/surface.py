@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mnif_nerf.fields.solid import GAIN, SolidField, surface_level
+from mnif_nerf.machine import chunk_memory
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.occupancy import OccupancyGrid
@@ -27,6 +28,8 @@ _LONGEST_LEAP = 24  # cells
 _STEPS_PER_CELL = 2.0
 _AHEAD = 4  # samples per ray and query
 _REFINEMENTS = 4
+_CHUNK_ON_CPU = 65536  # rays
+_BYTES_PER_RAY = 2048  # of samples ahead, corners of cells and what is between them
 
 # Shares of the light. The key light comes from over the camera's left shoulder and moves with the camera, so that a
 # turning object is never seen from its dark side.
@@ -122,7 +125,7 @@ def render_surface(
     directions: Tensor,
     grid: OccupancyGrid | None = None,
     half_extent: float | None = None,
-    chunk: int = 65536,
+    chunk: int | None = None,
     find: Find | None = None,
 ) -> dict[str, Tensor]:
     """Where rays meet a solid, and its shaded picture over a white background.
@@ -132,7 +135,8 @@ def render_surface(
         origins, directions: `[R, 3]` world units; directions of unit length.
         grid: where the solid can be; None makes a `SurfaceGrid` (which many views should share).
         half_extent: half the edge of the scene box, which cuts the solid; the shape's own when None.
-        chunk: rays handled together, which bounds the memory.
+        chunk: rays handled together, which bounds the memory; by default 65,536 on a processor, and as many as the free
+            memory of a GPU allows.
         find: finds where rays meet the solid; `find_hits` when None.
 
     Returns:
@@ -150,19 +154,27 @@ def render_surface(
         "accumulation": origins.new_zeros(len(origins), 1),
         "normal": origins.new_zeros(len(origins), 3),
     }
-    for rays in (far > near).nonzero().flatten().split(chunk):
+    for rays in (far > near).nonzero().flatten().split(chunk or _chunk(origins.device)):
         hits = find(shape, origins[rays], directions[rays], near[rays], far[rays], leaps)
         rays, normal = rays[hits.rays], hits.normal
         if len(rays) == 0:
             continue
         d = directions[rays]
-        if bool(hits.is_cut.any()):  # where the scene box cuts the solid open, the surface is the side of the box
+        # Where the scene box cuts the solid open, the surface is the side of the box.
+        if d.is_cuda or bool(hits.is_cut.any()):
             points = origins[rays] + hits.depth.unsqueeze(-1) * d
             side = F.one_hot(points.abs().argmax(dim=-1), 3) * points.sign()
             normal = torch.where(hits.is_cut.unsqueeze(-1), side, normal)
         out["rgb"][rays], out["normal"][rays] = shade(normal, d, hits.paint), normal
         out["depth"][rays, 0], out["accumulation"][rays] = hits.depth, 1.0
     return out
+
+
+def _chunk(device: torch.device) -> int:
+    """Rays handled together."""
+    if device.type != "cuda":
+        return _CHUNK_ON_CPU
+    return max(_CHUNK_ON_CPU, chunk_memory(device) // _BYTES_PER_RAY)
 
 
 def find_hits(
@@ -199,15 +211,16 @@ def first_inside(
             points = o[asked].unsqueeze(1) + times.unsqueeze(-1) * d[asked].unsqueeze(1)
             inside = _values(shape, points.view(-1, 3)).view(-1, _AHEAD) > 0
             inside &= times < far[active[asked]].unsqueeze(-1)  # beyond the box the field says nothing
-            hit = inside.any(dim=-1)
+            hits = inside.any(dim=-1)
+            hit = hits.nonzero().flatten()  # numbers, not bools: a GPU's host waits once, and not for every use
             entered = times.gather(1, inside.int().argmax(dim=-1, keepdim=True))[hit, 0]
             rays = active[asked[hit]]
             found[rays], after[rays] = True, entered
             before[rays] = torch.maximum(entered - step, near[rays])
             advance[asked] = _AHEAD * step
-            done[asked] = hit
+            done[asked] = hits
         t = t + advance
-        keep = ~done & (t < far[active])
+        keep = (~done & (t < far[active])).nonzero().flatten()
         active, t = active[keep], t[keep]
     return found, before, after
 
@@ -262,7 +275,8 @@ def shade(normals: Tensor, directions: Tensor, paint: Tensor | None = None) -> T
         directions: `[N, 3]` of the rays that see the points, of unit length.
         paint: its colours `[N, 3]` in [0, 1]; grey when None.
     """
-    up = torch.tensor([0.0, 0.0, 1.0], device=normals.device).expand_as(directions)
+    up = torch.zeros_like(directions)
+    up[:, 2] = 1.0
     # Level and to the camera's left; it fades out, and does not spin round, where the camera looks straight down.
     left = torch.linalg.cross(up, directions)
     key = F.normalize(-0.7 * directions + 0.9 * up + 0.6 * left, dim=-1)
@@ -272,7 +286,8 @@ def shade(normals: Tensor, directions: Tensor, paint: Tensor | None = None) -> T
     sky = 0.5 + 0.5 * normals[:, 2]
     gloss = (normals * halfway).sum(-1).clamp(min=0.0) ** 24
     light = _AMBIENT + _SKY * sky + _KEY * lit
-    paint = torch.tensor(_PAINT, device=normals.device) if paint is None else paint
+    if paint is None:  # filled there, as a GPU's host would wait for a tensor of the numbers
+        paint = torch.stack([torch.full_like(light, channel) for channel in _PAINT], dim=-1)
     return (light.unsqueeze(-1) * paint + _GLOSS * gloss.unsqueeze(-1)).clamp(0.0, 1.0)
 
 

@@ -7,17 +7,21 @@ visible; all others are left out. So the skipped render equals the dense one up 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
+from mnif_nerf.machine import chunk_memory
+from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays, view_rays
 from mnif_nerf.rendering.intervals import box_interval
 from mnif_nerf.rendering.occupancy import OccupancyGrid, RadianceField
 from mnif_nerf.rendering.volume import composite, ray_weights
 
 DEFAULT_STEP = 1.0 / 64  # finer steps gain less than 0.1 dB on the demo's held-out views (docs/benchmarks.md)
+_CHUNK_ON_CPU = 16384  # rays
+_BYTES_PER_SAMPLE = 96  # of place, cell, density, colour and what is between them
 _HIDDEN = 6.0  # optical depth at which 0.25 % of the light is left: below one grey level of 255
 
 
@@ -29,9 +33,11 @@ def render_rays(
     grid: OccupancyGrid | None = None,
     half_extent: float = 0.5,
     step: float = DEFAULT_STEP,
-    chunk: int = 16384,
+    chunk: int | None = None,
 ) -> dict[str, Tensor]:
     """Render rays over a white background.
+
+    On a GPU the host waits for it once, twice in every chunk, and once more for a new grid.
 
     Args:
         field: the collapsed field.
@@ -39,7 +45,8 @@ def render_rays(
         grid: occupancy of the field; None samples the whole scene box.
         half_extent: half the edge of the scene box.
         step: distance between samples, world units.
-        chunk: rays handled together, which bounds the memory.
+        chunk: rays handled together, which bounds the memory; by default 16,384 on a processor, and as many as the
+            free memory of a GPU allows.
 
     Returns:
         `rgb` `[R, 3]` in [0, 1], `depth` `[R, 1]` (expected distance along the ray; the background counts as the
@@ -54,6 +61,7 @@ def render_rays(
     out["depth"][:, 0] = torch.maximum(far, near)
     start, end = _sampled_interval(origins, directions, near, far, grid)
     every = _Rays(origins, directions, near, far, start, end)
+    chunk = chunk or _chunk(origins.device, half_extent, step)
     for rays in (end > start).nonzero().flatten().split(chunk):
         if len(rays) == 0:
             continue
@@ -61,6 +69,14 @@ def render_rays(
         for name, value in part.items():
             out[name][rays] = value
     return out
+
+
+def _chunk(device: torch.device, half_extent: float, step: float) -> int:
+    """Rays handled together."""
+    if device.type != "cuda":
+        return _CHUNK_ON_CPU
+    samples = math.ceil(2 * math.sqrt(3.0) * half_extent / step) + 1
+    return max(_CHUNK_ON_CPU, chunk_memory(device) // (samples * _BYTES_PER_SAMPLE))
 
 
 def _sampled_interval(
@@ -101,19 +117,17 @@ def _render_chunk(field: RadianceField, rays: _Rays, grid: OccupancyGrid | None,
     index = first.unsqueeze(-1) + torch.arange(count, device=near.device)
     t = near.unsqueeze(-1) + (index + 0.5) * step
     wanted = t < end.unsqueeze(-1)
-    if grid is None:
-        points = (origins.unsqueeze(1) + t.unsqueeze(-1) * directions.unsqueeze(1))[wanted]
-    else:
-        points = origins.unsqueeze(1) + t.unsqueeze(-1) * directions.unsqueeze(1)
+    points = origins.unsqueeze(1) + t.unsqueeze(-1) * directions.unsqueeze(1)
+    if grid is not None:
         cells = grid.lookup(points)
         blocked = (grid.least_density.flatten()[cells] * step).cumsum(dim=-1)
         hidden = torch.cat([torch.zeros_like(blocked[:, :1]), blocked[:, :-1]], dim=-1) > _HIDDEN
         wanted &= grid.cells.flatten()[cells] & ~hidden
-        points = points[wanted]
+    asked = wanted.flatten().nonzero().flatten()  # once: a GPU's host waits for their number
+    colors, densities = _evaluate(field, points.view(-1, 3)[asked])
     density = torch.zeros_like(t)
     color = torch.zeros(*t.shape, 3, device=t.device)
-    colors, densities = _evaluate(field, points)
-    density[wanted], color[wanted] = densities, colors
+    density.view(-1)[asked], color.view(-1, 3)[asked] = densities, colors
     weights = ray_weights(density * step)
     rgb, accumulation = composite(weights, color)
     depth = (weights * t).sum(dim=-1, keepdim=True) + (1.0 - accumulation) * far.unsqueeze(-1)
@@ -128,6 +142,23 @@ def _evaluate(field: RadianceField, points: Tensor, chunk: int = 8192) -> tuple[
         chunk = 1 << 20
     parts = [field.radiance(part) for part in points.split(chunk)]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+@torch.no_grad()
+def render_views(
+    field: RadianceField, poses: Tensor, lenses: Tensor, size: tuple[int, int], grid: OccupancyGrid | None = None
+) -> dict[str, Tensor]:
+    """Many views of one field, their rays together: `render_rays`' outputs as `[V, H, W, C]`.
+
+    Args:
+        field: the collapsed field.
+        poses: camera-to-world `[V, 4, 4]`, on the field's device.
+        lenses: focal lengths and principal points (cx, cy) `[V, 3]` in pixels.
+        size: height and width of every picture.
+        grid: occupancy of the field; None samples the whole scene box.
+    """
+    out = render_rays(field, *view_rays(poses, lenses, size), grid)
+    return {name: value.view(len(poses), *size, -1) for name, value in out.items()}
 
 
 @torch.no_grad()
