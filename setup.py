@@ -9,7 +9,7 @@ FOLDER = "mnif_nerf/fields/"
 kernel = Extension(
     "mnif_nerf.fields._siren_kernel",
     sources=[FOLDER + "_siren_kernel.c"],
-    depends=[FOLDER + "_siren_network.h", FOLDER + "_siren_simd.h", FOLDER + "_siren_sine.h"],
+    depends=[FOLDER + f"_siren_{part}.h" for part in ("network", "rays", "simd", "sine", "exp")],
     libraries=["m"],
     # Not -ffast-math: the sine rounds by adding and subtracting a large number, and NaN must stay NaN.
     extra_compile_args=[

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import families
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.evaluate import evaluate
+from mnif_nerf.fields.evaluate import Networks
 from mnif_nerf.fields.network import split_flat
 from mnif_nerf.fields.spec import FieldSpec
 
@@ -104,9 +104,13 @@ class ModulatedField(nn.Module):
         """The same layers after the fixed first one, of a family that has one."""
         return [self.first_layer.expand(len(learned[0]), -1), *learned] if self.family.fixed_first else learned
 
+    def networks(self, latents: Tensor) -> Networks:
+        """The small networks of latent codes `[B, D]`, a function of points."""
+        return Networks(self.form, self.flat_weights(latents))
+
     def evaluate(self, latents: Tensor, points: Tensor) -> Tensor:
         """Raw values `[B, out, N]` at feature-major points `[B, in, N]` of the instances `latents` `[B, D]`."""
-        return evaluate(self.form, self.flat_weights(latents), points)
+        return self.networks(latents)(points)
 
     def forward(self, latents: Tensor, points: Tensor) -> Tensor:
         """Raw values `[B, N, out]` at points `[B, N, in]` of the instances `latents` `[B, D]`."""
