@@ -54,5 +54,16 @@ tracing = Extension(
     optional=True,
 )
 
+SAMPLING = "mnif_nerf/data/sampling/"
+
+draws = Extension(
+    "mnif_nerf.data.sampling._draw_kernel",
+    sources=[SAMPLING + "_draw_kernel.c"],
+    libraries=["m"],
+    # Every operation is rounded as torch rounds it.
+    extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
+    optional=True,
+)
+
 # Visual C++ knows neither pthreads nor vector extensions.
-setup(ext_modules=[] if sys.platform == "win32" else [kernel, clouds, tracing])
+setup(ext_modules=[] if sys.platform == "win32" else [kernel, clouds, tracing, draws])
