@@ -125,7 +125,9 @@ class RenderedInstances:
         )
         with torch.no_grad():
             head = field.spec.head
-            rgb, self.batch.mask, _ = render_batch(field.networks(latents), self.batch, sample_offsets(self.batch, 8, None), head=head)
+            rgb, self.batch.mask, _ = render_batch(
+                field.networks(latents), self.batch, sample_offsets(self.batch, 8, None), head=head
+            )
         self.batch.rgb = rgb.transpose(1, 2)
 
     def draw(self, step: int) -> RayBatch:

@@ -133,9 +133,7 @@ class LossObjective:
         twice: the same in a way that suits a gradient which is differentiated again; `losses` where None.
     """
 
-    def __init__(
-        self, losses: Callable[[Tensor], Tensor], twice: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, losses: Callable[[Tensor], Tensor], twice: Callable[[Tensor], Tensor] | None = None) -> None:
         self.losses, self.twice = losses, twice or losses
 
     def __call__(self, latents: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,9 @@ def sample_offsets(batch: RayBatch, samples: int, generator: torch.Generator | N
     shape = (*batch.near.shape, samples)
     if generator is None:
         return batch.near.new_full((), 0.5).expand(shape)
-    return batch.share.draw(partial(torch.rand, generator=generator, device=generator.device), shape).to(batch.near.device)
+    return batch.share.draw(partial(torch.rand, generator=generator, device=generator.device), shape).to(
+        batch.near.device
+    )
 
 
 def sample_distances(batch: RayBatch, offsets: Tensor) -> Tensor:

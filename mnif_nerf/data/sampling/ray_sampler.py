@@ -177,7 +177,7 @@ class RayBatchSampler:
         candidates = self.rays_per_scene * self._oversample
         places = draw(torch.rand, candidates)
         pixels = draw(partial(torch.randint, self.height * self.width), candidates)
-        if draw_kernel.takes(self.images):
+        if not self.resident and draw_kernel.takes(self.images):
             views, packed = (self.view_list, self.view_starts, self.view_counts), (self.touching, self.silhouettes)
             return draw_kernel.pixels((places, pixels), self.rays_per_scene, scenes, views, packed, self.images)
         views = self.view_list[self.view_starts[scenes, None] + (places * self.view_counts[scenes, None]).long()]
@@ -203,7 +203,7 @@ class RayBatchSampler:
         return (packed[row, position >> 3] >> (position & 7).to(torch.uint8)) & 1 == 1
 
     def _hull_span(self, scenes: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        if self.hulls is not None and draw_kernel.takes(self.hulls):
+        if self.hulls is not None and not self.resident and draw_kernel.takes(self.hulls):
             return draw_kernel.spans(scenes, self.hulls, self.hull_resolution, origins, directions, _MARCH_STEPS)
         near, far = box_interval(origins, directions, HALF_EXTENT)
         far = torch.maximum(far, near)
@@ -240,7 +240,7 @@ class RayBatchSampler:
         if self.hulls is None or self.carve_points == 0:
             return torch.zeros(len(scenes), 0, 3, device=scenes.device)
         numbers = draw(torch.rand, 2 * self.carve_points, 3)
-        if draw_kernel.takes(self.hulls):
+        if not self.resident and draw_kernel.takes(self.hulls):
             return draw_kernel.carve_points(scenes, self.hulls, self.hull_resolution, numbers, self.carve_points)
         points = (2 * numbers - 1) * HALF_EXTENT
         inside = self._bit(self.hulls, scenes[:, None], cell_index(points, self.hull_resolution, HALF_EXTENT))

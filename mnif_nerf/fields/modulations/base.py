@@ -67,8 +67,9 @@ class ModulatedField(nn.Module):
 
     def project(self, latents: Tensor) -> Tensor:
         """What latents `[B, D]` say, `[B, K]`: coefficients, shifts or factors."""
-        unit = self.spec.latent_unit
-        return self.unit * self.projection(latents if unit == 1.0 else unit * latents)
+        inner, outer = self.spec.latent_unit, self.unit
+        said: Tensor = self.projection(latents if inner == 1.0 else inner * latents)
+        return said if outer == 1.0 else outer * said
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the optimiser that they want: "fields" (of networks) and "projection" (of latents)."""
