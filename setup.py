@@ -9,7 +9,7 @@ FOLDER = "mnif_nerf/fields/"
 kernel = Extension(
     "mnif_nerf.fields._siren_kernel",
     sources=[FOLDER + "_siren_kernel.c"],
-    depends=[FOLDER + "_siren_network.h", FOLDER + "_siren_simd.h", FOLDER + "_siren_sine.h"],
+    depends=[FOLDER + f"_siren_{part}.h" for part in ("network", "rays", "simd", "sine", "exp")],
     libraries=["m"],
     # Not -ffast-math: the sine rounds by adding and subtracting a large number, and NaN must stay NaN.
     extra_compile_args=[
@@ -54,5 +54,16 @@ tracing = Extension(
     optional=True,
 )
 
+SAMPLING = "mnif_nerf/data/sampling/"
+
+draws = Extension(
+    "mnif_nerf.data.sampling._draw_kernel",
+    sources=[SAMPLING + "_draw_kernel.c"],
+    libraries=["m"],
+    # Every operation is rounded as torch rounds it.
+    extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
+    optional=True,
+)
+
 # Visual C++ knows neither pthreads nor vector extensions.
-setup(ext_modules=[] if sys.platform == "win32" else [kernel, clouds, tracing])
+setup(ext_modules=[] if sys.platform == "win32" else [kernel, clouds, tracing, draws])

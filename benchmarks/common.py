@@ -162,7 +162,7 @@ class OurTrainer:
             noise = torch.randn(codes.shape, generator=generator).to(self.device)
             latents = codes + self.method.latent_noise * noise
         losses = radiance_losses(
-            lambda points: self.field.evaluate(latents, points),
+            self.field.networks(latents),
             batch,
             self.method.losses,
             generator,

@@ -13,7 +13,7 @@ from mnif_nerf.latents.table import LatentTable, RowAdam, summed_rows
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
 from mnif_nerf.rendering.intervals import box_interval
-from mnif_nerf.rendering.radiance_losses import LossConfig, render_batch
+from mnif_nerf.rendering.radiance_losses import LossConfig, render_batch, sample_offsets
 
 
 def test_row_adam_equals_torch_adam_on_each_rows_own_visits():
@@ -125,7 +125,9 @@ class RenderedInstances:
         )
         with torch.no_grad():
             head = field.spec.head
-            rgb, self.batch.mask, _ = render_batch(lambda p: field.evaluate(latents, p), self.batch, 8, head=head)
+            rgb, self.batch.mask, _ = render_batch(
+                field.networks(latents), self.batch, sample_offsets(self.batch, 8, None), head=head
+            )
         self.batch.rgb = rgb.transpose(1, 2)
 
     def draw(self, step: int) -> RayBatch:

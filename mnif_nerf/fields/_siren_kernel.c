@@ -21,7 +21,9 @@
 
 #include "_siren_sine.h"
 
-#define VERSION 3          /* of this interface; kernel.py holds the same number */
+#include "_siren_exp.h"
+
+#define VERSION 4          /* of this interface; kernel.py holds the same number */
 #define MAX_LAYERS 32
 #define MAX_THREADS 64
 #ifndef BLOCK
@@ -31,6 +33,7 @@
 #define SLICE_BLOCKS 12    /* least blocks per slice of the gradient */
 #define MAX_SLICES 8       /* of one instance; each needs its own copy of the gradient */
 #define PAD 16             /* widths of buffers are multiples of this, the widest register */
+#define TERMS 3            /* of a loss at most */
 #define TILE_ROWS 4
 #define TALL_ROWS 8
 
@@ -51,8 +54,22 @@ typedef int32_t shuffle_order __attribute__((vector_size(16)));
  * weights, which is the second derivative times the direction. */
 enum mode { FORWARD, GRADIENT, SECOND };
 
-/* What the gradient is of: the values times grad_out, or a loss between values and targets. */
-enum loss { NO_LOSS, SQUARED_ERROR, CROSS_ENTROPY, SIGNED_DISTANCE };
+/* What the gradient is of: the values times grad_out, a loss between values and targets, or that of rendered rays. */
+enum loss { NO_LOSS, SQUARED_ERROR, CROSS_ENTROPY, SIGNED_DISTANCE, RENDERED };
+
+/* The rays of RENDERED, as many of each instance, all arrays contiguous; see _siren_rays.h. */
+struct rays {
+    int64_t count, samples, carve_points;   /* of an instance: rays, samples of each (at most BLOCK), further points */
+    const float *origins, *directions;      /* [batch, count, 3] */
+    const float *near, *far;                /* [batch, count] */
+    const float *offsets;                   /* [batch, count, samples], places in their bins, or NULL for the middles */
+    const float *colors, *mask;             /* [batch, count, 3] and [batch, count]: what shall be seen */
+    const float *carve;                     /* [batch, carve_points, 3], points where nothing shall be */
+    const float *shares;                    /* [batch, TERMS], what the gradients of the terms count, or NULL: share */
+    float share;
+    float mask_weight, carve_weight, carve_length;
+    float density_scale, density_gain, density_shift;
+};
 
 /* One call; kernel.py mirrors this struct. Strides are in floats. */
 struct call {
@@ -71,7 +88,8 @@ struct call {
     const float *targets;           /* any strides, for a loss */
     const float *point_weights;     /* any strides, or NULL */
     float *losses;                  /* [batch], each the weighted mean over points and outputs, in GRADIENT (of
-                                     * SIGNED_DISTANCE: over points) */
+                                     * SIGNED_DISTANCE: over points; of RENDERED: [batch, TERMS]) */
+    const struct rays *rays;        /* of RENDERED, which has no x; or NULL */
     int32_t sizes[MAX_LAYERS + 1];  /* features before and after every layer */
     const float *weights[MAX_LAYERS];
     const float *biases[MAX_LAYERS];
@@ -94,6 +112,8 @@ struct operations {
     void (*multiply)(float *, const float *, ptrdiff_t);
     void (*sine_slope)(float *, float *, float *, float *, ptrdiff_t);
     void (*multiply_slope)(float *, float *, const float *, const float *, ptrdiff_t);
+    void (*exponential)(float *, ptrdiff_t);
+    void (*radiance)(const struct rays *, const float *, float *, float *, float *, ptrdiff_t);
 };
 
 /* ---- the same code for every instruction set ---- */
@@ -150,7 +170,8 @@ struct shared {
     int64_t blocks, pieces, items;  /* blocks of an instance, the pieces they are dealt in, pieces of all */
     int64_t params;                 /* of one instance */
     float *extra;                   /* gradients of the pieces after an instance's first, [batch, pieces - 1, params] */
-    double *losses;                 /* [batch, pieces] */
+    int terms;                      /* of the loss */
+    double *losses;                 /* [batch, pieces, terms] */
     atomic_llong next;
 };
 
@@ -193,15 +214,15 @@ static void run_items(struct shared *shared, struct buffers *own, float *arena)
         unpack(call, own, instance);
         if (call->mode != FORWARD)
             memset(arena + own->grads_from, 0, (own->grads_to - own->grads_from) * sizeof(float));
-        own->loss = 0.0;
+        memset(own->losses, 0, sizeof own->losses);
         for (int64_t block = piece * shared->blocks / shared->pieces; block < last; block++) {
-            const int64_t first = block * BLOCK, left = call->points - first;
-            work_on(call, shared->op, own, instance, first, left < BLOCK ? left : BLOCK);
+            const int64_t first = block_start(call, block);
+            work_on(call, shared->op, own, instance, first, block_start(call, block + 1) - first);
         }
         if (call->mode != FORWARD)
             store_gradient(shared, own, instance, piece);
-        if (call->losses)
-            shared->losses[item] = own->loss;
+        for (int t = 0; t < shared->terms && call->losses; t++)
+            shared->losses[item * shared->terms + t] = own->losses[t];
     }
 }
 
@@ -232,11 +253,12 @@ static void add_pieces(const struct shared *shared)
 {
     const struct call *call = shared->call;
     const float *extra = shared->extra;
-    for (int64_t instance = 0; instance < call->batch && call->losses; instance++) {
+    const int terms = shared->terms;
+    for (int64_t i = 0; i < call->batch * terms && call->losses; i++) {
         double loss = 0.0;
         for (int64_t piece = 0; piece < shared->pieces; piece++)
-            loss += shared->losses[instance * shared->pieces + piece];
-        call->losses[instance] = (float)loss;
+            loss += shared->losses[(i / terms * shared->pieces + piece) * terms + i % terms];
+        call->losses[i] = (float)loss;
     }
     for (int64_t instance = 0; instance < call->batch && extra; instance++)
         for (int64_t piece = 1; piece < shared->pieces; piece++)
@@ -256,7 +278,8 @@ int mnif_siren_run(const struct call *call)
 {
     struct shared shared = {.call = call, .op = best_operations(call->restraint)};
     const int gradient = call->mode != FORWARD;
-    shared.blocks = (call->points + BLOCK - 1) / BLOCK;
+    shared.terms = call->rays ? TERMS : 1;
+    shared.blocks = num_blocks(call);
     shared.pieces = gradient ? shared.blocks / SLICE_BLOCKS : shared.blocks / FORWARD_BLOCKS;
     if (gradient && shared.pieces > MAX_SLICES)
         shared.pieces = MAX_SLICES;
@@ -268,7 +291,7 @@ int mnif_siren_run(const struct call *call)
     const size_t extra = gradient ? (size_t)(call->batch * (shared.pieces - 1) * shared.params) : 0;
     if (extra && !(shared.extra = malloc(extra * sizeof(float))))
         return -1;
-    if (call->losses && !(shared.losses = malloc((size_t)shared.items * sizeof(double)))) {
+    if (call->losses && !(shared.losses = malloc((size_t)(shared.items * shared.terms) * sizeof(double)))) {
         free(shared.extra);
         return -1;
     }

@@ -18,10 +18,13 @@ struct buffers {
     float *curvature;                          /* one row: second derivative of a point's loss */
     float *delta[2];                           /* gradient of a layer's pre-activations */
     float *delta_slope[2];
-    double loss;                               /* of the blocks of this item so far */
+    float *points, *light;                     /* of rays: see _siren_rays.h */
+    double losses[TERMS];                      /* of the blocks of this item so far */
     int64_t width[MAX_LAYERS + 1];             /* padded sizes */
     size_t grads_from, grads_to;               /* where the gradient lies in the arena */
 };
+
+#include "_siren_rays.h"
 
 static float *take(float *arena, size_t *used, int64_t rows, int64_t width)
 {
@@ -65,6 +68,8 @@ static size_t plan(const struct call *call, struct buffers *to, float *arena)
     }
     to->zeros = take(arena, &used, 1, widest);
     to->curvature = take(arena, &used, 1, widest);
+    to->points = take(arena, &used, call->rays ? BLOCK : 0, 3);
+    to->light = take(arena, &used, call->rays ? LIGHT_ROWS : 0, BLOCK);
     to->grads_from = used;
     for (int l = 0; gradient && l < layers; l++) {
         to->grad_weights[l] = l == 0 ? take(arena, &used, call->sizes[0], to->width[1])
@@ -230,12 +235,12 @@ static void seed_distances(const struct call *call, struct buffers *own, int64_t
         for (int64_t o = 0; slope && o < width; o++)
             slope[p * width + o] = o < outputs ? curvature[o] * value_slope[p * width + o] : 0.0f;
     }
-    own->loss += loss;
+    own->losses[0] += loss;
 }
 
 /* Adds the block's share of the loss; its gradient in the values goes to delta, that gradient's slope to slope. */
-static void seed(const struct call *call, struct buffers *own, int64_t instance, int64_t first, int64_t count,
-                 float *delta, float *slope)
+static void seed(const struct call *call, const struct operations *op, struct buffers *own, int64_t instance,
+                 int64_t first, int64_t count, float *delta, float *slope)
 {
     const int64_t outputs = call->sizes[call->layers], width = own->width[call->layers];
     const float *value = own->value[call->layers], *value_slope = own->value_slope[call->layers];
@@ -243,6 +248,10 @@ static void seed(const struct call *call, struct buffers *own, int64_t instance,
     double loss = 0.0;
     if (call->loss == SIGNED_DISTANCE) {
         seed_distances(call, own, instance, first, count, delta, slope);
+        return;
+    }
+    if (call->loss == RENDERED) {
+        seed_rendered(call, op, own, instance, first, count, delta);
         return;
     }
     for (int64_t p = 0; p < count; p++) {
@@ -275,7 +284,7 @@ static void seed(const struct call *call, struct buffers *own, int64_t instance,
                 slope[at] = call->loss == NO_LOSS ? 0.0f : curvature * value_slope[at];
         }
     }
-    own->loss += loss;
+    own->losses[0] += loss;
 }
 
 static void grad_bias(const struct call *call, const struct operations *op, const struct buffers *own, int l,
@@ -304,10 +313,11 @@ static void block_backward(const struct call *call, const struct operations *op,
 {
     const int layers = call->layers, needs_values = call->final_sine || call->loss != NO_LOSS;
     const int64_t *width = own->width;
-    const float *x = call->x + instance * call->x_batch + first * call->x_point;
+    const float *x = call->rays ? points_of_block(call->rays, own, instance, first, count)
+                                : call->x + instance * call->x_batch + first * call->x_point;
     for (int l = 0; l < layers - !needs_values; l++)
         layer_forward(call, op, own, l, x, count);
-    seed(call, own, instance, first, count, own->delta[0], NULL);
+    seed(call, op, own, instance, first, count, own->delta[0], NULL);
     if (call->final_sine)
         op->multiply(own->delta[0], own->cosine[layers], count * width[layers]);
     for (int l = layers - 1; l >= 0; l--) {
@@ -339,7 +349,7 @@ static void block_second(const struct call *call, const struct operations *op, s
         layer_forward(call, op, own, l, x, count);
     if (call->out)
         store_values(call, own, own->value_slope[layers], instance, first, count);
-    seed(call, own, instance, first, count, own->delta[0], own->delta_slope[0]);
+    seed(call, op, own, instance, first, count, own->delta[0], own->delta_slope[0]);
     if (call->final_sine)
         op->multiply_slope(own->delta[0], own->delta_slope[0], own->cosine[layers], own->bend[layers],
                            count * width[layers]);

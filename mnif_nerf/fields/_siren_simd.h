@@ -171,9 +171,33 @@ static TARGET void NAME(multiply_slope)(float *restrict delta, float *restrict d
     }
 }
 
+/* value[i] = exp(value[i]). */
+static TARGET void NAME(exponential)(float *value, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++)
+        value[i] = exp_of(value[i]);
+}
+
+/* The head "radiance" at points of raw values [count, 4]: three rows of colours, densities and their derivatives. */
+static TARGET void NAME(radiance)(const struct rays *rays, const float *raw, float *restrict colors,
+                                  float *restrict density, float *restrict slope, ptrdiff_t count)
+{
+    const float scale = rays->density_scale, gain = rays->density_gain, shift = rays->density_shift;
+    for (ptrdiff_t i = 0; i < count; i++)
+        density[i] = gain * raw[4 * i + 3] - shift;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const float u = density[i], e = exp_of(u > 0.0f ? -u : u), share = (u < 0.0f ? e : 1.0f) / (1.0f + e);
+        density[i] = scale * ((u < 0.0f ? 0.0f : u) + log1p_of(e));
+        slope[i] = scale * gain * share;
+    }
+    for (int c = 0; c < 3; c++)
+        for (ptrdiff_t i = 0; i < count; i++)
+            colors[c * BLOCK + i] = logistic_of(raw[4 * i + c]);
+}
+
 static const struct operations NAME(operations) = {
     NAME(product), NAME(narrow_product), NAME(sine), NAME(sine_cosine), NAME(multiply), NAME(sine_slope),
-    NAME(multiply_slope),
+    NAME(multiply_slope), NAME(exponential), NAME(radiance),
 };
 
 #undef NAME

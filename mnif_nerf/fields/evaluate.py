@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -30,6 +31,22 @@ def evaluate(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tenso
     if points.is_cuda:
         return _on_cuda(form, flat, points)
     return forward_reference(form, flat, points)
+
+
+@dataclass(frozen=True)
+class Networks:
+    """B networks as one function of points, for what can do more with them than call it.
+
+    Attributes:
+        form, flat: see `evaluate`.
+    """
+
+    form: NetworkForm
+    flat: Sequence[Tensor]
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """`evaluate`."""
+        return evaluate(self.form, self.flat, points)
 
 
 def _on_cuda(form: NetworkForm, flat: Sequence[Tensor], points: Tensor) -> Tensor:

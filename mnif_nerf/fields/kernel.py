@@ -26,14 +26,15 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.differentiable import differentiable_values, inner_contiguous
-from mnif_nerf.fields.heads import DISTANCE_SCALE
-from mnif_nerf.fields.losses import KINDS, PointLoss
+from mnif_nerf.fields.heads import DENSITY_GAIN, DENSITY_SCALE, DENSITY_SHIFT, DISTANCE_SCALE
+from mnif_nerf.fields.losses import KINDS, PointLoss, RayLoss
 from mnif_nerf.fields.network import NetworkForm, num_parameters
 from mnif_nerf.machine import num_cores
 
-_VERSION = 3
+_VERSION = 4
 MAX_LAYERS = 32
 _MAX_THREADS = 64
+MAX_SAMPLES = 64  # of a ray: those of a block
 # Multiplications one thread does in about a tenth of a millisecond; for less, starting another does not pay.
 _WORK_PER_THREAD = 4_000_000
 # The modes of a call, and how many products of a weight matrix with all points each of them takes.
@@ -43,6 +44,18 @@ _PRODUCTS = (1, 3, 8)
 _log = logging.getLogger(__name__)
 _reference: ContextVar[bool] = ContextVar("mnif_reference", default=False)
 _threads = 0
+
+
+class _Rays(ctypes.Structure):
+    """Mirror of `struct rays` in _siren_kernel.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("count", "samples", "carve_points")),
+        *((name, ctypes.c_void_p) for name in ("origins", "directions", "near", "far", "offsets")),
+        *((name, ctypes.c_void_p) for name in ("colors", "mask", "carve", "shares")),
+        *((name, ctypes.c_float) for name in ("share", "mask_weight", "carve_weight", "carve_length")),
+        *((name, ctypes.c_float) for name in ("density_scale", "density_gain", "density_shift")),
+    ]
 
 
 class _Call(ctypes.Structure):
@@ -75,6 +88,7 @@ class _Call(ctypes.Structure):
         ("targets", ctypes.c_void_p),
         ("point_weights", ctypes.c_void_p),
         ("losses", ctypes.c_void_p),
+        ("rays", ctypes.POINTER(_Rays)),
         ("sizes", ctypes.c_int32 * (MAX_LAYERS + 1)),
         ("weights", ctypes.c_void_p * MAX_LAYERS),
         ("biases", ctypes.c_void_p * MAX_LAYERS),
@@ -213,6 +227,26 @@ def loss_and_gradient(
     return losses, gradient
 
 
+def ray_losses(
+    form: NetworkForm, flat: Sequence[Tensor], loss: RayLoss, shares: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Losses of rendered rays `[B, 3]` (colours, mask, carve points: means over an instance's rays and points, weighted),
+    and the gradient of their sum in the flat weights; neither differentiable.
+
+    The caller has asked `usable`, and that shapes fit; there are `MAX_SAMPLES` samples at most.
+
+    Args:
+        form: of radiance fields.
+        flat: one `[B, out * in + out]` per layer.
+        loss: of contiguous tensors.
+        shares: contiguous `[B, 3]`, what each loss counts in the gradient instead of `loss.share`.
+    """
+    points = loss.origins.transpose(1, 2)
+    gradient, losses = _new_flat(form, points), points.new_empty(len(points), 3)
+    _call(_Task(_GRADIENT, form, points, flat, grads=gradient, seed=loss, losses=losses, shares=shares))
+    return losses, gradient
+
+
 def hessian_product(
     form: NetworkForm, flat: Sequence[Tensor], along: Sequence[Tensor], points: Tensor, loss: PointLoss
 ) -> list[Tensor]:
@@ -262,8 +296,10 @@ class _Task:
         form, points, flat: the networks, and where.
         out: contiguous, filled with values (with slopes of values in a second-order call).
         grads: contiguous flat weights, filled with the gradient, or its slope along `along`.
-        seed: what the gradient is of: values times this contiguous tensor, or a loss.
-        losses: `[B]`, filled with the loss.
+        seed: what the gradient is of: values times this contiguous tensor, or a loss. The points of rays are made
+            by the kernel.
+        losses: `[B]` or, of rays, `[B, 3]`, filled with the loss.
+        shares: see `ray_losses`.
         along: the direction, tensors like `flat`.
     """
 
@@ -273,8 +309,9 @@ class _Task:
     flat: Sequence[Tensor]
     out: Tensor | None = None
     grads: Sequence[Tensor] = ()
-    seed: Tensor | PointLoss | None = None
+    seed: Tensor | PointLoss | RayLoss | None = None
     losses: Tensor | None = None
+    shares: Tensor | None = None
     along: Sequence[Tensor] = ()
 
 
@@ -284,6 +321,8 @@ def _call(task: _Task) -> None:
     assert library is not None, "callers ask `usable` first"
     form, points, seed = task.form, task.points, task.seed
     layers, batch, count = len(form.shapes), points.shape[0], points.shape[2]
+    if isinstance(seed, RayLoss):
+        count = seed.offsets.shape[1] * seed.offsets.shape[2] + seed.carve_points.shape[1]
     call = _Call(mode=task.mode, layers=layers, final_sine=form.final_sine, batch=batch, points=count)
     call.restraint = {"avx2": 1, "plain": 2}.get(os.environ.get("MNIF_KERNEL", ""), 0)
     call.x, (call.x_batch, call.x_feature, call.x_point) = points.data_ptr(), points.stride()
@@ -295,7 +334,10 @@ def _call(task: _Task) -> None:
         )
     work = batch * count * _PRODUCTS[task.mode] * sum(out * fan_in for out, fan_in in form.shapes)
     call.threads = max(1, min(num_threads(), work // _WORK_PER_THREAD))
-    if isinstance(seed, PointLoss):
+    if isinstance(seed, RayLoss):
+        call.loss, call.x_feature, call.x_point = 1 + len(KINDS), 1, 3  # of the points that the kernel makes
+        call.rays = ctypes.pointer(_rays(seed, task.shares))
+    elif isinstance(seed, PointLoss):
         call.loss, call.targets = 1 + KINDS.index(seed.kind), seed.targets.data_ptr()
         call.distance_scale = DISTANCE_SCALE
         call.truncation, call.near = seed.distance.truncation, seed.distance.near
@@ -312,6 +354,22 @@ def _call(task: _Task) -> None:
         call.grads[layer] = grad.data_ptr()
     if library.mnif_siren_run(ctypes.byref(call)):
         raise MemoryError("the SIREN kernel found no memory for its buffers (about a megabyte per thread)")
+
+
+def _rays(loss: RayLoss, shares: Tensor | None) -> _Rays:
+    tensors = (*loss.tensors, shares)
+    return _Rays(
+        *loss.offsets.shape[1:],
+        loss.carve_points.shape[1],
+        *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
+        loss.share,
+        loss.mask_weight,
+        loss.carve_weight,
+        loss.carve_length,
+        DENSITY_SCALE,
+        DENSITY_GAIN,
+        DENSITY_SHIFT,
+    )
 
 
 def _point_at(

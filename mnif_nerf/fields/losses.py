@@ -1,8 +1,9 @@
-"""What a loss at points is made of: its kind, its targets and weights, and what a kind leaves to choose."""
+"""What a loss at points is made of: its kind, its targets and weights, and what a kind leaves to choose; and what one
+of rendered rays is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -47,3 +48,42 @@ class PointLoss:
     def tensors(self) -> list[Tensor]:
         """Targets, and weights where there are any."""
         return [self.targets] if self.weights is None else [self.targets, self.weights]
+
+
+@dataclass(frozen=True)
+class RayLoss:
+    """The losses of rendered rays of B radiance fields (head "radiance"), R rays each; `rendering.radiance_losses` says
+    what they are.
+
+    Attributes:
+        origins, directions: `[B, R, 3]` world units.
+        near, far: `[B, R]` distances between which S samples lie.
+        offsets: `[B, R, S]` in [0, 1], where each sample lies in its bin.
+        rgb, mask: `[B, R, 3]` and `[B, R]`, the wanted colours and opacities.
+        carve_points: `[B, C, 3]` where nothing shall be; C may be 0.
+        mask_weight, carve_weight, carve_length: see `LossConfig`.
+        share: what the loss of an instance counts in the gradient, such as 1/B for their mean.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    near: Tensor
+    far: Tensor
+    offsets: Tensor
+    rgb: Tensor
+    mask: Tensor
+    carve_points: Tensor
+    mask_weight: float
+    carve_weight: float
+    carve_length: float
+    share: float = 1.0
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order of the attributes."""
+        return [getattr(self, f.name) for f in fields(self) if f.type == "Tensor"]
+
+    @property
+    def terms(self) -> tuple[bool, bool, bool]:
+        """Which of the three losses there are: of colours, opacities and carve points."""
+        return True, self.mask_weight > 0, self.carve_weight > 0 and self.carve_points.shape[1] > 0

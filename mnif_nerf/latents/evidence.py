@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Protocol
 
 import torch
@@ -177,8 +176,7 @@ class ViewEvidence:
         if len(self.outside):
             some = torch.randint(len(self.outside), (64,), generator=generator).to(latents.device)
             batch.carve_points = self.outside[some].expand(len(latents), -1, -1)
-        evaluate = partial(self.field.evaluate, latents)
-        return self.compare(evaluate, batch, self.config, generator, head=self.field.spec.head)
+        return self.compare(self.field.networks(latents), batch, self.config, generator, head=self.field.spec.head)
 
     @torch.no_grad()
     def score(self, latents: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -119,8 +118,8 @@ def fit_latents(
 
     def loss(codes: Tensor, step: int) -> Tensor:
         batch = rays.draw(step)
-        evaluate = partial(field.evaluate, codes[batch.instances])
-        terms = radiance_losses(evaluate, batch, settings, generator, reduce=False, head=field.spec.head)
+        networks = field.networks(codes[batch.instances])
+        terms = radiance_losses(networks, batch, settings, generator, reduce=False, head=field.spec.head)
         return codes.new_zeros(len(codes)).index_add(0, batch.instances, torch.stack(list(terms.values())).sum(dim=0))
 
     with frozen(field):

@@ -130,14 +130,15 @@ class LossObjective:
 
     Args:
         losses: codes `[B, D]` to losses `[B]`, each depending on its own code only.
+        twice: the same in a way that suits a gradient which is differentiated again; `losses` where None.
     """
 
-    def __init__(self, losses: Callable[[Tensor], Tensor]) -> None:
-        self.losses = losses
+    def __init__(self, losses: Callable[[Tensor], Tensor], twice: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.losses, self.twice = losses, twice or losses
 
     def __call__(self, latents: Tensor, create_graph: bool) -> tuple[Tensor, Tensor]:
         """See `Objective`."""
-        loss = self.losses(latents)
+        loss = (self.twice if create_graph else self.losses)(latents)
         (gradient,) = torch.autograd.grad(loss.sum(), latents, create_graph=create_graph)
         return loss, gradient
 

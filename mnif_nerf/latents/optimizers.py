@@ -62,8 +62,9 @@ class OptimizerGroups:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for optimizer in self.optimizers.values():
-            optimizer.zero_grad()
+        for parameters in self.parameters.values():
+            for parameter in parameters:
+                parameter.grad = None
 
     def step(self) -> None:
         """Clip, and take one step of every group that has a gradient; then one of every schedule."""

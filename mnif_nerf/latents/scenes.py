@@ -44,13 +44,14 @@ def radiance_objective(
         seed: random seed of the samples' jitter along the rays; None samples the middles.
     """
 
-    def losses_of(latents: Tensor) -> Tensor:
+    def losses_of(latents: Tensor, twice: bool) -> Tensor:
         jitter = None if seed is None else torch.Generator(data.near.device).manual_seed(seed)
-        evaluate = partial(field.evaluate, latents)
+        # One pass makes values and gradient, which is of no use where the gradient is differentiated again.
+        evaluate = partial(field.evaluate, latents) if twice else field.networks(latents)
         terms = radiance_losses(evaluate, data, losses, jitter, reduce=False, head=field.spec.head)
         return torch.stack(list(terms.values())).sum(dim=0)
 
-    return LossObjective(losses_of)
+    return LossObjective(partial(losses_of, twice=False), partial(losses_of, twice=True))
 
 
 def latents_of_scenes(

@@ -111,17 +111,27 @@ class RowAdam(torch.optim.Optimizer):
         if table.grad.is_sparse and table.is_cuda:
             rows, values = summed_rows(table.grad)
         elif table.grad.is_sparse:
-            gradient = table.grad.coalesce()
-            rows, values = gradient.indices()[0], gradient.values()
+            rows, values = distinct_rows(table.grad)
         else:
             rows, values = torch.arange(len(table), device=table.device), table.grad
         beta1, beta2 = group["betas"]
-        steps = state["row_steps"][rows] + 1
-        mean = state["exp_avg"][rows].lerp_(values, 1 - beta1)
-        square = state["exp_avg_sq"][rows].lerp_(values * values, 1 - beta2)
-        state["row_steps"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, mean, square
+        steps = state["row_steps"].index_select(0, rows).add_(1)
+        mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - beta1)
+        square = state["exp_avg_sq"].index_select(0, rows).lerp_(values * values, 1 - beta2)
         denominator = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        table[rows] = table[rows].add_(mean / (1 - beta1**steps) / denominator, alpha=-group["lr"])
+        moved = table.index_select(0, rows).add_(mean / (1 - beta1**steps) / denominator, alpha=-group["lr"])
+        updates = (state["row_steps"], steps), (state["exp_avg"], mean), (state["exp_avg_sq"], square), (table, moved)
+        for stored, value in updates:
+            stored.index_copy_(0, rows, value)
+
+
+def distinct_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `[K]` of a sparse gradient, each once, and their values `[K, D]`; `coalesce` sorts, and is seldom needed."""
+    rows = gradient._indices()[0]
+    if len(set(rows.tolist())) < len(rows):
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    return rows, gradient._values()
 
 
 def summed_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -53,7 +53,7 @@ class RadianceTask:
 
     def losses(self, field: ModulatedField, latents: Tensor, batch: RayBatch, generator: torch.Generator) -> dict:
         """See `Stage1Task`; the PSNR is that of the drawn rays."""
-        losses = radiance_losses(partial(field.evaluate, latents), batch, self.config, generator, head=field.spec.head)
+        losses = radiance_losses(field.networks(latents), batch, self.config, generator, head=field.spec.head)
         return {"losses": losses, "psnr": -10.0 * torch.log10(losses["rgb"].detach())}
 
     def objective(self, field: ModulatedField, batch: RayBatch, seed: int | None = None) -> LossObjective:

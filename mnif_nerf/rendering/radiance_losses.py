@@ -1,18 +1,22 @@
 """The training step's maths: sample rays, evaluate the field, compare with the images.
 
-Works on any field that maps `(latents [B, D], feature-major points [B, 3, N])` to raw values `[B, 4, N]`.
+Works on anything that maps feature-major points `[B, 3, N]` to raw values `[B, 4, N]`; of `Networks` that the compiled
+kernel takes, it does all in one pass, values and gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from mnif_nerf.fields import ray_loss
+from mnif_nerf.fields.evaluate import Networks
 from mnif_nerf.fields.heads import color_from_raw, density_from_raw
+from mnif_nerf.fields.losses import RayLoss
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.volume import ray_weights
 
@@ -34,22 +38,27 @@ class LossConfig:
     carve_length: float = 0.1
 
 
-def sample_distances(batch: RayBatch, samples: int, generator: torch.Generator | None) -> Tensor:
-    """Distances `[B, R, S]`, one in each of S equal bins of a batch's [near, far]; jittered, given a generator."""
-    near, far = batch.near, batch.far
-    offset: Tensor | float = 0.5
-    if generator is not None:
-        draw = partial(torch.rand, generator=generator, device=generator.device)
-        offset = batch.share.draw(draw, (*near.shape, samples)).to(near.device)
-    bins = torch.arange(samples, device=near.device, dtype=near.dtype) + offset
+def sample_offsets(batch: RayBatch, samples: int, generator: torch.Generator | None) -> Tensor:
+    """Where each of S samples lies in its bin, `[B, R, S]` in [0, 1): jittered, given a generator; else the middles."""
+    shape = (*batch.near.shape, samples)
+    if generator is None:
+        return batch.near.new_full((), 0.5).expand(shape)
+    return batch.share.draw(partial(torch.rand, generator=generator, device=generator.device), shape).to(
+        batch.near.device
+    )
+
+
+def sample_distances(batch: RayBatch, offsets: Tensor) -> Tensor:
+    """Distances `[B, R, S]`, one in each of S equal bins of a batch's [near, far], at `sample_offsets`."""
+    near, far, samples = batch.near, batch.far, offsets.shape[-1]
+    bins = torch.arange(samples, device=near.device, dtype=near.dtype) + offsets
     return near.unsqueeze(-1) + bins * ((far - near) / samples).unsqueeze(-1)
 
 
 def render_batch(
     evaluate: Callable[[Tensor], Tensor],
     batch: RayBatch,
-    samples: int,
-    generator: torch.Generator | None = None,
+    offsets: Tensor,
     extra_points: Tensor | None = None,
     *,
     head: str,
@@ -59,8 +68,7 @@ def render_batch(
     Args:
         evaluate: maps feature-major points `[B, 3, N]` to raw values `[B, 4, N]`.
         batch: R rays of each instance.
-        samples: S.
-        generator: random generator of the jitter; on the CPU, runs repeat across devices.
+        offsets: of the S samples of each ray, see `sample_offsets`.
         extra_points: `[B, C, 3]` evaluated in the same pass.
         head: what the raw values mean (`FieldSpec.head`). It has no default, because a field rendered with another
             head than its own gives a wrong picture without an error.
@@ -69,8 +77,8 @@ def render_batch(
         rgb `[B, 3, R]` over white (beyond [0, 1] only where the head's colours are), accumulation `[B, R]`, density
         `[B, C]` at the extra points.
     """
-    t = sample_distances(batch, samples, generator)
-    count, rays = t.shape[0], t.shape[1]
+    t = sample_distances(batch, offsets)
+    count, rays, samples = t.shape
     origins, directions = batch.origins.transpose(1, 2), batch.directions.transpose(1, 2)
     points = (origins.unsqueeze(-1) + directions.unsqueeze(-1) * t.unsqueeze(1)).reshape(count, 3, rays * samples)
     if extra_points is not None:
@@ -109,14 +117,38 @@ def radiance_losses(
         `rgb` (mean squared error), `mask` and `carve` (where their weight and data are there).
     """
 
-    def mean(values: Tensor) -> Tensor:
-        return values.mean() if reduce else values.flatten(1).mean(dim=1)
+    offsets = sample_offsets(batch, config.samples_per_ray, generator)
+    loss = _ray_loss(batch, config, offsets, 1.0 / len(batch.instances) if reduce else 1.0)
+    if head == "radiance" and isinstance(evaluate, Networks) and ray_loss.compiled(evaluate.form, evaluate.flat, loss):
+        form = evaluate.form
 
+        def reference(flat: Sequence[Tensor]) -> Tensor:
+            return _terms(Networks(form, flat), batch, config, offsets, head)
+
+        terms = ray_loss.ray_losses(form, evaluate.flat, loss, reference)
+    else:
+        terms = _terms(evaluate, batch, config, offsets, head)
+    values = (terms.mean(dim=0) if reduce else terms).unbind(-1)
+    return {name: value for name, value, there in zip(("rgb", "mask", "carve"), values, loss.terms) if there}
+
+
+def _ray_loss(batch: RayBatch, config: LossConfig, offsets: Tensor, share: float) -> RayLoss:
+    tensors = (batch.origins, batch.directions, batch.near, batch.far, offsets)
+    tensors += (batch.rgb, batch.mask, batch.carve_points[:, : None if config.carve_weight > 0 else 0])
+    weights = (config.mask_weight, config.carve_weight, config.carve_length)
+    return RayLoss(*(tensor.contiguous() for tensor in tensors), *weights, share)
+
+
+def _terms(
+    evaluate: Callable[[Tensor], Tensor], batch: RayBatch, config: LossConfig, offsets: Tensor, head: str
+) -> Tensor:
+    """All three losses `[B, 3]` by torch; those without a weight or data are 0."""
     carve = batch.carve_points if config.carve_weight > 0 and batch.carve_points.shape[1] > 0 else None
-    rgb, accumulation, outside = render_batch(evaluate, batch, config.samples_per_ray, generator, carve, head=head)
-    losses = {"rgb": mean((rgb - batch.rgb.transpose(1, 2)).square())}
+    rgb, accumulation, outside = render_batch(evaluate, batch, offsets, carve, head=head)
+    color = (rgb - batch.rgb.transpose(1, 2)).square().flatten(1).mean(dim=1)
+    mask = blocked = torch.zeros_like(color)
     if config.mask_weight > 0:
-        losses["mask"] = config.mask_weight * mean((accumulation - batch.mask).square())
+        mask = config.mask_weight * (accumulation - batch.mask).square().mean(dim=1)
     if carve is not None:
-        losses["carve"] = config.carve_weight * mean(1.0 - torch.exp(-config.carve_length * outside))
-    return losses
+        blocked = config.carve_weight * (1.0 - torch.exp(-config.carve_length * outside)).mean(dim=1)
+    return torch.stack([color, mask, blocked], dim=1)

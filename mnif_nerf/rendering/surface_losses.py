@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mnif_nerf.fields.heads import color_from_raw, distance_from_raw
 from mnif_nerf.rendering.batch import RayBatch
-from mnif_nerf.rendering.radiance_losses import LossConfig, sample_distances
+from mnif_nerf.rendering.radiance_losses import LossConfig, sample_distances, sample_offsets
 from mnif_nerf.scene_box import HALF_EXTENT
 
 # The surface's softness: a share of the space between samples, and at least this (world units).
@@ -43,7 +43,7 @@ def surface_losses(
         generator: of the samples' jitter.
         head: what the raw values mean.
     """
-    t = sample_distances(batch, config.samples_per_ray, generator)
+    t = sample_distances(batch, sample_offsets(batch, config.samples_per_ray, generator))
     count, rays, samples = t.shape
     origins, directions = batch.origins.transpose(1, 2), batch.directions.transpose(1, 2)
     points = (origins.unsqueeze(-1) + directions.unsqueeze(-1) * t.unsqueeze(1)).reshape(count, 3, rays * samples)

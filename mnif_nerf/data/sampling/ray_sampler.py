@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnif_nerf.data.sampling import draw_kernel
 from mnif_nerf.data.sampling.epochs import InstanceShuffle
 from mnif_nerf.data.sampling.prefetch import Prefetcher
 from mnif_nerf.data.sampling.residence import HostRows, expect_single_rows, fits, host_rows
@@ -172,26 +173,32 @@ class RayBatchSampler:
             drawn: Tensor = share.draw(of, (*steps.shape, *shape), axis=1)
             return drawn.reshape(-1, *shape)
 
-        view, pixel = self._draw_pixels(scenes, draw)
+        view, pixel, rgb, mask = self._draw_pixels(scenes, draw)
         column, row = pixel % self.width, pixel // self.width
         pose, (focal, cx, cy) = self.poses[view], self.intrinsics[view].unbind(-1)
         directions = pixel_directions(torch.stack([column, row], -1), pose[..., :3, :3], focal, cx, cy)
         origins = pose[..., :3, 3].contiguous()
         near, far = self._hull_span(scenes, origins, directions)
-        rgb = self.images[view, row, column].float() / 255.0
-        if self.silhouettes is None:
-            mask = torch.ones_like(near)
-        else:
-            mask = self._bit(self.silhouettes, view, pixel).float()
         carve = self._draw_carve_points(scenes, draw)
         return of_share(RayBatch(scenes, origins, directions, near, far, rgb, mask, carve), share)
 
-    def _draw_pixels(self, scenes: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
-        """View and flat pixel index `[B, R]`, uniform over the pixels that meet the hull (rejection sampling)."""
+    def _draw_pixels(self, scenes: Tensor, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """View and flat pixel index `[B, R]`, uniform over the pixels that meet the hull (rejection sampling), and the
+        colours `[B, R, 3]` and silhouettes `[B, R]` there."""
         candidates = self.rays_per_scene * self._oversample
-        place = (draw(torch.rand, candidates) * self.view_counts[scenes, None]).long()
-        view = self.view_list[self.view_starts[scenes, None] + place]
-        pixel = draw(partial(torch.randint, self.height * self.width), candidates)
+        places = draw(torch.rand, candidates)
+        pixels = draw(partial(torch.randint, self.height * self.width), candidates)
+        if not self.resident and draw_kernel.takes(self.images):
+            views, packed = (self.view_list, self.view_starts, self.view_counts), (self.touching, self.silhouettes)
+            return draw_kernel.pixels((places, pixels), self.rays_per_scene, scenes, views, packed, self.images)
+        views = self.view_list[self.view_starts[scenes, None] + (places * self.view_counts[scenes, None]).long()]
+        view, pixel = self._touching_first(views, pixels)
+        rgb = self.images[view, pixel // self.width, pixel % self.width].float() / 255.0
+        if self.silhouettes is None:
+            return view, pixel, rgb, torch.ones_like(rgb[..., 0])
+        return view, pixel, rgb, self._bit(self.silhouettes, view, pixel).float()
+
+    def _touching_first(self, view: Tensor, pixel: Tensor) -> tuple[Tensor, Tensor]:
         if self.touching is None:
             return view, pixel
         touches = self._bit(self.touching, view, pixel)
@@ -207,6 +214,8 @@ class RayBatchSampler:
         return (packed[row, position >> 3] >> (position & 7).to(torch.uint8)) & 1 == 1
 
     def _hull_span(self, scenes: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        if self.hulls is not None and not self.resident and draw_kernel.takes(self.hulls):
+            return draw_kernel.spans(scenes, self.hulls, self.hull_resolution, origins, directions, _MARCH_STEPS)
         near, far = box_interval(origins, directions, HALF_EXTENT)
         far = torch.maximum(far, near)
         if self.hulls is None:
@@ -241,7 +250,10 @@ class RayBatchSampler:
         """`[B, C, 3]` uniform points of the box outside the hull (a point inside is pushed to the box's corner)."""
         if self.hulls is None or self.carve_points == 0:
             return torch.zeros(len(scenes), 0, 3, device=scenes.device)
-        points = (2 * draw(torch.rand, 2 * self.carve_points, 3) - 1) * HALF_EXTENT
+        numbers = draw(torch.rand, 2 * self.carve_points, 3)
+        if not self.resident and draw_kernel.takes(self.hulls):
+            return draw_kernel.carve_points(scenes, self.hulls, self.hull_resolution, numbers, self.carve_points)
+        points = (2 * numbers - 1) * HALF_EXTENT
         inside = self._bit(self.hulls, scenes[:, None], cell_index(points, self.hull_resolution, HALF_EXTENT))
         order = inside.to(torch.uint8).argsort(dim=1, stable=True)[:, : self.carve_points]
         outside = (~inside).gather(1, order)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import families
 from mnif_nerf.fields.compact import CompactField
-from mnif_nerf.fields.evaluate import evaluate
+from mnif_nerf.fields.evaluate import Networks
 from mnif_nerf.fields.network import split_flat
 from mnif_nerf.fields.spec import FieldSpec
 
@@ -67,8 +67,9 @@ class ModulatedField(nn.Module):
 
     def project(self, latents: Tensor) -> Tensor:
         """What latents `[B, D]` say, `[B, K]`: coefficients, shifts or factors."""
-        unit = self.spec.latent_unit
-        return self.unit * self.projection(latents if unit == 1.0 else unit * latents)
+        inner, outer = self.spec.latent_unit, self.unit
+        said: Tensor = self.projection(latents if inner == 1.0 else inner * latents)
+        return said if outer == 1.0 else outer * said
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by the optimiser that they want: "fields" (of networks) and "projection" (of latents)."""
@@ -104,9 +105,13 @@ class ModulatedField(nn.Module):
         """The same layers after the fixed first one, of a family that has one."""
         return [self.first_layer.expand(len(learned[0]), -1), *learned] if self.family.fixed_first else learned
 
+    def networks(self, latents: Tensor) -> Networks:
+        """The small networks of latent codes `[B, D]`, a function of points."""
+        return Networks(self.form, self.flat_weights(latents))
+
     def evaluate(self, latents: Tensor, points: Tensor) -> Tensor:
         """Raw values `[B, out, N]` at feature-major points `[B, in, N]` of the instances `latents` `[B, D]`."""
-        return evaluate(self.form, self.flat_weights(latents), points)
+        return self.networks(latents)(points)
 
     def forward(self, latents: Tensor, points: Tensor) -> Tensor:
         """Raw values `[B, N, out]` at points `[B, N, in]` of the instances `latents` `[B, D]`."""

@@ -132,12 +132,12 @@ class MixtureField(ModulatedField):
         return self._mixed(self.coefficients(latents))
 
     def _mixed(self, alpha: Tensor) -> list[Tensor]:
-        layers = enumerate(zip(self.bases, self.gains))
-        mixed = [(alpha[:, :, layer] * gain) @ bases for layer, (bases, gain) in layers]
+        shares = alpha.unbind(2)
+        mixed = [(share * gain) @ bases for share, gain, bases in zip(shares, self.gains, self.bases)]
         if self.spec.color_latent:
             # The last output is the shape; the rows above it, and their biases, are mixed by the colours' coefficients.
             outputs, inputs = self.spec.learned_shapes[-1]
-            colors = (alpha[:, :, -1] * self.gains[-1]) @ self.bases[-1]
+            colors = (shares[-1] * self.gains[-1]) @ self.bases[-1]
             shape_row, shape_bias = (outputs - 1) * inputs, outputs * inputs + outputs - 1
             mixed[-1] = torch.cat(
                 [

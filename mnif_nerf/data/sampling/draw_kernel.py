@@ -1,0 +1,129 @@
+"""The compiled part of drawing rays (_draw_kernel.c); `ray_sampler` draws the same numbers by torch without it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mnif_nerf.scene_box import HALF_EXTENT
+
+_VERSION = 1
+_MAX_STEPS = 64
+
+
+class _Pixels(ctypes.Structure):
+    """Mirror of `struct pixels` in _draw_kernel.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("instances", "candidates", "wanted")),
+        *((name, ctypes.c_int64) for name in ("touching_row", "silhouettes_row", "image")),
+        *((name, ctypes.c_void_p) for name in ("scenes", "view_list", "view_starts", "view_counts")),
+        *((name, ctypes.c_void_p) for name in ("places", "positions", "touching", "silhouettes", "images")),
+        *((name, ctypes.c_void_p) for name in ("view", "pixel", "colors", "mask")),
+    ]
+
+
+class _Hulls(ctypes.Structure):
+    """Mirror of `struct hulls`."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("instances", "count", "wanted", "size", "steps")),
+        ("half_extent", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("scenes", "hulls", "origins", "directions")),
+        *((name, ctypes.c_void_p) for name in ("numbers", "near", "far", "points")),
+    ]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    for suffix in EXTENSION_SUFFIXES:
+        try:
+            library = ctypes.CDLL(str(Path(__file__).with_name("_draw_kernel" + suffix)))
+            if library.mnif_draw_version() != _VERSION:
+                continue
+        except (OSError, AttributeError):
+            continue
+        for function in (library.mnif_draw_pixels, library.mnif_hull_spans, library.mnif_carve_points):
+            function.restype = None
+        return library
+    return None
+
+
+def takes(tensor: Tensor) -> bool:
+    """Whether the kernel is there, not turned off by `MNIF_KERNEL=torch`, and can read tensors like this one."""
+    return tensor.device.type == "cpu" and os.environ.get("MNIF_KERNEL") != "torch" and _library() is not None
+
+
+def pixels(
+    candidates: tuple[Tensor, Tensor],
+    wanted: int,
+    scenes: Tensor,
+    views: tuple[Tensor, Tensor, Tensor],
+    packed: tuple[Tensor | None, Tensor | None],
+    images: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first pixels that meet the hull among candidates, and what is seen there.
+
+    Args:
+        candidates: places in [0, 1) among an instance's views and flat pixels, `[K, candidates]`.
+        wanted: R.
+        scenes: `[K]`.
+        views: the list of views, where an instance's begin, and how many it has.
+        packed: bits `[V, bytes]` of pixels that touch the hull, and of silhouettes; None where there are none.
+        images: uint8 `[V, H, W, 3]`.
+
+    Returns:
+        view and flat pixel `[K, R]`, colours `[K, R, 3]` in [0, 1], mask `[K, R]`.
+    """
+    library, count = _library(), candidates[0].shape[1]
+    assert library is not None, "callers ask `takes` first"
+    shape = (len(scenes), wanted)
+    view, pixel = scenes.new_empty(shape), scenes.new_empty(shape)
+    colors, mask = candidates[0].new_empty(*shape, 3), candidates[0].new_empty(shape)
+    rows = (0 if bits is None else bits.shape[1] for bits in packed)
+    whole = (scenes, *views, candidates[1])
+    assert all(tensor.dtype == torch.int64 for tensor in whole) and images.dtype == torch.uint8
+    tensors = (scenes, *views, *candidates, *packed, images, view, pixel, colors, mask)
+    draw = _Pixels(len(scenes), count, wanted, *rows, images.shape[1] * images.shape[2], *map(_at, tensors))
+    library.mnif_draw_pixels(ctypes.byref(draw))
+    return view, pixel, colors, mask
+
+
+def spans(
+    scenes: Tensor, hulls: Tensor, size: int, origins: Tensor, directions: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Near and far `[K, R]` of rays `[K, R, 3]` in packed hulls `[scenes, bytes]`; see `RayBatchSampler._hull_span`."""
+    shape = origins.shape[:2]
+    assert steps <= _MAX_STEPS
+    near, far = origins.new_empty(shape), origins.new_empty(shape)
+    tensors = (scenes, hulls, origins.contiguous(), directions.contiguous(), None, near, far, None)
+    _run("mnif_hull_spans", _Hulls(*shape, 0, size, steps, HALF_EXTENT, *map(_at, tensors)), hulls, size)
+    return near, far
+
+
+def carve_points(scenes: Tensor, hulls: Tensor, size: int, numbers: Tensor, wanted: int) -> Tensor:
+    """Points `[K, C, 3]` outside of packed hulls, of random numbers `[K, candidates, 3]`."""
+    points = numbers.new_empty(len(scenes), wanted, 3)
+    tensors = (scenes, hulls, None, None, numbers, None, None, points)
+    draw = _Hulls(*numbers.shape[:2], wanted, size, 0, HALF_EXTENT, *map(_at, tensors))
+    _run("mnif_carve_points", draw, hulls, size)
+    return points
+
+
+def _run(name: str, draw: _Hulls, hulls: Tensor, size: int) -> None:
+    library = _library()
+    assert library is not None, "callers ask `takes` first"
+    assert hulls.shape[1] == (size**3 + 7) // 8, "a bit for every cell"
+    getattr(library, name)(ctypes.byref(draw))
+
+
+def _at(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers are."""
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
