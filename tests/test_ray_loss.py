@@ -1,4 +1,4 @@
-"""Losses of rendered rays in one pass of the kernel against torch, in values, gradients and what training makes of them."""
+"""Losses of rendered rays in one pass of the kernel against torch: values, gradients, and what training makes of it."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def loss_and_gradient(
 def ray_losses(
     form: NetworkForm, flat: Sequence[Tensor], loss: RayLoss, shares: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """Losses of rendered rays `[B, 3]` (colours, mask, carve points: means over an instance's rays and points, weighted),
+    """Losses of rendered rays `[B, 3]` (colours, mask, carve points: weighted means over an instance's rays or points),
     and the gradient of their sum in the flat weights; neither differentiable.
 
     The caller has asked `usable`, and that shapes fit; there are `MAX_SAMPLES` samples at most.

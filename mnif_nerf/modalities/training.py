@@ -245,8 +245,7 @@ class Evaluation(ABC):
 
 def known_rows(model: Stage1Model, names: Iterable[str]) -> list[int]:
     """The row of every name in the model's latents; -1 where it was not trained on."""
-    names = list(names)
-    wanted = set(names)
+    wanted = dict.fromkeys(names := list(names))
     position = {name: row for row, name in enumerate(model.names) if name in wanted}
     return [position.get(name, -1) for name in names]
 

@@ -116,7 +116,6 @@ def radiance_losses(
     Returns:
         `rgb` (mean squared error), `mask` and `carve` (where their weight and data are there).
     """
-
     offsets = sample_offsets(batch, config.samples_per_ray, generator)
     loss = _ray_loss(batch, config, offsets, 1.0 / len(batch.instances) if reduce else 1.0)
     if head == "radiance" and isinstance(evaluate, Networks) and ray_loss.compiled(evaluate.form, evaluate.flat, loss):
@@ -133,10 +132,21 @@ def radiance_losses(
 
 
 def _ray_loss(batch: RayBatch, config: LossConfig, offsets: Tensor, share: float) -> RayLoss:
-    tensors = (batch.origins, batch.directions, batch.near, batch.far, offsets)
-    tensors += (batch.rgb, batch.mask, batch.carve_points[:, : None if config.carve_weight > 0 else 0])
-    weights = (config.mask_weight, config.carve_weight, config.carve_length)
-    return RayLoss(*(tensor.contiguous() for tensor in tensors), *weights, share)
+    carve_points = batch.carve_points[:, : None if config.carve_weight > 0 else 0]
+    return RayLoss(
+        batch.origins.contiguous(),
+        batch.directions.contiguous(),
+        batch.near.contiguous(),
+        batch.far.contiguous(),
+        offsets.contiguous(),
+        batch.rgb.contiguous(),
+        batch.mask.contiguous(),
+        carve_points.contiguous(),
+        config.mask_weight,
+        config.carve_weight,
+        config.carve_length,
+        share,
+    )
 
 
 def _terms(

@@ -88,7 +88,8 @@ def pixels(
     colors, mask = candidates[0].new_empty(*shape, 3), candidates[0].new_empty(shape)
     rows = (0 if bits is None else bits.shape[1] for bits in packed)
     whole = (scenes, *views, candidates[1])
-    assert all(tensor.dtype == torch.int64 for tensor in whole) and images.dtype == torch.uint8
+    assert all(tensor.dtype == torch.int64 for tensor in whole)
+    assert images.dtype == torch.uint8
     tensors = (scenes, *views, *candidates, *packed, images, view, pixel, colors, mask)
     draw = _Pixels(len(scenes), count, wanted, *rows, images.shape[1] * images.shape[2], *map(_at, tensors))
     library.mnif_draw_pixels(ctypes.byref(draw))
