@@ -108,7 +108,9 @@ class RowAdam(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(table)
             state["exp_avg_sq"] = torch.zeros_like(table)
             state["row_steps"] = torch.zeros(len(table), 1, device=table.device)
-        if table.grad.is_sparse and table.is_cuda:
+        lr = group["lr"]
+        recorded = isinstance(lr, Tensor)  # and so another one whenever this is played again
+        if table.grad.is_sparse and (table.is_cuda or recorded):
             rows, values = summed_rows(table.grad)
         elif table.grad.is_sparse:
             gradient = table.grad.coalesce()
@@ -121,7 +123,8 @@ class RowAdam(torch.optim.Optimizer):
         square = state["exp_avg_sq"][rows].lerp_(values * values, 1 - beta2)
         state["row_steps"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, mean, square
         denominator = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        table[rows] = table[rows].add_(mean / (1 - beta1**steps) / denominator, alpha=-group["lr"])
+        change = mean / (1 - beta1**steps) / denominator
+        table[rows] = table[rows].sub_(lr * change) if recorded else table[rows].add_(change, alpha=-lr)
 
 
 def summed_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:

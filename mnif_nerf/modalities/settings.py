@@ -17,7 +17,7 @@ from mnif_nerf.saved_settings import SavedSettings
 if TYPE_CHECKING:
     from mnif_nerf.fields.spec import FieldSpec
     from mnif_nerf.latents.meta import MetaConfig
-    from mnif_nerf.latents.stage1 import LatentSettings
+    from mnif_nerf.latents.model import LatentSettings
 
 CONFIG_VERSION = 1
 
@@ -89,7 +89,7 @@ class ModelSettings(SavedSettings):
 
     def latents(self) -> LatentSettings:
         """How latents start and what regularises them."""
-        from mnif_nerf.latents.stage1 import LatentSettings
+        from mnif_nerf.latents.model import LatentSettings
 
         return LatentSettings(self.latent_init_std, self.latent_weight, self.latent_noise, self.latent_kl)
 

@@ -24,10 +24,11 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.labels import Labels
 from mnif_nerf.latents.encoding_settings import EncodingSettings
-from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
+from mnif_nerf.latents.model import Stage1Model, Stage1Task
 from mnif_nerf.modalities.encoding import Encoder
 from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
 from mnif_nerf.random import WHOLE, Share
+from mnif_nerf.rendering.batch import DeviceDraw
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 
 _KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
@@ -83,6 +84,10 @@ class TrainingData(ABC):
     @abstractmethod
     def draw(self, step: int) -> Any:
         """The batch of a training step, or `share` of it, grouped by instance: a function of seed and step alone."""
+
+    def device_draw(self) -> DeviceDraw | None:
+        """How `draw` does it where the data lives on the device; None where it does not."""
+        return None
 
     @abstractmethod
     def fixed(self, instances: Tensor) -> Any:

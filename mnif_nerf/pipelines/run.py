@@ -16,7 +16,8 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.ranks import ONE, RankLostError, Ranks
-from mnif_nerf.latents.stage1 import Stage1Trainer, StepResult
+from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.latents.steps import StepResult
 from mnif_nerf.machine import default_device_type
 from mnif_nerf.modalities.training import FieldCache, means
 from mnif_nerf.pipelines.checkpoints import (

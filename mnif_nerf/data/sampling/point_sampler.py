@@ -29,7 +29,7 @@ from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share
-from mnif_nerf.rendering.batch import PointBatch, of_share
+from mnif_nerf.rendering.batch import DeviceDraw, PointBatch, of_share
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
 
 
@@ -121,12 +121,21 @@ class PointSampler:
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
-        return of_share(self._draw(step, share), share)
+        draw = self.device_draw(share)
+        return of_share(self._draw(step, share), share) if draw is None else draw.draw(step)
+
+    def device_draw(self, share: Share = WHOLE) -> DeviceDraw | None:
+        """How `draw` does it on the device; None where the store lives elsewhere."""
+        if self._resident is None:
+            return None
+
+        def make(instances: Tensor, generator: torch.Generator) -> PointBatch:
+            numbers = random_numbers([generator], share)
+            return self._on_device(instances, self.points_per_instance, numbers, self.jitter)
+
+        return self._draws.on_device(share, make)
 
     def _draw(self, step: int, share: Share) -> PointBatch:
-        if self._resident is not None:
-            own, numbers = self._draws.of_step_on(self.device, step, share)
-            return self._on_device(own, self.points_per_instance, random_numbers([numbers], share), self.jitter)
         instances, generator = self._draws.of_step(step, share)
         everything = self._takes_all(self.points_per_instance)
         if everything and not self.jitter:

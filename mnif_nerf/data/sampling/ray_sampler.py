@@ -22,7 +22,7 @@ from mnif_nerf.data.sampling.epochs import InstanceShuffle
 from mnif_nerf.data.sampling.residence import fits
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
-from mnif_nerf.rendering.batch import RayBatch, joined, of_share
+from mnif_nerf.rendering.batch import DeviceDraw, RayBatch, joined, of_share
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -132,7 +132,7 @@ class RayBatchSampler:
         times as many."""
         pool = (step // _POOL_STEPS, share)
         if self._pool is None or self._pool[0] != pool:
-            self._pool = (pool, self._draw_pool(*pool).to(self.device))
+            self._pool = (pool, self._draws(share).draw(pool[0]).to(self.device))
         row = (step % _POOL_STEPS) * self.scenes_per_step
         return self._pool[1][row : row + self.scenes_per_step]
 
@@ -144,12 +144,25 @@ class RayBatchSampler:
             batches.append(self._draw_rays(torch.tensor([[scene]], device=self._home), generator, WHOLE))
         return joined(batches).to(self.device)
 
-    def _draw_pool(self, pool: int, share: Share) -> RayBatch:
-        generator = torch.Generator(self._home).manual_seed(stream(self.seed, "rays", pool))
+    def device_draw(self, share: Share = WHOLE) -> DeviceDraw | None:
+        """How `draw` does it on the device; None where the store lives elsewhere."""
+        return self._draws(share) if self.resident else None
+
+    def _draws(self, share: Share) -> DeviceDraw:
         whole = (_POOL_STEPS, share.of * self.scenes_per_step)
-        scenes = self._shuffle.take(pool * math.prod(whole), math.prod(whole)).view(whole)
-        own = share.draw(lambda _: scenes, (_POOL_STEPS, self.scenes_per_step), axis=1)
-        return self._draw_rays(own, generator, share)
+
+        def instances(pool: int) -> Tensor:
+            scenes = self._shuffle.take(pool * math.prod(whole), math.prod(whole)).view(whole)
+            own: Tensor = share.draw(lambda _: scenes, (_POOL_STEPS, self.scenes_per_step), axis=1)
+            return own
+
+        return DeviceDraw(
+            self,
+            _POOL_STEPS,
+            instances,
+            lambda pool: stream(self.seed, "rays", pool),
+            lambda steps, generator: self._draw_rays(steps, generator, share),
+        )
 
     def _draw_rays(self, steps: Tensor, generator: torch.Generator, share: Share) -> RayBatch:
         """Rays of instances `[T, B]`, for T steps that follow each other; all that is random is drawn here."""

@@ -17,9 +17,10 @@ from torch import Tensor
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import write_json
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.ranks import ranks_of_group
-from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
+from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.modalities.settings import PipelineSettings
 from mnif_nerf.modalities.training import ScoredItem, Scores, means
 from mnif_nerf.models.base import InstanceModel
