@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnif_nerf.errors import MNIFError
+
+if TYPE_CHECKING:
+    import torch
 
 R = TypeVar("R")
 
@@ -23,6 +26,14 @@ def default_device_type() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def use_tf32(wanted: bool, device: torch.device) -> None:
+    """Let products of matrices on a CUDA device be of TF32 from now on, or of float32; nothing on any other device."""
+    import torch
+
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
 
 
 def flushes_denormals() -> bool:

@@ -17,7 +17,7 @@ from mnif_nerf.latents.recording import Recorder
 from mnif_nerf.latents.steps import StepResult
 
 _WARM = 3  # steps before one is recorded: states are made, kernels chosen
-_MOST, _SECONDS = 100, 0.2  # steps, and seconds of them, that are begun at a time
+_MOST, _SECONDS = 100, 0.1  # steps, and seconds of them, that are begun at a time
 _Tensors = dict[str, list[Tensor]]
 # Relative, of a loss and of what a step changes: the same operations, but sums of thousands in another order, and Adam
 # takes a whole step along gradients that are nothing but rounding.

@@ -175,6 +175,11 @@ class PipelineSettings(SavedSettings):
     """Whether the prior is told the data's labels, so that samples can be asked for by them."""
     threads: int = 0
     """Intra-op threads on the CPU; 0 times a few steps and takes the faster setting."""
+    cuda_graph: bool = True
+    """On CUDA: record the training step once and play it as one launch, several steps at a time; else every operation
+    of every step is launched by itself. The steps are the same."""
+    tf32: bool = True
+    """On CUDA: products of matrices in TF32, which keeps 10 bits of a number and is several times as fast."""
     config_version: int = CONFIG_VERSION
     """Version of this configuration's format; leave it."""
 

@@ -85,9 +85,9 @@ class TrainingData(ABC):
     def draw(self, step: int) -> Any:
         """The batch of a training step, or `share` of it, grouped by instance: a function of seed and step alone."""
 
+    @abstractmethod
     def device_draw(self) -> DeviceDraw | None:
-        """How `draw` does it where the data lives on the device; None where it does not."""
-        return None
+        """How `draw` does it where the data lives on the device; None elsewhere."""
 
     @abstractmethod
     def fixed(self, instances: Tensor) -> Any:
@@ -99,13 +99,9 @@ class TrainingData(ABC):
         """Rays or points of one training step."""
 
     def points_of_step(self, available: int) -> tuple[int, int]:
-        """Instances of a step, and points of each (0 is all).
+        """Instances of a step, and points of each (0 is all), where so many instances are available.
 
-        Data of fewer instances than a step asks for gives all of them, and more points of each, so that a step holds
-        as much; a printed sentence says so.
-
-        Args:
-            available: training instances.
+        Data of fewer than a step asks for gives all, and more points of each; a printed sentence says so.
         """
         instances, points = self.settings.instances_per_step, self.settings.points_per_instance
         most, together = self.most_of_step(available), self.share.of
@@ -121,10 +117,10 @@ class TrainingData(ABC):
         return most, more
 
     def most_of_step(self, available: int) -> int:
-        """Instances of a step at most, where `available` are there and each process takes as many as the others.
+        """Instances of a step at most, where so many are available and each process takes as many as the others.
 
         Raises:
-            MNIFError: there are fewer instances than processes.
+            MNIFError: there are fewer than processes.
         """
         if available < self.share.of:
             raise MNIFError(
