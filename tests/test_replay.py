@@ -50,7 +50,11 @@ def torch_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def new_run(data: Path, output: Path, method: str, resident: bool = True, **changes: Any) -> TrainingRun:
     changes = {"pipeline.adaptation": "auto-decoding", **changes}
-    run = TrainingRun(tiny_settings(data, output, STEPS, method=method, **changes), say=lambda line: None)
+    settings = tiny_settings(data, output, STEPS, method=method, **changes)
+    if method == SDF:  # rounding grows fast under a loss that has corners
+        for group in settings.optimizers.values():
+            group["optimizer"].lr /= 50
+    run = TrainingRun(settings, say=lambda line: None)
     (run.data.rays if method == RADIANCE else run.data.points).reside(resident)  # type: ignore[attr-defined]
     run.model.train()
     return run
@@ -103,9 +107,8 @@ def test_played_steps_are_the_steps(
     assert sorted(found) == [0, 1, 2, 3, 5, 10, 12]
     assert tape.recorded == (2 if resident else 1)
     for step, values in found.items():
-        assert values == pytest.approx(expected[step], rel=1e-2 if method == SDF else 1e-4, abs=1e-6), step
-    # Of distances, whose loss has corners, rounding grows fast.
-    assert_close(run, plain, 1e-3 if method == SDF else 1e-5)
+        assert values == pytest.approx(expected[step], rel=1e-4, abs=1e-6), step
+    assert_close(run, plain)
     assert run.optimizers.rates() == plain.optimizers.rates()
     assert all(type(rate) is float for rate in run.optimizers.rates().values())
 
@@ -128,14 +131,14 @@ class Forgetful(Again):
     """Plays a step that does nothing."""
 
     def record(self, work: Any, generators: Any) -> Any:
-        return lambda: None if generators else None
+        return lambda: None
 
 
 class Stale(Tape):
     """Forgets that a batch is another one in every step."""
 
     def record(self, work: Any, generators: Any) -> Any:
-        work_again, first = super().record(work, generators), [True]
+        work_again = super().record(work, generators)
 
         def play() -> None:
             seeds = [each.initial_seed() for each in generators]

@@ -76,6 +76,15 @@ class Stage1Trainer:
             return
         self._replays = Replays(self, recorder or CudaGraphs(device), say)
 
+    @property
+    def plays(self) -> bool:
+        """Whether steps are played, or will be after the first few."""
+        return self._replays is not None
+
+    def play_no_more(self) -> None:
+        """Launch every operation of every step from now on."""
+        self._replays = None
+
     def step(self, step: int) -> StepResult:
         """Take one training step; it depends on the parameters, the seed and the step alone.
 
@@ -108,7 +117,7 @@ class Stage1Trainer:
         self.model.version += 1
         self._check(first + count - 1, total, count)
         if replays.given_up:
-            self._replays = None
+            self.play_no_more()
         if self.pacer is not None:
             replays.wait()  # or a clock would tell how fast steps are begun
             if replays.playing and not played:
