@@ -392,9 +392,8 @@ class FieldCache:
 def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:
     """Mean of every metric over `rows`, beside it "<metric>_std" where wanted (NaN where a value is infinite)."""
     result = {name: fmean(row[name] for row in rows) for name in rows[0]}
-    if with_std:
-        for name in list(result):
-            values = [row[name] for row in rows]
-            finite = all(map(isfinite, values))  # a perfect picture has an infinite PSNR
-            result[f"{name}_std"] = (stdev(values) if len(values) > 1 else 0.0) if finite else nan
+    for name in list(result) if with_std else ():
+        values = [row[name] for row in rows]
+        finite = all(map(isfinite, values))  # a perfect picture has an infinite PSNR
+        result[f"{name}_std"] = (stdev(values) if len(values) > 1 else 0.0) if finite else nan
     return result
