@@ -29,7 +29,7 @@ from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.metrics.images import psnr
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose
 from mnif_nerf.rendering.views import render_view

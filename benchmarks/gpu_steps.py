@@ -23,6 +23,7 @@ from recipe import RecipeConfig, RecipeTrainer
 from mnif_nerf.data.stores.scene_store import open_store
 from mnif_nerf.fields.network import layer_shapes
 from mnif_nerf.fields.spec import FieldSpec
+from mnif_nerf.latents.recording import Again
 from mnif_nerf.pipelines.methods import get_method
 from mnif_nerf.pipelines.run import TrainingRun
 from mnif_nerf.rendering.batch import PointBatch
@@ -98,7 +99,16 @@ def new_run(
         for key, value in sizes.items():
             if hasattr(manager, key):
                 setattr(manager, key, value)
-    return TrainingRun(run, say=lambda line: None)
+    made = TrainingRun(run, say=_tell)
+    if made.device.type == "cpu":
+        made.trainer.replay(_tell, Again())  # so that the same code runs
+    return made
+
+
+def _tell(line: str) -> None:
+    """Why steps are not played is worth a line of the log; what else a run says is not."""
+    if "CUDA graph" in line:
+        print(line, flush=True)
 
 
 def data_of(settings: Settings, name: str) -> Path:
@@ -208,13 +218,17 @@ def measure(settings: Settings, rows: Rows, name: str) -> None:
     size = our_size(ours.run)
     memory = added_memory(lambda: ours.steps(3), device)
     took = pace(ours.steps, device, seconds, warm=settings.of(20, 1))
-    rows.add(_described(size), 1e3 * took, "ms per step")
+    note = "played as one launch" if ours.run.trainer.plays else "not played as one launch; the log says why"
+    rows.add(_described(size), 1e3 * took, "ms per step", note=note)
     if device == "cuda":
         try:
             share, note = 100 * busy(ours.steps, 20) / took, "kernels by the profiler, time without it"
         except RuntimeError as error:  # no counters on this machine: the other numbers count all the same
             share, note = None, f"not measured: {str(error)[:100]}"
         rows.add("device busy", share, "%", note=note)
+    ours.run.trainer.play_no_more()
+    singly = pace(ours.steps, device, seconds, warm=settings.of(5, 1))
+    rows.add("the same step, its operations launched one by one", 1e3 * singly, "ms per step")
     is_radiance = get_method(name).modality == "radiance"
     theirs = RadianceRecipe(settings, recipe, data_of(settings, name)) if is_radiance else GridRecipe(settings, recipe)
     their_memory = added_memory(lambda: theirs.steps(1), device)

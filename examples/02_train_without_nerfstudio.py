@@ -13,7 +13,8 @@ from mnif_nerf import LatentPrior, modalities
 from mnif_nerf.data.generate.procedural import make_procedural_cars
 from mnif_nerf.data.generate.settings import CarCounts, ViewCounts
 from mnif_nerf.latents.optimizers import OptimizerGroups
-from mnif_nerf.latents.stage1 import Stage1Trainer, StepResult
+from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.latents.steps import StepResult
 from mnif_nerf.pipelines.methods import get_method
 from mnif_nerf.pipelines.model_folder import write_model
 from mnif_nerf.pipelines.run_folder import stored_model

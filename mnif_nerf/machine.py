@@ -28,6 +28,14 @@ def default_device_type() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def use_tf32(wanted: bool, device: torch.device) -> None:
+    """Let products of matrices on a CUDA device be of TF32 from now on, or of float32; nothing on any other device."""
+    import torch
+
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = wanted
+
+
 def flushes_denormals() -> bool:
     """Whether this thread's processor takes denormal numbers as zero at this moment."""
     return sys.float_info.min * 0.5 == 0.0

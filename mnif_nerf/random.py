@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the commands' help does not wait for it
+    import torch
 
 
 def stream(seed: int, name: str, *numbers: int) -> int:
@@ -38,6 +41,47 @@ def purpose_number(name: str) -> int:
     """What stands for a stream's name among the numbers that seed it: 0 to 2^64 - 1, in every Python process the same
     (`hash` is not)."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+class KeptSeed:
+    """A seed that is another one in every step, with generators that stay: work that was recorded once, and is played
+    again, goes on to draw from the generators that it was recorded with (`mnif_nerf.latents.recording`).
+
+    Args:
+        device: of the numbers.
+
+    Attributes:
+        generators: those that were asked for so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.generators: list[torch.Generator] = []
+        self._seed, self._given = 0, 0
+
+    def restart(self, seed: int) -> None:
+        """Let all generators begin the numbers of a seed, and give them out again in the same order."""
+        self._seed, self._given = seed, 0
+        for each in self.generators:
+            each.manual_seed(seed)
+
+    def generator(self) -> torch.Generator:
+        """One that nobody has had since the last `restart`; it stands at the beginning."""
+        if self._given == len(self.generators):
+            import torch
+
+            self.generators.append(torch.Generator(self.device).manual_seed(self._seed))
+        self._given += 1
+        return self.generators[self._given - 1]
+
+
+def generator_of(seed: int | KeptSeed, device: torch.device) -> torch.Generator:
+    """A generator of a device, at the beginning of a seed's numbers."""
+    if isinstance(seed, KeptSeed):
+        return seed.generator()
+    import torch
+
+    return torch.Generator(device).manual_seed(seed)
 
 
 @dataclass(frozen=True)

@@ -43,26 +43,26 @@ def forget_writers() -> None:
 
 
 class Run:
-    """One run through `ns-train`'s own function: its losses per step, its checkpoints, its folder."""
+    """One run through `ns-train`'s own function: losses of the last step of every turn, checkpoints, folder."""
 
     def __init__(self, config: Any) -> None:
         from mnif_nerf.latents.stage1 import Stage1Trainer
 
         forget_writers()
         self.losses: dict[int, float] = {}
-        original = Stage1Trainer.step
+        original = Stage1Trainer.steps
 
-        def recorded(trainer: Any, step: int) -> Any:
-            result = original(trainer, step)
-            self.losses[step] = float(result.loss)
+        def recorded(trainer: Any, first: int, count: int) -> Any:
+            result = original(trainer, first, count)
+            self.losses[first + count - 1] = float(result.loss)
             return result
 
-        Stage1Trainer.step = recorded  # type: ignore[method-assign]
+        Stage1Trainer.steps = recorded  # type: ignore[method-assign]
         try:
             config.save_config()
             train_loop(0, 1, config)
         finally:
-            Stage1Trainer.step = original  # type: ignore[method-assign]
+            Stage1Trainer.steps = original  # type: ignore[method-assign]
             forget_writers()
         self.folder: Path = config.get_base_dir()
         self.checkpoints: Path = config.get_checkpoint_dir()

@@ -160,7 +160,7 @@ def test_settings_are_those_of_the_nerfstudio_methods() -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_losses_are_those_of_stage_1(data: Path, noise: float) -> None:
-    from mnif_nerf.latents.stage1 import Stage1Model
+    from mnif_nerf.latents.model import Stage1Model
     from mnif_nerf.modalities.radiance_settings import RadianceModelSettings
     from mnif_nerf.modalities.radiance_training import RadianceTraining
 

@@ -16,7 +16,7 @@ pytest.importorskip("nerfstudio")
 from mnif_nerf import configs, modalities
 from mnif_nerf.fields import FieldSpec, MixtureField
 from mnif_nerf.latents.meta import InnerRates
-from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.modalities.grid_settings import ImageModelSettings, VoxelModelSettings
 from mnif_nerf.pipelines.methods import METHODS as SETTINGS
 

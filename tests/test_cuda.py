@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_model import tiny_image_model, tiny_model, tiny_voxel_model
-from tiny_runs import tiny_settings
+from tiny_runs import tiny_settings, write_tiny_pictures, write_tiny_shapes
 from tiny_srn import write_tiny_srn
 
 from mnif_nerf.cli.demo_pages import _radiance_rows
+from mnif_nerf.data.sampling import point_sampler, ray_sampler
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.stores.grid_store import store_of
@@ -29,6 +30,13 @@ from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 from mnif_nerf.rendering.views import render_view
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Training turns TF32 on, for the whole process."""
+    for part in (torch.backends.cuda.matmul, torch.backends.cudnn):
+        monkeypatch.setattr(part, "allow_tf32", False)
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +149,54 @@ def test_what_is_drawn_ahead_on_the_host_is_what_the_host_draws(store, kind):
                 torch.testing.assert_close(getattr(batch, name).cpu(), value, atol=1e-6, rtol=0)
 
 
+PLAYED = [
+    ("mnif-lite", {}),
+    ("mnif-lite", {"pipeline.model.latent_kl": 1e-4}),
+    ("mnif-lite", {"pipeline.adaptation": "meta-learning", "pipeline.inner_lr": 0.01}),
+    ("mnif-voxel-lite", {"pipeline.adaptation": "auto-decoding", "pipeline.model.latent_noise": 1e-2}),
+    ("mnif-voxel-lite", {}),
+    ("mnif-image-lite", {"pipeline.adaptation": "auto-decoding", "pipeline.datamanager.jitter": True}),
+]
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize(("method", "changes"), PLAYED)
+def test_played_steps_are_the_steps(tmp_path, method, changes, resident, monkeypatch):
+    """A CUDA graph of a step, against its operations one by one: draws, rates, seeds, parameters."""
+    if not resident:
+        for room in (ray_sampler, point_sampler):
+            monkeypatch.setattr(room, "fits", lambda device, stored: False)
+    make = {"mnif-lite": lambda root: write_tiny_srn(root, scenes=4, views=4, resolution=16)}
+    make |= {"mnif-voxel-lite": lambda root: write_tiny_shapes(root, {"train": 6})}
+    make |= {"mnif-image-lite": lambda root: write_tiny_pictures(root, {"train": 6})}
+    data, runs, said = make[method](tmp_path / "data"), [], []
+    for graph in (False, True):
+        own = {**changes, "pipeline.cuda_graph": graph, "pipeline.tf32": False}
+        settings = tiny_settings(data, tmp_path, 40, method=method, **own)
+        settings.machine.device_type = "cuda"
+        run = TrainingRun(settings, say=said.append)
+        assert run.trainer.plays == graph
+        run.model.train()
+        run.trainer.train(0, 40)
+        runs.append(run)
+    assert not [line for line in said if "CUDA graph" in line]
+    assert runs[1].trainer._replays.playing
+    plain, played = (run.optimizers.tensors() for run in runs)
+    assert plain.keys() == played.keys()
+    for name, part in plain.items():
+        for own, other in zip(played[name], part):
+            torch.testing.assert_close(own, other, atol=1e-3, rtol=1e-2, msg=lambda text, name=name: f"{name}: {text}")
+
+
 @pytest.mark.parametrize("adaptation", ["auto-decoding", "meta-learning"])
-def test_a_training_step_does_not_wait(tmp_path, adaptation):
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_training_step_does_not_wait(tmp_path, adaptation, graph):
     data = write_tiny_srn(tmp_path / "scenes", scenes=4, views=4, resolution=16)
-    changes = {"pipeline.adaptation": adaptation, "pipeline.inner_lr": 0.01}
+    changes = {"pipeline.adaptation": adaptation, "pipeline.inner_lr": 0.01, "pipeline.cuda_graph": graph}
     settings = tiny_settings(data, tmp_path, 100, **changes)
     settings.machine.device_type = "cuda"
     trainer = TrainingRun(settings).trainer
-    first = [float(trainer.step(step).loss) for step in range(5)]  # states of optimisers are made
+    first = [float(trainer.step(step).loss) for step in range(5)]  # states of optimisers are made, a step is recorded
     torch.cuda.set_sync_debug_mode("error")
     try:
         results = [trainer.step(step) for step in range(5, 60)]

@@ -169,18 +169,18 @@ def test_a_run_takes_its_minutes_and_says_what_it_planned(pictures: Path, tmp_pa
 def test_an_interrupted_run_keeps_its_plan(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = timed(tiny_settings(pictures, tmp_path, method=IMAGE), 0.2, steps_per_save=40)
     first = TrainingRun(settings, lambda text: None)
-    original = first.trainer.step
+    original = first.trainer.steps
 
-    def interrupted(step: int) -> Any:
+    def interrupted(step: int, count: int) -> Any:
         if step == 60:
             raise KeyboardInterrupt
         if step == 30:  # so that the time need not be waited for
             assert first.trainer.pacer is not None
             first.trainer.pacer._take(90)
-            monkeypatch.setattr(first.trainer.pacer, "step_took", lambda step, seconds: None)
-        return original(step)
+            monkeypatch.setattr(first.trainer.pacer, "step_took", lambda step, seconds, count: None)
+        return original(step, count)
 
-    monkeypatch.setattr(first.trainer, "step", interrupted)
+    monkeypatch.setattr(first.trainer, "steps", interrupted)
     with pytest.raises(SystemExit, match="go on from there with the same command"):
         first.train()
     folder = first.settings.checkpoint_folder()

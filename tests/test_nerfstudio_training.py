@@ -58,7 +58,7 @@ def test_resuming_a_finished_run_takes_no_step_and_keeps_it(data: Path, straight
 def test_ctrl_c_keeps_the_last_checkpoint_and_resume_goes_on(
     data: Path, straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mnif_nerf.latents.stage1 import Stage1Model
+    from mnif_nerf.latents.model import Stage1Model
 
     original = Stage1Model.forward
     steps = iter(range(100))

@@ -13,7 +13,7 @@ from tiny_runs import tiny_settings, write_tiny_surfaces
 
 from mnif_nerf.fields.losses import DistanceLoss
 from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.latents.stage1 import LatentSettings, Stage1Model
+from mnif_nerf.latents.model import LatentSettings, Stage1Model
 from mnif_nerf.metrics.surfaces import surface_scores
 from mnif_nerf.modalities.sdf_training import SurfaceTask
 from mnif_nerf.pipelines.model_folder import read_model

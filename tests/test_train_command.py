@@ -161,14 +161,14 @@ def test_an_old_configuration_of_nerfstudio_gives_the_settings(data: dict[str, P
 
 
 def test_ctrl_c_says_how_to_go_on(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, steps = Stage1Trainer.step, iter(range(100))
+    original, steps = Stage1Trainer.steps, iter(range(100))
 
-    def interrupted(trainer: Any, step: int) -> Any:
+    def interrupted(trainer: Any, first: int, count: int) -> Any:
         if next(steps) == 11:
             raise KeyboardInterrupt
-        return original(trainer, step)
+        return original(trainer, first, count)
 
-    monkeypatch.setattr(Stage1Trainer, "step", interrupted)
+    monkeypatch.setattr(Stage1Trainer, "steps", interrupted)
     settings = tiny_settings(data[VOXEL], tmp_path, method=VOXEL, steps_per_save=8)
     with pytest.raises(SystemExit, match=r"interrupted at step 10; .*step-000000008\.ckpt is kept.*--load-dir"):
         TrainingRun(settings).train()

@@ -10,9 +10,10 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents import watch as watch_module
 from mnif_nerf.latents.meta import PointObjective
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.latents.optimizer_settings import optimizer_settings
 from mnif_nerf.latents.optimizers import OptimizerGroups
-from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
+from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.latents.watch import TrainingWatch
 from mnif_nerf.modalities.grid_training import GridTask
 from mnif_nerf.rendering.batch import PointBatch

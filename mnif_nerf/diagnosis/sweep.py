@@ -25,9 +25,10 @@ from mnif_nerf.fields.modulations.mixture import MixtureField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.files import read_record, write_json
 from mnif_nerf.latents.fitting import FitConfig, fit, frozen
+from mnif_nerf.latents.model import Stage1Model, Stage1Task
 from mnif_nerf.latents.optimizer_settings import optimizer_settings
 from mnif_nerf.latents.optimizers import OptimizerGroups
-from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task, Stage1Trainer
+from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.metrics.bases import basis_outputs, effective_rank, mean_absolute_correlation, use_of_bases
 from mnif_nerf.modalities.sweeping import SweepSplit
 from mnif_nerf.pipelines.methods import method_of

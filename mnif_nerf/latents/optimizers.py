@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -68,14 +70,52 @@ class OptimizerGroups:
 
     def step(self) -> None:
         """Clip, and take one step of every group that has a gradient; then one of every schedule."""
+        self.update()
+        self.advance()
+
+    def update(self) -> None:
+        """Clip, and take one step of every group that has a gradient."""
         for name, optimizer in self.optimizers.items():
             limit, parameters = self.max_norms[name], self.parameters[name]
             if limit is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, limit)
             if any(parameter.grad is not None for parameter in parameters):
                 optimizer.step()
+
+    def advance(self) -> None:
+        """Take one step of every schedule."""
         for schedule in self.schedules.values():
             schedule.step()
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of every group's next step."""
+        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
+
+    @contextlib.contextmanager
+    def rates_from(self, rates: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the block, learning rates are read from tensors on the device, so that a step can be recorded."""
+        groups = [(rates[name], group) for name, part in self.optimizers.items() for group in part.param_groups]
+        kept = [{key: group[key] for key in ("lr", "capturable") if key in group} for _, group in groups]
+        recorded = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        for rate, group in groups:
+            group["lr"] = rate
+            if "capturable" in group:
+                group["capturable"] = recorded
+        try:
+            yield
+        finally:
+            for (_, group), before in zip(groups, kept):
+                group.update(before)
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """Parameters and what the optimisers know of them, by group and name."""
+        found: dict[str, list[Tensor]] = {name: list(each) for name, each in self.parameters.items()}
+        for name, optimizer in self.optimizers.items():
+            for state in optimizer.state.values():
+                for key, value in state.items():
+                    if isinstance(value, Tensor):
+                        found.setdefault(f"{name}, {key}", []).append(value)
+        return found
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """States under "optimizers" and "schedulers", as nerfstudio's checkpoints hold them."""

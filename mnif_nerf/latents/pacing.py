@@ -56,18 +56,29 @@ class Pacer:
             moment + seconds for moment in (self._start, self._last, self._looked, self._end)
         )
 
-    def step_took(self, step: int, seconds: float) -> None:
-        """Take the duration of a step, in seconds, and plan again where that is due."""
+    def forget(self) -> None:
+        """Forget how long steps took until now: from here on they are taken another way."""
+        self._last, self._done = self._clock(), 0
+        self._count, self._taken, self._paused = 0.0, 0.0, 0.0
+
+    def step_took(self, step: int, seconds: float, count: int = 1) -> None:
+        """Take the duration of a step, in seconds, and plan again where that is due.
+
+        Args:
+            step: its number.
+            seconds: how long it took.
+            count: of several steps up to this one, how many took so long together.
+        """
         now = self._clock()
         between = max(now - self._last - seconds, 0.0)
         if between > _PAUSE + 5 * seconds:
             self._paused += between
             between = 0.0
         self._last = now
-        self._done += 1
+        self._done += count
         if self._done > _UNTIMED or now - self._start > _LATEST * self._budget:
             kept = math.exp(-(seconds + between) / (_MEMORY * self._budget))
-            self._count, self._taken = kept * self._count + 1, kept * self._taken + seconds + between
+            self._count, self._taken = kept * self._count + count, kept * self._taken + seconds + between
         self._plan(step, now)
 
     def _plan(self, step: int, now: float) -> None:
@@ -76,7 +87,7 @@ class Pacer:
             if self._count and (spent > _LATEST or (spent > _FIRST and self._done >= _LEAST_STEPS)):
                 self._take(step + 1 + max(self._left(now), 0))
             return
-        if now - self._looked < _LOOKS * self._budget and now < self._end:
+        if not self._count or (now - self._looked < _LOOKS * self._budget and now < self._end):
             return
         self._looked = now
         fitting = step + 1 + max(self._left(now), 0)

@@ -14,6 +14,7 @@ from mnif_nerf.latents.encoding import encode
 from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
 from mnif_nerf.latents.meta import LossObjective, MetaConfig
+from mnif_nerf.random import KeptSeed, generator_of
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 
@@ -33,7 +34,7 @@ class SceneRays(Protocol):
 
 
 def radiance_objective(
-    field: ModulatedField, data: RayBatch, losses: LossConfig, seed: int | None = None
+    field: ModulatedField, data: RayBatch, losses: LossConfig, seed: int | KeptSeed | None = None
 ) -> LossObjective:
     """What the inner loop descends: every scene's rendering loss on given rays.
 
@@ -45,7 +46,7 @@ def radiance_objective(
     """
 
     def losses_of(latents: Tensor, twice: bool) -> Tensor:
-        jitter = None if seed is None else torch.Generator(data.near.device).manual_seed(seed)
+        jitter = None if seed is None else generator_of(seed, data.near.device)
         # One pass makes values and gradient, which is of no use where the gradient is differentiated again.
         evaluate = partial(field.evaluate, latents) if twice else field.networks(latents)
         terms = radiance_losses(evaluate, data, losses, jitter, reduce=False, head=field.spec.head)

@@ -6,234 +6,25 @@
 from __future__ import annotations
 
 import functools
-import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import Parameter
+from torch import Tensor
 
-from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
-from mnif_nerf.fields.modulations import ModulatedField, build_field
-from mnif_nerf.fields.spec import FieldSpec
-from mnif_nerf.latents.checkpoint import check_checkpoint, describe_checkpoint, names_in
-from mnif_nerf.latents.encoding import EncodedLatents, encode
-from mnif_nerf.latents.meta import InnerRates, MetaConfig, Objective, adapt
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.pacing import Pacer
 from mnif_nerf.latents.ranks import ONE, Ranks
-from mnif_nerf.latents.table import LatentTable
-from mnif_nerf.latents.watch import TrainingWatch, largest_of
+from mnif_nerf.latents.recording import CudaGraphs, Recorder
+from mnif_nerf.latents.replay import Replays
+from mnif_nerf.latents.steps import BatchSource, StepResult
+from mnif_nerf.latents.watch import TrainingWatch
 from mnif_nerf.machine import ThreadTuner, denormals_flushed, threads_are_given
 from mnif_nerf.random import stream
-
-_LARGEST = 1e6  # of a weight or a latent number; those of trained models are below 100
-
-
-class Stage1Task(Protocol):
-    """What is minimised: the losses of one modality."""
-
-    def losses(self, field: ModulatedField, latents: Tensor, batch: Any, generator: torch.Generator) -> dict[str, Any]:
-        """Losses of codes `[B, D]` on a batch.
-
-        Returns:
-            "losses": name to weighted scalar; "psnr": scalar without gradient (absent where the loss does not tell).
-        """
-        ...
-
-    def objective(self, field: ModulatedField, batch: Any, seed: int | None = None) -> Objective:
-        """What the inner loop descends: every instance's loss on a batch.
-
-        Args:
-            field: the field.
-            batch: of B instances.
-            seed: random seed of what is random in the loss, the same in every inner step; None where nothing shall be.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class LatentSettings:
-    """How latents start and what regularises them.
-
-    Attributes:
-        init_std: spread of the initial codes; 0 starts every instance from the average network.
-        weight: weight of the mean squared code in the loss (auto-decoding only).
-        noise: standard deviation of the noise added to codes in training.
-        kl: weight of the KL divergence of an instance's Gaussian from the prior, in nats; 0 learns points instead of
-            Gaussians (auto-decoding only). It takes the place of `weight` and `noise`.
-    """
-
-    init_std: float = 0.0
-    weight: float = 1e-3
-    noise: float = 0.0
-    kl: float = 0.0
-
-
-class Stage1Model(nn.Module):
-    """The field, and a latent per training instance: learned by auto-decoding, or computed by meta-learning.
-
-    Args:
-        spec: specification of the field.
-        names: names of the training instances.
-        task: losses of the modality.
-        settings: settings of the latents.
-        meta: settings of the inner loop; None learns the latents (auto-decoding).
-        bounds: bool `[G, G, G]` where objects can be, or None where they can be everywhere.
-        seed: random seed of the initial weights.
-
-    Attributes:
-        field, latents, inner_rates: the learned modules (`inner_rates` after meta-learning only).
-        version: counts changes of the weights: what was computed from older ones can be dropped.
-    """
-
-    bounds: Tensor
-    inner_rates: InnerRates
-
-    def __init__(
-        self,
-        spec: FieldSpec,
-        names: Sequence[str],
-        task: Stage1Task,
-        settings: LatentSettings | None = None,
-        meta: MetaConfig | None = None,
-        bounds: Tensor | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.names = tuple(names)
-        self.task, self.meta, self.settings = task, meta, settings or LatentSettings()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.field = build_field(spec)
-        self.latents: LatentTable | EncodedLatents
-        if meta is None:
-            start, variational = self.settings.init_std, self.settings.kl > 0
-            self.latents = LatentTable(len(self.names), spec.latent_dim, start, seed, variational)
-        else:
-            self.latents = EncodedLatents(len(self.names), spec.latent_dim)
-            self.inner_rates = InnerRates(spec.latent_dim, seed=seed)
-        self.register_buffer("bounds", torch.ones(1, 1, 1, dtype=torch.bool) if bounds is None else bounds)
-        self.version = 0
-
-    @property
-    def adaptation(self) -> str:
-        """How latents are found: "auto-decoding" or "meta-learning"."""
-        return "auto-decoding" if self.meta is None else "meta-learning"
-
-    def parameter_groups(self) -> dict[str, list[Parameter]]:
-        """Networks ("fields"), latent projection ("projection"), and latent codes ("latents") or the rates of the
-        inner loop ("inner_rates")."""
-        groups = self.field.parameter_groups()
-        if self.meta is None:
-            return {**groups, "latents": list(self.latents.parameters())}
-        return {**groups, "inner_rates": list(self.inner_rates.parameters())}
-
-    def objective(self, batch: Any, seed: int | None = None) -> Objective:
-        """See `Stage1Task.objective`."""
-        return self.task.objective(self.field, batch, seed)
-
-    def forward(self, batch: Any, seed: int) -> dict[str, Any]:
-        """Losses of one step, a pure function of parameters, batch and seed; see `Stage1Task.losses`.
-
-        Meta-learning adapts codes to the batch first; the losses are those of the adapted codes on the same batch.
-
-        Raises:
-            MNIFError: the inner loop diverged.
-        """
-        self.version += 1
-        generator = torch.Generator(self.latents.weight.device).manual_seed(seed)
-        latents, penalty = self._codes(batch, seed, generator)
-        outputs = self.task.losses(self.field, latents, batch, generator)
-        outputs["losses"].update(penalty)
-        return outputs
-
-    def _codes(self, batch: Any, seed: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Codes `[B, D]` of a step, and the loss of their own."""
-        instances, settings = batch.instances, self.settings
-        if self.meta is not None:
-            objective = self.objective(batch, seed)
-            codes = adapt(objective, len(instances), self.inner_rates(), self.meta, torch.is_grad_enabled())
-        elif settings.kl > 0:
-            assert isinstance(self.latents, LatentTable)
-            codes, divergence = self.latents.draw(instances, generator, batch.share)
-            return codes, {"kl": settings.kl * divergence.mean()}
-        else:
-            codes = self.latents(instances)
-        penalty = {"latent": settings.weight * codes.square().mean()} if self.meta is None and settings.weight else {}
-        if settings.noise > 0:
-            draw = functools.partial(torch.randn, generator=generator, device=generator.device)
-            codes = codes + settings.noise * batch.share.draw(draw, tuple(codes.shape)).to(codes.device)
-        return codes, penalty
-
-    def encode(self, objective: Callable[[Tensor], Objective], instances: Tensor | int, batch: int = 32) -> Tensor:
-        """Latents `[N, D]` by the inner loop (meta-learning only); see `mnif_nerf.latents.encoding.encode`."""
-        assert self.meta is not None
-        return encode(objective, instances, self.inner_rates(), self.meta, batch)
-
-    def require_finite(self, step: int) -> None:
-        """Refuse networks and latents of numbers that nothing can be made of.
-
-        Raises:
-            MNIFError: training has diverged.
-        """
-        for name, value in (("latents", self.latents.weight), *self.named_parameters()):
-            largest = largest_of(value)
-            if not largest < _LARGEST:  # NaN too
-                own = "the latents' learning rate" if self.meta is None else "`inner_lr`"
-                found = "are not finite" if not math.isfinite(largest) else f"have grown to {largest:.0e}"
-                raise MNIFError(
-                    f"training has diverged at step {step} ({name} {found}), so nothing is written; use smaller "
-                    f"learning rates (that of the fields, or {own})."
-                )
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """See `describe_checkpoint`."""
-        return describe_checkpoint(self.names, self.field.spec, self.adaptation)
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Read back `get_extra_state`."""
-        self.names = names_in(state)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a checkpoint, also one of another number of instances than the data on disk has.
-
-        Raises:
-            MNIFError: see `check_checkpoint`.
-        """
-        check_checkpoint(state_dict, self.field.spec, self.adaptation, self.settings.kl > 0)
-        device = self.latents.weight.device
-        for table in (*self.latents.parameters(), *self.latents.buffers()):  # kept, for optimisers built before
-            table.data = torch.zeros_like(state_dict["latents.weight"], device=device)
-        if "bounds" in state_dict:
-            self.bounds = torch.zeros_like(state_dict["bounds"], device=device)
-        self.version += 1
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
-
-class BatchSource(Protocol):
-    """Where batches come from: `mnif_nerf.modalities.training.TrainingData`."""
-
-    def draw(self, step: int) -> Any:
-        """The batch of training step `step`: a function of seed and step alone."""
-        ...
-
-    def fixed(self, instances: Tensor) -> Any:
-        """What the latents of these training instances `[B]` are computed from, whatever else is in the batch."""
-        ...
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step yields: the summed loss, its parts, and further metrics; scalars without a graph."""
-
-    loss: Tensor
-    losses: dict[str, Tensor]
-    metrics: dict[str, Tensor]
 
 
 class Stage1Trainer:
@@ -266,30 +57,85 @@ class Stage1Trainer:
         self.seed, self.encode_batch, self.watch = seed, encode_batch, TrainingWatch(warn)
         self._stale = False  # whether computed latents are older than the networks
         self._tuner: ThreadTuner | None = None
+        self._replays: Replays | None = None
         self.pacer: Pacer | None = None
 
-    @denormals_flushed()
+    def replay(self, say: Callable[[str], None] = print, recorder: Recorder | None = None) -> None:
+        """On CUDA, record a step and play it from now on, where that can be done; a sentence says where it cannot.
+
+        Args:
+            say: prints a line.
+            recorder: another one than that of CUDA's graphs, for any device.
+        """
+        device = next(self.model.parameters()).device
+        if recorder is None and device.type != "cuda":
+            return
+        if self.ranks.size > 1:
+            if self.ranks.is_first:
+                say("Several processes train together: their steps are not played as CUDA graphs.")
+            return
+        self._replays = Replays(self, recorder or CudaGraphs(device), say)
+
+    @property
+    def plays(self) -> bool:
+        """Whether steps are played, or will be after the first few."""
+        return self._replays is not None
+
+    def play_no_more(self) -> None:
+        """Launch every operation of every step from now on."""
+        self._replays = None
+
     def step(self, step: int) -> StepResult:
         """Take one training step; it depends on the parameters, the seed and the step alone.
 
         Raises:
             MNIFError: training or the inner loop diverged, or another rank has ended.
         """
+        return self.steps(step, 1)
+
+    @denormals_flushed()
+    def steps(self, first: int, count: int) -> StepResult:
+        """Take `count` steps from `first` on; what the last one yields. Raises as `step` does."""
         start = time.perf_counter()
+        if self._replays is None:
+            for step in range(first, first + count):
+                result = self.plain_step(step)
+                self._check(step, result.loss)
+        else:
+            result = self._replayed(self._replays, first, count)
+        took = time.perf_counter() - start
+        if self._tuner is not None:
+            self._tuner.step_took(took)
+        if self.pacer is not None:
+            self.pacer.step_took(first + count - 1, took, count)
+        return result
+
+    def _replayed(self, replays: Replays, first: int, count: int) -> StepResult:
+        played = replays.playing
+        result, total = replays.steps(first, count)
+        self._stale = True
+        self.model.version += 1
+        self._check(first + count - 1, total, count)
+        if replays.given_up:
+            self.play_no_more()
+        if self.pacer is not None:
+            replays.wait()  # or a clock would tell how fast steps are begun
+            if replays.playing and not played:
+                self.pacer.forget()
+        return result
+
+    def _check(self, step: int, loss: Tensor, count: int = 1) -> None:
+        if not self.watch.loss(step, loss, count):
+            self.model.require_finite(step)
+
+    def plain_step(self, step: int) -> StepResult:
+        """A step, one operation at a time; nobody looks at its loss."""
         self.optimizers.zero_grad()
         outputs = self.losses(step)
         functools.reduce(torch.add, outputs["losses"].values()).backward()
         losses, metrics = self._of_whole_batch(outputs)
         loss = functools.reduce(torch.add, losses.values())
-        finite = self.watch.loss(step, loss)
         self.optimizers.step()
-        if not finite:
-            self.model.require_finite(step)
-        took = time.perf_counter() - start
-        if self._tuner is not None:
-            self._tuner.step_took(took)
-        if self.pacer is not None:
-            self.pacer.step_took(step, took)
         return StepResult(loss, losses, metrics)
 
     def _of_whole_batch(self, outputs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -307,28 +153,57 @@ class Stage1Trainer:
         """The losses of a step, with their graph; see `Stage1Task.losses`."""
         self._stale = True
         batch, seed = self.source.draw(step), stream(self.seed, "jitter", step)
-        if self.watch.due(step):
-            self._watch_latents(step, batch, seed)
+        self.look(step, batch)
         return self.model(batch, seed)  # type: ignore[no-any-return]
 
-    def _watch_latents(self, step: int, batch: Any, seed: int) -> None:
-        model = self.model
-        objective = model.objective(batch, seed)
+    def look(self, step: int, batch: Any = None) -> None:
+        """Watch latents or the inner loop, where that is due before this step, at its batch."""
+        if not self.watch.due(step):
+            return
+        batch, model = self.source.draw(step) if batch is None else batch, self.model
+        objective = model.objective(batch, stream(self.seed, "jitter", step))
         if model.meta is None:
             visits = step * self.ranks.size * len(batch.instances) / len(model.names)
             self.watch.latents(step, objective, model.latents(batch.instances).detach(), visits)
         else:
             self.watch.inner_loop(step, objective, model.inner_rates().detach(), len(batch.instances), model.meta)
 
-    def train(self, first: int, last: int, on_step: Callable[[int, StepResult], None] | None = None) -> None:
-        """Take the steps `first` to `last - 1`, or as many as the pacer plans; `on_step` is called after each."""
+    def turn(self, step: int, last: int, stops: Sequence[int] = ()) -> int:
+        """How many steps to take at a time from `step` on: 1, unless steps are played.
+
+        Args:
+            step: the first of them.
+            last: the end of the run, where no pacer plans it; that step is not taken.
+            stops: numbers; a step that one of them divides is the last of its turn, as something is due after it.
+        """
+        if self._replays is None:
+            return 1
+        end = last if self.pacer is None else self.pacer.steps or sys.maxsize
+        due = [-step % every + 1 for every in stops if every > 0]
+        return max(min(self._replays.most, self.watch.left, end - step, *due), 1)
+
+    def train(
+        self,
+        first: int,
+        last: int,
+        on_step: Callable[[int, StepResult], None] | None = None,
+        stops: Sequence[int] | None = None,
+    ) -> None:
+        """Take the steps `first` to `last - 1`, or as many as the pacer plans.
+
+        Args:
+            first, last: see above.
+            on_step: called after each step; given `stops`, at the end of every turn.
+            stops: see `turn`.
+        """
         step, complete = first, self.pacer is None and first >= last
         while not complete:
-            result = self.step(step)
+            count = self.turn(step, last, stops or ()) if on_step is None or stops is not None else 1
+            result = self.steps(step, count)
+            step += count
             if on_step is not None:
-                on_step(step, result)
-            complete = step + 1 >= last if self.pacer is None else self.pacer.over(step)
-            step += 1
+                on_step(step - 1, result)
+            complete = step >= last if self.pacer is None else self.pacer.over(step - 1)
 
     def choose_threads(self, threads: int = 0, say: Callable[[str], None] = print) -> int | None:
         """Set the threads of CPU training: `threads`, or, for 0, the faster setting of a few timed steps.

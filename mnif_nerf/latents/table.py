@@ -108,7 +108,9 @@ class RowAdam(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(table)
             state["exp_avg_sq"] = torch.zeros_like(table)
             state["row_steps"] = torch.zeros(len(table), 1, device=table.device)
-        if table.grad.is_sparse and table.is_cuda:
+        lr = group["lr"]
+        recorded = isinstance(lr, Tensor)  # and so another one whenever this is played again
+        if table.grad.is_sparse and (table.is_cuda or recorded):
             rows, values = summed_rows(table.grad)
         elif table.grad.is_sparse:
             rows, values = distinct_rows(table.grad)
@@ -119,7 +121,9 @@ class RowAdam(torch.optim.Optimizer):
         mean = state["exp_avg"].index_select(0, rows).lerp_(values, 1 - beta1)
         square = state["exp_avg_sq"].index_select(0, rows).lerp_(values * values, 1 - beta2)
         denominator = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
-        moved = table.index_select(0, rows).add_(mean / (1 - beta1**steps) / denominator, alpha=-group["lr"])
+        change = mean / (1 - beta1**steps) / denominator
+        moved = table.index_select(0, rows)
+        moved = moved.sub_(lr * change) if recorded else moved.add_(change, alpha=-lr)
         updates = (state["row_steps"], steps), (state["exp_avg"], mean), (state["exp_avg_sq"], square), (table, moved)
         for stored, value in updates:
             stored.index_copy_(0, rows, value)

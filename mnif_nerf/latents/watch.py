@@ -47,8 +47,15 @@ class TrainingWatch:
         self._high = self._useless = 0  # windows and checks in a row
         self._said: set[str] = set()
 
-    def loss(self, step: int, loss: Tensor) -> bool:
-        """Take the loss of a step; read out once in a hundred steps, so that a GPU need not wait.
+    @property
+    def left(self) -> int:
+        """Steps until losses are read out."""
+        return _WINDOW - self._count
+
+    def loss(self, step: int, loss: Tensor, count: int = 1) -> bool:
+        """Take the loss of a step, or the sum of those of `count` steps up to it, `left` at most.
+
+        They are read out once in a hundred steps, so that a GPU need not wait.
 
         A mean loss that stands a third above the least one before for two hundred steps does not come down again: the
         networks have saturated.
@@ -56,8 +63,8 @@ class TrainingWatch:
         Returns:
             false where losses were read out that are not finite.
         """
-        self._first = loss.detach() if self._first is None else self._first
-        self._sum, self._count = self._sum + loss.detach(), self._count + 1
+        self._first = loss.detach() / count if self._first is None else self._first
+        self._sum, self._count = self._sum + loss.detach(), self._count + count
         if self._count < _WINDOW:
             return True
         mean, self._sum, self._count = float(self._sum) / self._count, 0.0, 0

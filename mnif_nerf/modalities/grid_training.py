@@ -20,7 +20,7 @@ from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.labels import Labels
 from mnif_nerf.latents.meta import PointObjective
-from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.modalities.grid_settings import GridDataSettings, GridPipelineSettings
 from mnif_nerf.modalities.instance_evaluation import InstanceEvaluation
 from mnif_nerf.modalities.training import (
@@ -31,7 +31,8 @@ from mnif_nerf.modalities.training import (
     TrainingData,
     means,
 )
-from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.random import KeptSeed
+from mnif_nerf.rendering.batch import DeviceDraw, PointBatch
 from mnif_nerf.rendering.cameras import DEFAULT_RADIUS, Intrinsics, orbit_pose
 from mnif_nerf.rendering.grids import in_cube
 from mnif_nerf.rendering.occupancy import dilate
@@ -52,7 +53,7 @@ class GridTask:
             return {"losses": {objective.kind: loss}}
         return {"losses": {"mse": loss}, "psnr": -10.0 * torch.log10(loss.detach() / 4.0)}
 
-    def objective(self, field: ModulatedField, batch: PointBatch, seed: int | None = None) -> PointObjective:
+    def objective(self, field: ModulatedField, batch: PointBatch, seed: int | KeptSeed | None = None) -> PointObjective:
         """See `Stage1Task`; nothing in it is random."""
         return PointObjective(field, batch)
 
@@ -106,6 +107,10 @@ class GridData(TrainingData):
     def draw(self, step: int) -> PointBatch:
         """See `TrainingData`."""
         return self.points.draw(step, self.share)
+
+    def device_draw(self) -> DeviceDraw | None:
+        """See `TrainingData`."""
+        return self.points.device_draw(self.share)
 
     def fixed(self, instances: Tensor) -> PointBatch:
         """See `TrainingData`."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mnif_nerf.data.sampling.views import evenly_spaced
-from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.modalities.training import Evaluation, ScoredItem, known_rows
 
 

@@ -20,8 +20,8 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.latents.meta import LossObjective
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.latents.scenes import radiance_objective
-from mnif_nerf.latents.stage1 import Stage1Model
 from mnif_nerf.metrics.views import ViewScores
 from mnif_nerf.modalities.radiance_settings import RadianceModelSettings, RadiancePipelineSettings, SceneDataSettings
 from mnif_nerf.modalities.training import (
@@ -34,7 +34,8 @@ from mnif_nerf.modalities.training import (
     known_rows,
     means,
 )
-from mnif_nerf.rendering.batch import RayBatch
+from mnif_nerf.random import KeptSeed
+from mnif_nerf.rendering.batch import DeviceDraw, RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics, pixel_rays
 from mnif_nerf.rendering.occupancy import OccupancyGrid, dilate
 from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
@@ -56,7 +57,7 @@ class RadianceTask:
         losses = radiance_losses(field.networks(latents), batch, self.config, generator, head=field.spec.head)
         return {"losses": losses, "psnr": -10.0 * torch.log10(losses["rgb"].detach())}
 
-    def objective(self, field: ModulatedField, batch: RayBatch, seed: int | None = None) -> LossObjective:
+    def objective(self, field: ModulatedField, batch: RayBatch, seed: int | KeptSeed | None = None) -> LossObjective:
         """See `Stage1Task`; the seed is that of the samples' jitter, None samples the middles of the bins."""
         return radiance_objective(field, batch, self.config, seed)
 
@@ -118,6 +119,10 @@ class SceneData(TrainingData):
     def draw(self, step: int) -> RayBatch:
         """See `TrainingData`."""
         return self.rays.draw(step, self.share)
+
+    def device_draw(self) -> DeviceDraw | None:
+        """See `TrainingData`."""
+        return self.rays.device_draw(self.share)
 
     def fixed(self, instances: Tensor) -> RayBatch:
         """See `TrainingData`."""

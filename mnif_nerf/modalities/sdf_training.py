@@ -21,7 +21,7 @@ from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.labels import Labels
 from mnif_nerf.latents.meta import PointObjective
-from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.metrics.surfaces import surface_scores
 from mnif_nerf.modalities.instance_evaluation import InstanceEvaluation
 from mnif_nerf.modalities.sdf_settings import SurfaceDataSettings, SurfaceModelSettings, SurfacePipelineSettings
@@ -33,7 +33,8 @@ from mnif_nerf.modalities.training import (
     TrainingData,
     means,
 )
-from mnif_nerf.rendering.batch import PointBatch
+from mnif_nerf.random import KeptSeed
+from mnif_nerf.rendering.batch import DeviceDraw, PointBatch
 from mnif_nerf.rendering.cameras import Intrinsics, cameras_around, orbit_pose
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 from mnif_nerf.rendering.sphere_tracing import render_distance, render_distance_view
@@ -55,7 +56,7 @@ class SurfaceTask:
         """See `Stage1Task`."""
         return {"losses": {"sdf": self.objective(field, batch).losses(latents).mean()}}
 
-    def objective(self, field: ModulatedField, batch: PointBatch, seed: int | None = None) -> PointObjective:
+    def objective(self, field: ModulatedField, batch: PointBatch, seed: int | KeptSeed | None = None) -> PointObjective:
         """See `Stage1Task`; nothing in it is random."""
         return PointObjective(field, batch, self.distance)
 
@@ -104,6 +105,10 @@ class SurfaceData(TrainingData):
     def draw(self, step: int) -> PointBatch:
         """See `TrainingData`."""
         return self.points.draw(step, self.share)
+
+    def device_draw(self) -> DeviceDraw | None:
+        """See `TrainingData`."""
+        return self.points.device_draw(self.share)
 
     def fixed(self, instances: Tensor) -> PointBatch:
         """See `TrainingData`."""

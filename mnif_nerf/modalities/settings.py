@@ -17,7 +17,7 @@ from mnif_nerf.saved_settings import SavedSettings
 if TYPE_CHECKING:
     from mnif_nerf.fields.spec import FieldSpec
     from mnif_nerf.latents.meta import MetaConfig
-    from mnif_nerf.latents.stage1 import LatentSettings
+    from mnif_nerf.latents.model import LatentSettings
 
 CONFIG_VERSION = 1
 
@@ -95,7 +95,7 @@ class ModelSettings(SavedSettings):
 
     def latents(self) -> LatentSettings:
         """How latents start and what regularises them."""
-        from mnif_nerf.latents.stage1 import LatentSettings
+        from mnif_nerf.latents.model import LatentSettings
 
         return LatentSettings(self.latent_init_std, self.latent_weight, self.latent_noise, self.latent_kl)
 
@@ -181,6 +181,11 @@ class PipelineSettings(SavedSettings):
     """Whether the prior is told the data's labels, so that samples can be asked for by them."""
     threads: int = 0
     """Intra-op threads on the CPU; 0 times a few steps and takes the faster setting."""
+    cuda_graph: bool = True
+    """On CUDA: record the training step once and play it as one launch, several steps at a time; else every operation
+    of every step is launched by itself. The steps are the same."""
+    tf32: bool = True
+    """On CUDA: products of matrices in TF32, which keeps 10 bits of a number and is several times as fast."""
     config_version: int = CONFIG_VERSION
     """Version of this configuration's format; leave it."""
 

@@ -24,10 +24,11 @@ from mnif_nerf.fields.compact import CompactField
 from mnif_nerf.fields.spec import FieldSpec
 from mnif_nerf.labels import Labels
 from mnif_nerf.latents.encoding_settings import EncodingSettings
-from mnif_nerf.latents.stage1 import Stage1Model, Stage1Task
+from mnif_nerf.latents.model import Stage1Model, Stage1Task
 from mnif_nerf.modalities.encoding import Encoder
 from mnif_nerf.modalities.settings import CONFIG_VERSION, DataSettings, ModelSettings, PipelineSettings
 from mnif_nerf.random import WHOLE, Share
+from mnif_nerf.rendering.batch import DeviceDraw
 from mnif_nerf.rendering.occupancy import OccupancyGrid
 
 _KEPT_FIELDS = 16  # collapsed fields kept at a time: the instances of one evaluation
@@ -85,6 +86,10 @@ class TrainingData(ABC):
         """The batch of a training step, or `share` of it, grouped by instance: a function of seed and step alone."""
 
     @abstractmethod
+    def device_draw(self) -> DeviceDraw | None:
+        """How `draw` does it where the data lives on the device; None elsewhere."""
+
+    @abstractmethod
     def fixed(self, instances: Tensor) -> Any:
         """What the latents of these training instances `[B]` are computed from: the same for an instance whatever
         else is in the batch, and whenever it is asked for."""
@@ -94,13 +99,9 @@ class TrainingData(ABC):
         """Rays or points of one training step."""
 
     def points_of_step(self, available: int) -> tuple[int, int]:
-        """Instances of a step, and points of each (0 is all).
+        """Instances of a step, and points of each (0 is all), where so many instances are available.
 
-        Data of fewer instances than a step asks for gives all of them, and more points of each, so that a step holds
-        as much; a printed sentence says so.
-
-        Args:
-            available: training instances.
+        Data of fewer than a step asks for gives all, and more points of each; a printed sentence says so.
         """
         instances, points = self.settings.instances_per_step, self.settings.points_per_instance
         most, together = self.most_of_step(available), self.share.of
@@ -116,10 +117,10 @@ class TrainingData(ABC):
         return most, more
 
     def most_of_step(self, available: int) -> int:
-        """Instances of a step at most, where `available` are there and each process takes as many as the others.
+        """Instances of a step at most, where so many are available and each process takes as many as the others.
 
         Raises:
-            MNIFError: there are fewer instances than processes.
+            MNIFError: there are fewer than processes.
         """
         if available < self.share.of:
             raise MNIFError(
@@ -392,9 +393,8 @@ class FieldCache:
 def means(rows: list[dict[str, float]], with_std: bool = False) -> dict[str, float]:
     """Mean of every metric over `rows`, beside it "<metric>_std" where wanted (NaN where a value is infinite)."""
     result = {name: fmean(row[name] for row in rows) for name in rows[0]}
-    if with_std:
-        for name in list(result):
-            values = [row[name] for row in rows]
-            finite = all(map(isfinite, values))  # a perfect picture has an infinite PSNR
-            result[f"{name}_std"] = (stdev(values) if len(values) > 1 else 0.0) if finite else nan
+    for name in list(result) if with_std else ():
+        values = [row[name] for row in rows]
+        finite = all(map(isfinite, values))  # a perfect picture has an infinite PSNR
+        result[f"{name}_std"] = (stdev(values) if len(values) > 1 else 0.0) if finite else nan
     return result

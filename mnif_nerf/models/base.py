@@ -20,7 +20,7 @@ from torch.nn import Parameter
 
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.meta import MetaConfig
-from mnif_nerf.latents.stage1 import Stage1Model
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.metrics.views import ViewScores
 from mnif_nerf.modalities.settings import ModelSettings
 from mnif_nerf.modalities.training import FieldCache, ModalityTraining, known_rows

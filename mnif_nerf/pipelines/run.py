@@ -16,8 +16,9 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import atomic_file
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.ranks import ONE, RankLostError, Ranks
-from mnif_nerf.latents.stage1 import Stage1Trainer, StepResult
-from mnif_nerf.machine import default_device_type
+from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.latents.steps import StepResult
+from mnif_nerf.machine import default_device_type, use_tf32
 from mnif_nerf.modalities.training import FieldCache, means
 from mnif_nerf.pipelines.checkpoints import (
     DAMAGED,
@@ -63,6 +64,7 @@ class TrainingRun:
         if machine.device_type == "auto":
             machine.device_type = "cuda" if default_device_type() == "cuda" else "cpu"
         self.device = ranks.device(machine.device_type)
+        use_tf32(pipeline.tf32, self.device)
         seed_everything(machine.seed)
         self.training = modalities.get(pipeline.datamanager.modality).training
         self.data = self.training.open(pipeline.datamanager, self.device, machine.seed)
@@ -77,6 +79,8 @@ class TrainingRun:
         self.trainer = Stage1Trainer(
             self.model, self.data, self.optimizers, machine.seed, pipeline.encode_batch, say, ranks
         )
+        if pipeline.cuda_graph:
+            self.trainer.replay(say)
         self.evaluation = self.training.evaluation(self.data, pipeline, "val")
         self.fields = FieldCache(self.training, self.model, pipeline.model, self.data.grid())
         self.folder = settings.run_folder()
@@ -189,7 +193,7 @@ class TrainingRun:
                 reports.set_total(steps)
 
             self.plan.start(self.trainer, self.data, planned)
-            self.trainer.train(self.first_step, total, reports)
+            self.trainer.train(self.first_step, total, reports, reports.stops())
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -241,6 +245,11 @@ class _Reports:
         if self._writer is not None:
             self._writer.close()
 
+    def stops(self) -> tuple[int, ...]:
+        """Numbers that divide the steps after which something is due."""
+        settings = self.run.settings
+        return settings.logging.steps_per_log, settings.steps_per_eval_all_images, settings.steps_per_save
+
     def set_total(self, steps: int) -> None:
         """Show another length of the run."""
         self._advance(0, total=steps)
@@ -248,7 +257,7 @@ class _Reports:
     def __call__(self, step: int, result: StepResult) -> None:
         settings = self.run.settings
         self.run.last_step = step
-        self._advance()
+        self._advance(at=step + 1)
         if self.run.ranks.is_first:
             if step % settings.logging.steps_per_log == 0:
                 self._log(step, result)

@@ -106,6 +106,10 @@ class StoredData(TrainingData):
         """There is nothing to draw from."""
         raise MNIFError(self.why)
 
+    def device_draw(self) -> NoReturn:
+        """There is nothing to draw from."""
+        raise MNIFError(self.why)
+
     def fixed(self, instances: torch.Tensor) -> NoReturn:
         """There is nothing to draw from."""
         raise MNIFError(self.why)

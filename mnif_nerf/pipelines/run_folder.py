@@ -15,7 +15,7 @@ from mnif_nerf.pipelines.model_folder import StoredModel, write_model, write_pri
 from mnif_nerf.pipelines.run_checks import finished_steps
 
 if TYPE_CHECKING:
-    from mnif_nerf.latents.stage1 import Stage1Model
+    from mnif_nerf.latents.model import Stage1Model
     from mnif_nerf.modalities.settings import PipelineSettings
     from mnif_nerf.modalities.training import TrainingData
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from mnif_nerf.errors import MNIFError
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.latents.pacing import Pacer
-from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
+from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.modalities.training import TrainingData
 from mnif_nerf.pipelines import preset
 from mnif_nerf.pipelines.checkpoints import checkpoint_in, time_plan_in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class RayBatch:
         """The same batch on another device."""
         return changed(self, lambda value: value.to(device, non_blocking=True))
 
-    def __getitem__(self, rows: slice) -> RayBatch:
+    def __getitem__(self, rows: slice | Tensor) -> RayBatch:
         return changed(self, lambda value: value[rows])
 
 
@@ -71,8 +71,33 @@ class PointBatch:
         """The same batch on another device."""
         return changed(self, lambda value: value.to(device, non_blocking=True))
 
-    def __getitem__(self, rows: slice) -> PointBatch:
+    def __getitem__(self, rows: slice | Tensor) -> PointBatch:
         return changed(self, lambda value: value[rows])
+
+
+@dataclass(frozen=True)
+class DeviceDraw:
+    """How batches are drawn where the store lives on the device: by tensor operations alone, which can be recorded.
+
+    Attributes:
+        sampler: who draws them.
+        together: batches of steps that follow each other, drawn at a time: draw n is that of the steps from
+            `together * n` on.
+        instances: int64 `[together, B]` of draw n, on the device.
+        seed: of draw n.
+        make: from those instances and a generator of that seed, the batch `[together * B]`.
+    """
+
+    sampler: Any
+    together: int
+    instances: Callable[[int], Tensor]
+    seed: Callable[[int], int]
+    make: Callable[[Tensor, torch.Generator], Any]
+
+    def draw(self, number: int) -> Any:
+        """Draw n."""
+        instances = self.instances(number)
+        return self.make(instances, torch.Generator(instances.device).manual_seed(self.seed(number)))
 
 
 def changed(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

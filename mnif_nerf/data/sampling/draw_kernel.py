@@ -7,6 +7,7 @@ import functools
 import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,9 +56,12 @@ def _library() -> ctypes.CDLL | None:
     return None
 
 
-def takes(tensor: Tensor) -> bool:
-    """Whether the kernel is there, not turned off by `MNIF_KERNEL=torch`, and can read tensors like this one."""
-    return tensor.device.type == "cpu" and os.environ.get("MNIF_KERNEL") != "torch" and _library() is not None
+def takes(*stored: Any) -> bool:
+    """Whether the kernel is there, not turned off by `MNIF_KERNEL=torch`, and can read all of this: tensors of the CPU,
+    not rows in shards; None is nothing to read."""
+    if os.environ.get("MNIF_KERNEL") == "torch" or _library() is None:
+        return False
+    return all(one is None or (isinstance(one, Tensor) and one.device.type == "cpu") for one in stored)
 
 
 def pixels(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
+from mnif_nerf.rendering.batch import DeviceDraw, PointBatch, of_share
 
 
 class InstanceShuffle:
@@ -109,13 +110,23 @@ class InstanceDraws:
         return self._shuffle.take(first, self.instances_per_step)
 
     def on(self, device: torch.device) -> None:
-        """Keep the order of instances on this device, for `of_step_on`."""
+        """Keep the order of instances on this device, for `on_device`."""
         self._shuffle = InstanceShuffle(self._shuffle.count, self.seed, device)
 
-    def of_step_on(self, device: torch.device, step: int, share: Share) -> tuple[Tensor, torch.Generator]:
-        """As `of_step`, on a device that `on` has named: the same instances, and its own random numbers."""
-        generator = torch.Generator(device).manual_seed(stream(self.seed, "points", step))
-        return self._instances(step, share), generator
+    def on_device(self, share: Share, make: Callable[[Tensor, torch.Generator], PointBatch]) -> DeviceDraw:
+        """As `of_step`, on a device that `on` has named: the same instances, and its own random numbers.
+
+        Args:
+            share: the part that is drawn.
+            make: the batch of instances `[B]`, by a generator.
+        """
+        return DeviceDraw(
+            self,
+            1,
+            lambda step: self._instances(step, share)[None],
+            lambda step: stream(self.seed, "points", step),
+            lambda instances, generator: of_share(make(instances[0], generator), share),
+        )
 
     def of_instances_on(self, device: torch.device, instances: Tensor, salt: int) -> Iterator[torch.Generator]:
         """As `of_instances`, with generators of a device."""

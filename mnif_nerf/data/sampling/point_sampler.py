@@ -30,7 +30,7 @@ from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share
-from mnif_nerf.rendering.batch import PointBatch, of_share
+from mnif_nerf.rendering.batch import DeviceDraw, PointBatch, of_share
 from mnif_nerf.rendering.grids import cell_centres, cell_coordinates
 
 
@@ -131,11 +131,22 @@ class PointSampler:
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
-        if self._resident is not None:
-            own, numbers = self._draws.of_step_on(self.device, step, share)
-            draw = random_numbers([numbers], share)
-            return of_share(self._on_device(own, self.points_per_instance, draw, self.jitter), share)
+        draw = self.device_draw(share)
+        if draw is not None:
+            batch: PointBatch = draw.draw(step)
+            return batch
         return self._on_host(step, share).to(self.device) if self._ahead is None else self._ahead(step, share)
+
+    def device_draw(self, share: Share = WHOLE) -> DeviceDraw | None:
+        """How `draw` does it on the device; None where the store lives elsewhere."""
+        if self._resident is None:
+            return None
+
+        def make(instances: Tensor, generator: torch.Generator) -> PointBatch:
+            numbers = random_numbers([generator], share)
+            return self._on_device(instances, self.points_per_instance, numbers, self.jitter)
+
+        return self._draws.on_device(share, make)
 
     def _on_host(self, step: int, share: Share) -> PointBatch:
         return of_share(self._of_step(step, share), share)

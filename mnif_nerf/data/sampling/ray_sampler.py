@@ -24,7 +24,7 @@ from mnif_nerf.data.sampling.prefetch import Prefetcher
 from mnif_nerf.data.sampling.residence import HostRows, expect_single_rows, fits, host_rows
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share, stream
-from mnif_nerf.rendering.batch import RayBatch, joined, of_share
+from mnif_nerf.rendering.batch import DeviceDraw, RayBatch, joined, of_share
 from mnif_nerf.rendering.cameras import pixel_directions
 from mnif_nerf.rendering.intervals import box_interval, cell_index, occupied_span, step_positions
 from mnif_nerf.scene_box import HALF_EXTENT
@@ -156,12 +156,29 @@ class RayBatchSampler:
             batches.append(self._draw_rays(torch.tensor([[scene]], device=self._home), generator, WHOLE))
         return joined(batches).to(self.device)
 
+    def device_draw(self, share: Share = WHOLE) -> DeviceDraw | None:
+        """How `draw` does it on the device; None where the store lives elsewhere."""
+        return self._draws(share) if self.resident else None
+
     def _draw_pool(self, pool: int, share: Share) -> RayBatch:
-        generator = torch.Generator(self._home).manual_seed(stream(self.seed, "rays", pool))
+        batch: RayBatch = self._draws(share).draw(pool)
+        return batch
+
+    def _draws(self, share: Share) -> DeviceDraw:
         whole = (_POOL_STEPS, share.of * self.scenes_per_step)
-        scenes = self._shuffle.take(pool * math.prod(whole), math.prod(whole)).view(whole)
-        own = share.draw(lambda _: scenes, (_POOL_STEPS, self.scenes_per_step), axis=1)
-        return self._draw_rays(own, generator, share)
+
+        def instances(pool: int) -> Tensor:
+            scenes = self._shuffle.take(pool * math.prod(whole), math.prod(whole)).view(whole)
+            own: Tensor = share.draw(lambda _: scenes, (_POOL_STEPS, self.scenes_per_step), axis=1)
+            return own
+
+        return DeviceDraw(
+            self,
+            _POOL_STEPS,
+            instances,
+            lambda pool: stream(self.seed, "rays", pool),
+            lambda steps, generator: self._draw_rays(steps, generator, share),
+        )
 
     def _draw_rays(self, steps: Tensor, generator: torch.Generator, share: Share) -> RayBatch:
         """Rays of instances `[T, B]`, for T steps that follow each other; all that is random is drawn here."""
@@ -188,7 +205,7 @@ class RayBatchSampler:
         candidates = self.rays_per_scene * self._oversample
         places = draw(torch.rand, candidates)
         pixels = draw(partial(torch.randint, self.height * self.width), candidates)
-        if not self.resident and draw_kernel.takes(self.images):
+        if not self.resident and draw_kernel.takes(self.images, self.touching, self.silhouettes):
             views, packed = (self.view_list, self.view_starts, self.view_counts), (self.touching, self.silhouettes)
             return draw_kernel.pixels((places, pixels), self.rays_per_scene, scenes, views, packed, self.images)
         views = self.view_list[self.view_starts[scenes, None] + (places * self.view_counts[scenes, None]).long()]

@@ -17,7 +17,7 @@ from mnif_nerf.data.sampling.resident_points import ResidentSurfaces, random_num
 from mnif_nerf.data.stores.surface_store import SurfaceStore
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.random import WHOLE, Share
-from mnif_nerf.rendering.batch import PointBatch, of_share
+from mnif_nerf.rendering.batch import DeviceDraw, PointBatch, of_share
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ class SurfaceSampler:
 
     def draw(self, step: int, share: Share = WHOLE) -> PointBatch:
         """The batch of training step `step` (0, 1, 2, ...), or a part of it: see `InstanceDraws.of_step`."""
-        if self._resident is not None:
-            own, numbers = self._draws.of_step_on(self.device, step, share)
-            drawn = self._on_device(own, self.points_per_instance, random_numbers([numbers], share))
-            return of_share(drawn, share)
+        draw = self.device_draw(share)
+        if draw is not None:
+            batch: PointBatch = draw.draw(step)
+            return batch
         return self._on_host(step, share).to(self.device) if self._ahead is None else self._ahead(step, share)
 
     def _on_host(self, step: int, share: Share) -> PointBatch:
@@ -109,6 +109,16 @@ class SurfaceSampler:
             return of_share(self._all(instances), share)
         places = self._places(len(instances), self.points_per_instance, generator, share)
         return of_share(self._batch(instances, places), share)
+
+    def device_draw(self, share: Share = WHOLE) -> DeviceDraw | None:
+        """How `draw` does it on the device; None where the store lives elsewhere."""
+        if self._resident is None:
+            return None
+
+        def make(instances: Tensor, generator: torch.Generator) -> PointBatch:
+            return self._on_device(instances, self.points_per_instance, random_numbers([generator], share))
+
+        return self._draws.on_device(share, make)
 
     def fixed(self, instances: Tensor, count: int, salt: int = 0) -> PointBatch:
         """Points that depend on the instance, the seed and `salt` only, never on the rest of the batch.

@@ -17,9 +17,11 @@ from torch import Tensor
 from mnif_nerf import modalities
 from mnif_nerf.errors import MNIFError
 from mnif_nerf.files import write_json
+from mnif_nerf.latents.model import Stage1Model
 from mnif_nerf.latents.optimizers import OptimizerGroups
 from mnif_nerf.latents.ranks import ranks_of_group
-from mnif_nerf.latents.stage1 import Stage1Model, Stage1Trainer
+from mnif_nerf.latents.stage1 import Stage1Trainer
+from mnif_nerf.machine import use_tf32
 from mnif_nerf.modalities.settings import PipelineSettings
 from mnif_nerf.modalities.training import ScoredItem, Scores, means
 from mnif_nerf.models.base import InstanceModel
@@ -116,6 +118,9 @@ class InstancePipeline(VanillaPipeline):
             warn=partial(self._say, warning=True),
             ranks=self.ranks,
         )
+        use_tf32(self.config.tf32, self.model.device)
+        if self.config.cuda_graph:
+            self.trainer.replay(self._say)
         return self.trainer
 
     def _say(self, text: str, warning: bool = False) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -36,6 +37,7 @@ from mnif_nerf.pipelines.checkpoints import (
 )
 from mnif_nerf.pipelines.run_checks import check_run, has_model, why_not_kept
 from mnif_nerf.pipelines.time_plan import TimePlan
+from mnif_nerf.pipelines.training.turns import loop_of_turns
 from mnif_nerf.progress import say
 from mnif_nerf.saved_settings import SavedSettings
 from mnif_nerf.viewer.nerfstudio_patches import LOOPBACK, on_this_machine, require_address
@@ -134,6 +136,7 @@ class MNIFTrainer(Trainer):
     stage1: Stage1Trainer
     plan: TimePlan
     _trained: int | None = None  # the last step taken
+    _together = 1  # steps of this turn of the loop
     _length = 0  # of the run in steps, those before a resume included
     _state = "training"
     _paused_since: float | None = None
@@ -200,13 +203,25 @@ class MNIFTrainer(Trainer):
                 self.config.max_num_iterations = sys.maxsize  # of nerfstudio's loop, which `train_iteration` ends
                 self.plan.start(self.stage1, self.pipeline.datamanager.source, self._planned)  # type: ignore[attr-defined]
         try:
-            super().train()
+            with loop_of_turns(self._turns, lambda: self._together):
+                super().train()
         except KeyboardInterrupt:
             if self.training_state == "completed":
                 return  # the viewer was being looked at
             raise SystemExit(how_to_resume(self.checkpoint_dir, self.step)) from None
         finally:
             self.config.max_num_iterations = self.plan.kept.get("steps", total)
+
+    def _turns(self, first: int, end: int) -> Iterator[int]:
+        """The last step of every turn of nerfstudio's loop."""
+        config, step = self.config, first
+        stops = [each.update_every_num_iters or 0 for each in self.callbacks]
+        stops += [config.logging.steps_per_log, config.steps_per_eval_batch, config.steps_per_eval_image]
+        stops += [config.steps_per_eval_all_images, config.steps_per_save]
+        while step < end:
+            self._together = self.stage1.turn(step, end, stops)
+            step += self._together
+            yield step - 1
 
     def _planned(self, steps: int) -> None:
         """Write what was planned into the run's config.yml, and let nerfstudio report on it."""
@@ -221,8 +236,8 @@ class MNIFTrainer(Trainer):
 
     @tell_user
     def train_iteration(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """One step of `Stage1Trainer`."""
-        result = self.stage1.step(step)
+        """The steps of `Stage1Trainer` up to this one that make a turn."""
+        result = self.stage1.steps(step - self._together + 1, self._together)
         for name, schedule in self.stage1.optimizers.schedules.items():
             writer.put_scalar(name=f"learning_rate/{name}", scalar=schedule.get_last_lr()[0], step=step)
         self._trained = step
