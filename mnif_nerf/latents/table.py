@@ -113,7 +113,8 @@ class RowAdam(torch.optim.Optimizer):
         if table.grad.is_sparse and (table.is_cuda or recorded):
             rows, values = summed_rows(table.grad)
         elif table.grad.is_sparse:
-            rows, values = distinct_rows(table.grad)
+            gradient = table.grad.coalesce()
+            rows, values = gradient.indices()[0], gradient.values()
         else:
             rows, values = torch.arange(len(table), device=table.device), table.grad
         beta1, beta2 = group["betas"]
@@ -127,15 +128,6 @@ class RowAdam(torch.optim.Optimizer):
         updates = (state["row_steps"], steps), (state["exp_avg"], mean), (state["exp_avg_sq"], square), (table, moved)
         for stored, value in updates:
             stored.index_copy_(0, rows, value)
-
-
-def distinct_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows `[K]` of a sparse gradient, each once, and their values `[K, D]`; `coalesce` sorts, and is seldom needed."""
-    rows = gradient._indices()[0]
-    if len(set(rows.tolist())) < len(rows):
-        gradient = gradient.coalesce()
-        return gradient.indices()[0], gradient.values()
-    return rows, gradient._values()
 
 
 def summed_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
