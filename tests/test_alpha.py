@@ -299,6 +299,7 @@ def test_an_evaluation_of_pictures_with_alpha(run: Path, tmp_path: Path) -> None
     context = EvaluationContext(target, protocol, Cache(None), lambda title, total: nullcontext(lambda: None))
     pictures = GridPictures(context)
     references = pictures.references()
-    assert references.images.shape == (4, 12, 16, 3)
-    assert (references.images[:, 0, 0] == 255).all()
-    assert pictures.of_row(PROTOCOLS["small"].rows[1], references).images.shape == (4, 12, 16, 3)
+    for found in (references, pictures.of_row(PROTOCOLS["small"].rows[1], references)):
+        assert (found.objects, found.per_object, found.size) == (4, 1, (12, 16))
+        assert {tuple(found.of(number).shape) for number in range(4)} == {(1, 12, 16, 3)}
+    assert all(bool((references.of(number)[:, 0, 0] == 255).all()) for number in range(4))

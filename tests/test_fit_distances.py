@@ -38,9 +38,12 @@ RED = (0.8, 0.2, 0.1)
 
 
 class BallField:
-    """Balls whose radius is the latent, red all over; as a field, it has an `evaluate` in field coordinates."""
+    """Balls whose radius is the latent, red all over, as a field in field coordinates."""
 
     spec = SimpleNamespace(in_features=3, out_features=4, head="sdf")
+
+    def networks(self, latents: torch.Tensor) -> Any:
+        return lambda points: self.evaluate(latents, points)
 
     def evaluate(self, latents: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         raw = -10.0 * (0.5 * points.norm(dim=1, keepdim=True) - latents[:, None, :1])

@@ -26,6 +26,7 @@ OTHER_WORDS = {
     "models/scene_data.py": "a key of nerfstudio's batches",
     "fields/point_loss.py": "a kind of loss",
     "latents/meta.py": "a head",
+    "rendering/radiance_losses.py": "a head",
 }
 # Below the modalities' floor, where stores and readers of grids still tell solids from pictures by name.
 NOT_YET = ("data/check/grids.py", "data/sampling/point_sampler.py", "data/stores")
