@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from mnif_nerf.cli import export_mesh, sample, train_prior
 from mnif_nerf.cli.export_mesh import ExportOptions, parse_formats
+from mnif_nerf.cli.generation_common import chosen_objects
 from mnif_nerf.cli.sample import SampleOptions
 from mnif_nerf.cli.train_prior import TrainPriorOptions
 from mnif_nerf.data.readers.voxel_files import read_voxels
@@ -93,7 +94,7 @@ def test_sample_says_what_is_broken_and_draws_it_again(
         return {**rest, "loose": float(item.latent[0] > 0) if item.name.startswith("sample") else 0.0}
 
     monkeypatch.setattr(integrity, "measure", judged)
-    plain = sample.main(_sample(run, num_samples=6, turntable=False))
+    plain = sample.main(_sample(run, num_samples=6, turntable=False, redraw=0))
     printed = capsys.readouterr().out
     first = read_tensors(plain / "latents.safetensors")[0]["latents"]
     broken = [k for k in range(6) if first[k, 0] > 0]
@@ -116,6 +117,13 @@ def test_sample_says_what_is_broken_and_draws_it_again(
     torch.testing.assert_close(read_tensors(fewer / "latents.safetensors")[0]["latents"], second[:4], rtol=0, atol=1e-5)
     pipe = MNIFPipeline.from_pretrained(run)
     assert torch.equal(torch.stack([item.latent for item in pipe(6, redraw=8)]), second)
+
+    usual = sample.main(_sample(run, num_samples=6, turntable=False))
+    assert json.loads((usual / "samples.json").read_text())["redraw"] == integrity.REDRAWS
+    drawn = read_tensors(usual / "latents.safetensors")[0]["latents"]
+    assert not torch.equal(drawn, first)
+    options = ExportOptions(str(run), num_samples=6)
+    assert torch.equal(torch.stack([item.latent for item in chosen_objects(pipe, options)]), drawn)
 
 
 def test_a_yardstick_of_another_model_is_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

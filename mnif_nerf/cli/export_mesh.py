@@ -72,7 +72,7 @@ class ExportOptions:
     """What samples shall be, as attribute=value, as in mnif-sample; several times for several attributes."""
     guidance: float | None = None
     """How strongly they are drawn to their label, as in mnif-sample."""
-    redraw: int = 0
+    redraw: int | None = None
     """Draw a sample that looks broken again, at most so many times, as in mnif-sample."""
     level: float | None = None
     """What counts as surface: a density (1/world unit; by default 22.2), of voxels an occupancy between 0 and 1 (by

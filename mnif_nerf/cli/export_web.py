@@ -66,7 +66,7 @@ class WebOptions:
     """What samples shall be, as attribute=value, as in mnif-sample; several times for several attributes."""
     guidance: float | None = None
     """How strongly they are drawn to their label, as in mnif-sample."""
-    redraw: int = 0
+    redraw: int | None = None
     """Draw a sample that looks broken again, at most so many times, as in mnif-sample."""
     title: str | None = None
     """Heading of the page; by default the data's name and how many objects there are."""

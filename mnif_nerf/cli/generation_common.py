@@ -17,6 +17,7 @@ from mnif_nerf.labels import GUIDANCE, Wish
 from mnif_nerf.latents.rarity import TYPICAL
 from mnif_nerf.limits import MOST_SAMPLES, require_memory, require_options
 from mnif_nerf.names import file_name, quoted, shown
+from mnif_nerf.progress import progress_bar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,8 +111,8 @@ class ObjectSelection(Protocol):
         """How strongly; None for the usual."""
 
     @property
-    def redraw(self) -> int:
-        """How often a sample that looks broken is drawn again."""
+    def redraw(self) -> int | None:
+        """How often a sample that looks broken is drawn again; None for the usual."""
 
 
 def load_pipeline(load_config: str, device: str | None) -> MNIFPipeline:
@@ -136,7 +137,7 @@ def check_choice(options: ObjectSelection) -> None:
         raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
     if options.instance and options.source != "training":
         raise MNIFError("--instance names training instances; add --source training.")
-    if options.redraw < 0 or (options.redraw and options.source != "samples"):
+    if options.redraw is not None and (options.redraw < 0 or options.source != "samples"):
         raise MNIFError(f"--redraw {options.redraw}: only samples can be drawn again, 0 times or more.")
     if options.typical != TYPICAL and options.source != "samples":
         raise MNIFError("--typical is for samples; leave it or --source out.")
@@ -157,16 +158,32 @@ def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralO
         MNIFError: no prior, no such instance, or a latent file that is missing, damaged or of another model.
     """
     if options.source == "samples":
-        drawn = (options.num_samples, options.seed, options.sampler, options.steps, options.temperature)
-        wish = label_wish(options.label, options.guidance)
-        asked: dict[str, Any] = {} if wish is None else {"label": wish.label, "guidance": wish.guidance}
-        return pipe(*drawn, options.redraw, options.typical, **asked)
+        return _drawn(pipe, options)
     if options.source == "latent":
         assert options.latent_file is not None
         return stored_objects(pipe, options.latent_file)
     chosen: list[str | int] = list(options.instance)
     # Without any instances the first is asked for too: the pipeline has the sentence.
     return [pipe.instance(name) for name in chosen or range(max(1, min(options.num_samples, len(pipe.names))))]
+
+
+def _drawn(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralObject]:
+    """The samples that the options ask for, those of mnif-sample with the same options."""
+    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, REDRAWS, Draw, draw_whole, yardstick_of
+
+    wish = label_wish(options.label, options.guidance)
+    draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical, wish)
+    redraw = options.redraw
+    if redraw is None:
+        redraw = REDRAWS if len(pipe.names) >= FEWEST_INSTANCES else 0
+    if not redraw or pipe.prior is None:
+        return draw.objects(pipe, options.num_samples)
+    yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
+    drawn = draw_whole(pipe, options.num_samples, draw, redraw, yardstick, progress_bar)
+    again, broken = sum(map(bool, drawn.attempts)), sum(found.broken for found in drawn.judgements)
+    if again:
+        print(f"{again} of {options.num_samples} samples were drawn again; {broken} still look broken")
+    return drawn.objects
 
 
 def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mnif_nerf.modalities import Modality
     from mnif_nerf.pipelines.generation import MNIFPipeline
 
-_REDRAW = 3  # times that what looks broken is drawn again
 _EACH, _ONCE = 8.0, 25.0  # seconds that a sample takes after training, with mesh and pictures, and all of them together
 _LATER = 0.4  # of the time at most is kept for what follows training
 _SAVE_EVERY = 500  # steps that an interruption loses at most
@@ -136,7 +135,7 @@ def main(options: MakeOptions) -> MNIFPipeline:
     data = _read_meshes(options, output / "data", stages) if meshes else options.input
     run = _train(options, kind, data, stages)
     pipe = MNIFPipeline.from_pretrained(run)
-    _draw(options, run, len(pipe.names), stages)
+    _draw(options, run, stages)
     if kind.has_surface:
         _write_meshes(options, run, pipe, stages)
     if kind.has_page:
@@ -230,13 +229,11 @@ def _train(options: MakeOptions, kind: Modality, data: Path, stages: _Stages) ->
     return run
 
 
-def _draw(options: MakeOptions, run: Path, learned: int, stages: _Stages) -> None:
+def _draw(options: MakeOptions, run: Path, stages: _Stages) -> None:
     from mnif_nerf.cli import sample
-    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES
 
     with stages.stage(f"drawing {options.num_samples} new ones"):
-        again = _REDRAW if learned >= FEWEST_INSTANCES else 0
-        wanted = sample.SampleOptions(str(run), options.num_samples, options.seed, redraw=again, frames=_FRAMES)
+        wanted = sample.SampleOptions(str(run), options.num_samples, options.seed, frames=_FRAMES)
         wanted.output = options.folder() / "samples"
         if not made_before(wanted.output / "samples.json", _prior_of(run), num_samples=options.num_samples):
             sample.main(wanted)

@@ -59,9 +59,9 @@ class SampleOptions:
     integrity: bool = True
     """Judge every object by the range of the model's own training instances, and mark the broken ones on the sheet. The
     first time, that range is measured (0.3 s for each of up to 128 instances) and kept in the model folder."""
-    redraw: int = 0
-    """Draw a sample that falls outside that range again, at most so many times; 3 is usual. Sample i of a seed is the
-    same whatever the number of samples."""
+    redraw: int | None = None
+    """Draw a sample that falls outside that range again, at most so many times; by default 3, and 0 takes the prior as it
+    is. Sample i of a seed is the same whatever the number of samples."""
     label: LabelOption = ()
     """What the objects shall be, as attribute=value; several times for several attributes: --label species=oak --label
     season=autumn. The prior must have been trained with labels; asking for one that is not there lists those that
@@ -139,8 +139,8 @@ def _check(options: SampleOptions) -> None:
         if value is not None and value < minimum:
             flag = "--" + name.replace("_", "-")
             raise MNIFError(f"{flag} {value} leaves nothing to do; use at least {minimum}.")
-    if options.redraw < 0:
-        raise MNIFError(f"--redraw {options.redraw} is negative; use 0 to draw nothing again, or about 3.")
+    if options.redraw is not None and options.redraw < 0:
+        raise MNIFError(f"--redraw {options.redraw} is negative; use 0 to draw nothing again.")
     if options.redraw and not options.integrity:
         raise MNIFError("--redraw draws again what is judged as broken; leave out --no-integrity.")
     if options.redraw and options.interpolate is not None:
@@ -156,6 +156,11 @@ def _check(options: SampleOptions) -> None:
 
 def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
     """The options with what the model decides filled in."""
+    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, REDRAWS
+
+    judged = options.integrity and options.interpolate is None and len(pipe.names) >= FEWEST_INSTANCES
+    if options.redraw is None and judged:
+        options = dataclasses.replace(options, redraw=REDRAWS)
     if options.sampler is None and pipe.prior is not None:
         options = dataclasses.replace(options, sampler=pipe.prior.default_sampler)
     kind = pipe.model.kind
@@ -175,7 +180,7 @@ def _objects(
     from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, Draw, draw_whole, integrity_of, yardstick_of
 
     draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical, wish)
-    judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or options.redraw > 0)
+    judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or bool(options.redraw))
     sampled = options.interpolate is None
     yardstick = None
     if judged and not (sampled and pipe.prior is None):
@@ -183,9 +188,7 @@ def _objects(
             with ranks.one_first():  # which keeps it in the model folder
                 yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
         except MNIFError as error:
-            if options.redraw:
-                raise
-            print(f"Integrity is not judged: {error}")
+            print(f"Integrity is not judged, and nothing is drawn again: {error}")
     if options.interpolate is not None:
         objects = pipe.interpolate(*options.interpolate, num=options.num_samples)
         if yardstick is None:
@@ -194,7 +197,7 @@ def _objects(
             return objects, [found.facts() for found in integrity_of(objects, yardstick, advance)]
     if yardstick is None:
         return draw.objects(pipe, options.num_samples), []
-    drawn = draw_whole(pipe, options.num_samples, draw, options.redraw, yardstick, progress_bar, ranks)
+    drawn = draw_whole(pipe, options.num_samples, draw, options.redraw or 0, yardstick, progress_bar, ranks)
     facts = [
         {**judgement.facts(), "redrawn": times} for judgement, times in zip(drawn.judgements, drawn.attempts)
     ]  # fmt: skip
@@ -202,6 +205,8 @@ def _objects(
 
 
 def _run_name(options: SampleOptions) -> str:
+    from mnif_nerf.pipelines.integrity import REDRAWS
+
     if options.interpolate is not None:
         start, end = (file_name(name)[:24] for name in options.interpolate)
         return f"interpolate-{start}-{end}-{options.num_samples}"
@@ -214,7 +219,7 @@ def _run_name(options: SampleOptions) -> str:
         parts.append(f"t{options.temperature:g}")
     if options.typical != TYPICAL:
         parts.append(f"typical{options.typical:g}")
-    if options.redraw:
+    if options.redraw not in (None, REDRAWS):
         parts.append(f"redraw{options.redraw}")
     return "-".join([*parts, *label_names(options.label, options.guidance)])
 

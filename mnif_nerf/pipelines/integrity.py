@@ -43,6 +43,8 @@ FILE = "integrity.json"
 MOST_INSTANCES = 128
 """Training instances that a yardstick is taken from, at most."""
 FEWEST_INSTANCES = 4
+REDRAWS = 3
+"""How often the commands draw a broken sample again where nothing else is asked for."""
 VERSION = 1  # of what is measured, and how
 
 
