@@ -178,7 +178,11 @@ def _drawn(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralObject]:
         redraw = REDRAWS if len(pipe.names) >= FEWEST_INSTANCES else 0
     if not redraw or pipe.prior is None:
         return draw.objects(pipe, options.num_samples)
-    yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
+    try:
+        yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
+    except MNIFError as error:
+        print(f"Integrity is not judged, and nothing is drawn again: {error}")
+        return draw.objects(pipe, options.num_samples)
     drawn = draw_whole(pipe, options.num_samples, draw, redraw, yardstick, progress_bar)
     again, broken = sum(map(bool, drawn.attempts)), sum(found.broken for found in drawn.judgements)
     if again:

@@ -60,8 +60,8 @@ class SampleOptions:
     """Judge every object by the range of the model's own training instances, and mark the broken ones on the sheet. The
     first time, that range is measured (0.3 s for each of up to 128 instances) and kept in the model folder."""
     redraw: int | None = None
-    """Draw a sample that falls outside that range again, at most so many times; by default 3, and 0 takes the prior as it
-    is. Sample i of a seed is the same whatever the number of samples."""
+    """Draw a sample that falls outside that range again, at most so many times; by default 3, and 0 takes the prior as
+    it is. Sample i of a seed is the same whatever the number of samples."""
     label: LabelOption = ()
     """What the objects shall be, as attribute=value; several times for several attributes: --label species=oak --label
     season=autumn. The prior must have been trained with labels; asking for one that is not there lists those that

@@ -139,11 +139,9 @@ _FORMS = [
         16_000,
         RadiancePipelineSettings(
             datamanager=SceneDataSettings(scenes_per_step=16, rays_per_scene=64, carve_points=64),
-            model=RadianceModelSettings(
-                width=48, hidden_layers=3, num_bases=32, latent_dim=32, parametrization="centred"
-            ),
+            model=RadianceModelSettings(width=48, hidden_layers=3, num_bases=32, latent_dim=32),
         ),
-        optimizer_settings(**_CENTRED),
+        optimizer_settings(**_LITE),
     ),
     _method(
         "mnif-sdf",
