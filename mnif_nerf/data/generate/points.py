@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.generate.car_design import sample_car
-from mnif_nerf.data.generate.procedural import GENERATOR_VERSION, car_surface, cars_of, label_cars, normalised_parts
+from mnif_nerf.data.generate.procedural import GENERATOR_VERSION, cars_of, label_cars, normalised_parts, surface_of_parts
 from mnif_nerf.data.generate.scene_jobs import run_jobs
 from mnif_nerf.data.generate.settings import CarCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest
@@ -78,9 +78,9 @@ def make_procedural_points(
 
 def car_points(seed: Iterable[int], body: str, counts: PointCounts) -> SurfacePoints:
     """The points of one car, which depend on the arguments alone."""
-    car = sample_car(tuple(seed), body)
-    surface = car_surface(car)
-    piece = piece_numbers([len(part.faces) for part in normalised_parts(car)])
+    parts = normalised_parts(sample_car(tuple(seed), body))
+    surface = surface_of_parts(parts)
+    piece = piece_numbers([len(part.faces) for part in parts])
     solid = solid_of_pieces(surface.vertices, surface.faces, piece, flush=False)
     return draw_points(surface, solid, counts, np.random.default_rng([*seed, 2]))
 

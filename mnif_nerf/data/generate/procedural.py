@@ -38,7 +38,11 @@ def car_surface(car: CarParameters | int | Sequence[int]) -> Surface:
     """A car (or the car of a seed) as one coloured surface in the unit-diagonal frame."""
     if not isinstance(car, CarParameters):
         car = sample_car(car)
-    parts = normalised_parts(car)
+    return surface_of_parts(normalised_parts(car))
+
+
+def surface_of_parts(parts: Sequence[Part]) -> Surface:
+    """Parts as one coloured surface."""
     offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
     return Surface(
         vertices=np.concatenate([part.vertices for part in parts]),

@@ -30,13 +30,21 @@ def find_rooms(closed: Mesh, walls: Mesh) -> np.ndarray | None:
     from scipy import ndimage
 
     filled = (windings(*closed, _CELLS)[0] > 0) | passed_cells(*walls, _CELLS)
-    rooms = ndimage.binary_fill_holes(filled) & ~filled
-    if not rooms.any():
+    label, count = ndimage.label(np.pad(~filled, 1, constant_values=True))
+    if count == 1:
         return None
-    label, count = ndimage.label(rooms)
-    depth = ndimage.maximum(ndimage.distance_transform_edt(rooms), label, np.arange(1, count + 1))
+    rooms = ((label > 0) & (label != label[0, 0, 0]))[1:-1, 1:-1, 1:-1]
+    # Nothing of them is at the side of the box, so what is around them is all that their depth asks for.
+    cells = np.argwhere(rooms)
+    there = tuple(slice(low - 1, high + 2) for low, high in zip(cells.min(axis=0), cells.max(axis=0)))
+    label, count = ndimage.label(rooms[there])
+    depth = ndimage.maximum(ndimage.distance_transform_edt(rooms[there]), label, np.arange(1, count + 1))
     deep = np.flatnonzero(np.asarray(depth) >= _DEPTH * _CELLS / (2 * HALF_EXTENT)) + 1
-    return np.isin(label, deep) if len(deep) else None
+    if not len(deep):
+        return None
+    found = np.zeros_like(rooms)
+    found[there] = np.isin(label, deep)
+    return found
 
 
 def near_rooms(rooms: np.ndarray, corners: np.ndarray) -> np.ndarray:

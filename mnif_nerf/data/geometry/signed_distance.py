@@ -47,9 +47,9 @@ class SignedDistance:
         weights = generator.random((count, 2))
         beyond = weights.sum(axis=1) > 1
         weights[beyond] = 1 - weights[beyond]
-        corners = self.vertices[self.faces[face]]
+        corners = self.vertices[self.faces]
         along = corners[:, 1:] - corners[:, :1]
-        return corners[:, 0] + np.einsum("pk,pkc->pc", weights, along), face
+        return corners[face, 0] + np.einsum("pk,pkc->pc", weights, along[face]), face
 
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Signed distances [P], positive outside, the nearest face int64 [P] and the nearest point [P, 3].
@@ -127,10 +127,7 @@ def _morton(points: np.ndarray) -> np.ndarray:
     """Places [P] along a curve that keeps neighbours together."""
     low, high = points.min(axis=0, initial=0.0), points.max(axis=0, initial=1e-9)
     cells = ((points - low) * (1023 / np.maximum(high - low, 1e-9))).astype(np.int64)
-    place = np.zeros(len(points), np.int64)
-    for axis in range(3):
-        bits = cells[:, axis]
-        for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
-            bits = (bits | bits << shift) & mask
-        place |= bits << axis
-    return place
+    spread = np.arange(1024)
+    for shift, mask in ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249)):
+        spread = (spread | spread << shift) & mask
+    return np.asarray(spread[cells[:, 0]] | spread[cells[:, 1]] << 1 | spread[cells[:, 2]] << 2)

@@ -28,6 +28,16 @@ def surface_colors(surface: Surface, faces: np.ndarray, points: np.ndarray) -> n
         points: [P, 3], on these faces or beside them (then the colour of the nearest point of the face's plane, its
             weights clipped to the face).
     """
+    plain = _plain(surface)
+    of_plain = np.zeros((len(plain), 3), np.float32)
+    of_plain[plain] = _displayed(linear_from_srgb(surface.corner_colors[plain, 0]))
+    found, mixed = of_plain[faces], np.flatnonzero(~plain[faces])
+    found[mixed] = _mixed_colors(surface, faces[mixed], points[mixed])
+    return found
+
+
+def _mixed_colors(surface: Surface, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Those of `surface_colors` point by point."""
     weights = barycentric(surface.vertices[surface.faces[faces]], points)
     colors = surface.corner_colors[faces]
     flat = (colors == colors[:, :1]).all(axis=(1, 2))
@@ -37,7 +47,18 @@ def surface_colors(surface: Surface, faces: np.ndarray, points: np.ndarray) -> n
     if surface.texture is not None:
         textured = surface.texture[faces] >= 0
         linear[textured] *= linear_from_srgb(surface.texels(faces[textured], weights[textured])[:, :3])
+    return _displayed(linear)
+
+
+def _displayed(linear: np.ndarray) -> np.ndarray:
+    """Linear light to sRGB float32 in [0, 1]."""
     return np.clip(srgb_from_linear(linear), 0.0, 1.0).astype(np.float32)
+
+
+def _plain(surface: Surface) -> np.ndarray:
+    """Which faces are of one colour all over: bool [F]."""
+    plain = np.asarray((surface.corner_colors == surface.corner_colors[:, :1]).all(axis=(1, 2)))
+    return plain if surface.texture is None else plain & (surface.texture < 0)
 
 
 def barycentric(corners: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from mnif_nerf.scene_box import HALF_EXTENT
 _WELD = 1e-5
 _SMALLEST_VOLUME = 1e-9
 _TURNED_ALIKE = 0.98
-_BLOCK = 2_000_000  # sampled points at a time
+_BLOCK = 200_000  # sampled points at a time
 
 
 def voxelise_file(
@@ -140,10 +140,12 @@ def passed_cells(vertices: np.ndarray, faces: np.ndarray, resolution: int) -> np
     passed = np.zeros((resolution,) * 3, dtype=bool)
     for count in np.unique(pieces):
         i, j = np.divmod(np.arange((count + 1) ** 2), count + 1)
-        weights = np.stack([i, j, count - i - j], axis=1)[i + j <= count] / count
+        weights = np.stack([i, j, count - i - j])[:, i + j <= count] / count
         chosen = corners[pieces == count]
-        for block in np.array_split(chosen, -(-len(chosen) * len(weights) // _BLOCK)):
-            points = np.floor(np.einsum("pk,fkc->fpc", weights, block)).astype(np.int64).reshape(-1, 3)
-            points = points[((points >= 0) & (points < resolution)).all(axis=1)]
-            passed[tuple(points.T)] = True
+        for block in np.array_split(chosen, -(-len(chosen) * weights.shape[1] // _BLOCK)):
+            first, second, third = np.moveaxis(block, 1, 0)[..., None] * weights[:, None, None]
+            points = np.floor(first + second + third).astype(np.int32)
+            points = points.transpose(1, 0, 2).reshape(3, -1)
+            inside = ((points >= 0) & (points < resolution)).all(axis=0)
+            passed[tuple(points if inside.all() else points[:, inside])] = True
     return passed
