@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,11 +165,16 @@ def unseen_scenes(context: EvaluationContext) -> tuple[UnseenViews, Tensor] | No
         store=digest_of_store(unseen.scored.store.folder),
     )  # fmt: skip
 
-    def make() -> dict[str, np.ndarray]:
-        with context.stage("latents of unseen scenes", 1) as advance:
-            latents = encode_views(target.pipe.model, unseen)
+    def found(own: Sequence[int], advance: Callable[[], None]) -> Sequence[np.ndarray]:
+        some = None if len(own) == len(unseen.names) else torch.tensor(own)
+        latents = encode_views(target.pipe.model, unseen, some).cpu().numpy() if len(own) else []
+        for _ in own:
             advance()
-        return {"latents": latents.cpu().numpy()}
+        return list(latents)
+
+    def make() -> dict[str, np.ndarray]:
+        title = "latents of unseen scenes"
+        return {"latents": np.stack(context.share(title, range(len(unseen.names)), found))}
 
     latents = torch.from_numpy(context.cache.get("unseen", key, make)["latents"])
     return unseen, latents.to(target.pipe.latents.device)
