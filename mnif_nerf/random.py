@@ -118,3 +118,22 @@ class Share:
 
 WHOLE = Share()
 """All of a batch, as a single process has it."""
+
+
+@dataclass(frozen=True, eq=False)
+class PickedRows(Share):
+    """Some rows of a batch, in whichever order.
+
+    Attributes:
+        rows: int64 `[K]`, which ones, on the device of what is drawn for.
+        count: how many rows the batch has.
+    """
+
+    rows: torch.Tensor | None = None
+    count: int = 0
+
+    def draw(self, draw: Callable[[tuple[int, ...]], Any], shape: tuple[int, ...], axis: int = 0) -> Any:
+        """See `Share.draw`; rows follow each other along the first axis alone."""
+        assert self.rows is not None
+        assert axis == 0
+        return draw((self.count, *shape[1:])).to(self.rows.device)[self.rows]

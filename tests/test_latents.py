@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mnif_nerf.fields import FieldSpec, MixtureField
+from mnif_nerf.latents.encoding_settings import EncodingSettings
 from mnif_nerf.latents.evidence import ViewEvidence
 from mnif_nerf.latents.fitting import FitConfig, fit_latents
-from mnif_nerf.latents.scenes import radiance_objective
+from mnif_nerf.latents.meta import MetaConfig
+from mnif_nerf.latents.scenes import latents_of_scenes, radiance_objective
 from mnif_nerf.latents.table import LatentTable, RowAdam, summed_rows
 from mnif_nerf.rendering.batch import RayBatch
 from mnif_nerf.rendering.cameras import Intrinsics, orbit_pose, pixel_rays
@@ -170,3 +172,29 @@ def test_fitting_recovers_known_latents_and_leaves_the_field_alone(head: str):
     torch.testing.assert_close(fitted, truth, atol=0.15, rtol=0.0)
     assert all(torch.equal(a, b) for a, b in zip(before, field.parameters()))
     assert all(p.requires_grad and p.grad is None for p in field.parameters())
+
+
+class ShuffledInstances(RenderedInstances):
+    """Their rays in another order in every step."""
+
+    def draw(self, step: int) -> RayBatch:
+        return self.batch[torch.randperm(self.num_scenes, generator=torch.Generator().manual_seed(step))]
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["fit", "inner loop"])
+def test_latents_of_some_scenes_are_those_that_all_together_get(inner: bool) -> None:
+    field = visible_field("radiance")
+    truth, training = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0)).unbind()
+    source = ShuffledInstances(field, truth)
+    source.fixed = lambda scenes: source.batch[scenes]  # type: ignore[attr-defined]
+    loop = (MetaConfig(inner_steps=2), torch.full((2,), 0.1)) if inner else None
+    settings = EncodingSettings(fit_steps=20, fit_samples_per_ray=8)
+
+    def found(*scenes: int) -> torch.Tensor:
+        chosen = torch.tensor(scenes) if scenes else None
+        return latents_of_scenes(field, source, training, settings, loop, chosen)
+
+    together = found()
+    assert (together - training.mean(dim=0)).abs().min() > 1e-4, "all have moved"
+    torch.testing.assert_close(found(3, 0), together[[3, 0]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found(1, 2, 4), together[[1, 2, 4]], rtol=1e-4, atol=1e-5)

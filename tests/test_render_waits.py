@@ -101,8 +101,8 @@ def test_chunks_of_rays_follow_the_memory(car: Any, monkeypatch: pytest.MonkeyPa
     cuda: Any = SimpleNamespace(type="cuda")
     for free, expected in ((0, 16384), (2 << 30, (2 << 30) // (112 * 96))):
         monkeypatch.setattr(views, "chunk_memory", lambda device, free=free: free)
-        assert views._chunk(cuda, 0.5, 1 / 64) == expected
-    assert views._chunk(torch.device("cpu"), 0.5, 1 / 64) == 16384
+        assert views.rays_together(cuda, 0.5, 1 / 64) == expected
+    assert views.rays_together(torch.device("cpu"), 0.5, 1 / 64) == 16384
 
 
 def test_features_of_pictures_do_not_wait() -> None:

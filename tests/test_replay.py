@@ -17,7 +17,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields import kernel
 from mnif_nerf.latents import replay
 from mnif_nerf.latents.pacing import Pacer
-from mnif_nerf.latents.ranks import Ranks
+from mnif_nerf.latents.ranks import ONE, Ranks
 from mnif_nerf.latents.recording import Again
 from mnif_nerf.latents.stage1 import Stage1Trainer
 from mnif_nerf.pipelines.checkpoints import read_checkpoint
@@ -48,13 +48,15 @@ def torch_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def new_run(data: Path, output: Path, method: str, resident: bool = True, **changes: Any) -> TrainingRun:
+def new_run(
+    data: Path, output: Path, method: str, resident: bool = True, ranks: Ranks = ONE, **changes: Any
+) -> TrainingRun:
     changes = {"pipeline.adaptation": "auto-decoding", **changes}
     settings = tiny_settings(data, output, STEPS, method=method, **changes)
     if method == SDF:  # rounding grows fast under a loss that has corners
         for group in settings.optimizers.values():
             group["optimizer"].lr /= 50
-    run = TrainingRun(settings, say=lambda line: None)
+    run = TrainingRun(settings, lambda line: None, ranks)
     (run.data.rays if method == RADIANCE else run.data.points).reside(resident)  # type: ignore[attr-defined]
     run.model.train()
     return run
@@ -174,13 +176,9 @@ def test_what_cannot_be_played_is_taken_as_ever_and_said_once(
     assert re.search(why, sentence)
 
 
-def test_a_cpu_and_several_processes_play_nothing(data: dict[str, Path], tmp_path: Path) -> None:
-    run, said = new_run(data[RADIANCE], tmp_path, RADIANCE), list[str]()
+def test_a_cpu_plays_nothing(data: dict[str, Path], tmp_path: Path) -> None:
+    run = new_run(data[RADIANCE], tmp_path, RADIANCE)
     assert run.settings.pipeline.cuda_graph
-    assert run.trainer._replays is None
-    run.trainer.ranks = Ranks(0, 2)
-    run.trainer.replay(said.append, Tape())
-    assert said == ["Several processes train together: their steps are not played as CUDA graphs."]
     assert run.trainer._replays is None
     assert run.trainer.turn(0, 100) == 1
 
@@ -285,6 +283,29 @@ def test_turns_end_where_something_is_due(data: dict[str, Path], tmp_path: Path)
     assert trainer.turn(4, 10) == 96
     trainer.pacer.steps = 20
     assert trainer.turn(4, 10) == 16
+
+
+@pytest.mark.parametrize("recorder", [Tape, Refusing])
+def test_the_step_that_will_run_is_timed(
+    data: dict[str, Path], tmp_path: Path, recorder: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Played where steps are played, and nothing is changed by it; else an operation at a time."""
+    plain, run = (new_run(data[RADIANCE], tmp_path, RADIANCE) for _ in range(2))
+    used, gradients = recorder(), list[Any]()
+    gradient = run.trainer._gradient
+    monkeypatch.setattr(run.trainer, "_gradient", lambda batch: (gradients.append(batch), gradient(batch)))
+    run.trainer.replay(lambda text: None, used)
+    before = [each.clone() for each in run.model.parameters()]
+    assert run.trainer.seconds_of_step() > 0
+    assert len(gradients) == (0 if recorder is Tape else 7)
+    assert all(map(torch.equal, run.model.parameters(), before))
+    assert not any(each.state for each in run.optimizers.optimizers.values())
+    assert all(each.grad is None for each in run.model.parameters())
+    if isinstance(used, Tape):
+        assert (used.recorded, used.played) == (2, 18), "draws of four steps each, and 14 steps"
+    taken(run, ())
+    taken(plain)
+    assert_close(run, plain)
 
 
 def test_steps_of_a_turn_are_paced_together() -> None:

@@ -31,15 +31,22 @@ def write_pictures(
 ) -> None:
     """Every object from several sides, and all of them on one sheet: all ranks render, the first writes."""
     from mnif_nerf.export.pictures import contact_sheet, image_grid, save_png
-    from mnif_nerf.objects.solid import require_solid
+    from mnif_nerf.objects.solid import azimuths_around, require_solid
+    from mnif_nerf.objects.stored_views import orbit_images, takes_several
 
     assert options.views is not None
     assert options.resolution is not None
     size: tuple[int, int, float] = (options.views, options.resolution, options.elevation)
+    sides = (options.elevation, azimuths_around(options.views), options.resolution)
 
     def rendered(own: Sequence[NeuralObject]) -> Iterator[list[Any]]:
+        solids: list[Any] = [require_solid(item) for item in own]
+        if solids and takes_several(solids[0]):
+            every = orbit_images(solids, *sides)
+        else:
+            every = in_threads(lambda item: item.views(*size), solids)
         with progress_bar("rendering views", len(own)) as advance:
-            for pictures in in_threads(lambda item: require_solid(item).views(*size), own):
+            for pictures in every:
                 yield pictures
                 advance()
 

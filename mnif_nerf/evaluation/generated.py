@@ -204,6 +204,7 @@ class PictureSet:
         size: height and width.
         of: pictures uint8 `[V, H, W, C]` of object k, on whichever device they were made.
         key: all that they depend on.
+        several: `of` some objects, one after the other, where they are made together.
     """
 
     objects: int
@@ -211,6 +212,11 @@ class PictureSet:
     size: tuple[int, int]
     of: Callable[[int], Tensor]
     key: dict[str, object]
+    several: Callable[[Sequence[int]], Iterator[Tensor]] | None = None
+
+    def each(self, objects: Sequence[int]) -> Iterator[Tensor]:
+        """The pictures of some objects, one after the other."""
+        return map(self.of, objects) if self.several is None else self.several(objects)
 
     @classmethod
     def given(cls, images: np.ndarray, per_object: int, key: dict[str, object]) -> PictureSet:

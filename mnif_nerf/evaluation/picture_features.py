@@ -158,8 +158,7 @@ def _batches(
     shown = set(evenly_spaced(pictures.objects, most).tolist())
     waiting: list[tuple[Tensor, Tensor, Tensor]] = []
     count = 0
-    for k in objects:
-        images = pictures.of(k)
+    for k, images in zip(objects, pictures.each(objects)):
         kept = torch.zeros(len(images), dtype=torch.bool)
         if k in shown:
             kept[evenly_spaced(len(images), max(1, most // pictures.objects))] = True

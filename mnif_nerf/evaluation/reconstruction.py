@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,12 @@ from mnif_nerf.evaluation.view_pictures import unseen_scenes
 from mnif_nerf.metrics.images import Lpips, psnr_each, ssim_each
 from mnif_nerf.modalities import Modality
 from mnif_nerf.objects.base import NeuralObject
-from mnif_nerf.objects.stored_views import render_views
+from mnif_nerf.objects.stored_views import render_objects, render_views, takes_several
 from mnif_nerf.pipelines.encoding import encode_instances
 
 Scores = dict[str, float]
 Pair = tuple[Any, Any]
+Scene = tuple[str, NeuralObject, ViewList]
 _PERCENTILES = {"p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95}
 _SIZE = 128  # pixels of a picture of a solid
 
@@ -161,30 +163,46 @@ def _some(views: ViewList, count: int) -> ViewList:
 def _score_scenes(
     context: EvaluationContext,
     named: tuple[str, str],
-    scenes: list[tuple[str, NeuralObject, ViewList]],
+    scenes: list[Scene],
     lpips: Lpips | None,
     num_worst: int,
 ) -> Reconstruction:
     """Scores of every scene, the mean over its views; the first view stands for it in pictures."""
 
-    def score(scene: tuple[str, NeuralObject, ViewList]) -> tuple[Scores, Pair]:
-        return _score_scene(scene[1], scene[2], lpips)
+    def score(some: Sequence[Scene], advance: Callable[[], None]) -> Iterator[tuple[Scores, Pair]]:
+        for (_, _, views), rendered in zip(some, _rendered(some)):
+            yield _score_scene(rendered, views, lpips)
+            advance()
 
-    found = context.share_each(f"reconstruction: {named[0]}", scenes, score)
+    found = context.share(f"reconstruction: {named[0]}", scenes, score)
     names, scores = [scene[0] for scene in scenes], [each for each, _ in found]
     worst = [(names[k], found[k][1]) for k in _worst(scores, num_worst)]
     return Reconstruction(*named, names, scores, worst)
 
 
-def _score_scene(item: NeuralObject, views: ViewList, lpips: Lpips | None) -> tuple[Scores, Pair]:
-    """The mean scores of one scene, and the truth and the render of its first view; on the object's device."""
+def _rendered(scenes: Sequence[Scene]) -> Iterator[Iterable[torch.Tensor]]:
+    """What objects look like through the cameras of their views: parts `[v, H, W, 3]` of each scene."""
+    seen = (
+        (item, (torch.from_numpy(np.array(views.store.poses[views.views])), torch.as_tensor(views.intrinsics)))
+        for _, item, views in scenes
+    )
+    if not scenes:
+        return
+    size = (scenes[0][2].store.height, scenes[0][2].store.width)
+    if takes_several(scenes[0][1]):
+        yield from ([whole] for whole in render_objects(seen, size))
+    else:
+        yield from (render_views(item, *cameras, size) for item, cameras in seen)
+
+
+def _score_scene(parts: Iterable[torch.Tensor], views: ViewList, lpips: Lpips | None) -> tuple[Scores, Pair]:
+    """The mean scores of one scene, and the truth and the render of its first view; on the renders' device."""
     from mnif_nerf.export.pictures import to_image
 
-    poses, lenses = torch.from_numpy(np.array(views.store.poses[views.views])), torch.as_tensor(views.intrinsics)
     each: dict[str, list[torch.Tensor]] = {"psnr": [], "ssim": []}
     pair: Any = None
     first = 0
-    for rendered in render_views(item, poses, lenses, (views.store.height, views.store.width)):
+    for rendered in parts:
         stored = views.store.images[views.views[first : first + len(rendered)]]
         truth = torch.from_numpy(np.array(stored)).to(rendered.device).float() / 255
         first += len(rendered)

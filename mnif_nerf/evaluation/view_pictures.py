@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from mnif_nerf.evaluation.generated import (
     row_length,
 )
 from mnif_nerf.evaluation.protocols import Row
-from mnif_nerf.objects.stored_views import render_views
+from mnif_nerf.objects.stored_views import orbit_images, render_objects
 from mnif_nerf.pipelines.encoding import encode_views
 
 # The orbit that objects are compared from one by one: elevation, then azimuths, degrees.
@@ -69,12 +69,13 @@ class ViewPictures:
 
         decode: Callable[[int], Any] = row_decoder(context, row)
 
-        def of(k: int) -> Tensor:
-            item = decode(k)
-            views = render_views(item, *cameras[k % len(cameras)], references.size)
-            return torch.cat([(255 * part.clamp(0, 1)).round().to(torch.uint8) for part in views])
+        def several(objects: Sequence[int]) -> Iterator[Tensor]:
+            seen = ((decode(k), cameras[k % len(cameras)]) for k in objects)
+            for views in render_objects(seen, references.size):
+                yield (255 * views.clamp(0, 1)).round().to(torch.uint8)
 
-        return PictureSet(row_length(context, row), self.per_object, references.size, of, key)
+        size = references.size
+        return PictureSet(row_length(context, row), self.per_object, size, lambda k: next(several([k])), key, several)
 
     def for_novelty(self, rows: list[Row], references: PictureSet) -> NoveltySets | None:
         """Renders from four fixed sides, where training and unseen instances are rendered from their latents."""
@@ -141,13 +142,13 @@ def orbit_pictures(
 ) -> np.ndarray:
     """Objects from four sides: uint8 `[N, 4 * H * W * 3]`, the same cameras for all."""
 
-    def views(k: int) -> np.ndarray:
-        item = decode(k)
-        pictures = [np.asarray(item.render(_ORBIT[0], azimuth, _ORBIT_PIXELS)) for azimuth in _ORBIT[1]]
-        return np.stack(pictures).reshape(-1)
+    def views(own: Sequence[int], advance: Callable[[], None]) -> Iterator[np.ndarray]:
+        for pictures in orbit_images(map(decode, own), *_ORBIT, _ORBIT_PIXELS):
+            yield np.stack([np.asarray(picture) for picture in pictures]).reshape(-1)
+            advance()
 
     def make() -> dict[str, np.ndarray]:
-        return {"pixels": np.stack(context.share_each(title, range(count), views))}
+        return {"pixels": np.stack(context.share(title, range(count), views))}
 
     return context.cache.get("orbit", key, make)["pixels"]
 
@@ -165,11 +166,16 @@ def unseen_scenes(context: EvaluationContext) -> tuple[UnseenViews, Tensor] | No
         store=digest_of_store(unseen.scored.store.folder),
     )  # fmt: skip
 
-    def make() -> dict[str, np.ndarray]:
-        with context.stage("latents of unseen scenes", 1) as advance:
-            latents = encode_views(target.pipe.model, unseen)
+    def found(own: Sequence[int], advance: Callable[[], None]) -> Sequence[np.ndarray]:
+        some = None if len(own) == len(unseen.names) else torch.tensor(own)
+        latents = encode_views(target.pipe.model, unseen, some).cpu().numpy() if len(own) else []
+        for _ in own:
             advance()
-        return {"latents": latents.cpu().numpy()}
+        return list(latents)
+
+    def make() -> dict[str, np.ndarray]:
+        title = "latents of unseen scenes"
+        return {"latents": np.stack(context.share(title, range(len(unseen.names)), found))}
 
     latents = torch.from_numpy(context.cache.get("unseen", key, make)["latents"])
     return unseen, latents.to(target.pipe.latents.device)

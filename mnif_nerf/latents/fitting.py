@@ -14,7 +14,7 @@ from mnif_nerf.errors import MNIFError
 from mnif_nerf.fields.modulations import ModulatedField
 from mnif_nerf.latents.table import RowAdam
 from mnif_nerf.machine import denormals_flushed
-from mnif_nerf.rendering.batch import RayBatch
+from mnif_nerf.rendering.batch import RayBatch, picked
 from mnif_nerf.rendering.radiance_losses import LossConfig, radiance_losses
 
 
@@ -99,31 +99,40 @@ def fit_latents(
     config: FitConfig | None = None,
     losses: LossConfig | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    instances: Tensor | None = None,
 ) -> Tensor:
-    """Find the codes `[S, D]` that explain the rays of S new instances; the field is not changed.
+    """Find the codes `[K, D]` that explain the rays of new instances; the field is not changed.
+
+    What is random is drawn for all of a source's instances, so the codes of some are those that all would have got.
 
     Args:
         field: the trained mixture.
-        rays: observations; `rays.draw(step).instances` are the S instances, in any order.
+        rays: observations; `rays.draw(step).instances` are all its S instances, in any order.
         training_latents: `[N, D]`, for the starting point (their mean) and the spread of the prior.
         config: steps, rate, regularisation, seed.
         losses: rendering and loss settings.
         on_step: called with the step's number and loss.
+        instances: int64 `[K]`, which of them; all S where None.
 
     Raises:
         MNIFError: the fit diverged.
     """
     config, settings = config or FitConfig(), losses or LossConfig()
     generator = torch.Generator().manual_seed(config.seed)
+    number = rays.num_scenes if instances is None else len(instances)
+    wanted = None if instances is None else instances.to(training_latents.device)
 
     def loss(codes: Tensor, step: int) -> Tensor:
         batch = rays.draw(step)
+        if wanted is not None:
+            batch = picked(batch, batch.instances.argsort()[wanted])
+            batch.instances = torch.arange(number, device=codes.device)
         networks = field.networks(codes[batch.instances])
         terms = radiance_losses(networks, batch, settings, generator, reduce=False, head=field.spec.head)
         return codes.new_zeros(len(codes)).index_add(0, batch.instances, torch.stack(list(terms.values())).sum(dim=0))
 
     with frozen(field):
-        return fit(loss, rays.num_scenes, training_latents, config, on_step)
+        return fit(loss, number, training_latents, config, on_step)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """One training step as it is recorded: draw, losses, gradients and optimisers, and all that they read.
 
+Where several processes train together, it is recorded in two parts: what comes before their gradients are averaged, and
+what comes after. Between them the processes talk as they do in any step.
+
 What differs from step to step lies in tensors that stay where they are (the batch, the learning rates) and in the seeds
 of generators. They are filled in before a step is played; nothing waits for the device.
 """
@@ -14,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from mnif_nerf.latents.optimizers import OptimizerGroups
+from mnif_nerf.latents.ranks import Ranks
 from mnif_nerf.latents.recording import Recorder, Work
 from mnif_nerf.latents.steps import BatchSource, StepResult
 from mnif_nerf.random import KeptSeed, stream
-from mnif_nerf.rendering.batch import DeviceDraw
+from mnif_nerf.rendering.batch import DeviceDraw, of_share
 
 
 class Trained(Protocol):
@@ -25,6 +29,7 @@ class Trained(Protocol):
 
     seed: int
     optimizers: OptimizerGroups
+    ranks: Ranks
 
     @property
     def model(self) -> nn.Module:
@@ -36,6 +41,9 @@ class Trained(Protocol):
 
     def plain_step(self, step: int) -> StepResult:
         """One step, which is not recorded."""
+
+    def of_whole_batch(self, outputs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses and metrics of all ranks' parts together, and the gradients likewise."""
 
     def look(self, step: int) -> None:
         """Watch what is to be watched before this step."""
@@ -57,7 +65,7 @@ class HostBatch:
         self._source = source
         drawn = source.draw(step)
         copied = {name: value.clone() for name, value in _tensors(drawn).items()}
-        self._batch = dataclasses.replace(drawn, **copied)
+        self._batch = of_share(dataclasses.replace(drawn, **copied), drawn.share)
 
     def load(self, step: int) -> None:
         """Copy the batch of a step.
@@ -155,6 +163,8 @@ class RecordedStep:
         self._filled: dict[str, float] = {}
         self.total = torch.zeros((), device=device)
         self._names: tuple[list[str], list[str]] = ([], [])
+        self._own: list[Tensor | None] = []  # gradients of this rank's part, where the first recording leaves them
+        self._kept: dict[int, Tensor] = {}  # sparse ones of all parts, where the second recording finds them
         self._play: Work | None = None
         self._recorded_with: tuple[Any, ...] = ()
 
@@ -171,35 +181,97 @@ class RecordedStep:
                 self._filled[name] = rate
                 self._rates[name].fill_(rate)
 
-    def _work(self) -> None:
-        optimizers = self.trained.optimizers
-        optimizers.zero_grad()
+    def _differentiate(self) -> None:
+        """Losses and gradients of this rank's part."""
+        self.trained.optimizers.zero_grad()
         outputs = self.trained.model(self._batch.batch(), self._seed)
-        losses = outputs["losses"]
-        loss = functools.reduce(torch.add, losses.values())
-        loss.backward()
-        with optimizers.rates_from(self._rates):
-            optimizers.update()
-        metrics = [name for name in outputs if name == "psnr"]
-        self._names = list(losses), metrics
-        numbers = [loss, *losses.values(), *(outputs[name] for name in metrics)]
+        functools.reduce(torch.add, outputs["losses"].values()).backward()
+        # Without their graph, which would hold on to the stream that it was made on.
+        losses = {name: value.detach() for name, value in outputs["losses"].items()}
+        self._outputs = {"losses": losses, **{name: outputs[name].detach() for name in outputs if name == "psnr"}}
+        self._own = [each.grad for each in self._parameters()]
+
+    def _exchange(self) -> None:
+        """Losses and gradients of the whole batch."""
+        for each, own in zip(self._parameters(), self._own):
+            each.grad = own
+        losses, metrics = self.trained.of_whole_batch(self._outputs)
+        if self.trained.ranks.size > 1:
+            self._keep_sparse()
+        self._names = list(losses), list(metrics)
+        numbers = [functools.reduce(torch.add, losses.values()), *losses.values(), *metrics.values()]
         self._numbers = torch.stack([each.detach() for each in numbers])
         self.total.add_(self._numbers[0])
 
+    def _keep_sparse(self) -> None:
+        """Put the gathered gradients, which are new tensors, where those of the first time are."""
+        for number, each in enumerate(self._parameters()):
+            if each.grad is not None and each.grad.is_sparse:
+                kept = self._kept.setdefault(number, each.grad)
+                if kept is not each.grad:
+                    kept._indices().copy_(each.grad._indices())
+                    kept._values().copy_(each.grad._values())
+                each.grad = kept
+
+    def _update(self) -> None:
+        with self.trained.optimizers.rates_from(self._rates):
+            self.trained.optimizers.update()
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [each for group in self.trained.optimizers.parameters.values() for each in group]
+
+    def _work(self) -> None:
+        """The step of a process that trains alone."""
+        self._differentiate()
+        self._exchange()
+        self._update()
+
     def warm(self) -> None:
         """Take the step that was loaded one operation at a time."""
-        self.recorder.warm(self._work)
+        if self.trained.ranks.size == 1:
+            self.recorder.warm(self._work)
+            return
+        self.recorder.warm(self._differentiate)
+        self._exchange()
+        self.recorder.warm(self._update)
 
     def record(self) -> None:
-        """Record a step, without taking it. What was loaded has to be loaded again.
+        """Record a step, without taking it. What was loaded has to be loaded again. Ranks do not meet in here.
 
         Raises:
             Exception: of any kind: it cannot be recorded.
         """
         self._batch.record(self.recorder)
         self._seed.restart(0)
-        self._play = self.recorder.record(self._work, self._seed.generators)
+        if self.trained.ranks.size == 1:
+            self._play = self.recorder.record(self._work, self._seed.generators)
+        else:
+            self._play = self._record_parts()
         self._recorded_with = self._state()
+
+    def record_gradient(self) -> Work:
+        """What takes loss and gradients of the step that is loaded, and nothing else, by a recording.
+
+        Raises:
+            Exception: of any kind: it cannot be recorded.
+        """
+        self.recorder.warm(self._differentiate)
+        self._batch.record(self.recorder)
+        self._seed.restart(0)
+        return self.recorder.record(self._differentiate, self._seed.generators)
+
+    def _record_parts(self) -> Work:
+        differentiate = self.recorder.record(self._differentiate, self._seed.generators)
+        for number, each in enumerate(self._parameters()):
+            each.grad = self._kept.get(number, self._own[number])
+        update = self.recorder.record(self._update, [])
+
+        def play() -> None:
+            differentiate()
+            self._exchange()
+            update()
+
+        return play
 
     def play(self) -> None:
         """Take the step that was loaded by the recording."""

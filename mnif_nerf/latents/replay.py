@@ -1,7 +1,8 @@
 """Training steps that are one launch: a step is recorded once (`recorded_step`), and then played again and again.
 
 The first steps are taken one operation at a time. Then one is recorded, and the next one is taken both ways and
-compared. A step that cannot be recorded, or comes out otherwise, is taken as ever, and a sentence says so.
+compared. A step that cannot be recorded, or comes out otherwise, is taken as ever, and a sentence says so. Where
+several processes train together, all of them play or none.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mnif_nerf.latents.recording import Recorder
 from mnif_nerf.latents.steps import StepResult
 
 _WARM = 3  # steps before one is recorded: states are made, kernels chosen
+_UNTIMED, _TIMED = 2, 12  # steps that are played to see how long one takes; a draw is of several
 _MOST, _SECONDS = 100, 0.1  # steps, and seconds of them, that are begun at a time
 _Tensors = dict[str, list[Tensor]]
 # Relative, of a loss and of what a step changes: the same operations, but sums of thousands in another order, and Adam
@@ -48,6 +50,26 @@ class Replays:
     def most(self) -> int:
         """Steps to begin at a time: the device is busy with them while the host sees to other things."""
         return max(min(_MOST, int(_SECONDS / max(self._seconds, 1e-6))), 1) if self.playing else 1
+
+    def seconds_of_gradient(self) -> float | None:
+        """Seconds of a step that is played, but for its optimisers; nothing is changed. None where it cannot be."""
+        recorded = RecordedStep(self._trained, self._recorder, 0)
+        try:
+            recorded.load(0)
+            play = recorded.record_gradient()
+            start = 0.0
+            for step in range(_UNTIMED + _TIMED):
+                if step == _UNTIMED:
+                    self.wait()
+                    start = time.perf_counter()
+                recorded.load(step)
+                play()
+            self.wait()
+            return (time.perf_counter() - start) / _TIMED
+        except Exception:  # whatever torch raises; the step that is recorded in training says what it is
+            return None
+        finally:
+            self._trained.optimizers.zero_grad()
 
     def wait(self) -> None:
         """Wait until the device has taken all steps."""
@@ -116,21 +138,35 @@ class Replays:
         why = ""
         try:
             recorded.record()
-            before, played = self._played(recorded, step)
         except Exception as error:  # whatever torch and its libraries raise
-            why = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no words')[:200]}"
+            why = _sentence(error)
+        why = self._agreed(why)
+        if not why:
+            try:
+                before, played = self._played(recorded, step)
+            except Exception as error:
+                if self._trained.ranks.size > 1:  # the others are in the middle of this step
+                    raise
+                why = _sentence(error)
         result = self._trained.plain_step(step)
         if not why:
             now = {**self._trained.optimizers.tensors(), "loss": [result.loss]}
-            why = _difference(before, played, now)
+            why = self._agreed(_difference(before, played, now))
         if why:
             self.given_up, self._recorded = True, None
+        if why and self._trained.ranks.is_first:
             self._say(
                 f"A training step cannot be played as one CUDA graph ({why}), so its operations are launched one by "
                 "one, which is slower; with `cuda_graph` False nothing is tried."
             )
         self.playing = not why
         return result
+
+    def _agreed(self, why: str) -> str:
+        """Why any rank cannot play, "" where all can; and all begin as many steps at a time from now on."""
+        said = self._trained.ranks.collect((why, self._seconds))
+        self._seconds = max(seconds for _, seconds in said)
+        return next((each for each, _ in said if each), "")
 
     def _played(self, recorded: RecordedStep, step: int) -> tuple[_Tensors, _Tensors]:
         """What a step that is played finds, and what it leaves; then all is as before."""
@@ -151,6 +187,10 @@ class Replays:
                     own.detach().copy_(was)
             recorded.total.zero_()
         return before, played
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no words')[:200]}"
 
 
 @torch.no_grad()

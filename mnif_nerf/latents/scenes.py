@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -61,9 +60,9 @@ def latents_of_scenes(
     training_latents: Tensor,
     settings: EncodingSettings,
     inner_loop: tuple[MetaConfig, Tensor] | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    scenes: Tensor | None = None,
 ) -> Tensor:
-    """Latents `[S, D]` of S scenes; the field is not changed.
+    """Latents `[K, D]` of scenes, none of which hangs on another; the field is not changed.
 
     Args:
         field: the trained mixture.
@@ -71,19 +70,20 @@ def latents_of_scenes(
         training_latents: `[N, D]`, where a fit starts and what regularises it.
         settings: steps, weights and sample counts.
         inner_loop: its settings and rates `[D]`, after meta-learning; None fits (auto-decoding).
-        on_step: called with a fit's step and loss.
+        scenes: int64 `[K]`, which ones; all where None.
 
     Raises:
         MNIFError: the inner loop or the fit diverged.
     """
     losses = settings.losses()
     if inner_loop is None:
-        return fit_latents(field, rays, training_latents, FitConfig(steps=settings.fit_steps), losses, on_step)
-    config, rates = inner_loop
+        config = FitConfig(steps=settings.fit_steps)
+        return fit_latents(field, rays, training_latents, config, losses, instances=scenes)
+    inner, rates = inner_loop
     return encode(
         lambda chosen: radiance_objective(field, rays.fixed(chosen), losses),
-        rays.num_scenes,
+        rays.num_scenes if scenes is None else scenes,
         rates,
-        config,
+        inner,
         settings.encode_batch,
     )

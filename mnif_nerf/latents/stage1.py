@@ -70,10 +70,6 @@ class Stage1Trainer:
         device = next(self.model.parameters()).device
         if recorder is None and device.type != "cuda":
             return
-        if self.ranks.size > 1:
-            if self.ranks.is_first:
-                say("Several processes train together: their steps are not played as CUDA graphs.")
-            return
         self._replays = Replays(self, recorder or CudaGraphs(device), say)
 
     @property
@@ -133,13 +129,14 @@ class Stage1Trainer:
         self.optimizers.zero_grad()
         outputs = self.losses(step)
         functools.reduce(torch.add, outputs["losses"].values()).backward()
-        losses, metrics = self._of_whole_batch(outputs)
+        losses, metrics = self.of_whole_batch(outputs)
         loss = functools.reduce(torch.add, losses.values())
         self.optimizers.step()
         return StepResult(loss, losses, metrics)
 
-    def _of_whole_batch(self, outputs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses and metrics of all ranks' parts together, and the gradients likewise."""
+    def of_whole_batch(self, outputs: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses and metrics of all ranks' parts together, and the gradients likewise; once in every step, whichever
+        way that is taken, so that ranks meet."""
         losses = {name: value.detach() for name, value in outputs["losses"].items()}
         metrics = {name: value for name, value in outputs.items() if name == "psnr"}
         if self.ranks.size == 1:
@@ -237,7 +234,11 @@ class Stage1Trainer:
         self.model.zero_grad(set_to_none=True)
 
     def seconds_of_step(self, repeats: int = 7) -> float:
-        """About how long a step takes just now, in seconds: the median of a few that change nothing."""
+        """About how long a step takes just now, in seconds, by a few losses and gradients that change nothing: played
+        where steps are, else their median."""
+        played = None if self._replays is None else self._replays.seconds_of_gradient()
+        if played is not None:
+            return played
         times = []
         for step in range(repeats):
             start = time.perf_counter()

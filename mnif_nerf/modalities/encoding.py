@@ -69,8 +69,9 @@ class Encoder:
         how = GridAdaptation(self.meta, self.rates, self.training_latents, settings)
         return latents_of_grids(self.field, sampler, instances, how)
 
-    def views(self, unseen: UnseenViews) -> Tensor:
-        """Latents `[K, D]` of scenes, from their conditioning views; the views to be scored are not looked at.
+    def views(self, unseen: UnseenViews, scenes: Tensor | None = None) -> Tensor:
+        """Latents `[K, D]` of scenes `[K]` int64, of all where None, from their conditioning views; the views to be
+        scored are not looked at.
 
         Raises:
             MNIFError: the inner loop or the fit diverged.
@@ -83,4 +84,4 @@ class Encoder:
         if self.meta is not None:
             assert self.rates is not None
             inner_loop = (self.meta, self.rates)
-        return latents_of_scenes(self.field, sampler, self.training_latents, self.settings, inner_loop)
+        return latents_of_scenes(self.field, sampler, self.training_latents, self.settings, inner_loop, scenes)

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from mnif_nerf.export.mesh_files import ExportMesh
     from mnif_nerf.rendering.occupancy import RadianceField
 
+FIRST_AZIMUTH = 45.0
 _CELLS = 64  # along an edge of the scene box, where the data has no grid
+
+
+def azimuths_around(num: int, first: float = FIRST_AZIMUTH) -> list[float]:
+    """`num` directions in degrees evenly around an object, counter-clockwise as seen from above."""
+    return [first + 360.0 * k / num for k in range(num)]
 
 
 class SolidObject(NeuralObject):
@@ -145,20 +151,26 @@ class SolidObject(NeuralObject):
         Raises:
             MNIFError: a resolution below 1 or too large for the memory, or a camera inside the scene box.
         """
+        return self.view(*self.camera_around(elevation, azimuth, resolution, radius))
+
+    def camera_around(
+        self, elevation: float, azimuth: float, resolution: int, radius: float | None = None
+    ) -> tuple[Tensor, Intrinsics]:
+        """The camera of `render`: where it stands, camera-to-world `[4, 4]`, and its lens. Raises as `render` does."""
         check_pixels(resolution)
         radius = self.camera["radius"] if radius is None else radius
         if radius <= HALF_EXTENT:
             raise MNIFError(f"`radius` {radius} puts the camera inside the object; use more than {HALF_EXTENT}.")
         intrinsics = Intrinsics.default(resolution, self.camera["focal_over_width"])
-        return self.view(orbit_pose(elevation, azimuth, radius), intrinsics)
+        return orbit_pose(elevation, azimuth, radius), intrinsics
 
     def views(
-        self, num: int = 4, resolution: int = 128, elevation: float = 20.0, first_azimuth: float = 45.0
+        self, num: int = 4, resolution: int = 128, elevation: float = 20.0, first_azimuth: float = FIRST_AZIMUTH
     ) -> list[Image.Image]:
         """`num` pictures evenly around the object, counter-clockwise as seen from above."""
         if num < 1:
             raise MNIFError(f"`views` {num} is too few; ask for at least 1.")
-        return [self.render(elevation, first_azimuth + 360.0 * k / num, resolution) for k in range(num)]
+        return [self.render(elevation, azimuth, resolution) for azimuth in azimuths_around(num, first_azimuth)]
 
     def orbit(self, frames: int = 48, resolution: int = 128, elevation: float = 20.0) -> Iterator[Image.Image]:
         """The frames of a turntable, rendered as they are asked for."""

@@ -78,17 +78,18 @@ def encode_instances(model: StoredModel, store: GridStore | SurfaceStore, instan
     return encode_store(model, store, instances)
 
 
-def encode_views(model: StoredModel, unseen: UnseenViews) -> Tensor:
-    """Latents `[K, D]` of scenes, from their conditioning views.
+def encode_views(model: StoredModel, unseen: UnseenViews, scenes: Tensor | None = None) -> Tensor:
+    """Latents `[K, D]` of scenes, from their conditioning views; each is found for itself.
 
     Args:
         model: a model of radiance fields.
         unseen: the scenes; what is scored of them is not looked at.
+        scenes: `[K]` int64, which of them; all when None.
 
     Raises:
         MNIFError: as `encode_store`.
     """
-    return _encoder(model).views(unseen)
+    return _encoder(model).views(unseen, scenes)
 
 
 def _encoder(model: StoredModel) -> Encoder:

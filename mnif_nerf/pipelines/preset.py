@@ -87,6 +87,8 @@ def _seconds_of_step(settings: Any, data: TrainingData, device: torch.device) ->
     groups = OptimizerGroups.from_settings(model.parameter_groups(), settings.optimizers, 1)
     trainer = Stage1Trainer(model, data, groups, seed, pipeline.encode_batch)
     trainer.choose_threads(pipeline.threads, lambda _: None)
+    if pipeline.cuda_graph:
+        trainer.replay(lambda _: None)
     return _OPTIMIZER * trainer.seconds_of_step()
 
 

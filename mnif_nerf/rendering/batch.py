@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from mnif_nerf.random import WHOLE, Share
+from mnif_nerf.random import WHOLE, PickedRows, Share
 
 Batch = TypeVar("Batch", "RayBatch", "PointBatch")
 
@@ -112,6 +112,11 @@ def of_share(batch: Batch, share: Share) -> Batch:
     if share != WHOLE:
         batch.share = share
     return batch
+
+
+def picked(batch: Batch, rows: Tensor) -> Batch:
+    """Rows int64 `[K]` of a whole batch; what is random for them is what the whole batch would have drawn."""
+    return of_share(batch[rows], PickedRows(rows=rows, count=len(batch.instances)))
 
 
 def joined(batches: Sequence[RayBatch]) -> RayBatch:

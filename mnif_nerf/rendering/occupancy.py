@@ -109,7 +109,9 @@ class OccupancyGrid:
         return self._tight_box
 
     @cached_property
-    def _tight_box(self) -> tuple[Tensor, Tensor] | None:
+    def corners(self) -> Tensor:
+        """Lowest and highest corner `[2, 3]` of the occupied cells; the highest is the lower one where there are none.
+        Nothing waits for a GPU."""
         place = torch.arange(self.resolution, device=self.cells.device)
         low, high = [], []
         for axis in range(3):
@@ -118,11 +120,13 @@ class OccupancyGrid:
             low.append(torch.where(used, place, self.resolution).amin())
             high.append(torch.where(used, place + 1, 0).amax())
         corners = torch.stack([torch.stack(low), torch.stack(high)])
-        if not bool(corners[1, 0] > 0):
-            return None
         # In double precision, as the faces of cells are not numbers of single precision.
-        corners = (corners.double() * (2 * self.half_extent / self.resolution) - self.half_extent).float()
-        return corners[0], corners[1]
+        return (corners.double() * (2 * self.half_extent / self.resolution) - self.half_extent).float()
+
+    @cached_property
+    def _tight_box(self) -> tuple[Tensor, Tensor] | None:
+        lowest, highest = self.corners
+        return (lowest, highest) if bool(highest[0] > lowest[0]) else None
 
     def lookup(self, points: Tensor) -> Tensor:
         """Flat cell index `[...]` of points `[..., 3]`."""

@@ -8,7 +8,8 @@ visible; all others are left out. So the skipped render equals the dense one up 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -60,18 +61,20 @@ def render_rays(
     near, far = box_interval(origins, directions, half_extent)
     out["depth"][:, 0] = torch.maximum(far, near)
     start, end = _sampled_interval(origins, directions, near, far, grid)
-    every = _Rays(origins, directions, near, far, start, end)
-    chunk = chunk or _chunk(origins.device, half_extent, step)
+    every = Rays(origins, directions, near, far, start, end)
+    chunk = chunk or rays_together(origins.device, half_extent, step)
     for rays in (end > start).nonzero().flatten().split(chunk):
         if len(rays) == 0:
             continue
-        part = _render_chunk(field, _Rays(*(values[rays] for values in every)), grid, step)
+        part = render_chunk(
+            lambda points, *_: _evaluate(field, points), Rays(*(values[rays] for values in every)), grid, step
+        )
         for name, value in part.items():
             out[name][rays] = value
     return out
 
 
-def _chunk(device: torch.device, half_extent: float, step: float) -> int:
+def rays_together(device: torch.device, half_extent: float, step: float) -> int:
     """Rays handled together."""
     if device.type != "cuda":
         return _CHUNK_ON_CPU
@@ -94,7 +97,20 @@ def _sampled_interval(
     return torch.maximum(near, tight_near), torch.minimum(far, tight_far)
 
 
-class _Rays(NamedTuple):
+Values = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+
+class Cells(Protocol):
+    """Which cells hold density, and a lower bound of it: `OccupancyGrid`."""
+
+    cells: Tensor
+    least_density: Tensor
+
+    def lookup(self, points: Tensor) -> Tensor:
+        """Index `[R, S]` of the cells of R rays' points `[R, S, 3]` among all, flattened."""
+
+
+class Rays(NamedTuple):
     """R rays: `[R, 3]` origins and directions, `[R]` where each enters and leaves the box and the occupied cells."""
 
     origins: Tensor
@@ -105,11 +121,18 @@ class _Rays(NamedTuple):
     end: Tensor
 
 
-def _render_chunk(field: RadianceField, rays: _Rays, grid: OccupancyGrid | None, step: float) -> dict[str, Tensor]:
+def render_chunk(values: Values, rays: Rays, grid: Cells | None, step: float) -> dict[str, Tensor]:
     """Render rays together: `rgb` `[R, 3]`, `depth` and `accumulation` `[R, 1]`.
 
     All rays share one number of samples, that of the longest. Samples in empty cells, and those behind cells that
     certainly stop the light, are not evaluated.
+
+    Args:
+        values: colours `[N, 3]` and densities `[N]` at points `[N, 3]`, told where these stand among the R x S samples
+            (int64 `[N]`), and S.
+        rays: the rays.
+        grid: where something is; None evaluates all.
+        step: distance between samples, world units.
     """
     origins, directions, near, far, start, end = rays
     first = ((start - near) / step).floor()
@@ -124,7 +147,7 @@ def _render_chunk(field: RadianceField, rays: _Rays, grid: OccupancyGrid | None,
         hidden = torch.cat([torch.zeros_like(blocked[:, :1]), blocked[:, :-1]], dim=-1) > _HIDDEN
         wanted &= grid.cells.flatten()[cells] & ~hidden
     asked = wanted.flatten().nonzero().flatten()  # once: a GPU's host waits for their number
-    colors, densities = _evaluate(field, points.view(-1, 3)[asked])
+    colors, densities = values(points.view(-1, 3)[asked], asked, count)
     density = torch.zeros_like(t)
     color = torch.zeros(*t.shape, 3, device=t.device)
     density.view(-1)[asked], color.view(-1, 3)[asked] = densities, colors
@@ -134,13 +157,16 @@ def _render_chunk(field: RadianceField, rays: _Rays, grid: OccupancyGrid | None,
     return {"rgb": rgb.clamp(0, 1), "depth": depth, "accumulation": accumulation.clamp(0, 1)}
 
 
-def _evaluate(field: RadianceField, points: Tensor, chunk: int = 8192) -> tuple[Tensor, Tensor]:
-    """Field values at `[N, 3]` points; chunks of a few thousand keep the activations in the processor's cache."""
+def points_together(device: torch.device) -> int:
+    """Points to evaluate at a time; on a processor a few thousand keep the activations in its cache."""
+    return 1 << 20 if device.type == "cuda" else 8192
+
+
+def _evaluate(field: RadianceField, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Field values at `[N, 3]` points."""
     if len(points) == 0:
         return points.new_zeros(0, 3), points.new_zeros(0)
-    if points.is_cuda:
-        chunk = 1 << 20
-    parts = [field.radiance(part) for part in points.split(chunk)]
+    parts = [field.radiance(part) for part in points.split(points_together(points.device))]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
