@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from mnif_nerf.data.generate.car_design import sample_car
-from mnif_nerf.data.generate.procedural import GENERATOR_VERSION, cars_of, label_cars, normalised_parts, surface_of_parts
+from mnif_nerf.data.generate.procedural import (
+    GENERATOR_VERSION,
+    cars_of,
+    label_cars,
+    normalised_parts,
+    surface_of_parts,
+)
 from mnif_nerf.data.generate.scene_jobs import run_jobs
 from mnif_nerf.data.generate.settings import CarCounts
 from mnif_nerf.data.generate.writer import claim_output, write_manifest
