@@ -38,6 +38,11 @@ class NeuralRadiance(SolidObject):
         """See `SolidObject`."""
         return OccupancyGrid.from_field(self.field, bounds=self.cells, device=field_device(self.field))
 
+    @property
+    def takes_company(self) -> bool:
+        """See `SolidObject`: where rays are marched."""
+        return self.depth_samples is None
+
     def view(self, pose: Tensor, intrinsics: Intrinsics) -> Image.Image:
         """See `SolidObject`: volume rendering over white."""
         from mnif_nerf.export.pictures import to_image

@@ -38,6 +38,11 @@ class SolidObject(NeuralObject):
     has_surface: ClassVar[bool] = True
 
     @property
+    def takes_company(self) -> bool:
+        """Whether rays of several such objects can be rendered as one batch."""
+        return False
+
+    @property
     @abstractmethod
     def grid(self) -> OccupancyGrid:
         """The occupancy grid that lets renders skip empty space; built once, on first use."""

@@ -69,9 +69,7 @@ def render_views(item: Any, poses: Tensor, lenses: Tensor, size: tuple[int, int]
 def takes_several(item: Any) -> bool:
     """Whether pictures of this object are made together with those of others: of radiance fields on a GPU, which one
     object's few small pictures leave idle. A processor is no faster so."""
-    if item.modality != "radiance" or item.depth_samples is not None:
-        return False
-    return _views_together(field_device(item.field), (1, 1)) > 0
+    return item.takes_company and _views_together(field_device(item.field), (1, 1)) > 0
 
 
 def render_objects(seen: Iterable[tuple[Any, Camera]], size: tuple[int, int]) -> Iterator[Tensor]:
