@@ -22,6 +22,7 @@ from mnif_nerf.progress import progress_bar
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mnif_nerf.metrics.integrity import Yardstick
     from mnif_nerf.pipelines.generation import MNIFPipeline, NeuralObject
 
 _SHEETS = 4  # copies of a picture that are held while a sheet is made
@@ -137,7 +138,8 @@ def check_choice(options: ObjectSelection) -> None:
         raise MNIFError(f"--num-samples {options.num_samples} leaves nothing to do; use at least 1.")
     if options.instance and options.source != "training":
         raise MNIFError("--instance names training instances; add --source training.")
-    if options.redraw is not None and (options.redraw < 0 or options.source != "samples"):
+    redraw = options.redraw or 0
+    if redraw < 0 or (redraw and options.source != "samples"):
         raise MNIFError(f"--redraw {options.redraw}: only samples can be drawn again, 0 times or more.")
     if options.typical != TYPICAL and options.source != "samples":
         raise MNIFError("--typical is for samples; leave it or --source out.")
@@ -169,25 +171,43 @@ def chosen_objects(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralO
 
 def _drawn(pipe: MNIFPipeline, options: ObjectSelection) -> list[NeuralObject]:
     """The samples that the options ask for, those of mnif-sample with the same options."""
-    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, REDRAWS, Draw, draw_whole, yardstick_of
+    from mnif_nerf.pipelines.integrity import REDRAWS, Draw, draw_whole
 
     wish = label_wish(options.label, options.guidance)
     draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical, wish)
-    redraw = options.redraw
-    if redraw is None:
-        redraw = REDRAWS if len(pipe.names) >= FEWEST_INSTANCES else 0
-    if not redraw or pipe.prior is None:
-        return draw.objects(pipe, options.num_samples)
-    try:
-        yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
-    except MNIFError as error:
-        print(f"Integrity is not judged, and nothing is drawn again: {error}")
+    redraw = REDRAWS if options.redraw is None else options.redraw
+    yardstick = judging_yardstick(pipe, options.redraw) if redraw and pipe.prior is not None else None
+    if yardstick is None:
         return draw.objects(pipe, options.num_samples)
     drawn = draw_whole(pipe, options.num_samples, draw, redraw, yardstick, progress_bar)
     again, broken = sum(map(bool, drawn.attempts)), sum(found.broken for found in drawn.judgements)
     if again:
         print(f"{again} of {options.num_samples} samples were drawn again; {broken} still look broken")
     return drawn.objects
+
+
+def judging_yardstick(pipe: MNIFPipeline, redraw: int | None) -> Yardstick | None:
+    """What samples are judged by, measured behind a bar where the model folder does not have it yet. None for a model
+    that cannot be judged: few training instances, or, with a sentence, empty ones.
+
+    Args:
+        pipe: the model.
+        redraw: how often the options ask for broken samples to be drawn again; None for the usual.
+
+    Raises:
+        MNIFError: it cannot be judged, and broken samples are asked to be drawn again.
+    """
+    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, yardstick_of
+
+    if len(pipe.names) < FEWEST_INSTANCES and not redraw:
+        return None
+    try:
+        return yardstick_of(pipe, pipe.folder, progress_bar)
+    except MNIFError as error:
+        if redraw:
+            raise
+        print(f"Integrity is not judged: {error}")
+        return None
 
 
 def stored_objects(pipe: MNIFPipeline, path: Path) -> list[NeuralObject]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mnif_nerf.cli.generation_common import (
     LabelOption,
     default_output,
+    judging_yardstick,
     label_names,
     label_wish,
     load_pipeline,
@@ -106,11 +107,15 @@ def main(options: SampleOptions) -> Path:
 
 def sample_together(options: SampleOptions, wish: Wish | None, ranks: Ranks, device: str | None) -> Path:
     """The command as one of the processes that share its work, on the device of this one."""
+    from mnif_nerf.pipelines.integrity import REDRAWS
+
     with ranks.one_first():  # which downloads what is on the hub
         pipe = load_pipeline(options.load_config, device)
     options = _complete(options, pipe)
     require_sheet(options.num_samples, options.views or 1, options.resolution or 1)
     objects, integrity = _objects(pipe, options, wish, ranks)
+    if options.redraw is None and integrity and options.interpolate is None:
+        options = dataclasses.replace(options, redraw=REDRAWS)
     output = options.output or default_output(options.load_config, "samples", _run_name(options))
     if ranks.is_first:
         prepare_output(output)
@@ -139,7 +144,7 @@ def _check(options: SampleOptions) -> None:
         if value is not None and value < minimum:
             flag = "--" + name.replace("_", "-")
             raise MNIFError(f"{flag} {value} leaves nothing to do; use at least {minimum}.")
-    if options.redraw is not None and options.redraw < 0:
+    if (options.redraw or 0) < 0:
         raise MNIFError(f"--redraw {options.redraw} is negative; use 0 to draw nothing again.")
     if options.redraw and not options.integrity:
         raise MNIFError("--redraw draws again what is judged as broken; leave out --no-integrity.")
@@ -156,11 +161,6 @@ def _check(options: SampleOptions) -> None:
 
 def _complete(options: SampleOptions, pipe: MNIFPipeline) -> SampleOptions:
     """The options with what the model decides filled in."""
-    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, REDRAWS
-
-    judged = options.integrity and options.interpolate is None and len(pipe.names) >= FEWEST_INSTANCES
-    if options.redraw is None and judged:
-        options = dataclasses.replace(options, redraw=REDRAWS)
     if options.sampler is None and pipe.prior is not None:
         options = dataclasses.replace(options, sampler=pipe.prior.default_sampler)
     kind = pipe.model.kind
@@ -177,18 +177,14 @@ def _objects(
     pipe: MNIFPipeline, options: SampleOptions, wish: Wish | None, ranks: Ranks
 ) -> tuple[list[NeuralObject], list[dict[str, Any]]]:
     """The objects, and what is said of the integrity of each; nothing where they are not judged."""
-    from mnif_nerf.pipelines.integrity import FEWEST_INSTANCES, Draw, draw_whole, integrity_of, yardstick_of
+    from mnif_nerf.pipelines.integrity import REDRAWS, Draw, draw_whole, integrity_of
 
     draw = Draw(options.seed, options.sampler, options.steps, options.temperature, options.typical, wish)
-    judged = options.integrity and (len(pipe.names) >= FEWEST_INSTANCES or bool(options.redraw))
     sampled = options.interpolate is None
     yardstick = None
-    if judged and not (sampled and pipe.prior is None):
-        try:
-            with ranks.one_first():  # which keeps it in the model folder
-                yardstick = yardstick_of(pipe, pipe.folder, progress_bar)
-        except MNIFError as error:
-            print(f"Integrity is not judged, and nothing is drawn again: {error}")
+    if options.integrity and not (sampled and pipe.prior is None):
+        with ranks.one_first():  # which keeps it in the model folder
+            yardstick = judging_yardstick(pipe, options.redraw)
     if options.interpolate is not None:
         objects = pipe.interpolate(*options.interpolate, num=options.num_samples)
         if yardstick is None:
@@ -197,7 +193,8 @@ def _objects(
             return objects, [found.facts() for found in integrity_of(objects, yardstick, advance)]
     if yardstick is None:
         return draw.objects(pipe, options.num_samples), []
-    drawn = draw_whole(pipe, options.num_samples, draw, options.redraw or 0, yardstick, progress_bar, ranks)
+    redraw = REDRAWS if options.redraw is None else options.redraw
+    drawn = draw_whole(pipe, options.num_samples, draw, redraw, yardstick, progress_bar, ranks)
     facts = [
         {**judgement.facts(), "redrawn": times} for judgement, times in zip(drawn.judgements, drawn.attempts)
     ]  # fmt: skip
