@@ -33,8 +33,6 @@ from mnif_nerf.schedules import warmup_cosine
 BASELINE = "mixture-32"
 _FINE = 1_000_000  # steps of a cosine that follows a share of the time
 _RESAMPLES = 2000
-_THIRD = 1 / 3
-_UNTUNED = ""  # the method's rates: on monitors these rows collapsed at three times the latents' rate
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,11 @@ class Row:
 
 
 ROWS = {
-    "mixture-8": Row({"num_bases": 8}, _UNTUNED),
+    "mixture-8": Row({"num_bases": 8}, "mixture"),
     "mixture-32": Row({"num_bases": 32}, "mixture"),
     "mixture-128": Row({"num_bases": 128}, "mixture"),
-    "mixture-32-network-wise": Row({"num_bases": 32, "coefficients": "network-wise"}, _UNTUNED),
+    "mixture-32-scaled": Row({"num_bases": 32, "parametrization": "scaled"}, "scaled"),
+    "mixture-32-network-wise": Row({"num_bases": 32, "coefficients": "network-wise"}, "mixture"),
     "shift": Row({"modulation": "shift"}, "shift"),
     "low-rank": Row({"modulation": "low-rank"}, "low-rank"),
     "finer-mixture-32": Row({"num_bases": 32, "family": "finer"}, "mixture", 0.5),
@@ -93,7 +92,7 @@ DATA = {
     "emoji": Data("mnif-image-lite", ("psnr",), 32, 256, _PICTURES),
     "digits": Data("mnif-image-lite", ("psnr",), 64, None, _PICTURES),
 }
-TRIES = ((1.0, 1.0), (1.0, _THIRD), (1.0, 3.0), (_THIRD, 1.0), (_THIRD, 3.0))
+TRIES = tuple((networks, latents) for networks in (0.5, 1.0, 2.0) for latents in (1.0, 3.0, 6.0))
 
 
 @dataclass(frozen=True)

@@ -166,3 +166,30 @@ def test_the_dataparser_reads_cameras_as_the_options_say_and_shows_no_blank_inst
         found = parser.get_dataparser_outputs(split)
         assert found.metadata["scene_names"] == ("scene001", "scene002")
         assert found.cameras.camera_to_worlds[:, :, 3].norm(dim=1).tolist() == pytest.approx([1.3] * views, rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------- README's table
+
+SHOWN = ("mnif", "mnif-lite", "mnif-sdf", "mnif-sdf-lite", "mnif-voxel", "mnif-voxel-lite", "mnif-image", "mnif-image-lite")
+
+
+def test_the_readme_says_what_the_methods_are() -> None:
+    columns = []
+    for name in SHOWN:
+        config = METHODS[name.replace("-", "_")]
+        spec = spec_of(config)
+        with torch.device("meta"):
+            learned = sum(parameter.numel() for parameter in MixtureField(spec).parameters())
+        sizes = f"{spec.num_bases}, {spec.width}, {len(spec.learned_shapes)}"
+        columns.append(
+            (f"`{name}`", sizes, f"{spec.latent_dim}", f"{learned:,}", f"{spec.parameters_per_instance:,}",
+             f"{config.max_num_iterations:,}")
+        )  # fmt: skip
+    rows = ("", "basis networks, width, layers", "latent code", "learnable parameters", "network of one instance",
+            "default length, steps")  # fmt: skip
+    table = [f"| {title} | ".replace("|  |", "| |") + " | ".join(cells) + " |" for title, *cells in zip(rows, *columns)]
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for line in table:
+        assert line in readme, f"README.md should have the line\n{line}"
+    auto_decoding = [config.pipeline.adaptation for name, config in METHODS.items() if name not in PAPER]
+    assert set(auto_decoding) == {"auto-decoding"}
