@@ -2,9 +2,10 @@
 
     python examples/04_images.py [FOLDER] [STEPS]
 
-`ns-train mnif-image` does the same with evaluation and checkpoints. FOLDER (default outputs/digits) receives the
-data and images.png: unseen digits, what three gradient steps on a latent code make of them, and the same field read
-at eight times the resolution. The default of 400 steps takes some seconds. Needs scikit-learn, which has the digits.
+`ns-train mnif-celebahq-s` does the same at the paper's size, with evaluation and checkpoints; `mnif-image-lite`
+auto-decodes. FOLDER (default outputs/digits) receives the data and images.png: unseen digits, what three gradient steps
+on a latent code make of them, and the same field read at eight times the resolution. The default of 400 steps takes
+some seconds. Needs scikit-learn, which has the digits.
 """
 
 import sys

@@ -2,9 +2,9 @@
 
     python examples/05_voxels.py [FOLDER] [STEPS]
 
-`ns-train mnif-voxel-lite` does the same with evaluation and checkpoints. FOLDER (default outputs/voxels) receives
-the data, the model, unseen.png (four unseen cars, their cells above and what the model makes of them below) and
-unseen.glb. The default of 400 steps takes some ten seconds.
+`ns-train mnif-voxel-lite` learns distances by auto-decoding, with evaluation and checkpoints. FOLDER (default
+outputs/voxels) receives the data, the model, unseen.png (four unseen cars, their cells above and what the model makes
+of them below) and unseen.glb. The default of 400 steps takes some ten seconds.
 """
 
 import sys

@@ -61,19 +61,20 @@ class SampleOptions:
     """Judge every object by the range of the model's own training instances, and mark the broken ones on the sheet. The
     first time, that range is measured (0.3 s for each of up to 128 instances) and kept in the model folder."""
     redraw: int | None = None
-    """Draw a sample that falls outside that range again, at most so many times; by default 3, and 0 takes the prior as
-    it is. Sample i of a seed is the same whatever the number of samples."""
+    """Draw a sample that falls outside that range again, at most so many times; by default 3, and 0 draws none
+    again. Sample i of a seed is the same whatever the number of samples."""
     label: LabelOption = ()
     """What the objects shall be, as attribute=value; several times for several attributes: --label species=oak --label
     season=autumn. The prior must have been trained with labels; asking for one that is not there lists those that
     are."""
     guidance: float | None = None
-    """How strongly samples are drawn to their label, 2 by default: 0 leaves the label out, 1 is the prior itself, more
+    """How strongly samples are drawn to their label: 0 leaves the label out, 1, the default, is the prior itself, more
     makes them more like their class and less varied."""
     interpolate: tuple[str, str] | None = None
     """Two training instances (names or numbers from 0): walk from one to the other instead of sampling."""
     views: int | None = None
-    """Pictures per object; by default 4, of voxels 2 (from the front-left and the rear-right). Not for images."""
+    """Pictures per object; by default 4, of voxels and signed distances 2 (from the front-left and the rear-right). Not
+    for images."""
     resolution: int | None = None
     """Pixels along an edge of a picture; by default 128, of images as many as the training data had."""
     elevation: float = 20.0

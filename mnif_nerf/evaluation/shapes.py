@@ -2,8 +2,8 @@
 
 Generated and reference shapes go through the same steps, or the difference of the steps would be measured as well.
 Where the data are cells: the occupancy at the data's resolution, marching cubes on those cells, points evenly over the
-triangles' area (`CellShapes`). Where they are points of meshes, see `mnif_nerf.evaluation.surfaces`. Coordinates are
-those of the scene box, and no shape is moved or scaled.
+triangles' area (`CellShapes`). Where they are points of meshes, see `mnif_nerf.evaluation.surface_shapes`.
+Coordinates are those of the scene box, and no shape is moved or scaled.
 """
 
 from __future__ import annotations

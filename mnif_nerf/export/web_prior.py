@@ -1,8 +1,8 @@
 """What a web page needs to draw new objects by itself: the latent prior, and the networks that a latent mixes.
 
-`export/web_page/` has the other side, in JavaScript: `random.js` the random numbers, `prior.js` the denoiser and the
-sampler, `mixing.js` the weights of a latent's network. A seed gives the page the object that it gives `mnif-sample`, to
-the rounding of the stored numbers.
+`export/web_page/` has the other side, in JavaScript: `random.js` the random numbers, `prior.js` the denoiser, the
+sampler and the weights of a latent's network. A seed gives the page the object that it gives `mnif-sample`, to the
+rounding of the stored numbers.
 """
 
 from __future__ import annotations

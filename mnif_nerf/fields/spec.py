@@ -47,7 +47,8 @@ class FieldSpec:
             "authors" averages unscaled bases, whose mean has weights 1/sqrt(M) too small.
         parametrization: "scaled" measures parameters in units of what their size asks for, so that the same learning
             rates suit fields of any width, number of bases and latent size (`weight_units`, `latent_unit`,
-            `ModulatedField.unit`); "plain" does not.
+            `ModulatedField.unit`); "centred" does, too, and makes a mixture a mean network and deviations from it;
+            "plain" does neither.
         final_activation: "linear" (radiance, logits) or "sine" (values in [-1, 1]).
         head: what the raw values mean, see `mnif_nerf.fields.heads`.
         family: family of the small networks, see `mnif_nerf.fields.families`.
