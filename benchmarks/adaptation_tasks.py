@@ -50,8 +50,8 @@ Objective = PointObjective | LossObjective
 
 @dataclass(frozen=True)
 class Settings:
-    """A modality's field, data and training: those of the `-lite` methods (a test compares them with configs.py),
-    but images are learned at the pixels' centres alone.
+    """A modality's field, data and training: those of the `-lite` methods while voxels and images learned by
+    meta-learning.
 
     Attributes:
         field: networks and modulation.
@@ -85,7 +85,6 @@ class Settings:
     scored: int = 16
 
 
-# Voxels and images: what mnif-voxel-lite and mnif-image-lite were while both learned by meta-learning.
 SETTINGS = {
     "voxel": Settings(
         FieldSpec(3, 1, 48, 3, 32, 64, head="logit"),
