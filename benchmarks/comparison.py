@@ -83,8 +83,8 @@ class Data:
     rates: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-_VOXELS = {"mixture": (1.0, 3.0), "shift": (_THIRD, 3.0), "low-rank": (1.0, 3.0)}
-_SURFACES = {"mixture": (1.0, 1.0), "shift": (_THIRD, 3.0), "low-rank": (_THIRD, 3.0)}
+_VOXELS = {"mixture": (1.0, 3.0), "shift": (0.5, 3.0), "low-rank": (1.0, 3.0)}
+_SURFACES = {"mixture": (1.0, 1.0), "shift": (0.5, 3.0), "low-rank": (0.5, 3.0)}
 _PICTURES = {"mixture": (1.0, 3.0), "shift": (1.0, 3.0), "low-rank": (1.0, 3.0)}  # found on emoji
 DATA = {
     "monitors": Data("mnif-voxel-lite", ("iou",), 24, 512, _VOXELS),
