@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import streaming
 
 from mnif_nerf.data.readers.grid_reader import get_reader
+from mnif_nerf.data.sampling import draw_kernel
 from mnif_nerf.data.sampling.point_sampler import PointChoice, PointSampler
 from mnif_nerf.data.sampling.ray_sampler import RayBatchSampler
 from mnif_nerf.data.sampling.residence import on_device
@@ -253,8 +254,16 @@ def test_scenes_in_shards_are_those_of_one_array(tmp_path: Path, monkeypatch: py
     assert any("pictures that show nothing" in note for note in notes[0])
     np.testing.assert_array_equal(many.hull_union(), one.hull_union())
     samplers = [RayBatchSampler(store, 3, 16, 8, seed=2) for store in (many, one)]
-    for step in range(6):
-        assert same(*(sampler.draw(step) for sampler in samplers))
+    with_kernel = [samplers[0].draw(step) for step in range(6)]
+    for step, drawn in enumerate(with_kernel):
+        assert same(drawn, samplers[1].draw(step))
+    taken = [draw_kernel.takes(each.images, each.touching, each.silhouettes, each.hulls) for each in samplers]
+    assert taken[0] == taken[1]
+    with monkeypatch.context() as without:
+        without.setenv("MNIF_KERNEL", "torch")
+        assert all(
+            same(drawn, RayBatchSampler(many, 3, 16, 8, seed=2).draw(step)) for step, drawn in enumerate(with_kernel)
+        )
     assert same(*(sampler.fixed(torch.tensor([4, 0])) for sampler in samplers))
     assert same(*(sampler.reside(True).draw(3) for sampler in samplers))
 

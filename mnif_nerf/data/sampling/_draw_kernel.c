@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#define VERSION 1 /* draw_kernel.py holds the same number */
+#define VERSION 2 /* draw_kernel.py holds the same number */
 
 #if defined(__aarch64__)
 #define FUSED 1
@@ -23,16 +23,21 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Pixels of instances; draw_kernel.py mirrors this struct. Packed bits come with the bytes of a row. */
+/* Rows of equal size, in one array or in several (shards), one after the other; draw_kernel.py mirrors these structs. */
+struct rows {
+    int64_t parts, bytes;                           /* arrays, 0 where there is nothing; bytes of a row */
+    const int64_t *starts;                          /* [parts] first row of each */
+    const uint8_t *const *data;                     /* [parts] */
+};
+
+/* Pixels of instances. */
 struct pixels {
     int64_t instances, candidates, wanted;
-    int64_t touching_row, silhouettes_row, image;   /* bytes of a view; pixels of a view */
     const int64_t *scenes;                          /* [instances] */
     const int64_t *view_list, *view_starts, *view_counts;
     const float *places;                            /* [instances, candidates] in [0, 1) */
     const int64_t *positions;                       /* [instances, candidates] flat pixels */
-    const uint8_t *touching, *silhouettes;          /* [views, row], either may be NULL */
-    const uint8_t *images;                          /* [views, image, 3] */
+    struct rows touching, silhouettes, images;      /* of views: packed bits, either may be absent; [pixels, 3] */
     int64_t *view, *pixel;                          /* [instances, wanted] */
     float *colors, *mask;                           /* [instances, wanted, 3] and [instances, wanted] */
 };
@@ -43,7 +48,7 @@ struct hulls {
     int64_t size, steps;                            /* cells along an edge; steps through the box, MAX_STEPS at most */
     float half_extent;
     const int64_t *scenes;
-    const uint8_t *hulls;                           /* [all, size^3 / 8 rounded up], packed */
+    struct rows hulls;                              /* packed bits of size^3 cells */
     const float *origins, *directions;              /* [instances, count, 3] */
     const float *numbers;                           /* [instances, count, 3] in [0, 1) */
     float *near, *far;                              /* [instances, count] */
@@ -51,6 +56,14 @@ struct hulls {
 };
 
 int mnif_draw_version(void) { return VERSION; }
+
+INLINE const uint8_t *row_at(const struct rows *rows, int64_t row)
+{
+    int64_t part = rows->parts - 1;
+    while (row < rows->starts[part])
+        part--;
+    return rows->data[part] + (row - rows->starts[part]) * rows->bytes;
+}
 
 INLINE int bit(const uint8_t *row, int64_t position) { return row[position >> 3] >> (position & 7) & 1; }
 
@@ -63,7 +76,7 @@ void mnif_draw_pixels(const struct pixels *draw)
         int64_t found = 0;
         for (int64_t k = 0; k < draw->candidates && found < draw->wanted; k++) {
             const int64_t view = views[(int64_t)(places[k] * views_there)], pixel = positions[k];
-            if (draw->touching && !bit(draw->touching + view * draw->touching_row, pixel))
+            if (draw->touching.parts && !bit(row_at(&draw->touching, view), pixel))
                 continue;
             draw->view[to + found] = view;
             draw->pixel[to + found++] = pixel;
@@ -79,10 +92,10 @@ void mnif_draw_pixels(const struct pixels *draw)
         }
         for (int64_t k = to; k < to + draw->wanted; k++) {
             const int64_t view = draw->view[k], pixel = draw->pixel[k];
+            const uint8_t *color = row_at(&draw->images, view) + 3 * pixel;
             for (int c = 0; c < 3; c++)
-                draw->colors[3 * k + c] = (float)draw->images[3 * (view * draw->image + pixel) + c] / 255.0f;
-            draw->mask[k] = draw->silhouettes ? (float)bit(draw->silhouettes + view * draw->silhouettes_row, pixel)
-                                              : 1.0f;
+                draw->colors[3 * k + c] = (float)color[c] / 255.0f;
+            draw->mask[k] = draw->silhouettes.parts ? (float)bit(row_at(&draw->silhouettes, view), pixel) : 1.0f;
         }
     }
 }
@@ -142,10 +155,11 @@ INLINE void span(const struct hulls *draw, int fused, int64_t ray, const uint8_t
 
 INLINE void spans(const struct hulls *draw, int fused)
 {
-    const int64_t row = (draw->size * draw->size * draw->size + 7) / 8;
-    for (int64_t i = 0; i < draw->instances; i++)
+    for (int64_t i = 0; i < draw->instances; i++) {
+        const uint8_t *hull = row_at(&draw->hulls, draw->scenes[i]);
         for (int64_t r = 0; r < draw->count; r++)
-            span(draw, fused, i * draw->count + r, draw->hulls + draw->scenes[i] * row);
+            span(draw, fused, i * draw->count + r, hull);
+    }
 }
 
 static WITH_FMA void spans_fused(const struct hulls *draw) { spans(draw, 1); }
@@ -162,9 +176,10 @@ void mnif_hull_spans(const struct hulls *draw)
 void mnif_carve_points(const struct hulls *draw)
 {
     const float half = draw->half_extent, scale = (float)((double)draw->size / (2.0 * (double)half));
-    const int64_t size = draw->size, row = (size * size * size + 7) / 8;
+    const int64_t size = draw->size;
     for (int64_t i = 0; i < draw->instances; i++) {
         const float *numbers = draw->numbers + 3 * i * draw->count, *end = numbers + 3 * draw->count;
+        const uint8_t *hull = row_at(&draw->hulls, draw->scenes[i]);
         float *to = draw->points + 3 * i * draw->wanted, *const stop = to + 3 * draw->wanted;
         for (; numbers < end && to < stop; numbers += 3) {
             int64_t at = 0;
@@ -172,7 +187,7 @@ void mnif_carve_points(const struct hulls *draw)
                 to[axis] = (2.0f * numbers[axis] - 1.0f) * half;
                 at = at * size + (int64_t)greatest(least((to[axis] + half) * scale, (float)(size - 1)), 0.0f);
             }
-            if (!bit(draw->hulls + draw->scenes[i] * row, at))
+            if (!bit(hull, at))
                 to += 3;
         }
         while (to < stop)
