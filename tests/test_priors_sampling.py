@@ -22,6 +22,7 @@ from mnif_nerf.priors.schedulers import (
     scheduler_config,
     scheduler_from_config,
 )
+from mnif_nerf.priors.training import spread_times
 
 
 class ExactMixture:
@@ -254,3 +255,15 @@ def test_streams_depend_on_seed_and_index_only() -> None:
     assert torch.equal(many[4:], few)
     assert len({tuple(row.tolist()) for row in many}) == 6
     assert not torch.equal(many, draw_noise(sample_streams(6, 4), 5))
+
+
+def test_times_stay_below_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest draw below 1 lands on the next whole number: training once stopped there, at the end of a run."""
+    generator = torch.Generator().manual_seed(0)
+    times = spread_times(128, 1000, generator)
+    stretches = torch.arange(129) * 1000 // 128
+    assert (stretches[:-1] <= times).all()
+    assert (times <= stretches[1:]).all()
+    nearly_one = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
+    monkeypatch.setattr(torch, "rand", lambda count, **_: nearly_one.expand(count))
+    assert spread_times(128, 1000, generator).max() == 999

@@ -268,9 +268,7 @@ def train_denoiser(
         recent: list[float] = []
         for step in range(steps):
             clean, rows = source.draw(config.batch_size)
-            # Times spread evenly over the batch: less variance in the gradient than independent draws.
-            order = torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)
-            times = (order / len(clean) * noising.total).long()
+            times = spread_times(len(clean), noising.total, generator)
             noise = torch.randn(clean.shape, generator=generator)
             loss = noising.loss(told(denoiser, rows), clean, noise, times, device)
             optimizer.zero_grad(set_to_none=True)
@@ -290,6 +288,14 @@ def train_denoiser(
         losses = held_out_losses(averaged, noising, whitened[left_out], device, values)
         report.held_out_loss, report.gaussian_loss = losses
     return averaged, report
+
+
+def spread_times(count: int, total: int, generator: torch.Generator) -> Tensor:
+    """Diffusion times int64 `[count]` from 0 to `total` - 1, one of each of `count` equal stretches: less variance in
+    the gradient than independent draws."""
+    order = torch.arange(count) + torch.rand(count, generator=generator)
+    # One draw of 260,000 is so near to 1 that 127 and it are 128 in single precision.
+    return (order / count * total).long().clamp_(max=total - 1)
 
 
 def _new_denoiser(spec: DenoiserSpec, conditions: Conditions | None) -> Denoiser:
