@@ -123,6 +123,26 @@ def test_share_near_the_surface(store: GridStore, share: float, least: int) -> N
         assert near[least:].mean() == pytest.approx(natural, abs=0.12) if least < 200 else near.all()
 
 
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_third_of_the_near_points_are_inside_at_least(resident: bool) -> None:
+    """A rod one cell thick has nine cells outside for one inside; weights take the points as they come."""
+    rod = np.zeros((2, 12, 12, 12), bool)
+    rod[0, 5, 5, 2:10] = rod[1, 2:9, 2:9, 2:9] = True
+    store = store_of([rod[0], rod[1]], "voxel")
+    sampler = PointSampler(store, 2, 200, choice=PointChoice(surface_share=0.5))
+    batch = (sampler.reside(True) if resident else sampler).draw(0)
+    for row, instance in enumerate(batch.instances.tolist()):
+        cells = cells_of(batch.points, 12)[row, :100]
+        assert np.isin(cells, store.surface(instance)).all()
+        natural = rod[instance].reshape(-1)[store.surface(instance)].mean()
+        assert rod[instance].reshape(-1)[cells].mean() == pytest.approx(max(1 / 3, natural), abs=0.011)
+    weighed = PointSampler(store, 2, 200, choice=PointChoice(surface_share=0.5, reweight=True))
+    batch = (weighed.reside(True) if resident else weighed).draw(0)
+    cells = cells_of(batch.points, 12)[batch.instances.tolist().index(0), :100]
+    assert np.isin(cells, store.surface(0)).all()
+    assert rod[0].reshape(-1)[cells].mean() == pytest.approx(8 / len(store.surface(0)), abs=0.03)
+
+
 def test_every_cell_comes_equally_often(store: GridStore) -> None:
     uniform = PointSampler(store, 5, 300, choice=PointChoice(surface_share=0.0))
     near = PointSampler(store, 5, 100, choice=PointChoice(surface_share=1.0))
@@ -136,7 +156,11 @@ def test_every_cell_comes_equally_often(store: GridStore) -> None:
     assert abs(counts / expected - 1).max() < 0.5  # 174 each, with a deviation of at most 13
     surface = store.surface(2)
     assert near_counts.sum() == near_counts[surface].sum()
-    assert abs(near_counts[surface] / (200 * 100 / len(surface)) - 1).max() < 0.8
+    inside = surface[store.targets(np.array([2]), surface[None].astype(np.int64))[0, 0] > 0]
+    expected = 200 * 100 * max(1 / 3, len(inside) / len(surface)) / len(inside)
+    assert abs(near_counts[inside] / expected - 1).max() < 0.8
+    outside = np.setdiff1d(surface, inside)
+    assert abs(near_counts[outside] / ((20_000 - expected * len(inside)) / len(outside)) - 1).max() < 0.8
 
 
 def test_a_draw_depends_on_seed_and_step_alone(store: GridStore) -> None:

@@ -1,9 +1,11 @@
 """Point batches grouped by instance, drawn from a packed store of grids.
 
 Points are centres of cells. Where a store knows the cells near surfaces, a share of the points lies in those: a
-network gets the surface wrong, and only one cell in twenty-five of a 64^3 car lies near it. The loss of such a batch is
-not the mean over the grid; it weighs the surface higher. With `reweight`, weights undo that: surface points and others
-then count as much as there are such cells. All other points are drawn over the whole grid.
+network gets the surface wrong, and only one cell in twenty-five of a 64^3 car lies near it. At least a third of them
+are inside: around a leg that is one cell thick few near cells are, and networks would rather leave it out. The loss of
+such a batch is not the mean over the grid; it weighs the surface, and thin parts, higher. With `reweight` near cells
+are drawn as they come, and weights undo the share: surface points and others then count as much as there are such
+cells. All other points are drawn over the whole grid.
 
 Sampling is stratified: the row of candidates is cut into as many equal strata as points are wanted, and one cell is
 drawn from each. The points of an instance are therefore sorted, near ones first, and a prefix is biased towards near
@@ -25,7 +27,7 @@ from torch import Tensor
 from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.sampling.prefetch import Prefetcher
 from mnif_nerf.data.sampling.residence import expect_single_rows, fits
-from mnif_nerf.data.sampling.resident_points import ResidentGrids, random_numbers, stratified
+from mnif_nerf.data.sampling.resident_points import FEWER_INSIDE, ResidentGrids, random_numbers, stratified
 from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
@@ -192,7 +194,8 @@ class PointSampler:
         else:
             cells = stratified(draw(len(instances), points - near), self.store.num_cells)
             if near:
-                cells = torch.cat([store.near(instances, draw(len(instances), near)), cells], dim=1)
+                close = store.near(instances, draw(len(instances), near), as_they_come=self.reweight)
+                cells = torch.cat([close, cells], dim=1)
         if jitter:
             moved = draw(len(self.store.shape), *cells.shape) - 0.5
             return PointBatch(instances, *store.between(instances, cells, moved))
@@ -234,10 +237,19 @@ class PointSampler:
         if not near:
             return uniform
         assert self.store.surface_cells is not None
-        assert self.store.surface_offsets is not None
-        first, end = self.store.surface_offsets[instances], self.store.surface_offsets[instances + 1]
-        places = first[:, None] + _stratified(draw((len(instances), near)), (end - first)[:, None])
+        places = self._near_places(instances, draw((len(instances), near)))
         return np.concatenate([self.store.surface_cells[places], uniform], axis=1, dtype=np.int64)
+
+    def _near_places(self, instances: np.ndarray, within: np.ndarray) -> np.ndarray:
+        """Where cells near the surface stand in the store: [B, N], those inside first."""
+        offsets = self.store.surface_offsets
+        assert offsets is not None
+        first, middle, end = (offsets[2 * instances + part, None] for part in range(3))
+        inside, outside = middle - first, end - middle
+        often = 1.0 if self.reweight else np.maximum(outside / np.maximum(inside, 1) / FEWER_INSIDE, 1.0)
+        place = (np.arange(within.shape[1]) + within) * ((often * inside + outside) / within.shape[1])
+        place = np.where(place < often * inside, place / often, place - (often - 1.0) * inside)
+        return first + np.minimum(place.astype(np.int64), end - first - 1)
 
     def _num_near(self, points: int) -> int:
         return round(self.surface_share * points)

@@ -6,6 +6,7 @@ the same distribution.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from mnif_nerf.data.stores.grid_store import GridStore
     from mnif_nerf.data.stores.shards import Rows
     from mnif_nerf.data.stores.surface_store import SurfaceStore
+
+FEWER_INSIDE = 2.0
+"""Of the cells near a surface, so many times as many are drawn outside as inside at most."""
 
 
 def random_numbers(generators: Sequence[torch.Generator], share: Share = WHOLE) -> Callable[..., Tensor]:
@@ -75,15 +79,13 @@ class ResidentGrids:
         self._distances = distances is not None
         if store.surface_cells is not None and store.surface_offsets is not None:
             self._offsets = torch.from_numpy(store.surface_offsets.astype(np.int64)).to(device)
-            owner = np.repeat(np.arange(store.num_instances, dtype=np.int64), np.diff(store.surface_offsets))
-            # Sorted over all instances, so that one search answers for any of them.
-            self._surface = torch.from_numpy(owner * store.num_cells + np.asarray(store.surface_cells)).to(device)
+            self._surface = on_device(store.surface_cells, device)
 
     @staticmethod
     def stored(store: GridStore, distances: GridDistances | None) -> list[Rows]:
-        """What would have to fit on a device (of the cells near surfaces, half)."""
+        """What has to fit on a device."""
         packed = store.packed if distances is None else distances.packed
-        return [packed, *([] if store.surface_cells is None else [store.surface_cells] * 2)]
+        return [packed, *([] if store.surface_cells is None else [store.surface_cells])]
 
     def values(self, instances: Tensor, cells: Tensor) -> Tensor:
         """What a store's `targets` are, or distances in cells: float32 `[B, C, N]`.
@@ -128,20 +130,38 @@ class ResidentGrids:
         points = [((p + 0.5) * (2.0 / longest) - size / longest).float() for p, size in zip(axes, shape)]
         return torch.stack(points, dim=1), targets
 
-    def near(self, instances: Tensor, within: Tensor) -> Tensor:
-        """Cells near the surface int64 `[B, N]`, one from each stretch; see `stratified`."""
-        first, end = self._offsets[instances, None], self._offsets[instances + 1][:, None]
-        places = (first + stratified(within, end - first)).clamp(min=0)
-        return self._surface[places] - instances[:, None] * self.store.num_cells
+    def near(self, instances: Tensor, within: Tensor, as_they_come: bool) -> Tensor:
+        """Cells near the surface int64 `[B, N]`, those inside first; see `PointSampler`.
+
+        Args:
+            instances: `[B]`.
+            within: float64 `[B, N]` in [0, 1), where in its stretch each is.
+            as_they_come: whether all are drawn equally often, however few are inside.
+        """
+        first, middle, end = (self._offsets[2 * instances + part, None] for part in range(3))
+        inside, outside = (middle - first).double(), (end - middle).double()
+        often = (outside / inside.clamp(min=1) / FEWER_INSIDE).clamp(min=1)
+        often = torch.ones_like(often) if as_they_come else often
+        count = within.shape[1]
+        place = (torch.arange(count, device=self.device) + within) * ((often * inside + outside) / count)
+        place = torch.where(place < often * inside, place / often, place - (often - 1) * inside)
+        return self._surface[(first + torch.minimum(place.long(), end - first - 1)).clamp(min=0)].long()
+
+    @functools.cached_property
+    def _keys(self) -> Tensor:
+        """Number of each cell near a surface, counted over all instances, and sorted, so that one search is enough."""
+        parts = torch.arange(len(self._offsets) - 1, device=self.device) // 2
+        owner = parts.repeat_interleave(self._offsets.diff(), output_size=len(self._surface))
+        return (owner * self.store.num_cells + self._surface).sort().values
 
     def weights(self, instances: Tensor, cells: Tensor, near: int) -> Tensor:
         """float32 `[B, N]` of mean 1; see `PointSampler`. The first `near` cells were drawn near the surface."""
         keys = instances[:, None] * self.store.num_cells + cells
-        place = torch.searchsorted(self._surface, keys).clamp(max=len(self._surface) - 1)
-        is_near = self._surface[place] == keys
+        place = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
+        is_near = self._keys[place] == keys
         is_near[:, :near] = True
         count, drawn = cells.shape[1], is_near.sum(dim=1, keepdim=True).float()
-        share = (self._offsets[instances + 1] - self._offsets[instances])[:, None] / self.store.num_cells
+        share = (self._offsets[2 * instances + 2] - self._offsets[2 * instances])[:, None] / self.store.num_cells
         weights = torch.where(is_near, share * count / drawn, (1 - share) * count / (count - drawn))
         return torch.where((drawn > 0) & (drawn < count), weights, torch.ones_like(weights)).float()
 

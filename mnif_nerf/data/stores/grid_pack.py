@@ -47,11 +47,13 @@ def surface_cells(cells: np.ndarray) -> np.ndarray:
     return np.flatnonzero(some & ~every).astype(np.int32)
 
 
-def pack_row(values: Values, value: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """One instance as a store keeps it, and for bits its cells near the surface."""
+def pack_row(values: Values, value: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """One instance as a store keeps it, and for bits its cells near the surface, those inside and those outside."""
     if values == "bits":
-        return pack_bits(value[None])[0], surface_cells(value)
-    return value, None
+        near = surface_cells(value)
+        inside = value.reshape(-1)[near]
+        return pack_bits(value[None])[0], (near[inside], near[~inside])
+    return value, ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def pack_grids(
     shape, dtype = row_shape(reader.values, how.facts), DTYPES[reader.values]
     require_space(folder, len(sources) * how.row_bytes, f"{len(sources)} {reader.nouns}")
     packed = GrowingArray(folder / f"{reader.values}.npy", shape, dtype)
-    surface = GrowingArray(folder / "surface.npy", (), np.int32) if bits else None
+    surface: Any = GrowingArray(folder / "surface.npy", (), np.int32) if bits else None
     offsets, names = [0], list[str]()
     refusal: NoShapeError | None = None
     try:
@@ -155,12 +157,12 @@ def pack_grids(
                     continue
                 names.append(source.name)
                 packed.append(row[0])
-                if surface is not None:
-                    surface.append(row[1])
-                    offsets.append(offsets[-1] + len(row[1]))
+                for near in row[1]:
+                    surface.append(near)
+                    offsets.append(offsets[-1] + len(near))
     finally:
         packed.close()
-        if surface is not None:
+        if bits:
             surface.close()
     if refusal is not None and not names:
         raise refusal
@@ -169,7 +171,9 @@ def pack_grids(
     return names
 
 
-def _read_row(values: Values, read: Read, source: GridSource) -> tuple[np.ndarray, np.ndarray | None] | NoShapeError:
+def _read_row(
+    values: Values, read: Read, source: GridSource
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]] | NoShapeError:
     try:
         return pack_row(values, read(source))
     except NoShapeError as error:

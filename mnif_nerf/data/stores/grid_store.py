@@ -4,8 +4,9 @@ On disk (`<root>/.mnif/<reader>-<resolution>/<split>/`, or under the folder that
 
     manifest.json            format version, fingerprint of the source files, the grid's facts, names
     bits.npy                 cells that are inside or not: uint8 [N, cells / 8], cell c is bit c % 8 of byte c // 8
-    surface.npy              bits: int32, numbers of the cells near the surface, instance after instance
-    surface_offsets.npy      bits: int64 [N + 1], where each instance's part of them begins
+    surface.npy              bits: int32, numbers of the cells near the surface: of each instance those inside, sorted,
+                             then those outside
+    surface_offsets.npy      bits: int64 [2 N + 1], where each of these parts begins
     bytes.npy                pictures: uint8 [N, *shape, C], with alpha (C = 4) as `mnif_nerf.rendering.alpha` has it
     floats.npy               real values in their own units: float32 [N, *shape, C]
 
@@ -44,7 +45,7 @@ from mnif_nerf.progress import progress_bar
 
 __all__ = ["GridStore", "grid_splits", "open_grid_store", "store_of"]
 
-FORMAT = PackedFormat("mnif_nerf packed grids", 2)
+FORMAT = PackedFormat("mnif_nerf packed grids", 3)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class GridStore:
         split, names: of the instances.
         facts: shape, channels and units.
         packed: uint8 [N, cells / 8], uint8 [N, *shape, C] or float32 [N, *shape, C].
-        surface_cells, surface_offsets: int32, and int64 [N + 1]; None but for bits.
+        surface_cells, surface_offsets: int32, and int64 [2 N + 1]; None but for bits.
         labels: by the folders of the files, where they give some.
     """
 
@@ -154,8 +155,8 @@ class GridStore:
         self._require(instance)
         if self.surface_cells is None or self.surface_offsets is None:
             raise MNIFError(f"{self.root}: values of modality {self.modality!r} have no surface; only voxels do.")
-        first, last = (int(place) for place in self.surface_offsets[instance : instance + 2])
-        return self.surface_cells[first:last]
+        first, last = (int(place) for place in self.surface_offsets[2 * instance : 2 * instance + 3 : 2])
+        return np.sort(self.surface_cells[first:last])
 
     def _scaled(self, values: np.ndarray) -> np.ndarray:
         if self.values_kind == "bytes":
@@ -292,7 +293,7 @@ def store_of(values: Sequence[np.ndarray], modality: str | GridReader, facts: Gr
     if facts is None and kind == "floats":
         facts = GridFacts(shape, channels, float(min(a.min() for a in arrays)), float(max(a.max() for a in arrays)))
     rows = [pack_row(kind, value) for value in arrays]
-    near = [part for _, part in rows if part is not None]
+    near = [part for _, parts in rows for part in parts]
     here, names = Path("memory"), tuple(f"{index:03d}" for index in range(len(arrays)))
     packed = np.stack([row for row, _ in rows]).astype(DTYPES[kind], copy=False)
     cells = np.concatenate(near) if near else None
@@ -324,13 +325,13 @@ def _open_arrays(layout: GridLayout, target: Path, manifest: dict[str, Any]) -> 
 
 
 def _open_surface(target: Path, sizes: Sequence[int] | None, count: int) -> tuple[Rows, np.ndarray]:
-    """Cells near the surface, and where each of `count` instances' begin; ValueError means damage."""
+    """Cells near the surface, and where those of each of `count` instances begin; ValueError means damage."""
     folders = [target] if sizes is None else [shard_folder(target, k) for k, size in enumerate(sizes) if size]
     known = [np.load(folder / "surface_offsets.npy") for folder in folders]
     if any(part.ndim != 1 or len(part) == 0 for part in known):
         raise ValueError("array sizes differ from the manifest")
     offsets = np.cumsum([0, *np.concatenate([np.diff(part) for part in known])])
-    if offsets.shape != (count + 1,):
+    if offsets.shape != (2 * count + 1,):
         raise ValueError("array sizes differ from the manifest")
     ends = iter([int(part[-1]) for part in known])
     cells = None if sizes is None else [next(ends) if size else 0 for size in sizes]
