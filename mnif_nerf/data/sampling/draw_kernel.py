@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mnif_nerf.data.sampling.residence import HostRows
+from mnif_nerf.data.stores.shards import ShardedRows
 from mnif_nerf.scene_box import HALF_EXTENT
 
 _VERSION = 2
@@ -36,13 +37,13 @@ class _Rows(ctypes.Structure):
         """Where the bytes of an array `[N, ...]` lie; `stored` has to outlive it."""
         if stored is None:
             return cls()
-        parts = stored.rows.parts if isinstance(stored, HostRows) else (stored.numpy(),)
+        rows = stored.rows if isinstance(stored, HostRows) else ShardedRows([stored.numpy()])
+        parts = rows.parts
         assert all(part.dtype == np.uint8 and part.flags.c_contiguous for part in parts)
-        starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
         return cls(
             len(parts),
-            math.prod(parts[0].shape[1:]),
-            (ctypes.c_int64 * len(parts))(*starts.tolist()),
+            math.prod(rows.shape[1:]),
+            (ctypes.c_int64 * len(parts))(*rows.starts[:-1].tolist()),
             (ctypes.c_void_p * len(parts))(*(part.ctypes.data for part in parts)),
         )
 

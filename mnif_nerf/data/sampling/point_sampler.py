@@ -27,7 +27,7 @@ from torch import Tensor
 from mnif_nerf.data.sampling.epochs import InstanceDraws
 from mnif_nerf.data.sampling.prefetch import Prefetcher
 from mnif_nerf.data.sampling.residence import expect_single_rows, fits
-from mnif_nerf.data.sampling.resident_points import FEWER_INSIDE, ResidentGrids, random_numbers, stratified
+from mnif_nerf.data.sampling.resident_points import ResidentGrids, near_places, random_numbers, stratified
 from mnif_nerf.data.stores.grid_distances import CUT, GridDistances
 from mnif_nerf.data.stores.grid_store import GridStore
 from mnif_nerf.errors import MNIFError
@@ -233,23 +233,17 @@ class PointSampler:
         """Cells int64 [B, points], those near the surface first."""
         near = self._num_near(points)
         draw = partial(share.draw, generator.random)
-        uniform = _stratified(draw((len(instances), points - near)), self.store.num_cells)
+        within = torch.from_numpy(draw((len(instances), points - near)))
+        uniform: np.ndarray = stratified(within, self.store.num_cells).numpy()
         if not near:
             return uniform
         assert self.store.surface_cells is not None
-        places = self._near_places(instances, draw((len(instances), near)))
-        return np.concatenate([self.store.surface_cells[places], uniform], axis=1, dtype=np.int64)
-
-    def _near_places(self, instances: np.ndarray, within: np.ndarray) -> np.ndarray:
-        """Where cells near the surface stand in the store: [B, N], those inside first."""
-        offsets = self.store.surface_offsets
-        assert offsets is not None
-        first, middle, end = (offsets[2 * instances + part, None] for part in range(3))
-        inside, outside = middle - first, end - middle
-        often = 1.0 if self.reweight else np.maximum(outside / np.maximum(inside, 1) / FEWER_INSIDE, 1.0)
-        place = (np.arange(within.shape[1]) + within) * ((often * inside + outside) / within.shape[1])
-        place = np.where(place < often * inside, place / often, place - (often - 1.0) * inside)
-        return first + np.minimum(place.astype(np.int64), end - first - 1)
+        assert self.store.surface_offsets is not None
+        offsets, within = (
+            torch.from_numpy(each) for each in (self.store.surface_offsets, draw((len(instances), near)))
+        )
+        places = near_places(offsets, torch.from_numpy(instances), within, as_they_come=self.reweight)
+        return np.concatenate([self.store.surface_cells[places.numpy()], uniform], axis=1, dtype=np.int64)
 
     def _num_near(self, points: int) -> int:
         return round(self.surface_share * points)
@@ -296,15 +290,3 @@ class PointSampler:
             if 0 < drawn < count:
                 weights[row] = np.where(is_near[row], share * count / drawn, (1 - share) * count / (count - drawn))
         return weights
-
-
-def _stratified(within: np.ndarray, candidates: int | np.ndarray) -> np.ndarray:
-    """One place from each of N equal stretches of 0 ... candidates - 1: int64 [rows, N], sorted.
-
-    Args:
-        within: [rows, N] in [0, 1), where in its stretch each is.
-        candidates: how many there are, or [rows, 1].
-    """
-    points = within.shape[1]
-    places = (np.arange(points) + within) * (candidates / max(points, 1))
-    return np.minimum(places.astype(np.int64), candidates - 1)

@@ -1,4 +1,5 @@
-"""Points of grids and of meshes, drawn on the device that trains: what their samplers do by numpy elsewhere.
+"""Points of grids and of meshes, drawn on the device that trains: what their samplers do by numpy elsewhere, but for
+`stratified` and `near_places`, which serve both.
 
 Nothing here makes a device wait. The random numbers are torch's, so the points are others than those of the host, of
 the same distribution.
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from mnif_nerf.data.stores.shards import Rows
     from mnif_nerf.data.stores.surface_store import SurfaceStore
 
-FEWER_INSIDE = 2.0
-"""Of the cells near a surface, so many times as many are drawn outside as inside at most."""
+_FEWER_INSIDE = 2.0  # of the cells near a surface, so many times as many are drawn outside as inside at most
 
 
 def random_numbers(generators: Sequence[torch.Generator], share: Share = WHOLE) -> Callable[..., Tensor]:
@@ -50,17 +50,36 @@ def random_numbers(generators: Sequence[torch.Generator], share: Share = WHOLE) 
     return draw
 
 
-def stratified(within: Tensor, candidates: int | Tensor) -> Tensor:
+def stratified(within: Tensor, candidates: int) -> Tensor:
     """One place from each of N equal stretches of 0 ... candidates - 1: int64 `[B, N]`, sorted.
 
     Args:
         within: `[B, N]` in [0, 1), where in its stretch each is.
-        candidates: how many there are, or `[B, 1]`.
+        candidates: how many there are.
     """
     points = within.shape[-1]
-    exact = candidates if isinstance(candidates, int) else candidates.double()
-    places = ((torch.arange(points, device=within.device) + within) * (exact / max(points, 1))).long()
-    return places.clamp(max=candidates - 1) if isinstance(candidates, int) else torch.minimum(places, candidates - 1)
+    places = (torch.arange(points, device=within.device) + within) * (candidates / max(points, 1))
+    return places.long().clamp(max=candidates - 1)
+
+
+def near_places(offsets: Tensor, instances: Tensor, within: Tensor, as_they_come: bool) -> Tensor:
+    """Where cells near the surface stand in a store, one from each of N equal stretches: int64 `[B, N]`, those inside
+    first.
+
+    Args:
+        offsets: the store's `surface_offsets`.
+        instances: `[B]`.
+        within: float64 `[B, N]` in [0, 1), where in its stretch each is.
+        as_they_come: whether all are drawn equally often, however few are inside.
+    """
+    first, middle, end = (offsets[2 * instances + part, None] for part in range(3))
+    inside, outside = (middle - first).double(), (end - middle).double()
+    often = (outside / inside.clamp(min=1) / _FEWER_INSIDE).clamp(min=1)
+    often = torch.ones_like(often) if as_they_come else often
+    count = within.shape[1]
+    place = (torch.arange(count, device=within.device) + within) * ((often * inside + outside) / count)
+    place = torch.where(place < often * inside, place / often, place - (often - 1) * inside)
+    return (first + torch.minimum(place.long(), end - first - 1)).clamp(min=0)
 
 
 class ResidentGrids:
@@ -131,21 +150,8 @@ class ResidentGrids:
         return torch.stack(points, dim=1), targets
 
     def near(self, instances: Tensor, within: Tensor, as_they_come: bool) -> Tensor:
-        """Cells near the surface int64 `[B, N]`, those inside first; see `PointSampler`.
-
-        Args:
-            instances: `[B]`.
-            within: float64 `[B, N]` in [0, 1), where in its stretch each is.
-            as_they_come: whether all are drawn equally often, however few are inside.
-        """
-        first, middle, end = (self._offsets[2 * instances + part, None] for part in range(3))
-        inside, outside = (middle - first).double(), (end - middle).double()
-        often = (outside / inside.clamp(min=1) / FEWER_INSIDE).clamp(min=1)
-        often = torch.ones_like(often) if as_they_come else often
-        count = within.shape[1]
-        place = (torch.arange(count, device=self.device) + within) * ((often * inside + outside) / count)
-        place = torch.where(place < often * inside, place / often, place - (often - 1) * inside)
-        return self._surface[(first + torch.minimum(place.long(), end - first - 1)).clamp(min=0)].long()
+        """Cells near the surface int64 `[B, N]`; see `near_places`."""
+        return self._surface[near_places(self._offsets, instances, within, as_they_come)].long()
 
     @functools.cached_property
     def _keys(self) -> Tensor:

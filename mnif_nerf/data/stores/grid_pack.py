@@ -144,7 +144,7 @@ def pack_grids(
     shape, dtype = row_shape(reader.values, how.facts), DTYPES[reader.values]
     require_space(folder, len(sources) * how.row_bytes, f"{len(sources)} {reader.nouns}")
     packed = GrowingArray(folder / f"{reader.values}.npy", shape, dtype)
-    surface: Any = GrowingArray(folder / "surface.npy", (), np.int32) if bits else None
+    surface = GrowingArray(folder / "surface.npy", (), np.int32) if bits else None
     offsets, names = [0], list[str]()
     refusal: NoShapeError | None = None
     try:
@@ -157,12 +157,12 @@ def pack_grids(
                     continue
                 names.append(source.name)
                 packed.append(row[0])
-                for near in row[1]:
-                    surface.append(near)
-                    offsets.append(offsets[-1] + len(near))
+                if surface is not None:
+                    surface.append(np.concatenate(row[1]))
+                    offsets += [offsets[-1] + len(row[1][0]), offsets[-1] + sum(map(len, row[1]))]
     finally:
         packed.close()
-        if bits:
+        if surface is not None:
             surface.close()
     if refusal is not None and not names:
         raise refusal

@@ -37,12 +37,15 @@ class ShardedRows:
 
     Args:
         parts: `[N_k, ...]` each; at least one.
+
+    Attributes:
+        starts: first row of each part, and the end of the last: int64 [parts + 1].
     """
 
     def __init__(self, parts: Sequence[np.ndarray]) -> None:
         self.parts = tuple(parts)
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
-        self.shape: tuple[int, ...] = (int(self._starts[-1]), *parts[0].shape[1:])
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.shape: tuple[int, ...] = (int(self.starts[-1]), *parts[0].shape[1:])
         self.dtype: np.dtype = parts[0].dtype
 
     def __len__(self) -> int:
@@ -76,8 +79,8 @@ class ShardedRows:
         wrapped = np.where(first < 0, first + len(self), first)
         if wrapped.size and not (wrapped.min() >= 0 and wrapped.max() < len(self)):
             raise IndexError(f"a row that is not among {len(self)}")
-        part = np.searchsorted(self._starts, wrapped, side="right") - 1
-        row = wrapped - self._starts[part]
+        part = np.searchsorted(self.starts, wrapped, side="right") - 1
+        row = wrapped - self.starts[part]
         if first.ndim == 0:
             place = (int(row), *rest)
             return self.parts[int(part)][place]
@@ -109,7 +112,7 @@ class ShardedRows:
         first, last, step = wanted.indices(len(self))
         if step != 1:
             return self[np.arange(first, last, step)]
-        ranges = [(max(first - start, 0), max(last - start, 0)) for start in self._starts[:-1].tolist()]
+        ranges = [(max(first - start, 0), max(last - start, 0)) for start in self.starts[:-1].tolist()]
         found = [part[low:high] for part, (low, high) in zip(self.parts, ranges) if low < min(high, len(part))]
         return found[0] if len(found) == 1 else np.concatenate([self.parts[0][:0], *found])
 
